@@ -1,0 +1,56 @@
+"""Where layers come from and how attention is computed, handed to every constructor.
+
+A host that streams or casts weights passes its own layer namespace (same names and signatures as ``torch.nn``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""``(q, k, v, heads) -> out``, all ``[b, n, heads * d]`` with the heads outermost in the last axis."""
+
+
+class Operations(Protocol):
+    """The six layer classes the networks are built from; ``torch.nn`` satisfies it."""
+
+    Linear: Callable[..., nn.Module]
+    Conv1d: Callable[..., nn.Module]
+    Conv2d: Callable[..., nn.Module]
+    Conv3d: Callable[..., nn.Module]
+    GroupNorm: Callable[..., nn.Module]
+    LayerNorm: Callable[..., nn.Module]
+
+
+_LARGEST_BATCH = 65535
+"""CUDA's fused kernels put the batch on a grid axis of at most this length."""
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Scaled dot-product attention without mask, logits scaled by ``d ** -0.5``; ``[b, n, heads * d]`` in and out."""
+    if q.shape[0] > _LARGEST_BATCH:
+        parts = zip(q.split(_LARGEST_BATCH), k.split(_LARGEST_BATCH), v.split(_LARGEST_BATCH), strict=True)
+        return torch.cat([fused_attention(a, b, c, heads) for a, b, c in parts])
+    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v)]
+    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What a network is built with; the default is plain PyTorch."""
+
+    operations: Operations = cast(Operations, nn)
+    attention: Attention = fused_attention
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+
+    @property
+    def factory(self) -> dict[str, Any]:
+        """Keyword arguments for layer constructors."""
+        return {"dtype": self.dtype, "device": self.device}
