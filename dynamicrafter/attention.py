@@ -1,0 +1,215 @@
+"""The transformers of the network: text + image cross-attention over space, self-attention over time.
+
+Attribute names are the released checkpoints' names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .backend import Backend
+from .stages import Context
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over ``[b, n, c]``; no mask and no position, so n is free."""
+
+    def __init__(self, channels: int, heads: int, backend: Backend) -> None:
+        super().__init__()
+        ops = backend.operations
+        self.heads = heads
+        self.attention = backend.attention
+        self.to_q = ops.Linear(channels, channels, bias=False, **backend.factory)
+        self.to_k = ops.Linear(channels, channels, bias=False, **backend.factory)
+        self.to_v = ops.Linear(channels, channels, bias=False, **backend.factory)
+        self.to_out = nn.ModuleList([ops.Linear(channels, channels, **backend.factory)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[b, n, c]`` in and out."""
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+
+class CrossAttention(nn.Module):
+    """One query attends to text and to image tokens separately; the results are added (paper, equation 2).
+
+    The image part is weighted by ``tanh(alpha) + 1`` where the variant learned a scale, else by 1.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, context_dim: int, learned_image_scale: bool, backend: Backend
+    ) -> None:
+        super().__init__()
+        ops = backend.operations
+        self.heads = heads
+        self.attention = backend.attention
+        self.to_q = ops.Linear(channels, channels, bias=False, **backend.factory)
+        self.to_k = ops.Linear(context_dim, channels, bias=False, **backend.factory)
+        self.to_v = ops.Linear(context_dim, channels, bias=False, **backend.factory)
+        self.to_k_ip = ops.Linear(context_dim, channels, bias=False, **backend.factory)
+        self.to_v_ip = ops.Linear(context_dim, channels, bias=False, **backend.factory)
+        self.to_out = nn.ModuleList([ops.Linear(channels, channels, **backend.factory)])
+        if learned_image_scale:
+            self.alpha = nn.Parameter(torch.zeros((), **backend.factory))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """``x`` is ``[(b t), n, c]``; keys and values are made once per clip and then shared by its frames."""
+        frames = x.shape[0] // context.text.shape[0]
+        q = self.to_q(x)
+        text = self.attention(
+            q,
+            repeat(self.to_k(context.text), "b n c -> (b t) n c", t=frames),
+            repeat(self.to_v(context.text), "b n c -> (b t) n c", t=frames),
+            self.heads,
+        )
+        image = self.attention(
+            q,
+            _per_frame(self.to_k_ip(context.image), frames),
+            _per_frame(self.to_v_ip(context.image), frames),
+            self.heads,
+        )
+        if hasattr(self, "alpha"):
+            # A host may leave this lone parameter on another device than the layers it streams.
+            image = image * (self.alpha.to(image.device, image.dtype).tanh() + 1)
+        return self.to_out[0](text + image)
+
+
+def _per_frame(tokens: Tensor, frames: int) -> Tensor:
+    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``; f is the number of frames, or 1 for tokens all frames see."""
+    if tokens.shape[1] == frames:
+        return rearrange(tokens, "b t n c -> (b t) n c")
+    return repeat(tokens, "b 1 n c -> (b t) n c", t=frames)
+
+
+class GatedLinear(nn.Module):
+    """GEGLU: a linear layer whose first half is multiplied by the exact GELU of its second."""
+
+    def __init__(self, channels: int, inner: int, backend: Backend) -> None:
+        super().__init__()
+        self.proj = backend.operations.Linear(channels, 2 * inner, **backend.factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., channels]`` to ``[..., inner]``."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width and back."""
+
+    def __init__(self, channels: int, backend: Backend) -> None:
+        super().__init__()
+        # Index 1 held the trained network's dropout; the checkpoint counts it.
+        self.net = nn.Sequential(
+            GatedLinear(channels, 4 * channels, backend),
+            nn.Identity(),
+            backend.operations.Linear(4 * channels, channels, **backend.factory),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., channels]`` in and out."""
+        return self.net(x)
+
+
+class _Block(nn.Module):
+    """Three pre-normed residual steps; what the middle one attends to differs between space and time."""
+
+    def __init__(self, channels: int, attn1: nn.Module, attn2: nn.Module, backend: Backend) -> None:
+        super().__init__()
+        ops = backend.operations
+        self.norm1 = ops.LayerNorm(channels, **backend.factory)
+        self.attn1 = attn1
+        self.norm2 = ops.LayerNorm(channels, **backend.factory)
+        self.attn2 = attn2
+        self.norm3 = ops.LayerNorm(channels, **backend.factory)
+        self.ff = FeedForward(channels, backend)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        middle = self.norm2(x)
+        x = x + (self.attn2(middle) if context is None else self.attn2(middle, context))
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Attention over the positions of each frame, and from them to text and image tokens."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        context_dim: int,
+        norm_groups: int,
+        learned_image_scale: bool,
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        ops = backend.operations
+        self.norm = ops.GroupNorm(norm_groups, channels, eps=1e-6, **backend.factory)
+        self.proj_in = ops.Linear(channels, channels, **backend.factory)
+        block = _Block(
+            channels,
+            SelfAttention(channels, heads, backend),
+            CrossAttention(channels, heads, context_dim, learned_image_scale, backend),
+            backend,
+        )
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = ops.Linear(channels, channels, **backend.factory)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """``[(b t), c, h, w]`` in and out."""
+        height = x.shape[-2]
+        h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c"))
+        h = self.proj_out(self.transformer_blocks[0](h, context))
+        return x + rearrange(h, "n (h w) c -> n c h w", h=height)
+
+
+class TemporalTransformer(nn.Module):
+    """Self-attention over the frames at each position; both attentions of its block look at the frames only.
+
+    ``projection`` is "conv" for the transformer after the first convolution, whose inner width differs from its
+    channels, and "linear" for all others.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        inner: int,
+        heads: int,
+        norm_groups: int,
+        projection: Literal["linear", "conv"],
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        ops = backend.operations
+        self.projection = projection
+        self.norm = ops.GroupNorm(norm_groups, channels, eps=1e-6, **backend.factory)
+        block = _Block(
+            inner, SelfAttention(inner, heads, backend), SelfAttention(inner, heads, backend), backend
+        )
+        self.transformer_blocks = nn.ModuleList([block])
+        if projection == "conv":
+            self.proj_in = ops.Conv1d(channels, inner, 1, **backend.factory)
+            self.proj_out = ops.Conv1d(inner, channels, 1, **backend.factory)
+        else:
+            self.proj_in = ops.Linear(channels, inner, **backend.factory)
+            self.proj_out = ops.Linear(inner, channels, **backend.factory)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``[(b t), c, h, w]`` in and out; the norm's statistics include time."""
+        height, width = x.shape[-2:]
+        clip = rearrange(x, "(b t) c h w -> b c t h w", t=frames)
+        if self.projection == "conv":
+            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) c t")).transpose(1, 2)
+        else:
+            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) t c"))
+        h = self.transformer_blocks[0](h)
+        if self.projection == "conv":
+            h = self.proj_out(h.transpose(1, 2)).transpose(1, 2)
+        else:
+            h = self.proj_out(h)
+        return x + rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=width)

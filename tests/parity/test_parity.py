@@ -1,0 +1,27 @@
+"""Our numbers against the original's, one test for each golden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cases import KINDS
+from golden import read_golden, relative_error
+
+
+def test_golden(sidecar: Path, report: list[str]) -> None:
+    case = read_golden(sidecar)
+    repeat = next((run for kind, run in KINDS.items() if case.info["what"].startswith(kind)), None)
+    assert repeat is not None, f"{sidecar.name} is of an unknown kind: {case.info['what']}"
+    failed: list[str] = []
+    largest = 0.0
+    reduced: list[str] = []
+    for c in repeat(case):
+        error = relative_error(c.ours, c.theirs)
+        if c.tolerance is None:
+            reduced.append(f"{c.name} {error:.1e}")
+        else:
+            largest = max(largest, error)
+            if not error <= c.tolerance:
+                failed.append(f"{c.name}: {error:.2e} is above {c.tolerance:.0e}")
+    report.append(f"{case.name:40} {largest:.1e}  {'; '.join(reduced)}")
+    assert not failed, "; ".join(failed)
