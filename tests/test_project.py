@@ -1,0 +1,189 @@
+"""The frame of the project: its lists agree, its README can be followed, and the checkout can be imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dynamicrafter
+
+ROOT = Path(__file__).resolve().parents[1]
+PINS = ("==", "~=", "<", "@")
+HOST_OWNED = ("torch", "torchvision", "torchaudio", "xformers", "opencv")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def project() -> str:
+    """The [project] table as text; Python 3.10 has no TOML reader."""
+    table = re.search(r"^\[project\]\n(.*?)^\[", read("pyproject.toml"), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    return table[1]
+
+
+def dependencies() -> list[str]:
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", project(), re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    return re.findall(r'^    "(.+)",$', listed[1], re.MULTILINE)
+
+
+def lines_that_count(name: str) -> list[str]:
+    return [line for line in read(name).splitlines() if line and not line.startswith("#")]
+
+
+def blocks(markdown: str, title: str) -> list[str]:
+    """The code blocks of the section ``## title``."""
+    sections = re.split(r"^## ", markdown, flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.partition("\n")[0] == title]
+    return re.findall(r"^```\w*\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def test_both_dependency_lists_are_equal() -> None:
+    assert dependencies() == lines_that_count("requirements.txt")
+    assert dependencies() == sorted(dependencies())
+
+
+def test_no_user_requirement_is_pinned() -> None:
+    """A host brings its own builds of torch and its kin, so at most the bare name torch is asked for."""
+    assert not [name for name in dependencies() if any(pin in name for pin in PINS)]
+    assert [name for name in dependencies() if name.startswith(HOST_OWNED)] == ["torch"]
+
+
+def test_every_test_version_is_exact() -> None:
+    exact = re.compile(
+        r"[a-z0-9-]+==[0-9][\w.]*(; (python_version (<|>=) \"3\.11\"|sys_platform == \"win32\"))?"
+    )
+    assert not [line for line in lines_that_count("constraints.txt") if not exact.fullmatch(line)]
+
+
+def test_constraints_cover_the_requirements() -> None:
+    constrained = {line.partition("==")[0] for line in lines_that_count("constraints.txt")}
+    wanted = {requirement.replace("_", "-") for requirement in dependencies()}
+    assert wanted <= constrained
+
+
+def test_one_version() -> None:
+    assert f'\nversion = "{dynamicrafter.__version__}"\n' in project()
+
+
+@pytest.mark.parametrize("title", ["Try it", "Run the tests"])
+def test_readme_section_has_one_block_that_starts_from_nothing(title: str) -> None:
+    (block,) = blocks(read("README.md"), title)
+    assert block.startswith("python3 -m venv .venv\n.venv/bin/python -m pip install ")
+
+
+def test_try_it_makes_a_clip_of_a_picture_that_is_there() -> None:
+    (block,) = blocks(read("README.md"), "Try it")
+    picture = re.search(r"dynamicrafter animate (\S+) .*--output \S+\.mp4$", block.strip())
+    assert picture is not None
+    assert (ROOT / picture[1]).is_file()
+
+
+def test_try_it_says_that_a_random_model_makes_noise() -> None:
+    told = read("README.md").partition("\n## Try it\n")[2].partition("\n## ")[0]
+    assert "--model random" not in told or "noise" in told
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A stand-in for a clean clone: CI's script and a README whose test block leaves a mark."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    section = "## {}\n\n```sh\necho {} > mark\n```\n\n"
+    readme = section.format("Try it", "wrong") + section.format("Run the tests", "right")
+    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    python = tools / "python3"
+    copies_itself = '#!/bin/sh\nmkdir -p .venv/bin\n[ -e .venv/bin/python ] || cp "$0" .venv/bin/python\n'
+    python.write_text(copies_itself, encoding="utf-8")
+    python.chmod(0o755)
+    return tmp_path
+
+
+def run_ci(checkout: Path) -> subprocess.CompletedProcess[str]:
+    bash = shutil.which("bash")
+    if os.name != "posix" or bash is None:
+        pytest.skip("needs bash, which runs .ci/run")
+    path = os.pathsep.join([str(checkout / "tools"), os.environ["PATH"]])
+    return subprocess.run(
+        [bash, str(checkout / ".ci" / "run")],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_ci_runs_the_test_block_of_the_readme(checkout: Path) -> None:
+    """Every tool is a stand-in that succeeds: what is left of the script is the block of the README."""
+    result = run_ci(checkout)
+    assert result.returncode == 0, result.stderr
+    assert (checkout / "mark").read_text(encoding="utf-8") == "right\n"
+
+
+def test_ci_fails_when_the_test_block_fails(checkout: Path) -> None:
+    readme = checkout / "README.md"
+    readme.write_text("## Run the tests\n\n```sh\nfalse\necho late > mark\n```\n", encoding="utf-8")
+    assert run_ci(checkout).returncode != 0
+    assert not (checkout / "mark").exists()
+
+
+def test_ci_fails_when_there_is_no_test_block(checkout: Path) -> None:
+    (checkout / "README.md").write_text("# A\n\n## Run the tests\n\nSomehow.\n", encoding="utf-8")
+    result = run_ci(checkout)
+    assert result.returncode != 0
+    assert "no code block" in result.stderr
+
+
+def load_root(folder: Path, name: str) -> Any:
+    """Load a folder the way ComfyUI does: by its place, as a package named after its path."""
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["dynamicrafter-studio", "ComfyUI_packs_DynamiCrafter Studio_x_1"])
+def test_root_loads_as_a_package_without_a_host(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(ROOT / "__init__.py", folder)
+    assert importlib.util.find_spec("comfy_api") is None
+    assert load_root(folder, name).HOST_IS_HERE is False
+
+
+def test_root_sees_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "comfy_api").mkdir()
+    (tmp_path / "comfy_api" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_root(ROOT, "custom_nodes_studio").HOST_IS_HERE is True
+
+
+def test_pytest_starts_in_a_checkout_with_a_hyphen(tmp_path: Path) -> None:
+    """The root __init__.py makes pytest import the checkout as a package, whatever its folder is called."""
+    folder = tmp_path / "dynamicrafter-studio-main"
+    (folder / "tests").mkdir(parents=True)
+    for name in ("__init__.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "tests" / "test_one.py").write_text("def test_one():\n    assert True\n", encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 passed" in result.stdout
