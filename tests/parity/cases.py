@@ -23,6 +23,7 @@ from dynamicrafter.conditioning import assemble
 from dynamicrafter.denoiser import make_denoiser
 from dynamicrafter.guidance import make_guidance
 from dynamicrafter.layers import sinusoidal_embedding
+from dynamicrafter.pictures import as_picture, centre_crop_or_pad, normalise, resize_exact
 from dynamicrafter.pipeline import KeyPictures, Model, decode, encode, make_generators, sample
 from dynamicrafter.resampler import Resampler
 from dynamicrafter.sampler import Step, sample_ddim
@@ -258,6 +259,25 @@ def clip_preprocessing(case: Golden) -> Comparisons:
             yield Comparison(key[3:], clip_pixels(picture)[0], case.tensors[f"clip224_{key[3:]}"], MODULE)
 
 
+def resize_crop(case: Golden) -> Comparisons:
+    """The command line script's resize and centre crop, put together from our primitives.
+
+    The demo's variant of the same (``gradio_*``, on floats) is not a path we have; its distance is only reported.
+    """
+    for key, value in case.tensors.items():
+        if key.startswith("u8_"):
+            name = key[3:]
+            height, width = map(int, name.split("_to_")[1].split("x"))
+            source = as_picture(value)
+            short, long = min(source.size), max(source.size)
+            resized_long = min(height, width) * long // short
+            size = (min(height, width), resized_long)
+            resized = resize_exact(source, *(size if source.width <= source.height else size[::-1]))
+            ours = normalise(centre_crop_or_pad(resized, width, height))
+            yield Comparison(name, ours, case.tensors[f"cli_{name}"], EXACT)
+            yield Comparison(f"{name} demo", ours, case.tensors[f"gradio_{name}"], None)
+
+
 # Schedule and sampling
 
 
@@ -267,7 +287,7 @@ def schedule(case: Golden) -> Comparisons:
         yield Comparison(name, getattr(made, name), case.tensors[name], EXACT)
     if made.scale is not None:
         yield Comparison("scale_arr", made.scale, case.tensors["scale_arr"], EXACT)
-    for name in case.info["schedules"]:
+    for name in case.info["ddim"]:
         spacing, steps, rest = name.split(".", 2)
         plan = ddim_plan(made, spacing, int(steps), float(rest.removeprefix("eta")))  # pyright: ignore
         t = case.tensors
@@ -401,6 +421,7 @@ KINDS: dict[str, Callable[[Golden], Comparisons]] = {
     "open_clip CLIP": clip_towers,
     "token ids": token_ids,
     "image embedder preprocessing": clip_preprocessing,
+    "frame resize+crop": resize_crop,
     "reference diffusion buffers": schedule,
     "reference DDIM loop": ddim_loop,
     "reference command-line pipeline": pipeline,
