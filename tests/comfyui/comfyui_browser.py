@@ -1,0 +1,262 @@
+"""ComfyUI's real editor in a real browser: what a user does with the mouse, as functions."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+# No sandbox, since containers rarely allow one; no graphics card; and no talk with the browser's maker.
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+INSTALLED = {
+    "darwin": (
+        "/Applications/Chromium.app/Contents/MacOS/Chromium",
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    ),
+    "win32": (
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+        r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+        r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+    ),
+}
+# The help of a first visit and the map of the graph would lie over what a test looks at.
+QUIET_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+READY_TIMEOUT = 90_000
+
+# Middle of the title bar of a node in page coordinates.
+TITLE_POSITION = """type => {
+  const node = app.graph.nodes.find(node => node.type === type);
+  if (!node) return null;
+  const canvas = app.canvas, box = canvas.canvas.getBoundingClientRect();
+  const [x, y] = canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] - 12]);
+  return [box.left + x, box.top + y];
+}"""
+NODES = """() => app.graph.nodes.map(node => ({
+  id: String(node.id), type: node.type, title: node.title, has_errors: Boolean(node.has_errors),
+  missing: !LiteGraph.registered_node_types[node.type] && !app.graph.subgraphs?.has(node.type),
+  widgets: (node.widgets ?? []).map(widget => widget.name),
+}))"""
+PREVIEWED = """type => {
+  const node = app.graph.nodes.find(node => node.type === type);
+  const images = node?.imgs ?? [];
+  return images.length && images.every(image => image.complete) ? images.map(image => image.src) : null;
+}"""
+PLAYABLE = """seen => {
+  const videos = [...document.querySelectorAll('video')];
+  const video = videos.find(video => video.readyState >= 2 && video.currentSrc !== seen);
+  return video && {src: video.currentSrc, width: video.videoWidth, height: video.videoHeight,
+                   duration: video.duration};
+}"""
+HELP_TEXT = """([before, same]) => {
+  const text = document.querySelector('.node-help-content .markdown-content')?.innerText.trim();
+  return text && (same || text !== before) ? text : null;
+}"""
+# The core nodes that need no registered type of their own in a saved graph.
+BUILT_IN = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
+
+
+class BrowserUnavailable(Exception):
+    """There is no browser to test with; the message names what is missing."""
+
+
+def find_browser() -> str:
+    """Path of a Chromium: `DYNAMICRAFTER_TEST_BROWSER`, else one on the search path, else in its usual place.
+
+    Raises `BrowserUnavailable` if there is none, or no Playwright to drive it.
+    """
+    if importlib.util.find_spec("playwright") is None:
+        raise BrowserUnavailable(
+            "the Python package playwright is not installed (tests/comfyui/requirements.txt)"
+        )
+    named = os.environ.get("DYNAMICRAFTER_TEST_BROWSER")
+    if named:
+        if not Path(named).is_file():
+            raise BrowserUnavailable(f"DYNAMICRAFTER_TEST_BROWSER names {named}, which is no file")
+        return named
+    found = [shutil.which(command) for command in COMMANDS]
+    found += [path for path in INSTALLED.get(sys.platform, ()) if Path(path).is_file()]
+    for path in found:
+        if path:
+            return path
+    raise BrowserUnavailable(f"no browser: none of {', '.join(COMMANDS)} is installed")
+
+
+@contextmanager
+def browser_running() -> "Iterator[Browser]":
+    """A headless Chromium while the `with` statement lasts. Raises `BrowserUnavailable`."""
+    path = find_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_ARGUMENTS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Editor:
+    """ComfyUI's editor at `url` in a page of its own.
+
+    Public attributes: `page` (Playwright's), `script_errors` (exceptions that no script caught),
+    `failed_requests` (`status url` of answers from 400 up).
+    """
+
+    def __init__(self, browser: "Browser", url: str, width: int = 1400, height: int = 900) -> None:
+        self.url = url
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, locale="en-US")
+        self._help_type = self._help_text = ""
+        self.script_errors: list[str] = []
+        self.failed_requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.script_errors.append(str(error)))
+        self.page.on("response", self._note_response)
+
+    def _note_response(self, response: Any) -> None:
+        if response.status >= 400:
+            self.failed_requests.append(f"{response.status} {response.url}")
+
+    def open(self, settings: dict[str, Any] | None = None) -> None:
+        """Open the editor; return when its graph is ready. `settings` are its user settings by id."""
+        answer = self.page.request.post(
+            f"{self.url}/api/settings", data={**QUIET_SETTINGS, **(settings or {})}
+        )
+        assert answer.ok, f"settings were refused: {answer.status} {answer.text()}"
+        self.page.goto(self.url)
+        self.page.wait_for_function(
+            "() => window.app?.graph && window.app.extensionManager", timeout=READY_TIMEOUT
+        )
+        self.page.get_by_test_id("queue-button").wait_for(timeout=READY_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the page."""
+        self.page.close()
+
+    # --- templates and what is wrong with a graph ---
+
+    def open_template(self, pack: str, name: str) -> None:
+        """Load a template by the Templates dialog: the pack under Extensions, then the card of this name."""
+        self.page.get_by_role("button", name="Templates", exact=True).click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(pack, exact=True).first.click()
+        dialog.get_by_test_id(f"template-workflow-{name}").click()
+        dialog.wait_for(state="hidden")
+        self.page.get_by_test_id("topbar-workflow-tabs").get_by_text(name, exact=True).first.wait_for()
+        # Whether its models are there is asked of the server after the graph is shown.
+        self.page.wait_for_load_state("networkidle")
+
+    def template_names(self, pack: str) -> list[str]:
+        """Names on the cards of a pack in the Templates dialog."""
+        self.page.get_by_role("button", name="Templates", exact=True).click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(pack, exact=True).first.click()
+        cards = dialog.locator("[data-testid^='template-workflow-']")
+        cards.first.wait_for()
+        names = [card.get_attribute("data-testid") or "" for card in cards.all()]
+        self.page.keyboard.press("Escape")
+        dialog.wait_for(state="hidden")
+        return [name.removeprefix("template-workflow-") for name in names]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes of the graph: id, type, title, has_errors (red), missing (unknown type), widgets (names)."""
+        return self.page.evaluate(NODES)
+
+    def problems(self) -> list[str]:
+        """Everything that looks wrong to a user: red or unknown nodes, error box, dialogs, error notices."""
+        found: list[str] = []
+        for node in self.nodes():
+            if node["missing"] and node["type"] not in BUILT_IN:
+                found.append(f"node {node['id']} is of the unknown type {node['type']}")
+            elif node["has_errors"]:
+                found.append(f"node {node['id']} ({node['type']}) is red")
+        found += [f"error box: {text}" for text in self._texts(self.page.get_by_test_id("error-overlay"))]
+        found += [f"dialog: {text}" for text in self._texts(self.page.get_by_role("dialog"))]
+        found += [f"notice: {text}" for text in self._texts(self.page.locator(".p-toast-message-error"))]
+        return found
+
+    def _texts(self, elements: "Locator") -> list[str]:
+        return [" ".join(element.inner_text().split()) for element in elements.all() if element.is_visible()]
+
+    # --- running ---
+
+    def run(self) -> None:
+        """Press Run with the mouse."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def wait_for_video(self, timeout: float = 120.0, other_than: str = "") -> dict[str, Any]:
+        """Wait until a result video, `other_than` the one from this address, can be played.
+
+        Returns {src, width, height, duration (seconds)}.
+        """
+        return self.page.wait_for_function(PLAYABLE, arg=other_than, timeout=timeout * 1000).json_value()
+
+    def wait_for_images(self, node_type: str, timeout: float = 120.0) -> list[str]:
+        """Wait until a node shows pictures (results or previews); their addresses."""
+        return self.page.wait_for_function(PREVIEWED, arg=node_type, timeout=timeout * 1000).json_value()
+
+    def set_widget(self, node_type: str, name: str, value: Any) -> None:
+        """Set a value on the first node of a type, as its input field would."""
+        script = """([type, name, value]) => {
+          const node = app.graph.nodes.find(node => node.type === type);
+          const widget = node.widgets.find(widget => widget.name === name);
+          widget.value = value;
+          widget.callback?.(value);
+        }"""
+        self.page.evaluate(script, [node_type, name, value])
+
+    # --- help ---
+
+    def select_node(self, node_type: str) -> None:
+        """Click the title bar of the first node of a type, after all nodes are brought into view."""
+        self.fit_view()
+        position = self.page.evaluate(TITLE_POSITION, node_type)
+        assert position is not None, f"the graph holds no {node_type}"
+        self.page.mouse.click(*position)
+        self.page.get_by_test_id("selection-toolbox").wait_for()
+
+    def open_help(self, node_type: str) -> str:
+        """Select a node, press its info button and return the text of its help page.
+
+        A node without a page shows a table of its inputs instead; that ends in Playwright's TimeoutError.
+        """
+        panel = self.page.get_by_test_id("properties-panel")
+        if panel.is_visible():
+            # It would cover nodes on the right.
+            panel.get_by_role("button", name="Toggle properties panel").click()
+            panel.wait_for(state="hidden")
+        self.select_node(node_type)
+        self.page.get_by_test_id("info-button").click()
+        # The page of the node selected before stays until the new one has come.
+        arguments = [self._help_text, self._help_type == node_type]
+        text = self.page.wait_for_function(HELP_TEXT, arg=arguments, timeout=15_000).json_value()
+        self._help_type, self._help_text = node_type, text
+        return text
+
+    # --- pictures ---
+
+    def fit_view(self) -> None:
+        """Zoom so that the whole graph is seen."""
+        # With a selection, only that would be brought into view.
+        self.page.evaluate("() => app.canvas.deselectAll()")
+        self.page.get_by_role("button", name="Fit View").click()
+        # The view glides to its place.
+        self.page.wait_for_timeout(600)
+
+    def screenshot(self, path: Path) -> None:
+        """Write a PNG of the page."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=path)
