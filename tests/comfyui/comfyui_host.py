@@ -30,6 +30,8 @@ ARCHIVE_VERSION = "0.30.0"
 
 # Pictures and films of the host's own templates: 400 MB that no test looks at; the host starts without them.
 NOT_NEEDED = ("comfyui-workflow-templates",)
+# What the server and the client of these tests are made with, beyond the host's own packages.
+NEEDED_TOO = ("psutil", "websocket-client")
 
 
 class HostUnavailable(Exception):
@@ -65,7 +67,7 @@ def find_host() -> Host:
         folder = usual
     else:
         folder = fetched_host()
-    missing = missing_packages(folder)
+    missing = [*missing_packages(folder), *(name for name in NEEDED_TOO if not is_installed(name))]
     if missing:
         raise HostUnavailable(
             f"this Python lacks packages that ComfyUI at {folder} needs: {', '.join(missing)}; "
