@@ -1,0 +1,422 @@
+"""Clips come back as they were written, carry what made them, and are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynamicrafter.errors import ClipError
+from dynamicrafter.video import EXTENSIONS, check_clip_path, read_frames, read_metadata, write_clip
+
+NAMES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
+SETTINGS = {
+    "prompt": 'a "boat"\n\u00e4 \u6e2f \U0001f6a4',
+    "seed": 2**63 - 1,
+    "cfg": 7.5,
+    "nested": {"none": None, "list": [1]},
+}
+
+ENCODERS = {
+    "clip.mp4": "av.open",
+    "clip.webm": "av.open",
+    "clip.gif": "PIL.Image.Image.save",
+    "clip.webp": "PIL.Image.Image.save",
+    "clip": "PIL.Image.Image.save",
+}
+"""What writes each format's bytes."""
+
+
+def moving(frames: int = 5, height: int = 48, width: int = 64) -> np.ndarray[Any, Any]:
+    """A smooth pattern that moves."""
+    t, y, x = np.mgrid[:frames, :height, :width]
+    channels = [np.sin((x + 6 * t) / 15), np.cos((y + 4 * t) / 13), np.sin((x + y - 5 * t) / 20)]
+    return np.stack([127 + 90 * channel for channel in channels], axis=-1).astype(np.uint8)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# There and back
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frames_come_back(tmp_path: Path, name: str) -> None:
+    frames = moving()
+    path = write_clip(frames, tmp_path / name, 8, {})
+    assert path == (tmp_path / name).resolve()
+    back = read_frames(path)
+    assert back.dtype == torch.uint8
+    assert back.shape == frames.shape
+    difference = np.abs(back.numpy().astype(int) - frames)
+    # A PNG is exact, a GIF has 256 dithered colours for a picture that uses far more.
+    limit = {"clip": 0, "clip.gif": 16}.get(name, 3)
+    assert difference.mean() <= limit
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_comes_back(tmp_path: Path, name: str) -> None:
+    assert read_metadata(write_clip(moving(), tmp_path / name, 8, SETTINGS)) == SETTINGS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_prompt_comes_back(tmp_path: Path, name: str) -> None:
+    prompt = "\U0001f6a4 <&> \ud83d" * 2500
+    assert read_metadata(write_clip(moving(2), tmp_path / name, 8, {"prompt": prompt}))["prompt"] == prompt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_and_single_frames_are_written(tmp_path: Path, name: str) -> None:
+    path = write_clip(torch.from_numpy(moving(1)), tmp_path / name, 8, SETTINGS)
+    assert read_frames(path).shape == (1, 48, 64, 3)
+    assert read_metadata(path) == SETTINGS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flat_colours_keep_their_levels(tmp_path: Path, name: str) -> None:
+    colours = [
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255, 255, 255),
+        (0, 0, 0),
+        (128, 128, 128),
+        (200, 120, 40),
+    ]
+    frames = np.array(colours, dtype=np.uint8)[:, None, None].repeat(64, 1).repeat(64, 2)
+    back = read_frames(write_clip(frames, tmp_path / name, 8, {}))
+    difference = np.abs(back.numpy().astype(int) - frames)
+    assert difference.max() <= 3, difference.max(axis=(1, 2))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_other_readers_are_told_the_colours(tmp_path: Path, name: str) -> None:
+    """BT.709 in limited range; without tags some players take small videos for BT.601."""
+    frames = np.full((3, 64, 64, 3), (220, 60, 30), dtype=np.uint8)
+    with av.open(str(write_clip(frames, tmp_path / name, 8, {}))) as source:
+        context = source.streams.video[0].codec_context
+        tags = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        assert [int(tag) for tag in tags] == [1, 1, 1, 1]
+
+
+def test_mp4_is_what_plays_everywhere(tmp_path: Path) -> None:
+    path = write_clip(moving(9), tmp_path / "clip.mp4", 12, SETTINGS)
+    with av.open(str(path)) as source:
+        stream = source.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.profile == "High"
+        assert stream.average_rate == 12
+        assert (stream.width, stream.height, stream.frames) == (64, 48, 9)
+    raw = path.read_bytes()
+    assert raw.index(b"moov") < raw.index(b"mdat"), "the index is not at the front"
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp"])
+@pytest.mark.parametrize("fps", [3, 7, 8, 24, 50, 60])
+def test_animations_keep_time_and_equal_frames(tmp_path: Path, name: str, fps: int) -> None:
+    frames = moving(4)[[0, 0, 1, 1, 1, 2, 3, 3]]
+    path = write_clip(frames, tmp_path / name, fps, {})
+    shown = 0
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+        for index in range(image.n_frames):
+            image.seek(index)
+            image.load()
+            shown += image.info["duration"]
+    effective = min(fps, 50) if name == "clip.gif" else fps
+    assert shown == pytest.approx(8 * 1000 / effective, abs=6)
+    back = read_frames(path)
+    assert len(back) == 8
+    assert torch.equal(back[2], back[4])
+    assert not torch.equal(back[1], back[2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_that_stands_still_keeps_its_frames(tmp_path: Path, name: str) -> None:
+    assert len(read_frames(write_clip(moving(1).repeat(6, 0), tmp_path / name, 12, {}))) == 6
+
+
+def test_a_folder_holds_numbered_frames_and_the_settings(tmp_path: Path) -> None:
+    path = write_clip(moving(3), f"{tmp_path}/clip.v2/", 10, {"seed": 5})
+    assert sorted(contents(path)) == ["clip.json", "frame_0001.png", "frame_0002.png", "frame_0003.png"]
+    record = json.loads((path / "clip.json").read_text(encoding="utf-8"))
+    assert (record["fps"], record["frames"], record["metadata"]) == (10, 3, {"seed": 5})
+
+
+def test_extensions_may_be_capitals(tmp_path: Path) -> None:
+    path = write_clip(moving(2), tmp_path / "CLIP.MP4", 8, SETTINGS)
+    assert read_metadata(path) == SETTINGS
+
+
+# Names that are refused
+
+
+def test_an_unknown_extension_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(
+        ClipError, match=r"clip\.avi has the extension \.avi, .*\.mp4, \.webm, \.gif, \.webp, or a fo"
+    ):
+        check_clip_path(tmp_path / "clip.avi")
+    assert all(extension in ".mp4 .webm .gif .webp" for extension in EXTENSIONS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_folder_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ClipError, match=r"there is no folder .*gone; make it first"):
+        write_clip(moving(), tmp_path / "gone" / name, 8, {})
+
+
+def test_files_and_folders_do_not_replace_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").mkdir()
+    (tmp_path / "b").write_text("mine")
+    with pytest.raises(ClipError, match=r"a\.mp4 is a folder, not a file"):
+        check_clip_path(tmp_path / "a.mp4")
+    with pytest.raises(ClipError, match=r"b is a file, not a folder"):
+        check_clip_path(tmp_path / "b")
+    with pytest.raises(ClipError, match=r"a folder cannot be called c\.gif; leave out the last slash"):
+        check_clip_path(f"{tmp_path}/c.gif/")
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    path = write_clip(moving(2), tmp_path / "clip", 8, {})
+    (path / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(ClipError, match="holds other things than a clip of this program; give a new name"):
+        write_clip(moving(3), path, 8, {})
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "frame_0001.png")
+    with pytest.raises(ClipError, match="holds other things"):
+        check_clip_path(tmp_path / "photos")
+    assert contents(tmp_path).items() >= before.items()
+
+
+def test_an_over_long_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="could not be written|cannot be written"):
+        write_clip(moving(), tmp_path / f"{'n' * 5000}.gif", 8, {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checking_a_name_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    assert check_clip_path(tmp_path / name) == (tmp_path / name).resolve()
+    assert list(tmp_path.iterdir()) == []
+    write_clip(moving(), tmp_path / name, 8, {})
+    before = contents(tmp_path)
+    check_clip_path(tmp_path / name)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(
+        ClipError, match=r"could not be written: the folder .* cannot be written to; give another"
+    ):
+        check_clip_path(tmp_path / "clip.mp4")
+
+
+# Frames that are refused
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((48, 64, 3), np.uint8),
+        np.zeros((2, 3, 48, 64), np.uint8),
+        np.zeros((0, 48, 64, 3), np.uint8),
+        np.zeros((2, 48, 64, 4), np.uint8),
+        np.zeros((2, 48, 64, 3), np.float32),
+        torch.zeros(2, 48, 64, 3),
+    ],
+)
+def test_other_frames_are_refused(tmp_path: Path, frames: Any) -> None:
+    with pytest.raises(ClipError, match=r"frames must be uint8 of shape \(frames, height, width, 3\), not "):
+        write_clip(frames, tmp_path / "clip.mp4", 8, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_odd_sizes_are_refused_for_video(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ClipError, match="needs an even width and height, not 63x48"):
+        write_clip(moving(width=63), tmp_path / name, 8, {})
+
+
+@pytest.mark.parametrize("fps", [0, -1, 241])
+def test_impossible_rates_are_refused(tmp_path: Path, fps: int) -> None:
+    with pytest.raises(ClipError, match=f"fps must be 1 to 240, but {fps} was given"):
+        write_clip(moving(), tmp_path / "clip.mp4", fps, {})
+
+
+def test_metadata_that_is_no_json_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_clip(moving(), tmp_path / "clip.mp4", 8, {"path": tmp_path})
+    assert list(tmp_path.iterdir()) == []
+
+
+# Complete or nothing
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, problem: BaseException) -> None:
+    """The encoder for ``name`` writes some bytes and then raises ``problem``."""
+
+    class Container:
+        def __init__(self, path: str, *_: object, **__: object) -> None:
+            Path(path).write_bytes(b"half")
+            self.metadata: dict[str, str] = {}
+
+        def __enter__(self) -> Container:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def add_stream(self, *_: object, **__: object) -> None:
+            raise problem
+
+    def save(_: Image.Image, path: Path, *__: object, **___: object) -> None:
+        path.write_bytes(b"half")
+        raise problem
+
+    monkeypatch.setattr(ENCODERS[name], Container if ENCODERS[name] == "av.open" else save)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("problem", "error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ClipError, "the disk is full; free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), ClipError, "cannot be written to; give another one"),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            ClipError,
+            "Input/output error; try another place or format",
+        ),
+        (av.error.InvalidDataError(1094995529, "bad", "x"), ClipError, "bad; try another place or format"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+    ],
+)
+def test_a_failure_keeps_the_old_clip_and_nothing_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    problem: BaseException,
+    error: type[BaseException],
+    message: str,
+) -> None:
+    write_clip(moving(), tmp_path / name, 8, SETTINGS)
+    before = contents(tmp_path)
+    failing(monkeypatch, name, problem)
+    for target in (name, f"new_{name}"):
+        with pytest.raises(error, match=message):
+            write_clip(moving(3), tmp_path / target, 8, {})
+    monkeypatch.undo()
+    assert contents(tmp_path) == before
+    assert read_metadata(tmp_path / name) == SETTINGS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_limit_of_the_system_is_told(tmp_path: Path, name: str) -> None:
+    """The last byte that does not fit is noticed: libraries are known to swallow errors of the last write."""
+    resource: Any = pytest.importorskip("resource", reason="needs limits for file sizes, which Windows lacks")
+    path = write_clip(moving(), tmp_path / name, 8, SETTINGS)
+    size = max(len(data) for data in contents(tmp_path).values())
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+        try:
+            with pytest.raises(ClipError, match="could not be written: File too large"):
+                write_clip(moving(), path, 8, SETTINGS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert len(list(tmp_path.iterdir())) == 1
+        assert read_metadata(path) == SETTINGS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_replaces_a_clip(tmp_path: Path, name: str) -> None:
+    write_clip(moving(5), tmp_path / name, 8, SETTINGS)
+    write_clip(moving(2), tmp_path / name, 8, {"seed": 2})
+    assert len(read_frames(tmp_path / name)) == 2
+    assert read_metadata(tmp_path / name) == {"seed": 2}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "clip.old").mkdir()
+    assert len(read_frames(write_clip(moving(2), tmp_path / "clip.old", 8, {}))) == 2
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(moving(3), tmp_path / "clip", 8, SETTINGS)
+    before = contents(tmp_path)
+    rename = Path.rename
+
+    def fails_for_the_new(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new)
+    with pytest.raises(ClipError, match="Device or resource busy"):
+        write_clip(moving(2), path, 8, {})
+    assert contents(tmp_path) == before
+
+
+# Clips that cannot be read
+
+READERS: list[Callable[[Path], object]] = [read_frames, read_metadata]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_missing_clip_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(ClipError, match=r"there is no clip .*gone\.mp4; check its name"):
+        read(tmp_path / "gone.mp4")
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ClipError, match=r"a\.txt is no clip; clips are \.mp4, "):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_a_damaged_clip_is_told(tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+    (tmp_path / name).write_bytes(b"not a clip" * 100)
+    with pytest.raises(ClipError, match=r"cannot be read \(.*\); it may be damaged, write it again"):
+        read(tmp_path / name)
+
+
+def test_a_folder_without_frames_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="holds no frames; write the clip again"):
+        read_frames(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a holiday", "{}", "[1]", '{"kind": "dynamicrafter clip", "metadata": {}}'])
+def test_metadata_of_others_is_not_ours(tmp_path: Path, text: str) -> None:
+    image = Image.new("RGB", (16, 16))
+    image.save(tmp_path / "a.gif", comment=text.encode())
+    image.save(tmp_path / "a.webp")
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "clip.json").write_text(text)
+    for name in ("a.gif", "a.webp", "clip"):
+        with pytest.raises(
+            ClipError, match="holds no settings of this program; give a clip as it was written"
+        ):
+            read_metadata(tmp_path / name)
+
+
+def test_animations_of_others_can_be_read(tmp_path: Path) -> None:
+    images = [Image.fromarray(frame) for frame in moving(3)]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=500, lossless=True)
+    assert np.array_equal(read_frames(tmp_path / "a.webp").numpy(), moving(3))
