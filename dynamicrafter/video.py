@@ -65,7 +65,7 @@ _VIDEO = {
     ".webm": _Codec(
         container="webm",
         name="libvpx-vp9",
-        options={"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+        options={"crf": "8", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
 }
 
@@ -441,7 +441,7 @@ def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str) -> None:
 
     path.mkdir()
     for number, picture in enumerate(pixels, start=1):
-        Image.fromarray(picture).save(path / f"frame_{number:04d}.png", "PNG")
+        Image.fromarray(picture).save(path / f"frame_{number:04d}.png", "PNG", compress_level=3)
     (path / _RECORD_NAME).write_text(text + "\n", encoding="ascii")
 
 
