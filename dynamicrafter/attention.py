@@ -163,7 +163,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """``[(b t), c, h, w]`` in and out."""
         height = x.shape[-2]
-        h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c"))
+        h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
         h = self.proj_out(self.transformer_blocks[0](h, context))
         return x + rearrange(h, "n (h w) c -> n c h w", h=height)
 
@@ -206,7 +206,7 @@ class TemporalTransformer(nn.Module):
         if self.projection == "conv":
             h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) c t")).transpose(1, 2)
         else:
-            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) t c"))
+            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) t c").contiguous())
         h = self.transformer_blocks[0](h)
         if self.projection == "conv":
             h = self.proj_out(h.transpose(1, 2)).transpose(1, 2)

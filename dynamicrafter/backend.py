@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,10 +36,11 @@ _LARGEST_BATCH = 65535
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Scaled dot-product attention without mask, logits scaled by ``d ** -0.5``; ``[b, n, heads * d]`` in and out."""
     if q.shape[0] > _LARGEST_BATCH:
-        parts = zip(q.split(_LARGEST_BATCH), k.split(_LARGEST_BATCH), v.split(_LARGEST_BATCH), strict=True)
-        return torch.cat([fused_attention(a, b, c, heads) for a, b, c in parts])
-    split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v)]
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        starts = range(0, q.shape[0], _LARGEST_BATCH)
+        pieces = [slice(start, start + _LARGEST_BATCH) for start in starts]
+        return torch.cat([fused_attention(q[piece], k[piece], v[piece], heads) for piece in pieces])
+    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,7 @@ class Backend:
     def factory(self) -> dict[str, Any]:
         """Keyword arguments for layer constructors."""
         return {"dtype": self.dtype, "device": self.device}
+
+
+PLAIN = Backend()
+"""Plain PyTorch, in its default dtype on its default device."""

@@ -67,6 +67,11 @@ def tokenize(prompts: Sequence[str]) -> Tensor:
     return _tokenizer()(list(prompts))
 
 
+def count_tokens(prompt: str) -> int:
+    """Word pieces of a prompt, without start and end; the network reads at most 75 of them."""
+    return len(cast(Any, _tokenizer()).encode(prompt))
+
+
 def encode_text(tower: nn.Module, tokens: Tensor) -> Tensor:
     """Token ids ``[b, 77]`` to hidden states ``[b, 77, width]`` after the last block and the final norm."""
     modules = cast(Any, tower)

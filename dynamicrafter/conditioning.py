@@ -29,7 +29,9 @@ def place_keyframes(keyframes: Mapping[int, Tensor], frames: int) -> Tensor:
     Interpolation places two pictures at the ends; a loop places one picture at both ends.
     """
     some = next(iter(keyframes.values()))
-    clip = torch.zeros(some.shape[0], some.shape[1], frames, *some.shape[2:], dtype=some.dtype, device=some.device)
+    clip = torch.zeros(
+        some.shape[0], some.shape[1], frames, *some.shape[2:], dtype=some.dtype, device=some.device
+    )
     for position, latents in keyframes.items():
         if not -frames <= position < frames:
             raise ValueError(f"key frame {position} is outside a clip of {frames} frames")

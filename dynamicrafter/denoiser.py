@@ -39,7 +39,9 @@ def make_denoiser(
     def denoise(x: Tensor, timestep: int) -> Estimate:
         joined = torch.cat([x.to(dtype), concat], dim=1)
         t = torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
-        outputs = [network(joined, t, contexts[branch], conditioning.fs).float() for branch in guidance.branches]
+        outputs = [
+            network(joined, t, contexts[branch], conditioning.fs).float() for branch in guidance.branches
+        ]
         return translate(guidance.combine(outputs), x, schedule, timestep)
 
     return denoise

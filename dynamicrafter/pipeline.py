@@ -43,10 +43,6 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     """What the networks compute in; sampling is float32 in any case."""
-    name: str = ""
-    """How the model was asked for: a catalogue name or a path."""
-    sha256: str = ""
-    """Hash of the weights file, stored with every clip."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def decode(
             if callback is not None:
                 callback((clip + 1) * frames, batch * frames)
         else:
-            made = []
+            made = list[Tensor]()
             for index in range(frames):
                 made.append(model.vae.decode(z[index : index + 1]).float().cpu())
                 if callback is not None:

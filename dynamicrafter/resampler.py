@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .backend import Backend
+from .backend import PLAIN, Backend
 from .variants import ResamplerConfig
 
 
@@ -37,7 +37,7 @@ class Resampler(nn.Module):
     The number of queries is fixed by the weights, whatever the length of the clip.
     """
 
-    def __init__(self, config: ResamplerConfig, backend: Backend = Backend()) -> None:
+    def __init__(self, config: ResamplerConfig, backend: Backend = PLAIN) -> None:
         super().__init__()
         ops = backend.operations
         self.config = config

@@ -67,7 +67,9 @@ class Settings:
         if self.frames < least:
             raise UsageError(f"{self.mode} needs at least {least} frame(s), but {self.frames} were asked for")
         if not 1 <= self.steps <= MAX_STEPS:
-            raise UsageError(f"steps must be 1 to {MAX_STEPS}, but {self.steps} was given; 25 to 50 are usual")
+            raise UsageError(
+                f"steps must be 1 to {MAX_STEPS}, but {self.steps} was given; 25 to 50 are usual"
+            )
         if not 0 <= self.eta <= 1:
             raise UsageError(f"eta must be 0 to 1, but {self.eta} was given")
         if not 0 <= self.guidance_rescale <= 1:
@@ -79,7 +81,9 @@ class Settings:
         if self.noise_device not in get_args(NoiseDevice):
             raise UsageError(f"noise_device must be cpu or device, not {self.noise_device!r}")
         if not 0 <= self.fs <= 1000:
-            raise UsageError(f"fs must be 0 to 1000, but {self.fs} was given; see --motion for a simpler dial")
+            raise UsageError(
+                f"fs must be 0 to 1000, but {self.fs} was given; see --motion for a simpler dial"
+            )
         if not 1 <= self.fps <= 240:
             raise UsageError(f"fps must be 1 to 240, but {self.fps} was given")
         if not 0 <= self.seed < 2**63:
@@ -145,9 +149,7 @@ def make_settings(
         "fit": "crop",
     }
     values.update({key: value for key, value in chosen.items() if value is not None})
-    return Settings(
-        mode=mode, width=width, height=height, fs=preset.fs if fs is None else fs, **values
-    )
+    return Settings(mode=mode, width=width, height=height, fs=preset.fs if fs is None else fs, **values)
 
 
 def settings_to_json(settings: Settings) -> dict[str, Any]:
@@ -160,5 +162,7 @@ def settings_from_json(values: Mapping[str, Any]) -> Settings:
     names = {field.name for field in fields(Settings)}
     wrong = sorted(names.symmetric_difference(values))
     if wrong:
-        raise UsageError(f"the stored settings do not fit this version: {', '.join(wrong)} missing or unknown")
+        raise UsageError(
+            f"the stored settings do not fit this version: {', '.join(wrong)} missing or unknown"
+        )
     return Settings(**values)

@@ -7,7 +7,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .attention import SpatialTransformer, TemporalTransformer
-from .backend import Backend
+from .backend import PLAIN, Backend
 from .layers import Downsample, ResBlock, Upsample, embedding_mlp, sinusoidal_embedding
 from .stages import Context
 from .variants import UNetConfig
@@ -22,7 +22,7 @@ class VideoUNet(nn.Module):
     Height and width of the latents must be multiples of ``2 ** (levels - 1)``; the number of frames is free.
     """
 
-    def __init__(self, config: UNetConfig, backend: Backend = Backend()) -> None:
+    def __init__(self, config: UNetConfig, backend: Backend = PLAIN) -> None:
         super().__init__()
         ops = backend.operations
         base = config.model_channels

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backend import Backend
+from .backend import PLAIN, Backend
 from .variants import VaeConfig
 
 
@@ -165,9 +165,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to picture."""
 
-    def __init__(
-        self, config: VaeConfig, backend: Backend, block: type[ResnetBlock] = ResnetBlock
-    ) -> None:
+    def __init__(self, config: VaeConfig, backend: Backend, block: type[ResnetBlock] = ResnetBlock) -> None:
         super().__init__()
         ops = backend.operations
         widths = [config.channels * factor for factor in config.channel_mult]
@@ -205,7 +203,7 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """Pictures in [-1, 1] to scaled latents and back, every frame on its own."""
 
-    def __init__(self, config: VaeConfig, backend: Backend = Backend()) -> None:
+    def __init__(self, config: VaeConfig, backend: Backend = PLAIN) -> None:
         super().__init__()
         ops = backend.operations
         channels = config.latent_channels

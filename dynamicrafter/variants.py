@@ -194,9 +194,7 @@ SMALL = Variant(
         norm_groups=8,
     ),
     vae=VaeConfig(channels=32, channel_mult=(1, 1, 2, 2), num_res_blocks=1, norm_groups=8),
-    resampler=ResamplerConfig(
-        dim=64, depth=2, head_channels=16, heads=4, input_dim=64, output_dim=64
-    ),
+    resampler=ResamplerConfig(dim=64, depth=2, head_channels=16, heads=4, input_dim=64, output_dim=64),
     text=TextConfig(width=64, layers=2, heads=4),
     vision=VisionConfig(width=64, layers=2, heads=4, patch=28),
 )

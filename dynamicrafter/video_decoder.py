@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backend import Backend
+from .backend import PLAIN, Backend
 from .vae import Autoencoder, Decoder, ResnetBlock
 from .variants import VaeConfig
 
@@ -145,7 +145,7 @@ class VideoDecoder(Decoder):
 class VideoAutoencoder(Autoencoder):
     """The ordinary encoder with ToonCrafter's decoder; latents are decoded as a clip, without ``post_quant_conv``."""
 
-    def __init__(self, config: VaeConfig, backend: Backend = Backend()) -> None:
+    def __init__(self, config: VaeConfig, backend: Backend = PLAIN) -> None:
         super().__init__(config, backend)
         self.decoder = VideoDecoder(config, backend)
 
@@ -160,6 +160,6 @@ class VideoAutoencoder(Autoencoder):
         return self.decoder(latents / self.config.scale_factor, frames, references)
 
 
-def build_autoencoder(config: VaeConfig, backend: Backend = Backend()) -> Autoencoder:
+def build_autoencoder(config: VaeConfig, backend: Backend = PLAIN) -> Autoencoder:
     """The autoencoder a variant uses."""
     return VideoAutoencoder(config, backend) if config.video_decoder else Autoencoder(config, backend)

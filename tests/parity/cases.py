@@ -291,9 +291,7 @@ def schedule(case: Golden) -> Comparisons:
         spacing, steps, rest = name.split(".", 2)
         plan = ddim_plan(made, spacing, int(steps), float(rest.removeprefix("eta")))  # pyright: ignore
         t = case.tensors
-        yield Comparison(
-            f"{name} timesteps", torch.tensor(plan.timesteps), t[f"{name}.timesteps"], EXACT
-        )
+        yield Comparison(f"{name} timesteps", torch.tensor(plan.timesteps), t[f"{name}.timesteps"], EXACT)
         yield Comparison(f"{name} sigmas", plan.sigmas, t[f"{name}.sigmas"], 1e-7)
         yield Comparison(f"{name} alphas", plan.alphas, t[f"{name}.alphas"], EXACT)
         yield Comparison(f"{name} alphas_prev", plan.alphas_prev, t[f"{name}.alphas_prev"], 1e-7)

@@ -1,0 +1,249 @@
+"""The package as a person uses it from Python: load a model, then animate, interpolate or loop pictures."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .catalogue import find, with_requirements
+from .checkpoint import load_components
+from .download import local_path, weights_folder
+from .errors import UsageError
+from .pictures import PictureLike, as_picture, fit_picture
+from .pipeline import KeyPictures, Model, Progress, generate
+from .random_model import write_random_checkpoint
+from .sampler import Callback
+from .settings import Settings, make_settings, settings_to_json
+from .video import write_clip
+
+RANDOM = "random"
+"""Name of the built-in model with random weights; its clips are noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A finished clip and what made it."""
+
+    frames: Tensor
+    """uint8 ``[t, h, w, 3]`` RGB on the CPU."""
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model's weights are; the towers are None where the weights file holds them itself."""
+
+    weights: Path
+    variant: str | None = None
+    text_encoder: Path | None = None
+    image_encoder: Path | None = None
+
+
+def find_model(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    text_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+) -> ModelFiles:
+    """The files behind a model's name or path.
+
+    A name is one of the catalogue's whose files were downloaded, or "random". Raises UsageError for an unknown name
+    (with the nearest known one) and for a name whose files are not here yet.
+    """
+    text = Path(text_encoder) if text_encoder is not None else None
+    image = Path(image_encoder) if image_encoder is not None else None
+    place = Path(model)
+    if place.exists():
+        return ModelFiles(place, variant, text, image)
+    if str(model) == RANDOM:
+        made = weights_folder() / "random-small.safetensors"
+        if not made.exists():
+            made.parent.mkdir(parents=True, exist_ok=True)
+            write_random_checkpoint(made)
+        return ModelFiles(made, variant, text, image)
+    if place.suffix or len(place.parts) > 1:
+        raise UsageError(
+            f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
+        )
+    if difflib.get_close_matches(str(model), [RANDOM], cutoff=0.7):
+        raise UsageError(f"there is no model {str(model)!r}; did you mean {RANDOM!r}?")
+    release = find(str(model))
+    paths: dict[str, Path] = {}
+    for needed in with_requirements(release):
+        found = local_path(needed)
+        if found is None:
+            if needed.kind == "towers" and text is not None and image is not None:
+                continue
+            raise UsageError(
+                f"the files of {release.name} are not here yet; fetch them with 'dynamicrafter download {release.name}'"
+            )
+        paths[needed.kind] = found
+    towers = paths.get("towers")
+    return ModelFiles(paths["model"], variant or release.variant, text or towers, image or towers)
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device of a name; "auto" takes a CUDA GPU, then Apple's, then the CPU."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as problem:
+        raise UsageError(
+            f"there is no device {device!r} here; give cpu, cuda, cuda:1, mps or auto"
+        ) from problem
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is float32 on the CPU, bfloat16 where a GPU has it, else float16."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float16
+    if dtype not in known:
+        raise UsageError(f"dtype must be auto, {', '.join(known)}, not {dtype!r}")
+    return known[dtype]
+
+
+def load(
+    model: str | Path | ModelFiles,
+    *,
+    variant: str | None = None,
+    text_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Model:
+    """Load a model by name or path.
+
+    ``variant`` is needed only where the weights cannot tell (pruned 512 and 512 interpolation files are alike);
+    ``text_encoder`` and ``image_encoder`` only where the file lacks its CLIP towers. Raises UsageError for names and
+    choices, CheckpointError for files.
+    """
+    if not isinstance(model, ModelFiles):
+        model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
+    place = pick_device(device)
+    precision = pick_dtype(dtype, place)
+    parts = load_components(
+        model.weights,
+        variant=model.variant,
+        text_encoder=model.text_encoder,
+        image_encoder=model.image_encoder,
+        device=place,
+        dtype=precision,
+    )
+    return Model(
+        variant=parts.variant,
+        unet=parts.unet,
+        vae=parts.vae,
+        resampler=parts.resampler,
+        text=cast(nn.Module, parts.text),
+        vision=cast(nn.Module, parts.vision),
+        device=place,
+        dtype=precision,
+    )
+
+
+def render(
+    model: Model,
+    settings: Settings,
+    firsts: Sequence[PictureLike],
+    lasts: Sequence[PictureLike] | None,
+    seeds: Sequence[int],
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+) -> list[Clip]:
+    """One clip for each picture (pair) and seed, made together as one batch; ``lasts`` only in interpolation.
+
+    Each clip is the one that its picture and seed give alone. Raises UsageError when the lists differ in length.
+    """
+    pairs = firsts if lasts is None else lasts
+    if not len(firsts) == len(pairs) == len(seeds):
+        raise UsageError(
+            f"a batch needs as many seeds as pictures, but {len(firsts)} pictures and {len(seeds)} seeds were given"
+        )
+    pictures = KeyPictures(_fitted(firsts, settings), None if lasts is None else _fitted(lasts, settings))
+    made = generate(model, pictures, settings, seeds, progress, callback)
+    return [Clip(frames, replace(settings, seed=seed)) for frames, seed in zip(made, seeds, strict=True)]
+
+
+def animate(
+    model: Model,
+    image: PictureLike,
+    prompt: str = "",
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+    **choices: Any,
+) -> Clip:
+    """Set a picture in motion.
+
+    ``choices`` are those of :func:`dynamicrafter.settings.make_settings`: size, fit, frames, fs or motion, steps,
+    cfg, image_cfg, eta, guidance_rescale, spacing, seed, fps, negative; what is left out is the variant's preset.
+    """
+    picture = as_picture(image)
+    settings = make_settings(model.variant, "animate", picture_size=picture.size, prompt=prompt, **choices)
+    return render(model, settings, [picture], None, [settings.seed], progress=progress, callback=callback)[0]
+
+
+def interpolate(
+    model: Model,
+    first: PictureLike,
+    last: PictureLike,
+    prompt: str = "",
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+    **choices: Any,
+) -> Clip:
+    """Make the clip between two pictures; ``choices`` as in :func:`animate`."""
+    picture = as_picture(first)
+    settings = make_settings(
+        model.variant, "interpolate", picture_size=picture.size, prompt=prompt, **choices
+    )
+    seeds = [settings.seed]
+    return render(model, settings, [picture], [last], seeds, progress=progress, callback=callback)[0]
+
+
+def loop(
+    model: Model,
+    image: PictureLike,
+    prompt: str = "",
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+    **choices: Any,
+) -> Clip:
+    """Make a clip that plays seamlessly in a loop, one frame shorter than ``frames``; ``choices`` as in animate."""
+    picture = as_picture(image)
+    settings = make_settings(model.variant, "loop", picture_size=picture.size, prompt=prompt, **choices)
+    return render(model, settings, [picture], None, [settings.seed], progress=progress, callback=callback)[0]
+
+
+def save(clip: Clip, path: str | Path) -> Path:
+    """Write a clip with its settings; the extension says how (.mp4, .webm, .gif, .webp, none for a folder of PNGs).
+
+    Raises ClipError when that is not possible; nothing half-written is left.
+    """
+    return write_clip(clip.frames, path, clip.settings.fps, {"settings": settings_to_json(clip.settings)})
+
+
+def _fitted(images: Sequence[PictureLike], settings: Settings) -> Tensor:
+    """Pictures at the settings' size, ``[b, 3, H, W]`` in [-1, 1]."""
+    return torch.stack(
+        [fit_picture(as_picture(image), settings.width, settings.height, settings.fit) for image in images]
+    )

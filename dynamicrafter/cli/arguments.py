@@ -1,0 +1,233 @@
+"""What the command line understands; every option's help says its unit and its default."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from ..errors import UsageError
+from ..settings import Fit, NoiseDevice
+from ..variants import VARIANTS, Spacing
+
+EPILOG = """\
+examples:
+  dynamicrafter animate boat.png --model 512 --prompt "a boat rocks on the waves"
+  dynamicrafter interpolate day.png dusk.png --model 512_interp --output dusk.webm
+  dynamicrafter loop fire.png --model 512_interp --motion 0.8 --output fire.gif
+  dynamicrafter again clip.mp4 --output once_more.mp4
+
+'dynamicrafter COMMAND --help' describes a command; 'dynamicrafter models' lists the weights.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the parser's complaint as one sentence."""
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def make_parser(version: str) -> argparse.ArgumentParser:
+    """The parser of the ``dynamicrafter`` command."""
+    common = Parser(add_help=False)
+    common.add_argument(
+        "--json", action="store_true", help="print one JSON object as the result, errors included"
+    )
+    common.add_argument("--quiet", action="store_true", help="show no progress bars")
+    common.add_argument("--debug", action="store_true", help="on failure show the whole traceback")
+
+    parser = Parser(
+        prog="dynamicrafter",
+        description="Animate still pictures with DynamiCrafter.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dynamicrafter {version}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+
+    animate = commands.add_parser("animate", parents=[common], help="set a picture in motion")
+    animate.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURE", help="one or more picture files"
+    )
+    _clip_options(animate)
+
+    interpolate = commands.add_parser(
+        "interpolate", parents=[common], help="make the clip between two pictures"
+    )
+    interpolate.add_argument("first", type=Path, metavar="FIRST", help="picture the clip begins with")
+    interpolate.add_argument("last", type=Path, metavar="LAST", help="picture the clip ends with")
+    _clip_options(interpolate)
+
+    loop = commands.add_parser("loop", parents=[common], help="make a clip that plays seamlessly in a loop")
+    loop.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="one or more picture files")
+    _clip_options(loop)
+
+    again = commands.add_parser(
+        "again", parents=[common], help="repeat a clip from the settings stored in its file"
+    )
+    again.add_argument("clip", type=Path, metavar="CLIP", help="clip made by this program")
+    again.add_argument(
+        "--picture",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="where the picture is now, if it moved (twice for an interpolation)",
+    )
+    _model_options(again, "the one the clip was made with")
+    again.add_argument(
+        "--output", type=Path, metavar="PATH", help="file or folder to write (default: CLIP-again)"
+    )
+
+    commands.add_parser("models", parents=[common], help="list the known weights and whether they are here")
+
+    download = commands.add_parser("download", parents=[common], help="fetch the weights of a model")
+    download.add_argument("names", nargs="+", metavar="NAME", help="names from 'dynamicrafter models'")
+    download.add_argument("--folder", type=Path, help="where to put them (default: the weights folder)")
+
+    inspect = commands.add_parser("inspect", parents=[common], help="say what a weights file holds")
+    inspect.add_argument("file", type=Path, metavar="FILE")
+
+    convert = commands.add_parser("convert", parents=[common], help="write a weights file as safetensors")
+    convert.add_argument("source", type=Path, metavar="IN")
+    convert.add_argument("target", type=Path, metavar="OUT", help="file to write, .safetensors")
+    convert.add_argument(
+        "--dtype",
+        type=_stored_dtype,
+        default="keep",
+        metavar="KIND",
+        help="precision to store: fp32, bf16, fp16, fp8_e4m3fn or fp8_e5m2 (default: what IN has)",
+    )
+    convert.add_argument("--prune", action="store_true", help="leave out the CLIP towers")
+    convert.add_argument(
+        "--variant", choices=sorted(VARIANTS), help="what it is, where the weights cannot tell"
+    )
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser, default: str) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME|FILE",
+        help=f"a name from 'dynamicrafter models', a weights file, or 'random' (noise) (default: {default})",
+    )
+    group.add_argument(
+        "--variant", choices=sorted(VARIANTS), help="what FILE is, where the weights cannot tell"
+    )
+    group.add_argument("--text-encoder", type=Path, metavar="FILE", help="CLIP text tower, if FILE has none")
+    group.add_argument(
+        "--image-encoder", type=Path, metavar="FILE", help="CLIP image tower, if FILE has none"
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1 or mps (default: auto, the fastest there is)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="what the networks compute in (default: auto, float32 on a CPU and 16 bits on a GPU)",
+    )
+
+
+def _clip_options(parser: argparse.ArgumentParser) -> None:
+    picture = parser.add_argument_group("what should happen")
+    picture.add_argument(
+        "--prompt", default="", help="what should happen, in English (default: nothing said)"
+    )
+    picture.add_argument("--negative", default="", help="what should not (default: nothing said)")
+    picture.add_argument(
+        "--motion",
+        type=float,
+        metavar="0..1",
+        help="how lively, 0 still to 1 lively (default: the model's own)",
+    )
+    picture.add_argument(
+        "--fs", type=int, help="the raw number behind --motion: frame stride for 256, else frames per second"
+    )
+    picture.add_argument(
+        "--frames", type=int, help="length in frames (default: 16, which the models are best at)"
+    )
+    picture.add_argument(
+        "--seed", type=_seeds, default=[123], metavar="N[,N...]", help="one clip each (default: 123)"
+    )
+
+    shape = parser.add_argument_group("shape")
+    shape.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="in pixels, multiples of 64 (default: the model's size, turned upright for upright pictures)",
+    )
+    shape.add_argument(
+        "--fit",
+        choices=get_args(Fit),
+        default="crop",
+        help="how a picture of another shape is brought to size (default: %(default)s)",
+    )
+
+    quality = parser.add_argument_group("sampling (defaults: the model's own, see 'dynamicrafter models')")
+    quality.add_argument("--steps", type=int, help="denoising steps, 1 to 1000")
+    quality.add_argument("--cfg", type=float, help="how strongly prompt and picture are followed; 1 is off")
+    quality.add_argument(
+        "--image-cfg", type=float, help="a scale of its own for the picture; half as fast again"
+    )
+    quality.add_argument("--eta", type=float, help="fresh noise in each step, 0 none to 1")
+    quality.add_argument("--rescale", type=float, help="0 to 1, against over-exposure by a high --cfg")
+    quality.add_argument(
+        "--spacing", choices=get_args(Spacing), help="which of the 1000 noise levels are visited"
+    )
+    quality.add_argument(
+        "--noise-device",
+        choices=get_args(NoiseDevice),
+        default="cpu",
+        help="where noise is drawn; on the cpu a seed gives the same clip everywhere (default: %(default)s)",
+    )
+    quality.add_argument("--batch", type=int, default=1, help="clips made at once (default: 1)")
+
+    _model_options(parser, "none, it must be given")
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help=".mp4, .webm, .gif, .webp, or a folder for PNGs (default: PICTURE-COMMAND.mp4 in this folder)",
+    )
+    output.add_argument("--fps", type=int, help="frames per second it plays at (default: 8)")
+
+
+_STORED = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp8_e4m3fn": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+}
+
+
+def _stored_dtype(text: str) -> str:
+    """PyTorch's name of a precision, given by that or by its short name."""
+    name = _STORED.get(text, text)
+    if name not in (*_STORED.values(), "keep"):
+        raise argparse.ArgumentTypeError(f"a precision is {', '.join(_STORED)} or keep, not {text!r}")
+    return name
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a size is WxH in pixels such as 512x320, not {text!r}")
+    return int(width), int(height)
+
+
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"a seed is a whole number from 0, or several with commas, not {text!r}"
+        )
+    return [int(part) for part in parts]

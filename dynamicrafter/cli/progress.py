@@ -1,0 +1,59 @@
+"""Progress bars on the standard error stream, with the time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from ..pipeline import Stage
+
+
+class Bars:
+    """One bar for each stage of the work, removed when the next one starts or something goes wrong."""
+
+    def __init__(self, title: str, hidden: bool) -> None:
+        self.title = title
+        self.hidden = hidden
+        self._name = ""
+        self._bar: Any = None
+
+    def __enter__(self) -> Bars:
+        """Use as a context, so that a bar never stays open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the open bar."""
+        self._close()
+
+    def stage(self, stage: Stage, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` steps of a stage of making a clip."""
+        words = {"encode": "reading", "sample": "drawing", "decode": "developing"}
+        self._show(words[stage], done, total, unit={"encode": "", "sample": "step", "decode": "frame"}[stage])
+
+    def transfer(self, what: str, done: int, total: int | None) -> None:
+        """Show ``done`` of ``total`` bytes of a download or a check."""
+        self._show(what, done, total, unit="B")
+
+    def _show(self, name: str, done: int, total: int | None, unit: str) -> None:
+        if name != self._name:
+            from tqdm import tqdm
+
+            self._close()
+            self._name = name
+            self._bar = tqdm(
+                total=total,
+                desc=f"{self.title}: {name}",
+                unit=unit or "it",
+                unit_scale=unit == "B",
+                leave=False,
+                disable=True if self.hidden else None,
+                dynamic_ncols=True,
+            )
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._name = None, ""

@@ -1,0 +1,118 @@
+"""The commands about weights: models, download, inspect, convert."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..catalogue import Release, find, with_requirements
+from ..checkpoint import Report, convert, inspect
+from ..download import download, status_rows, weights_folder
+from .progress import Bars
+
+
+def run(command: str, arguments: object) -> object:
+    """Do what one of the commands asks for and return what ``--json`` prints."""
+    given = cast(Namespace, arguments)
+    commands = {"models": _models, "download": _download, "inspect": _inspect, "convert": _convert}
+    return commands[command](given)
+
+
+def _models(given: Namespace) -> list[dict[str, Any]]:
+    rows = [_row(release, path) for release, path in status_rows()]
+    if not given.json:
+        _print_models(rows)
+    return rows
+
+
+def _row(release: Release, path: Path | None) -> dict[str, Any]:
+    return {
+        "name": release.name,
+        "resolution": release.resolution,
+        "purpose": release.purpose,
+        "size_gb": release.size_gb,
+        "precision": release.precision,
+        "licence": release.licence,
+        "source": release.source,
+        "requires": list(release.requires),
+        "path": str(path) if path is not None else None,
+    }
+
+
+def _print_models(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        state = "here" if row["path"] else "not here"
+        needs = f"; needs {', '.join(row['requires'])}" if row["requires"] else ""
+        print(
+            f"{row['name']:20} {row['resolution']:>9}  {row['size_gb']:5.2f} GB {row['precision']}  {state}"
+        )
+        print(f"{'':20} {row['purpose']}{needs}")
+        print(f"{'':20} {row['licence']}, {row['source']}")
+    print(
+        f"\n'dynamicrafter download NAME' fetches one into {weights_folder()} (DYNAMICRAFTER_HOME moves it)."
+    )
+
+
+def _download(given: Namespace) -> list[dict[str, str]]:
+    wanted: dict[str, Release] = {}
+    for name in given.names:
+        for release in with_requirements(find(name)):
+            wanted.setdefault(release.name, release)
+    done: list[dict[str, str]] = []
+    for release in wanted.values():
+        with Bars(release.name, hidden=given.quiet or given.json) as bars:
+            path = download(release, given.folder, bars.transfer)
+        done.append({"name": release.name, "path": str(path)})
+        if not given.json:
+            print(f"{release.name}: {path}")
+    return done
+
+
+def _inspect(given: Namespace) -> dict[str, Any]:
+    report = inspect(given.file)
+    if not given.json:
+        _print_report(report)
+    return asdict(report)
+
+
+def _print_report(report: Report) -> None:
+    print(f"{report.path}: {report.architecture}")
+    if report.variants:
+        more = "" if len(report.variants) == 1 else " (the weights cannot tell; say which with --variant)"
+        print(f"  variant     {' or '.join(report.variants)}{more}")
+    files = f" in {report.files} files" if report.files > 1 else ""
+    print(f"  file        {report.format}, {report.size_bytes / 1e9:.3f} GB{files}")
+    stored = ", ".join(f"{dtype} {count:,}" for dtype, count in report.dtypes.items())
+    print(f"  parameters  {report.parameters:,} ({stored})")
+    for part in report.components:
+        state = "missing" if not part.tensors else f"{part.parameters:,} parameters"
+        if part.tensors and part.missing:
+            state += f", {part.missing} tensors missing"
+        print(f"  {part.title:24} {state}")
+    if report.unused:
+        print(f"  {report.unused} tensors are known and never used")
+    for title, names in (("unexpected", report.unexpected), ("misshapen", report.misfits)):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            print(f"  {title}: {', '.join(names[:5])}{more}")
+
+
+def _convert(given: Namespace) -> dict[str, Any]:
+    dtype = None if given.dtype == "keep" else cast(torch.dtype, getattr(torch, given.dtype))
+    with Bars(given.target.name, hidden=given.quiet or given.json) as bars:
+        variant = convert(
+            given.source,
+            given.target,
+            dtype=dtype,
+            prune=given.prune,
+            variant=given.variant,
+            progress=lambda done, total: bars.transfer("converting", done, total),
+        )
+    size = given.target.stat().st_size
+    if not given.json:
+        print(f"{given.target}: {variant.name}, {size / 1e9:.2f} GB")
+    return {"path": str(given.target), "variant": variant.name, "bytes": size}
