@@ -1,3 +1,4 @@
+# pyright: reportMissingTypeStubs=false
 """The CLIP towers that read the prompt and the picture: open_clip's modules and tokenizer, kornia's resize.
 
 Both packages are imported where they are used, so that a caller with ready-made features needs neither.
