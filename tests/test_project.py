@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,32 +151,42 @@ def test_ci_fails_when_there_is_no_test_block(checkout: Path) -> None:
     assert "no code block" in result.stderr
 
 
-def load_root(folder: Path, name: str) -> Any:
-    """Load a folder the way ComfyUI does: by its place, as a package named after its path."""
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Loads a copy of the root __init__.py, with nodes of no content, the way ComfyUI does: named after its path."""
+
+    def load(name: str) -> Any:
+        folder = tmp_path / name
+        (folder / "nodes").mkdir(parents=True)
+        shutil.copy(ROOT / "__init__.py", folder)
+        (folder / "nodes" / "__init__.py").write_text("comfy_entrypoint = None\n", encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.delitem(sys.modules, f"{name}.nodes", raising=False)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.mark.parametrize("name", ["dynamicrafter-studio", "ComfyUI_packs_DynamiCrafter Studio_x_1"])
 def test_root_loads_as_a_package_without_a_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    load_root: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    shutil.copy(ROOT / "__init__.py", folder)
     monkeypatch.setitem(sys.modules, "comfy_api", None)
-    assert load_root(folder, name).HOST_IS_HERE is False
+    assert load_root(name).HOST_IS_HERE is False
 
 
-def test_root_sees_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_sees_a_host(
+    load_root: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "comfy_api").mkdir()
     (tmp_path / "comfy_api" / "__init__.py").touch()
     monkeypatch.delitem(sys.modules, "comfy_api", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_root(ROOT, "custom_nodes_studio").HOST_IS_HERE is True
+    assert load_root("a pack-of-nodes").HOST_IS_HERE is True
 
 
 def test_pytest_starts_in_a_checkout_with_a_hyphen(tmp_path: Path) -> None:
