@@ -9,5 +9,9 @@ import logging
 HOST_IS_HERE = bool(__package__) and importlib.util.find_spec("comfy_api") is not None
 """Whether this folder was loaded as a package, and by a process in which ComfyUI can be imported."""
 
-if not HOST_IS_HERE:
+if HOST_IS_HERE:
+    from .nodes import comfy_entrypoint as comfy_entrypoint
+
+    WEB_DIRECTORY = "./web"
+else:
     logging.getLogger(__name__).debug("ComfyUI is not importable here, so no nodes are offered")

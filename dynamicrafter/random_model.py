@@ -58,11 +58,10 @@ def _draw(entries: Mapping[str, Entry], seed: int) -> Iterator[Piece]:
 
 def _distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """Mean and standard deviation of the values of a tensor."""
-    matrix = len(shape) > 1 and "embedding." not in name and "positional" not in name
-    if matrix and not name.endswith(".latents"):
-        return 0.0, math.prod(shape[1:]) ** -0.5
+    if name.endswith((".token_embedding.weight", ".positional_embedding")):
+        return 0.0, _OFFSET
     if name.endswith(".latents"):
         return 0.0, 1.0
-    if len(shape) == 1 and name.endswith(".weight"):
-        return 1.0, _GAIN_SPREAD
-    return 0.0, _OFFSET
+    if len(shape) > 1:
+        return 0.0, math.prod(shape[1:]) ** -0.5
+    return (1.0, _GAIN_SPREAD) if name.endswith(".weight") else (0.0, _OFFSET)

@@ -1,0 +1,181 @@
+"""The one-node start: a picture and a prompt in, a clip out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
+
+from .host.files import list_checkpoints
+from .sockets import CATEGORY, FS_TIP, MOTION_TIP, advanced, image, schema
+
+_LAST_TIP = "The last frame, to go on from."
+
+
+class DynamiCrafterAnimate(io.ComfyNode):
+    """Expands into loader, conditioning, sampler and decode, so that the host caches each of them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterAnimate",
+            display_name="DynamiCrafter Animate",
+            category=CATEGORY,
+            description="The whole of DynamiCrafter in one node: picture and prompt in, clip out. With a last "
+            "picture it makes "
+            "the clip between both, with loop a seamless loop; both want an interpolation model.",
+            search_aliases=["image to video", "i2v", "animate picture", "dynami crafter"],
+            enable_expand=True,
+            inputs=[
+                image("image", "The picture to set in motion; one, not a batch.", raw_link=True),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What should happen, in English.",
+                ),
+                io.Combo.Input(
+                    "checkpoint",
+                    options=list_checkpoints(),
+                    tooltip="The built-in model needs no download; for pruned checkpoints also connect clip and "
+                    "clip_vision.",
+                ),
+                io.Float.Input("motion", default=-1.0, min=-1.0, max=1.0, step=0.05, tooltip=MOTION_TIP),
+                io.Int.Input(
+                    "seed",
+                    default=123,
+                    min=0,
+                    max=0x7FFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Another seed, another clip.",
+                ),
+                io.Boolean.Input(
+                    "loop",
+                    default=False,
+                    tooltip="Make a clip that plays seamlessly in a loop (not with a last picture).",
+                ),
+                image(
+                    "last_image",
+                    "The picture to end with, for the clip between two pictures.",
+                    optional=True,
+                    raw_link=True,
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=25,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="Denoising steps; more is finer and slower.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="How strongly prompt and picture are followed.",
+                ),
+                io.Int.Input(
+                    "frames", default=16, min=1, max=1024, optional=True, tooltip="Length; 16 is best."
+                ),
+                io.Int.Input(
+                    "fps", default=8, min=1, max=120, optional=True, tooltip="Frames per second it plays at."
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What should not happen.",
+                    extra_dict=advanced(),
+                ),
+                io.Int.Input(
+                    "fs", default=0, min=0, max=1000, optional=True, tooltip=FS_TIP, extra_dict=advanced()
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, raw_link=True, tooltip="Text encoder, for pruned checkpoints."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    raw_link=True,
+                    tooltip="Image encoder, for pruned checkpoints.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output("video", tooltip="The clip; for core Save Video."),
+                io.Image.Output("images", tooltip="Its frames, as a batch of pictures."),
+                io.Image.Output("last_frame", tooltip=_LAST_TIP),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Any,
+        prompt: str,
+        checkpoint: str,
+        motion: float,
+        seed: int,
+        loop: bool,
+        last_image: Any = None,
+        steps: int = 25,
+        cfg: float = 7.5,
+        frames: int = 16,
+        fps: int = 8,
+        negative_prompt: str = "",
+        fs: int = 0,
+        clip: Any = None,
+        clip_vision: Any = None,
+    ) -> io.NodeOutput:
+        """Put the graph together that a person would; links are handed on, so that only what changed runs again."""
+        if loop and last_image is not None:
+            raise ValueError(
+                "loop and a last picture exclude each other: a loop ends with its first picture; drop one"
+            )
+        graph = GraphBuilder()
+        loader = graph.node(
+            "DynamiCrafterCheckpointLoader", checkpoint=checkpoint, variant="auto", weight_dtype="auto"
+        )
+        if last_image is not None:
+            kind, pictures = "DynamiCrafterInterpolation", {"first_image": image, "last_image": last_image}
+        else:
+            kind = "DynamiCrafterLooping" if loop else "DynamiCrafterImageConditioning"
+            pictures = {"image": image}
+        conditioning = graph.node(
+            kind,
+            model=loader.out(0),
+            clip=loader.out(1) if clip is None else clip,
+            clip_vision=loader.out(2) if clip_vision is None else clip_vision,
+            vae=loader.out(3),
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            frames=frames,
+            motion=motion,
+            fs=fs,
+            width=0,
+            height=0,
+            fit="crop",
+            **pictures,
+        )
+        sampled = graph.node(
+            "DynamiCrafterSampler",
+            model=loader.out(0),
+            positive=conditioning.out(0),
+            negative=conditioning.out(1),
+            latent=conditioning.out(3),
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            eta=1.0,
+        )
+        decoded = graph.node("DynamiCrafterVAEDecode", vae=loader.out(3), latent=sampled.out(0))
+        video = graph.node("CreateVideo", images=decoded.out(0), fps=float(fps))
+        shown = frames - 1 if loop else frames
+        last = graph.node("ImageFromBatch", image=decoded.out(0), batch_index=shown - 1, length=1)
+        return io.NodeOutput(video.out(0), decoded.out(0), last.out(0), expand=graph.finalize())

@@ -1,0 +1,124 @@
+"""The nodes that turn pictures and prompts into conditioning: one picture, two pictures, a loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .encode import encode, single
+from .sockets import CATEGORY, clip_inputs, conditioning_outputs, image, schema, text_inputs
+
+_MODEL_TIP = "MODEL of DynamiCrafter Checkpoint Loader."
+_VAE_TIP = (
+    "VAE of the loader (or any SD 1.x/2.x VAE; then the picture's latents are taken without their spread)."
+)
+_VISION_TIP = (
+    "CLIP_VISION of the loader or, for pruned checkpoints, core CLIPVisionLoader with CLIP-ViT-H-14."
+)
+
+
+def _models() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip=_MODEL_TIP),
+        io.Vae.Input("vae", tooltip=_VAE_TIP),
+        io.ClipVision.Input("clip_vision", tooltip=_VISION_TIP),
+    ]
+
+
+class DynamiCrafterImageConditioning(io.ComfyNode):
+    """Conditioning that sets one picture in motion."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterImageConditioning",
+            display_name="DynamiCrafter Image Conditioning",
+            category=CATEGORY,
+            description="Picture and prompt to conditioning and an empty latent: image-to-video.",
+            search_aliases=["image to video", "i2v", "animate"],
+            inputs=[
+                *_models(),
+                image("image", "The picture to set in motion; one, not a batch."),
+                *text_inputs(),
+                *clip_inputs(),
+            ],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
+        """Encode the picture and the prompt."""
+        made = encode("animate", model, vae, clip_vision, single(image, "image"), None, **choices)
+        return io.NodeOutput(*made)
+
+
+class DynamiCrafterInterpolation(io.ComfyNode):
+    """Conditioning for the clip between two pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterInterpolation",
+            display_name="DynamiCrafter Interpolation",
+            category=CATEGORY,
+            description="Two pictures and a prompt to conditioning and an empty latent: the clip between them. "
+            "Wants an "
+            "interpolation model (512_interp).",
+            search_aliases=["in-between", "tween", "first last frame", "interpolate"],
+            inputs=[
+                *_models(),
+                image("first_image", "The picture the clip begins with; one, not a batch."),
+                image(
+                    "last_image",
+                    "The picture the clip ends with; one, not a batch. Brought to the first one's size in the "
+                    "way that fit "
+                    "says.",
+                ),
+                *text_inputs(),
+                *clip_inputs(),
+            ],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, vae: Any, clip_vision: Any, first_image: Any, last_image: Any, **choices: Any
+    ) -> io.NodeOutput:
+        """Encode both pictures and the prompt."""
+        first, last = single(first_image, "first_image"), single(last_image, "last_image")
+        made = encode("interpolate", model, vae, clip_vision, first, last, **choices)
+        return io.NodeOutput(*made)
+
+
+class DynamiCrafterLooping(io.ComfyNode):
+    """Conditioning for a clip that ends where it begins."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterLooping",
+            display_name="DynamiCrafter Looping",
+            category=CATEGORY,
+            description="Picture and prompt to conditioning and an empty latent: a clip that plays seamlessly "
+            "in a loop. Wants "
+            "an interpolation model (512_interp). Its last frame, which repeats the first, is dropped by our "
+            "sampler or by our decode node.",
+            search_aliases=["seamless loop", "cinemagraph", "loop video"],
+            inputs=[
+                *_models(),
+                image("image", "The picture the clip begins and ends with; one, not a batch."),
+                *text_inputs(),
+                *clip_inputs(),
+            ],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
+        """Encode the picture and the prompt."""
+        made = encode("loop", model, vae, clip_vision, single(image, "image"), None, **choices)
+        return io.NodeOutput(*made)

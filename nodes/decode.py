@@ -1,0 +1,50 @@
+"""The node that turns latents into frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .encode import LOOP, PICTURES
+from .host.vae import decode_frames
+from .sockets import CATEGORY, advanced, schema
+
+
+class DynamiCrafterVAEDecode(io.ComfyNode):
+    """Decodes a clip in pieces that fit the memory."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterVAEDecode",
+            display_name="DynamiCrafter VAE Decode",
+            category=CATEGORY,
+            description="Latents to frames, a few at a time, with progress and cancelling. Works with the "
+            "loader's VAE and with "
+            "any SD 1.x/2.x VAE; ToonCrafter's decoder also looks at the key pictures.",
+            search_aliases=["vae decode video", "decode frames"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="VAE of the loader, or any SD 1.x/2.x VAE."),
+                io.Latent.Input(
+                    "latent", tooltip="Latents of our sampler, or of a core sampler on our model."
+                ),
+                io.Int.Input(
+                    "chunk",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    optional=True,
+                    tooltip="Frames decoded at once; 0 takes as many as fit. Smaller needs less memory.",
+                    extra_dict=advanced(),
+                ),
+            ],
+            outputs=[io.Image.Output("images", tooltip="The frames, as a batch of pictures.")],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, latent: dict[str, Any], chunk: int = 0) -> io.NodeOutput:
+        """Decode; the last frame of a loop, which repeats the first, is dropped if the sampler left it."""
+        frames = decode_frames(vae, latent["samples"], latent.get(PICTURES), chunk)
+        return io.NodeOutput(frames[:-1] if latent.get(LOOP) else frames)

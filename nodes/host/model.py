@@ -1,0 +1,220 @@
+"""The network as a native MODEL of the host: stock samplers, LoRA, compilation and offloading work on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.ldm.modules.attention
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models_base
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ...dynamicrafter.backend import Backend
+from ...dynamicrafter.conditioning import place_keyframes, repeat_picture
+from ...dynamicrafter.schedule import make_schedule
+from ...dynamicrafter.stages import Context
+from ...dynamicrafter.unet import VideoUNet
+from ...dynamicrafter.variants import UNetConfig, Variant
+from .memory import unet_activation_bytes
+from .sampling import RescaledSampling
+
+TOKENS = "dynamicrafter_tokens"
+"""Key of a conditioning entry: image tokens ``[1, f, n, c]``, f = frames or 1."""
+KEYFRAMES = "dynamicrafter_keyframes"
+"""Key of a conditioning entry: :class:`KeyframeLatents`."""
+FS = "dynamicrafter_fs"
+"""Key of a conditioning entry: the frame stride or rate, an integer."""
+
+
+class KeyframeLatents:
+    """What the pictures are to the autoencoder: the distribution of their latents, to be drawn from by seed.
+
+    Kept until sampling, so that a new seed gives what it gives on the command line and nothing is encoded again.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, frames: int, everywhere: bool) -> None:
+        self.mean = mean
+        """``[k, 4, h, w]`` scaled latents of the first and, but for ``everywhere``, the last picture."""
+        self.std = std
+        self.frames = frames
+        self.everywhere = everywhere
+        """Whether the one picture conditions every frame (image-to-video), or the ends of the clip."""
+
+    def draw(self, seed: int) -> Tensor:
+        """Image latents ``[t, 4, h, w]`` of a clip with this seed; the numbers are the command line's."""
+        noise = posterior_noise(torch.Generator().manual_seed(seed), self.frames, self.mean)
+        first = self.mean[:1] + self.std[:1] * noise[:1]
+        if self.everywhere:
+            clip = repeat_picture(first, self.frames)
+        else:
+            last = self.mean[-1:] + self.std[-1:] * noise[-1:]
+            clip = place_keyframes({0: first, -1: last}, self.frames)
+        return rearrange(clip, "1 c t h w -> t c h w")
+
+
+def posterior_noise(generator: torch.Generator, frames: int, like: Tensor) -> Tensor:
+    """The first draw of a clip's generator: ``[t, 4, h, w]``, of which the key frames' rows are used."""
+    return torch.randn((frames, *like.shape[1:]), generator=generator)
+
+
+class HostAttention:
+    """The host's attention, with the options of the running evaluation."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """``[b, n, heads * d]`` in and out."""
+        attention = comfy.ldm.modules.attention.optimized_attention
+        return attention(q, k, v, heads, transformer_options=self.options)
+
+
+class HostUNet(VideoUNet):
+    """The network called as the host calls one: frames in the batch, text in ``context``, the rest by keyword.
+
+    A subclass, so that parameter names stay those of the checkpoints and LoRA files fit.
+    """
+
+    def __init__(self, config: UNetConfig, dtype: Any, device: Any, operations: Any) -> None:
+        host_attention = HostAttention()
+        super().__init__(config, Backend(operations, host_attention, dtype, device))
+        self.dtype = dtype
+        self.host_attention = host_attention
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        *,
+        image_tokens: Tensor | None = None,
+        frames: int = 1,
+        per_frame: bool = False,
+        fs: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition comes once for each frame."""
+        if context is None or image_tokens is None or fs is None:
+            raise ValueError(
+                "this model needs a picture, but the conditioning has none; connect the positive and negative of "
+                "DynamiCrafter Image Conditioning, Interpolation or Looping to the sampler"
+            )
+        tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
+        self.host_attention.options = transformer_options or {}
+        try:
+            out = super().forward(
+                rearrange(x, "(b t) c h w -> b c t h w", t=frames),
+                timesteps[::frames],
+                Context(context[::frames], tokens if per_frame else tokens[:, :1]),
+                fs[::frames],
+            )
+        finally:
+            self.host_attention.options = {}
+        return rearrange(out, "b c t h w -> (b t) c h w")
+
+
+class HostConfig(comfy.supported_models_base.BASE):
+    """The host's description of the model; a :class:`~dynamicrafter.variants.Variant` says all there is to know."""
+
+    latent_format = comfy.latent_formats.SD15
+    unet_extra_config: dict[str, Any] = {}
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+
+    def __init__(self, variant: Variant) -> None:
+        # The host hands these on to the network; its LoRA mapper mistakes names such as num_res_blocks for its own.
+        super().__init__({"config": variant.unet})
+        self.variant = variant
+
+
+class HostModel(comfy.model_base.BaseModel):
+    """The network, its noise process and its conditions, as the host's samplers use them."""
+
+    def __init__(self, config: HostConfig, device: Any) -> None:
+        kinds = comfy.model_base.ModelType
+        kind = kinds.V_PREDICTION if config.variant.diffusion.prediction == "v" else kinds.EPS
+        super().__init__(config, kind, device=device, unet_model=HostUNet)
+        self.variant = config.variant
+        self.model_sampling = RescaledSampling(make_schedule(config.variant.diffusion))
+
+    def extra_conds(self, **given: Any) -> dict[str, Any]:
+        """Conditions of one evaluation from a conditioning entry and the run's noise and seed."""
+        text, tokens, keyframes = given.get("cross_attn"), given.get(TOKENS), given.get(KEYFRAMES)
+        if text is None or tokens is None or keyframes is None:
+            return {}
+        noise, device = given["noise"], given["device"]
+        expected = (keyframes.frames, *keyframes.mean.shape[1:])
+        if tuple(noise.shape) != expected:
+            raise ValueError(
+                f"the latent is {_shape(noise.shape)} but the pictures were conditioned for {_shape(expected)}; "
+                f"connect the latent output of the conditioning node, or make both of the same size and length"
+            )
+        concat = keyframes.draw(given.get("seed") or 0)
+        frames = keyframes.frames
+        per_frame = tokens.shape[1] == frames
+        return {
+            "c_concat": comfy.conds.CONDNoiseShape(concat.to(device)),
+            "c_crossattn": comfy.conds.CONDCrossAttn(text.to(device)),
+            "image_tokens": comfy.conds.CONDRegular(tokens[0].to(device)),
+            "frames": comfy.conds.CONDConstant(frames),
+            "per_frame": comfy.conds.CONDConstant(per_frame),
+            "fs": comfy.conds.CONDRegular(torch.tensor([given[FS]], device=device)),
+        }
+
+    def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
+        """Bytes of activations for latents ``[(b t), 4, h, w]``, by calibrated measurement (docs/memory.md)."""
+        cells = input_shape[0] * input_shape[-2] * input_shape[-1]
+        return unet_activation_bytes(self.variant.unet, cells, self.get_dtype_inference())
+
+
+def _shape(shape: Any) -> str:
+    frames, _, height, width = shape
+    return f"{width * 8}x{height * 8} with {frames} frames"
+
+
+def build_model(variant: Variant, weights: dict[str, Tensor], weight_dtype: torch.dtype, dtype: str) -> Any:
+    """A model patcher for the network with ``weights``; ``dtype`` "auto" follows the host's rules and flags."""
+    management = comfy.model_management
+    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    parameters = sum(tensor.numel() for tensor in weights.values())
+    config = HostConfig(variant)
+    supported = config.supported_inference_dtypes
+    chosen = STORAGE_DTYPES.get(dtype) or management.unet_dtype(
+        device=load_device, model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype
+    )
+    config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
+    model = HostModel(config, management.unet_inital_load_device(parameters, chosen))
+    patcher = make_patcher(model, load_device, offload_device)
+    load_weights(model.diffusion_model, weights, patcher)
+    return patcher
+
+
+STORAGE_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+"""Choices of how weights are kept, besides "auto"."""
+
+
+def make_patcher(model: torch.nn.Module, load_device: Any, offload_device: Any) -> Any:
+    """The host's current kind of model patcher (it may be swapped at start-up) around a module."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return kind(model, load_device=load_device, offload_device=offload_device)
+
+
+def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], patcher: Any) -> None:
+    """Load all of ``weights``, strictly; hosts that stream weights keep the file's tensors themselves."""
+    dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
+    module.load_state_dict(weights, strict=True, assign=dynamic)
+    module.requires_grad_(False)
+    module.train(False)

@@ -1,0 +1,54 @@
+"""Progress, previews, cancelling and running out of memory, as the host does them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+
+class Progress:
+    """The host's progress bar; every update also lets the host cancel."""
+
+    def __init__(self, total: int, previewer: Any = None) -> None:
+        self.bar = comfy.utils.ProgressBar(total)
+        self.total = total
+        self.previewer = previewer
+
+    def update(self, done: int, x0: Tensor | None = None) -> None:
+        """Show ``done`` steps and, of the clean latents ``[t, 4, h, w]``, a frame that moves on with the steps."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        preview = None
+        if self.previewer is not None and x0 is not None:
+            frame = (done - 1) % x0.shape[0]
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", x0[frame : frame + 1])
+        self.bar.update_absolute(done, self.total, preview)
+
+
+def get_previewer(device: Any, latent_format: Any) -> Any:
+    """The host's previewer for a kind of latents, or None where previews are off."""
+    # A top-level module of the host, which is no part of its public interface.
+    import latent_preview
+
+    return latent_preview.get_previewer(device, latent_format)
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether the device ran out of memory."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):
+        return bool(management.is_oom(problem))
+    kind = management.OOM_EXCEPTION
+    return kind is not Exception and isinstance(problem, kind)
+
+
+def release() -> None:
+    """Give cached memory back to the device."""
+    comfy.model_management.soft_empty_cache()
+
+
+def free_gigabytes(device: Any) -> float:
+    """Memory free on a device, in units of 1e9 bytes."""
+    return comfy.model_management.get_free_memory(device) / 1e9

@@ -1,0 +1,170 @@
+"""The exact sampler on the host-managed network: the host evaluates, our DDIM steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ...dynamicrafter.denoiser import translate
+from ...dynamicrafter.guidance import Branch, Guidance
+from ...dynamicrafter.sampler import Step, sample_ddim
+from ...dynamicrafter.schedule import ddim_plan, make_schedule
+from ...dynamicrafter.stages import Estimate
+from ...dynamicrafter.variants import Spacing
+from .memory import unet_activation_bytes
+from .model import KEYFRAMES, posterior_noise
+from .run import Progress, free_gigabytes, get_previewer, is_out_of_memory, release
+from .sampling import PlainSampling
+
+
+class _Guider(comfy.samplers.CFGGuider):
+    """Holds a conditioning for each branch of the guidance."""
+
+    def set_branches(self, branches: dict[Branch, Any]) -> None:
+        # The host takes "positive" for the entry that others are completed from.
+        self.inner_set_conds({("positive" if name == "full" else name): c for name, c in branches.items()})
+
+    def branch(self, name: Branch) -> Any:
+        return self.conds["positive" if name == "full" else name]
+
+
+class _Evaluations:
+    """Network outputs for the branches of a guidance, together while the memory lasts, one by one after that."""
+
+    def __init__(self, guider: _Guider, model_options: dict[str, Any], guidance: Guidance) -> None:
+        self.guider = guider
+        self.model_options = model_options
+        self.branches = guidance.branches
+        self.together = True
+
+    def __call__(self, x: Tensor, timestep: int) -> list[Tensor]:
+        t = torch.full((x.shape[0],), float(timestep), device=x.device)
+        conds = [self.guider.branch(name) for name in self.branches]
+        try:
+            return self._evaluate(conds if self.together else conds[:1], x, t) + (
+                [] if self.together else self._one_by_one(conds[1:], x, t)
+            )
+        except Exception as problem:
+            if not is_out_of_memory(problem) or not self.together:
+                raise
+        # Out of the handler, so that the traceback's frames do not hold the memory any more.
+        self.together = False
+        release()
+        return self._one_by_one(conds, x, t)
+
+    def _one_by_one(self, conds: list[Any], x: Tensor, t: Tensor) -> list[Tensor]:
+        return [out for cond in conds for out in self._evaluate([cond], x, t)]
+
+    def _evaluate(self, conds: list[Any], x: Tensor, t: Tensor) -> list[Tensor]:
+        outputs = comfy.samplers.calc_cond_batch(self.guider.inner_model, conds, x, t, self.model_options)
+        return [output.float() for output in outputs]
+
+
+class _ExactSampler(comfy.samplers.Sampler):
+    """Our DDIM in the place of one of the host's samplers."""
+
+    def __init__(self, run: Callable[[_Guider, dict[str, Any], Tensor], Tensor]) -> None:
+        self.run = run
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Any = None,
+        denoise_mask: Any = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """Called by the host with the model loaded; everything else was fixed before."""
+        return self.run(model_wrap, extra_args.get("model_options", {}), noise)
+
+
+def sample_exactly(
+    model: Any,
+    branches: dict[Branch, Any],
+    guidance: Guidance,
+    latent: Tensor,
+    *,
+    steps: int,
+    spacing: Spacing,
+    eta: float,
+    seed: int,
+) -> Tensor:
+    """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the numbers are the command line's.
+
+    Raises RuntimeError with what was needed and what was there when the memory does not even suffice for one branch.
+    """
+    variant = model.model.variant
+    plain = model.clone()
+    # The host then hands latents, timesteps and outputs through as they are.
+    plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
+    schedule = make_schedule(variant.diffusion)
+    plan = ddim_plan(schedule, spacing, steps, eta)
+    frames = latent.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    posterior_noise(generator, _keyframes(branches["full"]).frames, latent)
+
+    def draw() -> Tensor:
+        return torch.randn((latent.shape[1], frames, *latent.shape[2:]), generator=generator)
+
+    def run(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
+        evaluate = _Evaluations(guider, model_options, guidance)
+        progress = Progress(len(plan.timesteps), get_previewer(noise.device, model.model.latent_format))
+
+        def denoise(x: Tensor, timestep: int) -> Estimate:
+            flat = rearrange(x, "1 c t h w -> t c h w")
+            outputs = [_clip(output) for output in evaluate(flat, timestep)]
+            return translate(guidance.combine(outputs), x, schedule, timestep)
+
+        def stepped(step: Step) -> None:
+            progress.update(step.index + 1, rearrange(step.x0, "1 c t h w -> t c h w"))
+
+        def fresh() -> Tensor:
+            return draw()[None].to(noise.device)
+
+        return rearrange(sample_ddim(denoise, plan, _clip(noise), fresh, stepped), "1 c t h w -> t c h w")
+
+    guider = _Guider(plain)
+    guider.set_branches(branches)
+    first = rearrange(draw(), "c t h w -> t c h w")
+    # The host only looks at the first of these, to see whether all noise is to be removed.
+    levels = torch.tensor([float(plan.timesteps[-1]), 0.0])
+    try:
+        sampled = guider.sample(first, torch.zeros_like(first), _ExactSampler(run), levels, seed=seed)
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        needed = unet_activation_bytes(
+            variant.unet, frames * latent.shape[2] * latent.shape[3], model.model.get_dtype_inference()
+        )
+        raise RuntimeError(
+            f"out of memory: one evaluation at {latent.shape[3] * 8}x{latent.shape[2] * 8} with {frames} frames needs "
+            f"about {needed / 1e9:.1f} GB besides the weights, and {free_gigabytes(model.load_device):.1f} GB are "
+            f"free; choose a smaller size, fewer frames, or start ComfyUI with --lowvram"
+        ) from problem
+    if not torch.isfinite(sampled).all():
+        raise RuntimeError(
+            "the network's output is not finite; load the model with another weight dtype (bfloat16 or float32)"
+        )
+    return sampled
+
+
+def _clip(flat: Tensor) -> Tensor:
+    return rearrange(flat, "t c h w -> 1 c t h w")
+
+
+def _keyframes(conditioning: Any) -> Any:
+    for _, options in conditioning:
+        if KEYFRAMES in options:
+            return options[KEYFRAMES]
+    raise ValueError(
+        "the positive conditioning has no picture; connect the output of DynamiCrafter Image Conditioning, "
+        "Interpolation or Looping"
+    )

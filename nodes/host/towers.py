@@ -1,0 +1,147 @@
+"""The CLIP towers out of a checkpoint as the host's CLIP and CLIP_VISION, and pictures as they want them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.sd
+import comfy.sd1_clip
+import comfy.text_encoders.sd2_clip
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...dynamicrafter.clip import clip_pixels
+from ...dynamicrafter.variants import TEXT_TOKENS, TextConfig, Variant, VisionConfig
+
+_SPECIAL = {"start": 49406, "end": 49407, "pad": 0}
+
+
+class _TextModel(comfy.sd1_clip.SDClipModel):
+    """The host's CLIP text model with only the blocks that run, so that its last hidden state is the one wanted."""
+
+    def __init__(
+        self, config: dict[str, Any], device: Any = "cpu", dtype: Any = None, model_options: Any = None
+    ):
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            layer="last",
+            textmodel_json_config=dict(config),
+            special_tokens=dict(_SPECIAL),
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
+
+
+class _Target:
+    """What the host's CLIP is built from: a model class, a tokenizer class and their parameters."""
+
+    def __init__(self, config: TextConfig) -> None:
+        values = {
+            "num_hidden_layers": config.layers,
+            "hidden_size": config.width,
+            "num_attention_heads": config.heads,
+            "intermediate_size": 4 * config.width,
+            "hidden_act": "gelu",
+            "max_position_embeddings": TEXT_TOKENS,
+            "vocab_size": config.vocabulary,
+            "eos_token_id": _SPECIAL["end"],
+        }
+        self.params: dict[str, Any] = {}
+        model = functools.partial(_TextModel, values)
+        self.clip = functools.partial(comfy.sd1_clip.SD1ClipModel, clip_name="h", clip_model=model)
+        self.tokenizer = comfy.text_encoders.sd2_clip.SD2Tokenizer
+
+
+def build_clip(config: TextConfig, weights: dict[str, Tensor]) -> Any:
+    """The host's CLIP around a text tower in open_clip's naming (without prefix)."""
+    converted = comfy.utils.clip_text_transformers_convert(dict(weights), "", "")
+    # Pooled text is no part of this model; the host computes it all the same and wants a projection.
+    converted["text_projection.weight"] = torch.eye(config.width, dtype=weights["ln_final.weight"].dtype)
+    parameters = sum(tensor.numel() for tensor in converted.values())
+    choices: dict[str, Any] = {
+        "embedding_directory": folder_paths.get_folder_paths("embeddings"),
+        "parameters": parameters,
+    }
+    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+        return comfy.sd.CLIP(_Target(config), state_dict=[converted], **choices)
+    clip = comfy.sd.CLIP(_Target(config), **choices)
+    clip.load_sd(converted)
+    return clip
+
+
+def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor]) -> Any:
+    """The host's CLIP_VISION around an image tower in open_clip's naming (without prefix)."""
+    converted = comfy.clip_vision.convert_to_transformers(dict(weights), "")
+    dtype = weights["ln_pre.weight"].dtype
+    # What comes after the last block is no part of this model; the host computes it all the same.
+    converted["vision_model.post_layernorm.weight"] = torch.ones(config.width, dtype=dtype)
+    converted["vision_model.post_layernorm.bias"] = torch.zeros(config.width, dtype=dtype)
+    converted["visual_projection.weight"] = torch.eye(config.width, dtype=dtype)
+    values = {
+        "model_type": "clip_vision_model",
+        "num_hidden_layers": config.layers,
+        "hidden_size": config.width,
+        "num_attention_heads": config.heads,
+        "intermediate_size": 4 * config.width,
+        "hidden_act": "gelu",
+        "image_size": config.image_size,
+        "patch_size": config.patch,
+        "num_channels": 3,
+        "projection_dim": config.width,
+        "layer_norm_eps": 1e-5,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # Older hosts take the name of a file only.
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(values), encoding="utf-8")
+        vision = comfy.clip_vision.ClipVisionModel(str(path))
+    missing, unexpected = vision.load_sd(converted)
+    wrong = [name for name in (*missing, *unexpected) if not name.endswith("position_ids")]
+    if wrong:
+        raise ValueError(f"the image tower does not fit this ComfyUI: {', '.join(wrong[:3])}")
+    return vision
+
+
+def check_text(conditioning: Any, variant: Variant, name: str) -> None:
+    """Raise ValueError where a conditioning is empty or comes from a text encoder of another width."""
+    if not conditioning:
+        raise ValueError(f"{name} is empty; connect a CLIP Text Encode or leave it open and write a prompt")
+    width, wanted = conditioning[0][0].shape[-1], variant.unet.context_dim
+    if width != wanted:
+        raise ValueError(
+            f"{name} comes from a text encoder of width {width}, but this model wants {wanted}; use the loader's CLIP "
+            f"or, for a pruned checkpoint, the SD 2.1 text encoder (CLIP ViT-H)"
+        )
+
+
+def encode_picture(clip_vision: Any, pictures: Tensor, variant: Variant) -> Tensor:
+    """Image tower tokens ``[b, n, width]`` of pictures ``[b, 3, H, W]`` in [-1, 1], squashed, never cropped."""
+    model = clip_vision.model
+    width = (
+        model.vision_model.embeddings.class_embedding.shape[-1] if hasattr(model, "vision_model") else None
+    )
+    if width != variant.vision.width:
+        came = "another kind of model" if width is None else f"a tower of width {width}"
+        raise ValueError(
+            f"clip_vision is {came}, but this model wants a CLIP tower of width {variant.vision.width}; use the "
+            f"loader's CLIP_VISION or, for a pruned checkpoint, CLIP-ViT-H-14-laion2B"
+        )
+    comfy.model_management.load_models_gpu([clip_vision.patcher])
+    pixels = clip_pixels(pictures.to(clip_vision.load_device), variant.vision.image_size)
+    tokens = model(pixel_values=pixels, intermediate_output=-2)[0]
+    return tokens.to(comfy.model_management.intermediate_device()).float()
+
+
+def encode_prompt(clip: Any, prompt: str) -> Any:
+    """Core conditioning of a prompt, as core CLIP Text Encode makes it."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))

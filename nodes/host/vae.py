@@ -1,0 +1,172 @@
+"""The autoencoder as the host's VAE, and frames in pieces that fit the memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.ldm.models.autoencoder
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...dynamicrafter.backend import Backend
+from ...dynamicrafter.vae import Autoencoder, Posterior
+from ...dynamicrafter.variants import VaeConfig
+from ...dynamicrafter.video_decoder import VideoAutoencoder
+from .memory import vae_decode_bytes, vae_encode_bytes
+from .model import HostAttention, load_weights, make_patcher
+from .run import Progress, is_out_of_memory, release
+
+_STAND_IN = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 8,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+"""A few weights the host's VAE object is made around before ours take their place."""
+
+
+class HostAutoencoder(Autoencoder):
+    """Our autoencoder with the two methods the host's VAE calls, on unscaled latents."""
+
+    def encode(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Pictures ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
+        return self.posterior(x).mean
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents ``[n, 4, h, w]`` to pictures ``[n, 3, H, W]`` around [-1, 1]."""
+        return super().decode(latents * self.config.scale_factor)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """The distribution of a picture's latents."""
+        return super().encode(x)
+
+
+class HostVideoAutoencoder(VideoAutoencoder):
+    """ToonCrafter's autoencoder; one picture at a time for the host's nodes, whole clips for ours."""
+
+    def encode(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Pictures ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
+        return self.posterior(x).mean
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents of the frames of one clip to its frames, without looking at pictures."""
+        return self.decode_clip(latents * self.config.scale_factor, latents.shape[0], None)
+
+    def posterior(self, x: Tensor, features: list[Tensor] | None = None) -> Posterior:
+        """The distribution of a picture's latents."""
+        return Autoencoder.encode(self, x, features)
+
+    def references(self, first: Tensor, last: Tensor) -> list[Tensor]:
+        """Encoder features of both key pictures, ``[1, c, 2, h, w]`` for each level."""
+        features: list[Tensor] = []
+        self.posterior(torch.cat([first, last]), features)
+        return [f.movedim(0, 1).unsqueeze(0) for f in features]
+
+
+def build_vae(config: VaeConfig, weights: dict[str, Tensor]) -> Any:
+    """The host's VAE around our autoencoder, built from the host's layers."""
+    kind = HostVideoAutoencoder if config.video_decoder else HostAutoencoder
+    params = {"ddconfig": dict(_STAND_IN), "embed_dim": 4}
+    stand_in = comfy.ldm.models.autoencoder.AutoencoderKL(**params)
+    vae = comfy.sd.VAE(sd=stand_in.state_dict(), config={"params": params})
+    backend = Backend(comfy.ops.manual_cast, HostAttention(), vae.vae_dtype, vae.patcher.offload_device)
+    module = kind(config, backend)
+    vae.first_stage_model = module
+    vae.patcher = make_patcher(module, vae.patcher.load_device, vae.patcher.offload_device)
+    load_weights(module, weights, vae.patcher)
+    vae.memory_used_encode = lambda shape, dtype: vae_encode_bytes(config, shape[-2] * shape[-1], dtype)
+    vae.memory_used_decode = lambda shape, dtype: vae_decode_bytes(
+        config, 64 * shape[-2] * shape[-1] * (shape[0] if config.video_decoder else 1), dtype
+    )
+    return vae
+
+
+def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the scaled latents of pictures ``[k, 3, H, W]`` in [-1, 1], on the CPU.
+
+    A VAE of the host gives no distribution; its one answer is taken as certain.
+    """
+    module = vae.first_stage_model
+    if not hasattr(module, "posterior"):
+        latents = vae.encode((pictures.movedim(1, -1) + 1) / 2)
+        if latents.shape[1] != 4 or latents.ndim != 4:
+            raise ValueError(
+                f"this VAE gives latents of shape {tuple(latents.shape[1:])}, but the model wants those of Stable "
+                f"Diffusion 1 and 2 (4 channels); use the loader's VAE"
+            )
+        latents = latents.float().cpu() * scale
+        return latents, torch.zeros_like(latents)
+    needed = vae.memory_used_encode(pictures.shape, vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+    means: list[Tensor] = []
+    deviations: list[Tensor] = []
+    for picture in pictures:
+        posterior = module.posterior(picture[None].to(vae.device, vae.vae_dtype))
+        means.append(posterior.mean.float().cpu() * scale)
+        deviations.append(torch.exp(0.5 * posterior.logvar.float()).cpu() * scale)
+    return torch.cat(means), torch.cat(deviations)
+
+
+def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int) -> Tensor:
+    """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` in [0, 1] on the CPU, float32.
+
+    ``chunk`` frames are decoded at once (0: as many as the host thinks fit). Out of memory, the rest goes frame by
+    frame. ``pictures`` ``[2, 3, H, W]`` are what ToonCrafter's decoder looks at.
+    """
+    if latents.ndim != 4 or latents.shape[1] != 4:
+        raise ValueError(
+            f"the latent has shape {tuple(latents.shape)}, but frames x 4 x height x width is wanted; it comes from "
+            f"another kind of model"
+        )
+    module = vae.first_stage_model
+    if isinstance(module, VideoAutoencoder):
+        return _decode_clip(vae, module, latents, pictures)
+    total = latents.shape[0]
+    needed = vae.memory_used_decode((1, *latents.shape[1:]), vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+    free = comfy.model_management.get_free_memory(vae.device)
+    size = chunk or max(1, min(_LARGEST_CHUNK, int(free / max(1, needed))))
+    progress = Progress(total)
+    frames: list[Tensor] = []
+    done = 0
+    while done < total:
+        try:
+            part = latents[done : done + size]
+            frames.append(vae.decode(part).float().cpu().clamp(0, 1))
+        except Exception as problem:
+            if not is_out_of_memory(problem) or size == 1:
+                raise
+            size = 1
+            release()
+            continue
+        done += part.shape[0]
+        progress.update(done)
+    return torch.cat(frames)
+
+
+_LARGEST_CHUNK = 8
+"""More at once is no faster and delays a cancel."""
+
+
+def _decode_clip(vae: Any, module: VideoAutoencoder, latents: Tensor, pictures: Tensor | None) -> Tensor:
+    """All frames at once: this decoder looks along time."""
+    needed = vae.memory_used_decode(latents.shape, vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+    references = None
+    if pictures is not None:
+        first, last = (p[None].to(vae.device, vae.vae_dtype) for p in (pictures[0], pictures[-1]))
+        references = module.references(first, last)
+    z = latents.to(vae.device, vae.vae_dtype) * module.config.scale_factor
+    progress = Progress(1)
+    decoded = module.decode_clip(z, latents.shape[0], references).float().cpu()
+    progress.update(1)
+    return ((decoded + 1) / 2).clamp(0, 1).movedim(1, -1)
