@@ -95,7 +95,8 @@ class GatedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., channels]`` to ``[..., inner]``."""
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        # In place, because these are the network's largest tensors.
+        return F.gelu(gate).mul_(value)
 
 
 class FeedForward(nn.Module):
@@ -163,6 +164,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """``[(b t), c, h, w]`` in and out."""
         height = x.shape[-2]
+        # Contiguous, or the linear layer becomes a batch of small products.
         h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
         h = self.proj_out(self.transformer_blocks[0](h, context))
         return x + rearrange(h, "n (h w) c -> n c h w", h=height)
@@ -204,7 +206,8 @@ class TemporalTransformer(nn.Module):
         height, width = x.shape[-2:]
         clip = rearrange(x, "(b t) c h w -> b c t h w", t=frames)
         if self.projection == "conv":
-            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) c t")).transpose(1, 2)
+            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) c t"))
+            h = h.transpose(1, 2).contiguous()
         else:
             h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) t c").contiguous())
         h = self.transformer_blocks[0](h)
