@@ -191,9 +191,28 @@ def build_model(variant: Variant, weights: dict[str, Tensor], weight_dtype: torc
     )
     config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
     model = HostModel(config, management.unet_inital_load_device(parameters, chosen))
+    config.unet_config.update(_stable_diffusion_layout(variant.unet))
     patcher = make_patcher(model, load_device, offload_device)
     load_weights(model.diffusion_model, weights, patcher)
     return patcher
+
+
+def _stable_diffusion_layout(config: UNetConfig) -> dict[str, Any]:
+    """The network's layout in the host's words, by which it finds the layers that a Stable Diffusion 2.1 LoRA means.
+
+    Spatial layers sit where they do in Stable Diffusion. Told after the network is built, which does not know these
+    words; as lists, because the host indexes them.
+    """
+    levels = len(config.channel_mult)
+    attended = [int(2**level in config.attention_factors) for level in range(levels)]
+    blocks = config.num_res_blocks
+    return {
+        "num_res_blocks": [blocks] * levels,
+        "channel_mult": list(config.channel_mult),
+        "transformer_depth": [depth for depth in attended for _ in range(blocks)],
+        "transformer_depth_output": [depth for depth in attended for _ in range(blocks + 1)],
+        "transformer_depth_middle": 1,
+    }
 
 
 STORAGE_DTYPES = {
