@@ -7,8 +7,9 @@ says how the releases differ. Numbers are those of the released inference config
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, cast, get_args
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from types import UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing"]
@@ -230,19 +231,34 @@ def variant_from_json(values: Mapping[str, Any]) -> Variant:
         if not isinstance(section, Mapping):
             raise ValueError(f"{name} must be an object, not {type(section).__name__}")
         plain[name] = kind(**_checked(kind, cast(Mapping[str, Any], section)))
-    modes = plain["modes"]
-    if any(mode not in get_args(Mode) for mode in modes):
-        raise ValueError(f"modes must be of {get_args(Mode)}, not {modes!r}")
     return Variant(**plain)
 
 
 def _checked(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with lists as tuples, after its keys were compared with the fields of dataclass ``kind``."""
-    names = {field.name for field in fields(kind)}
-    wrong = sorted(names.symmetric_difference(values))
+    """``values`` with lists as tuples, after its keys and types were compared with the fields of dataclass ``kind``."""
+    hints = get_type_hints(kind)
+    wrong = sorted(set(hints).symmetric_difference(values))
     if wrong:
         raise ValueError(f"{kind.__name__} does not fit: {', '.join(wrong)} missing or unknown")
-    return {key: _tupled(value) for key, value in values.items()}
+    plain = {key: _tupled(value) for key, value in values.items()}
+    for key, value in plain.items():
+        if not is_dataclass(hints[key]) and not _fits(hints[key], value):
+            raise ValueError(f"{kind.__name__}.{key} cannot be {value!r}")
+    return plain
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a field's type; a whole number is good for a fraction, a truth value for neither."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in choices
+    if origin is UnionType:
+        return any(_fits(choice, value) for choice in choices)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(choices[0], item) for item in cast(tuple[Any, ...], value))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def _tupled(value: Any) -> Any:
