@@ -1,4 +1,4 @@
-"""Draws the example pictures of this folder; ``python examples/make_pictures.py`` makes them again.
+"""Draws the example pictures of this folder; ``python pictures/make_pictures.py`` makes them again.
 
 Everything is computed at twice the size and made smaller at the end, which smooths the edges.
 """
