@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .host.files import list_checkpoints
+from .host.files import fingerprint, list_checkpoints
 from .sockets import CATEGORY, FS_TIP, MOTION_TIP, advanced, image, schema
 
 _LAST_TIP = "The last frame, to go on from."
@@ -113,6 +113,11 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 io.Image.Output("last_frame", tooltip=_LAST_TIP),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **_: Any) -> str:
+        """Changes when the checkpoint's file does."""
+        return fingerprint(checkpoint)
 
     @classmethod
     def execute(

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .encode import encode, single
+from .encode import encode, single, size_problem
 from .sockets import CATEGORY, clip_inputs, conditioning_outputs, image, schema, text_inputs
 
 _MODEL_TIP = "MODEL of DynamiCrafter Checkpoint Loader."
@@ -26,7 +26,19 @@ def _models() -> list[Any]:
     ]
 
 
-class DynamiCrafterImageConditioning(io.ComfyNode):
+class _Conditioning(io.ComfyNode):
+    """What the three nodes check alike."""
+
+    @classmethod
+    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
+        """Refuse a wrong size before anything runs; what is linked is not known yet and checked when it is.
+
+        Naming an input switches the host's own check of its range off, so that is done here too.
+        """
+        return size_problem(width, height) or True
+
+
+class DynamiCrafterImageConditioning(_Conditioning):
     """Conditioning that sets one picture in motion."""
 
     @classmethod
@@ -54,7 +66,7 @@ class DynamiCrafterImageConditioning(io.ComfyNode):
         return io.NodeOutput(*made)
 
 
-class DynamiCrafterInterpolation(io.ComfyNode):
+class DynamiCrafterInterpolation(_Conditioning):
     """Conditioning for the clip between two pictures."""
 
     @classmethod
@@ -93,7 +105,7 @@ class DynamiCrafterInterpolation(io.ComfyNode):
         return io.NodeOutput(*made)
 
 
-class DynamiCrafterLooping(io.ComfyNode):
+class DynamiCrafterLooping(_Conditioning):
     """Conditioning for a clip that ends where it begins."""
 
     @classmethod

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..dynamicrafter.conditioning import image_tokens
 from ..dynamicrafter.pictures import as_picture, fit_picture
-from ..dynamicrafter.settings import default_size, motion_to_fs
+from ..dynamicrafter.settings import SIZE_STEP, default_size, motion_to_fs
 from ..dynamicrafter.variants import LATENT_FACTOR, Mode, Variant
 from .host.model import FS, KEYFRAMES, TOKENS, KeyframeLatents
 from .host.resampler import resample
-from .host.towers import check_text, encode_picture, encode_prompt
-from .host.vae import encode_keyframes
+from .host.towers import check_text, check_vision, encode_picture, encode_prompt
+from .host.vae import check_vae, encode_keyframes
+from .sockets import LARGEST_SIZE
 
 LOOP = "dynamicrafter_loop"
 """Key of a latent: its last frame repeats the first and is to be dropped."""
@@ -32,14 +33,28 @@ def variant_of(model: Any) -> Variant:
     return variant
 
 
+def size_problem(width: int | None, height: int | None) -> str | None:
+    """What is wrong with a size in pixels, in one sentence, or None; None stands for a number not known yet."""
+    for name, value in (("width", width), ("height", height)):
+        if value is not None and not 0 <= value <= LARGEST_SIZE:
+            return f"{name} must be 0 to {LARGEST_SIZE}, but {value} was given"
+        if value is not None and value % SIZE_STEP:
+            nearest = max(SIZE_STEP, round(value / SIZE_STEP) * SIZE_STEP)
+            return (
+                f"{name} must be a multiple of {SIZE_STEP}, but {value} was given; the nearest is {nearest}"
+            )
+    if width is not None and height is not None and bool(width) != bool(height):
+        return f"only one of width ({width}) and height ({height}) is set; set both, or both to 0 for the model's own size"
+    return None
+
+
 def size_of(variant: Variant, width: int, height: int, picture: Tensor) -> tuple[int, int]:
     """Width and height in pixels: what was asked for, or the variant's, turned as ``picture`` ``[h, w, c]`` is."""
+    wrong = size_problem(width, height)
+    if wrong:
+        raise ValueError(wrong)
     if width and height:
         return width, height
-    if width or height:
-        raise ValueError(
-            f"only one of width ({width}) and height ({height}) is set; set both, or both to 0 for the model's own size"
-        )
     return default_size(variant, (picture.shape[1], picture.shape[0]))
 
 
@@ -82,6 +97,8 @@ def encode(
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Positive, negative and image-only conditioning and the empty latent; ``first`` and ``last`` are ``[h, w, c]``."""
     variant = variant_of(model)
+    check_vision(clip_vision, variant)
+    check_vae(vae)
     if mode not in variant.modes:
         raise ValueError(
             f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {mode}; load a model for it "

@@ -90,4 +90,17 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
 
 def _in_words_of_the_graph(message: str) -> str:
     """An error of the package, which speaks of command line options, as a node's."""
-    return message.replace("--variant", "the variant input").replace("'dynamicrafter models'", "the README")
+    for ours, theirs in _WORDS.items():
+        message = message.replace(ours, theirs)
+    return message
+
+
+_WORDS = {
+    "say it with --variant NAME": "choose it in the variant input",
+    "leave the variant out": "set the variant input to auto",
+    "which is given with --text-encoder or --image-encoder beside a checkpoint": (
+        "which is loaded with core CLIPLoader or CLIPVisionLoader"
+    ),
+    "'dynamicrafter models' lists the ones that can be used": "the README lists the ones that can be used",
+}
+"""Advice of the package for the command line, and what it comes to in the graph."""

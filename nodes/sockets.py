@@ -8,6 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 CATEGORY = "DynamiCrafter"
+LARGEST_SIZE = 4096
+"""Largest width and height in pixels."""
 
 FRAMES_TIP = (
     "Length of the clip in frames. The models were trained on 16 and are best at it; with any other length every "
@@ -51,8 +53,8 @@ def clip_inputs() -> list[Any]:
     return [
         io.Int.Input("frames", default=16, min=1, max=1024, tooltip=FRAMES_TIP),
         io.Float.Input("motion", default=-1.0, min=-1.0, max=1.0, step=0.05, tooltip=MOTION_TIP),
-        io.Int.Input("width", default=0, min=0, max=4096, step=64, tooltip=SIZE_TIP),
-        io.Int.Input("height", default=0, min=0, max=4096, step=64, tooltip=SIZE_TIP),
+        io.Int.Input("width", default=0, min=0, max=LARGEST_SIZE, step=64, tooltip=SIZE_TIP),
+        io.Int.Input("height", default=0, min=0, max=LARGEST_SIZE, step=64, tooltip=SIZE_TIP),
         io.Combo.Input("fit", options=["crop", "pad", "stretch"], default="crop", tooltip=FIT_TIP),
         io.Int.Input("fs", default=0, min=0, max=1000, tooltip=FS_TIP, optional=True, extra_dict=advanced()),
     ]

@@ -18,7 +18,7 @@ WEIGHT_DTYPES = ["auto", *STORAGE_DTYPES]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint gives; the towers are None where it was pruned of them."""
+    """What a checkpoint gives; towers and VAE are None where it was pruned of them."""
 
     model: Any
     clip: Any
@@ -35,9 +35,10 @@ def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loade
     attach_resampler(model, chosen, resampler.tensors, resampler.dtype)
     del core, unet, resampler
 
-    _, rest = load_tensors(path, ("vae",), chosen.name)
-    vae = build_vae(chosen.vae, rest["vae"].tensors)
-    clip = clip_vision = None
+    vae = clip = clip_vision = None
+    if "vae" in present:
+        _, rest = load_tensors(path, ("vae",), chosen.name)
+        vae = build_vae(chosen.vae, rest["vae"].tensors)
     if "text" in present:
         _, rest = load_tensors(path, ("text",), chosen.name)
         clip = build_clip(chosen.text, rest["text"].tensors)

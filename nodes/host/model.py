@@ -22,6 +22,7 @@ from ...dynamicrafter.stages import Context
 from ...dynamicrafter.unet import VideoUNet
 from ...dynamicrafter.variants import UNetConfig, Variant
 from .memory import unet_activation_bytes
+from .run import check_latent
 from .sampling import RescaledSampling
 
 TOKENS = "dynamicrafter_tokens"
@@ -91,22 +92,17 @@ class HostUNet(VideoUNet):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor | None = None,
+        context: Tensor,
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
         *,
-        image_tokens: Tensor | None = None,
-        frames: int = 1,
-        per_frame: bool = False,
-        fs: Tensor | None = None,
+        image_tokens: Tensor,
+        frames: int,
+        per_frame: bool,
+        fs: Tensor,
         **_: Any,
     ) -> Tensor:
         """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition comes once for each frame."""
-        if context is None or image_tokens is None or fs is None:
-            raise ValueError(
-                "this model needs a picture, but the conditioning has none; connect the positive and negative of "
-                "DynamiCrafter Image Conditioning, Interpolation or Looping to the sampler"
-            )
         tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
         self.host_attention.options = transformer_options or {}
         try:
@@ -145,11 +141,18 @@ class HostModel(comfy.model_base.BaseModel):
         self.model_sampling = RescaledSampling(make_schedule(config.variant.diffusion))
 
     def extra_conds(self, **given: Any) -> dict[str, Any]:
-        """Conditions of one evaluation from a conditioning entry and the run's noise and seed."""
+        """Conditions of one evaluation from a conditioning entry and the run's noise and seed.
+
+        Called by the host before the first step, so that what does not fit is told before anything is computed.
+        """
         text, tokens, keyframes = given.get("cross_attn"), given.get(TOKENS), given.get(KEYFRAMES)
         if text is None or tokens is None or keyframes is None:
-            return {}
+            raise ValueError(
+                "this model needs a picture, but the conditioning has none; connect the positive and negative of "
+                "DynamiCrafter Image Conditioning, Interpolation or Looping to the sampler"
+            )
         noise, device = given["noise"], given["device"]
+        check_latent(noise)
         expected = (keyframes.frames, *keyframes.mean.shape[1:])
         if tuple(noise.shape) != expected:
             raise ValueError(

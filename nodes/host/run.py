@@ -35,6 +35,15 @@ def get_previewer(device: Any, latent_format: Any) -> Any:
     return latent_preview.get_previewer(device, latent_format)
 
 
+def check_latent(latent: Tensor) -> None:
+    """Raise ValueError unless ``latent`` is one of frames, ``[t, 4, h, w]``."""
+    if latent.ndim != 4 or latent.shape[1] != 4:
+        raise ValueError(
+            f"the latent has the shape {' x '.join(map(str, latent.shape))}, but frames x 4 x height x width is "
+            f"wanted; it comes from another kind of model"
+        )
+
+
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether the device ran out of memory."""
     management = comfy.model_management

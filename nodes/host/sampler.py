@@ -18,7 +18,7 @@ from ...dynamicrafter.stages import Estimate
 from ...dynamicrafter.variants import Spacing
 from .memory import unet_activation_bytes
 from .model import KEYFRAMES, posterior_noise
-from .run import Progress, free_gigabytes, get_previewer, is_out_of_memory, release
+from .run import Progress, check_latent, free_gigabytes, get_previewer, is_out_of_memory, release
 from .sampling import PlainSampling
 
 
@@ -99,9 +99,12 @@ def sample_exactly(
 ) -> Tensor:
     """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the numbers are the command line's.
 
-    Raises RuntimeError with what was needed and what was there when the memory does not even suffice for one branch.
+    Raises ValueError for a latent of another kind of model and for conditioning without a picture; RuntimeError with
+    what was needed and what was there when the memory does not even suffice for one branch.
     """
     variant = model.model.variant
+    check_latent(latent)
+    keyframes = _keyframes(branches["full"])
     plain = model.clone()
     # The host then hands latents, timesteps and outputs through as they are.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
@@ -109,7 +112,7 @@ def sample_exactly(
     plan = ddim_plan(schedule, spacing, steps, eta)
     frames = latent.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    posterior_noise(generator, _keyframes(branches["full"]).frames, latent)
+    posterior_noise(generator, keyframes.frames, latent)
 
     def draw() -> Tensor:
         return torch.randn((latent.shape[1], frames, *latent.shape[2:]), generator=generator)

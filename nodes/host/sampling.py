@@ -12,9 +12,20 @@ from torch import Tensor
 
 from ...dynamicrafter.schedule import TRAIN_STEPS, Schedule
 
-_TOP_RATIO = 3.0
-"""Sigma of a pure-noise step over the one below it. It is infinite; a larger stand-in costs float32 digits in the
-first step of an Euler sampler, a smaller one lets some of the estimate into the noise."""
+_TOP_RATIO = 4.0
+"""Least ratio of the stand-in for the infinite sigma of pure noise to the sigma below it.
+
+A larger one costs float32 digits in the first Euler step, a smaller one lets some of the estimate into the noise. The
+next power of two is taken, by which multiplying and dividing lose no digits: 2^14 for a base scale of 0.7, 2^15 for
+0.3. Largest difference of Euler to our DDIM, relative to the largest latent, with 5, 10, 25 and 50 steps over twelve
+seeds: 8e-5, 5e-5, 7e-5, 8e-5; of the variant that ends in less than pure noise (256): 1e-6. Fewer steps are further
+off: 1e-4 with 4, 5e-4 with 2.
+"""
+_FIRST_TARGET = 849
+"""Timestep that the first step is taken to end at, for the share of the estimate that the finite stand-in takes away.
+
+7 steps end their first at about this one, so that nothing is left of that share; more steps keep at most all of it.
+Without this correction, 5 steps are off by 1.1e-4."""
 
 
 class RescaledSampling(torch.nn.Module):
@@ -28,7 +39,7 @@ class RescaledSampling(torch.nn.Module):
         self.prediction = schedule.prediction
         self.pure_noise = bool(abar[-1] == 0)
         if self.pure_noise:
-            sigmas[-1] = _TOP_RATIO * sigmas[-2]
+            sigmas[-1] = 2 ** (_TOP_RATIO * sigmas[-2]).log2().ceil()
         self.sigma_data = 1.0
         self.register_buffer("sigmas", sigmas.float(), persistent=False)
         self.register_buffer("log_sigmas", sigmas.log().float(), persistent=False)
@@ -77,8 +88,10 @@ class RescaledSampling(torch.nn.Module):
             return (x - noise * model_output) / (signal * scale)
         if self.pure_noise:
             # At the top there is no signal at all; what the finite stand-in adds is taken out again.
-            top = self._column(sigma, model_input) >= self.sigma_max.to(sigma) * (1 - 1e-5)
-            signal, noise = torch.where(top, 0.0, signal), torch.where(top, 1.0, noise)
+            highest = self.sigma_max.to(sigma)
+            top = self._column(sigma, model_input) >= highest * (1 - 1e-5)
+            kept = 1 - self.sigmas[_FIRST_TARGET].to(sigma) / highest
+            signal, noise = torch.where(top, 0.0, signal), torch.where(top, 1 / kept, noise)
         return (signal * x - noise * model_output) / scale
 
     def noise_scaling(
@@ -126,6 +139,10 @@ class PlainSampling(torch.nn.Module):
     def timestep(self, sigma: Tensor) -> Tensor:
         """Timesteps are given as they are."""
         return sigma
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """The timestep after ``percent`` (0 to 1) of them, for conditioning that holds for a part of the steps."""
+        return (1 - percent) * (TRAIN_STEPS - 1.0)
 
     def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
         """Latents are given as the network takes them."""

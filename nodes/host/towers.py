@@ -124,18 +124,31 @@ def check_text(conditioning: Any, variant: Variant, name: str) -> None:
         )
 
 
-def encode_picture(clip_vision: Any, pictures: Tensor, variant: Variant) -> Tensor:
-    """Image tower tokens ``[b, n, width]`` of pictures ``[b, 3, H, W]`` in [-1, 1], squashed, never cropped."""
-    model = clip_vision.model
-    width = (
-        model.vision_model.embeddings.class_embedding.shape[-1] if hasattr(model, "vision_model") else None
-    )
+def check_vision(clip_vision: Any, variant: Variant) -> None:
+    """Raise ValueError for no image encoder at all and for one that is not the CLIP tower this model wants."""
+    if clip_vision is None:
+        raise ValueError(
+            "there is no image encoder in this checkpoint; connect a core CLIPVisionLoader with CLIP-ViT-H-14-laion2B "
+            "to clip_vision"
+        )
+    # Other kinds (SigLIP, DINO) have no such tensor.
+    tower = getattr(clip_vision.model, "vision_model", None)
+    embedding = getattr(getattr(tower, "embeddings", None), "class_embedding", None)
+    width = None if embedding is None else embedding.shape[-1]
     if width != variant.vision.width:
         came = "another kind of model" if width is None else f"a tower of width {width}"
         raise ValueError(
             f"clip_vision is {came}, but this model wants a CLIP tower of width {variant.vision.width}; use the "
             f"loader's CLIP_VISION or, for a pruned checkpoint, CLIP-ViT-H-14-laion2B"
         )
+
+
+def encode_picture(clip_vision: Any, pictures: Tensor, variant: Variant) -> Tensor:
+    """Image tower tokens ``[b, n, width]`` of pictures ``[b, 3, H, W]`` in [-1, 1], squashed, never cropped.
+
+    The tower is one that :func:`check_vision` lets pass.
+    """
+    model = clip_vision.model
     comfy.model_management.load_models_gpu([clip_vision.patcher])
     pixels = clip_pixels(pictures.to(clip_vision.load_device), variant.vision.image_size)
     tokens = model(pixel_values=pixels, intermediate_output=-2)[0]

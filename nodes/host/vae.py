@@ -17,7 +17,7 @@ from ...dynamicrafter.variants import VaeConfig
 from ...dynamicrafter.video_decoder import VideoAutoencoder
 from .memory import vae_decode_bytes, vae_encode_bytes
 from .model import HostAttention, load_weights, make_patcher
-from .run import Progress, is_out_of_memory, release
+from .run import Progress, check_latent, is_out_of_memory, release
 
 _STAND_IN = {
     "double_z": True,
@@ -90,6 +90,20 @@ def build_vae(config: VaeConfig, weights: dict[str, Tensor]) -> Any:
     return vae
 
 
+def check_vae(vae: Any) -> None:
+    """Raise ValueError for no VAE at all and for one whose latents are not Stable Diffusion's."""
+    if vae is None:
+        raise ValueError(
+            "there is no VAE in this checkpoint; connect a core VAELoader with an SD 1.x/2.x VAE to vae"
+        )
+    channels, dimensions = getattr(vae, "latent_channels", 4), getattr(vae, "latent_dim", 2)
+    if channels != 4 or dimensions != 2:
+        raise ValueError(
+            f"this VAE makes latents of {channels} channels and {dimensions} dimensions, but the model wants those of "
+            f"Stable Diffusion 1 and 2 (4 channels, 2 dimensions); use the loader's VAE"
+        )
+
+
 def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the scaled latents of pictures ``[k, 3, H, W]`` in [-1, 1], on the CPU.
 
@@ -97,13 +111,7 @@ def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, 
     """
     module = vae.first_stage_model
     if not hasattr(module, "posterior"):
-        latents = vae.encode((pictures.movedim(1, -1) + 1) / 2)
-        if latents.shape[1] != 4 or latents.ndim != 4:
-            raise ValueError(
-                f"this VAE gives latents of shape {tuple(latents.shape[1:])}, but the model wants those of Stable "
-                f"Diffusion 1 and 2 (4 channels); use the loader's VAE"
-            )
-        latents = latents.float().cpu() * scale
+        latents = vae.encode((pictures.movedim(1, -1) + 1) / 2).float().cpu() * scale
         return latents, torch.zeros_like(latents)
     needed = vae.memory_used_encode(pictures.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
@@ -122,11 +130,8 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
     ``chunk`` frames are decoded at once (0: as many as the host thinks fit). Out of memory, the rest goes frame by
     frame. ``pictures`` ``[2, 3, H, W]`` are what ToonCrafter's decoder looks at.
     """
-    if latents.ndim != 4 or latents.shape[1] != 4:
-        raise ValueError(
-            f"the latent has shape {tuple(latents.shape)}, but frames x 4 x height x width is wanted; it comes from "
-            f"another kind of model"
-        )
+    check_latent(latents)
+    check_vae(vae)
     module = vae.first_stage_model
     if isinstance(module, VideoAutoencoder):
         return _decode_clip(vae, module, latents, pictures)
