@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,18 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from .catalogue import find, with_requirements
-from .checkpoint import load_components
+from .checkpoint import choose, detect, load_components, open_weights, variant_metadata
 from .download import local_path, weights_folder
-from .errors import UsageError
+from .errors import CheckpointError, UsageError
 from .pictures import PictureLike, as_picture, fit_picture
 from .pipeline import KeyPictures, Model, Progress, generate
 from .random_model import write_random_checkpoint
 from .sampler import Callback
 from .settings import Settings, make_settings, settings_to_json
+from .variants import SMALL, Variant
 from .video import write_clip
 
 RANDOM = "random"
 """Name of the built-in model with random weights; its clips are noise."""
+
+BUILT_IN = (RANDOM,)
+"""Names of the models that need no download."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,27 +59,35 @@ def find_model(
 ) -> ModelFiles:
     """The files behind a model's name or path.
 
-    A name is one of the catalogue's whose files were downloaded, or "random". Raises UsageError for an unknown name
-    (with the nearest known one) and for a name whose files are not here yet.
+    A name is one of the catalogue's whose files were downloaded, or a built-in one; a file or folder of the same name
+    is meant by ``./NAME``. Raises UsageError for an unknown name (with the nearest known one), for a name whose files
+    are not here yet and for a path with nothing there; CheckpointError when the random model cannot be written.
     """
     text = Path(text_encoder) if text_encoder is not None else None
     image = Path(image_encoder) if image_encoder is not None else None
     place = Path(model)
-    if place.exists():
+    # A folder of clips called "512" must not hide the model, so a bare name is a path only where no model has it.
+    if isinstance(model, Path) or place.suffix or model != place.name:
+        if not place.exists():
+            raise UsageError(
+                f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
+            )
         return ModelFiles(place, variant, text, image)
-    if str(model) == RANDOM:
-        made = weights_folder() / "random-small.safetensors"
-        if not made.exists():
-            made.parent.mkdir(parents=True, exist_ok=True)
-            write_random_checkpoint(made)
-        return ModelFiles(made, variant, text, image)
-    if place.suffix or len(place.parts) > 1:
+    if model == RANDOM:
+        return ModelFiles(_random_weights(), variant, text, image)
+    try:
+        release = find(model)
+    except UsageError as problem:
+        if place.exists():
+            return ModelFiles(place, variant, text, image)
+        nearest = difflib.get_close_matches(model.lower(), BUILT_IN, n=1, cutoff=0.7)
+        if nearest:
+            raise UsageError(f"there is no model {model!r}; did you mean {nearest[0]!r}?") from problem
+        raise
+    if release.variant is None:
         raise UsageError(
-            f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
+            f"{release.name} holds only the {release.purpose}; choose a model from 'dynamicrafter models'"
         )
-    if difflib.get_close_matches(str(model), [RANDOM], cutoff=0.7):
-        raise UsageError(f"there is no model {str(model)!r}; did you mean {RANDOM!r}?")
-    release = find(str(model))
     paths: dict[str, Path] = {}
     for needed in with_requirements(release):
         found = local_path(needed)
@@ -89,6 +102,31 @@ def find_model(
     return ModelFiles(paths["model"], variant or release.variant, text or towers, image or towers)
 
 
+def variant_of(files: ModelFiles) -> Variant:
+    """The variant that :func:`load` would give, told by the list of tensors alone.
+
+    Raises CheckpointError and UsageError as :func:`load` does.
+    """
+    opened = open_weights(files.weights)
+    return choose(detect(opened), files.variant, opened)
+
+
+def _random_weights() -> Path:
+    """The random model's file, made if it is not there; another version of the package makes one of its own."""
+    kind = hashlib.sha256("".join(variant_metadata(SMALL).values()).encode()).hexdigest()[:8]
+    made = weights_folder() / f"random-{kind}.safetensors"
+    if not made.exists():
+        try:
+            made.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise CheckpointError(
+                f"the weights folder {made.parent} cannot be made ({problem.strerror or problem}); "
+                f"set DYNAMICRAFTER_HOME to one that can be written to"
+            ) from problem
+        write_random_checkpoint(made)
+    return made
+
+
 def pick_device(device: str = "auto") -> torch.device:
     """The device of a name; "auto" takes a CUDA GPU, then Apple's, then the CPU."""
     if device == "auto":
@@ -97,8 +135,10 @@ def pick_device(device: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as problem:
+        # Reading a value back also tells apart devices that only pretend, such as "meta".
+        torch.zeros(1, device=chosen).item()
+    # Each kind of device that is not there has an exception of its own.
+    except Exception as problem:
         raise UsageError(
             f"there is no device {device!r} here; give cpu, cuda, cuda:1, mps or auto"
         ) from problem
@@ -126,12 +166,14 @@ def load(
     image_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Load a model by name or path.
 
     ``variant`` is needed only where the weights cannot tell (pruned 512 and 512 interpolation files are alike);
-    ``text_encoder`` and ``image_encoder`` only where the file lacks its CLIP towers. Raises UsageError for names and
-    choices, CheckpointError for files.
+    ``text_encoder`` and ``image_encoder`` only where the file lacks its CLIP towers; a ModelFiles brings all three.
+    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``progress`` gets the bytes read and
+    their total, and may raise. Raises UsageError for names and choices, CheckpointError for files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
@@ -144,6 +186,7 @@ def load(
         image_encoder=model.image_encoder,
         device=place,
         dtype=precision,
+        progress=progress,
     )
     return Model(
         variant=parts.variant,
@@ -169,8 +212,14 @@ def render(
 ) -> list[Clip]:
     """One clip for each picture (pair) and seed, made together as one batch; ``lasts`` only in interpolation.
 
-    Each clip is the one that its picture and seed give alone. Raises UsageError when the lists differ in length.
+    Each clip is the one that its picture and seed give alone, but for rounding. Raises UsageError when the lists are
+    empty or differ in length, and when there are last pictures without an interpolation or the reverse.
     """
+    if not firsts:
+        raise UsageError("there is no picture to make a clip of; give at least one")
+    if (lasts is not None) != (settings.mode == "interpolate"):
+        wanted = "needs last pictures" if lasts is None else "takes no last pictures"
+        raise UsageError(f"{settings.mode} {wanted}; give them in interpolation and only there")
     pairs = firsts if lasts is None else lasts
     if not len(firsts) == len(pairs) == len(seeds):
         raise UsageError(

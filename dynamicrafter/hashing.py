@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -21,20 +22,30 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def remembered_sha256(path: Path, memory: Path, compute: Callable[[Path], str] = file_sha256) -> str:
-    """The hash of a file, or of the files behind a folder, computed only once for each state of the file.
+def remembered_sha256(
+    path: Path,
+    memory: Path,
+    compute: Callable[[Path], str] = file_sha256,
+    parts: Sequence[Path] = (),
+) -> str:
+    """The hash that ``compute`` gives for ``path``, computed only once for each state of the file.
 
     ``memory`` is a JSON file in which hashes are kept under the file's path, size and time of change; one that cannot
-    be read or written is done without.
+    be read or written is done without. ``parts`` are the files behind ``path`` where it is a folder or a list of
+    files, which stays the same when one of them changes.
     """
+    key = "|".join(_state(file) for file in dict.fromkeys((path, *parts)))
+    known = _read(memory).get(key)
+    if known is None:
+        known = compute(path)
+        # Read again: another process may have added to it in the meantime.
+        _write(memory, {**_read(memory), key: known})
+    return known
+
+
+def _state(path: Path) -> str:
     status = path.stat()
-    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-    known = _read(memory)
-    if key not in known:
-        digest = compute(path)
-        _write(memory, {**_read(memory), key: digest})
-        return digest
-    return known[key]
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def _read(memory: Path) -> dict[str, str]:
@@ -42,14 +53,18 @@ def _read(memory: Path) -> dict[str, str]:
         values = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return cast(dict[str, str], values) if isinstance(values, dict) else {}
+    if not isinstance(values, dict):
+        return {}
+    items = cast(dict[str, object], values).items()
+    return {key: value for key, value in items if isinstance(value, str)}
 
 
 def _write(memory: Path, known: dict[str, str]) -> None:
     part = memory.with_name(f"{memory.name}.{os.getpid()}.part")
-    try:
+    with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        os.replace(part, memory)
-    except OSError:
-        part.unlink(missing_ok=True)
+        try:
+            part.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            os.replace(part, memory)
+        finally:
+            part.unlink(missing_ok=True)

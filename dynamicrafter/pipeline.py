@@ -27,7 +27,10 @@ from .video_decoder import VideoAutoencoder
 
 Stage = Literal["encode", "sample", "decode"]
 Progress = Callable[[Stage, int, int], None]
-"""Called with the stage, the steps done and their total; whatever it raises stops the work."""
+"""Called with the stage, the steps done and their total; whatever it raises stops the work.
+
+Uniform spacing takes a step or more beyond those asked for at some step counts, so the total may grow once.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,10 @@ def sample(
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` sees every step and may raise."""
+    """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` sees every step and may raise.
+
+    Raises DynamiCrafterError after the first step whose result is not finite.
+    """
     schedule = make_schedule(model.variant.diffusion)
     guidance = make_guidance(settings.cfg, settings.image_cfg, settings.guidance_rescale)
     denoise = make_denoiser(model.unet, schedule, conditioning, guidance, model.dtype)
@@ -107,12 +113,13 @@ def sample(
     def draw() -> Tensor:
         return draw_noise(generators, (channels, settings.frames, height, width), model.device)
 
-    latents = sample_ddim(denoise, plan, draw(), draw, callback)
-    if not torch.isfinite(latents).all():
-        raise DynamiCrafterError(
-            f"the network's output is not finite in {model.dtype}; load the model with --dtype float32 or bfloat16"
-        )
-    return latents
+    def checked(step: Step) -> None:
+        # At once, rather than after all the steps of a clip that is lost.
+        _require_finite(model, "denoising network", step.x)
+        if callback is not None:
+            callback(step)
+
+    return sample_ddim(denoise, plan, draw(), draw, checked)
 
 
 @torch.inference_mode()
@@ -125,7 +132,8 @@ def decode(
     """Frames ``[b, 3, t, H, W]`` around [-1, 1], unclamped, on the CPU in float32.
 
     Ordinary autoencoders decode one frame at a time. ToonCrafter's decodes a clip at once and looks at ``pictures``
-    if they are given. ``callback`` gets the frames done and their total, and may raise.
+    if they are given. ``callback`` gets the frames done and their total, and may raise. Raises DynamiCrafterError when
+    the frames are not finite, which would make them black.
     """
     batch, _, frames = latents.shape[:3]
     latents = latents.to(model.device, model.dtype)
@@ -144,6 +152,7 @@ def decode(
                 if callback is not None:
                     callback(clip * frames + index + 1, batch * frames)
         decoded.append(torch.cat(made))
+        _require_finite(model, "autoencoder", decoded[-1])
     return rearrange(torch.stack(decoded), "b t c h w -> b c t h w")
 
 
@@ -179,6 +188,7 @@ def generate(
     report("encode", 0, 1)
     conditioning = encode(model, pictures, settings, generators)
     report("encode", 1, 1)
+    report("sample", 0, settings.steps)
     latents = sample(model, conditioning, settings, generators, stepped)
     video = decode(model, latents, pictures, lambda done, total: report("decode", done, total))
     frames = to_frames(video)
@@ -201,6 +211,17 @@ def _latents(model: Model, pictures: Tensor, noise: Tensor) -> Tensor:
         for picture, drawn in zip(pictures, noise, strict=True)
     ]
     return torch.cat(encoded).float()
+
+
+def _require_finite(model: Model, network: str, values: Tensor) -> None:
+    if torch.isfinite(values).all():
+        return
+    if model.dtype == torch.float32:
+        advice = "use a smaller --cfg, or a checkpoint that is not damaged"
+    else:
+        advice = "load the model with --dtype float32 or bfloat16"
+    name = str(model.dtype).removeprefix("torch.")
+    raise DynamiCrafterError(f"the {network}'s output is not finite in {name}; {advice}")
 
 
 def _references(model: Model, vae: VideoAutoencoder, pictures: KeyPictures, clip: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -70,6 +71,10 @@ class Settings:
             raise UsageError(
                 f"steps must be 1 to {MAX_STEPS}, but {self.steps} was given; 25 to 50 are usual"
             )
+        for name in ("cfg", "image_cfg"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{name} must be a number, but {value} was given; 1 switches guidance off")
         if not 0 <= self.eta <= 1:
             raise UsageError(f"eta must be 0 to 1, but {self.eta} was given")
         if not 0 <= self.guidance_rescale <= 1:

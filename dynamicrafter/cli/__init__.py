@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from .arguments import make_parser
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; 130 is what shells report for Ctrl-C."""
+
+_KINDS = {FAILURE: "failure", USAGE: "usage", INTERRUPTED: "cancelled"}
+_MEMORY = "there is not enough memory; try a smaller --size, fewer --frames, --batch 1 or a 16-bit --dtype"
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+"""How PyTorch says it on GPUs, on Linux and macOS, and on Windows."""
 
 
 def program_version() -> str:
@@ -26,54 +36,87 @@ def program_version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # A file name that the terminal's encoding lacks must not turn a finished clip into an error.
+    stdout = cast(Any, sys.stdout)
+    if hasattr(stdout, "reconfigure"):
+        stdout.reconfigure(errors="backslashreplace")
+    written: list[str] = []
+    try:
+        code = _main(words, written)
+        print(end="", flush=True)
+        return code
+    except OSError as problem:
+        if not _reader_left(problem):
+            raise
+        # What is left of the output must not fail at the exit either.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        return SUCCESS
+
+
+def _main(words: list[str], written: list[str]) -> int:
     as_json, debug = "--json" in words, "--debug" in words
+    command = ""
     try:
         arguments = make_parser(program_version()).parse_args(words)
-        result = _run(arguments.command, arguments)
+        command = arguments.command
+        result = _run(command, arguments, written)
         if as_json:
             print(json.dumps(result))
         return SUCCESS
-    except (KeyboardInterrupt, Cancelled):
-        return _complain("cancelled; nothing was written", INTERRUPTED, as_json)
-    except UsageError as problem:
-        return _complain(str(problem), USAGE, as_json, debug)
-    except DynamiCrafterError as problem:
-        return _complain(str(problem), FAILURE, as_json, debug)
-    except BrokenPipeError:
-        # Whoever read the output (head, a pager) has seen enough.
-        sys.stdout = None
-        return SUCCESS
-    except MemoryError:
-        return _complain(_MEMORY, FAILURE, as_json, debug)
-    except Exception as problem:
-        if "out of memory" in str(problem).lower():
-            return _complain(_MEMORY, FAILURE, as_json, debug)
-        message = (
-            f"something unexpected went wrong ({type(problem).__name__}: {problem}); --debug shows where"
-        )
-        return _complain(message, FAILURE, as_json, debug)
+    except SystemExit as leaving:
+        # --help and --version have printed what they had to say.
+        return int(leaving.code or SUCCESS)
+    except BaseException as problem:
+        if _reader_left(problem):
+            raise
+        code, message = _verdict(problem, command, written)
+        if debug and code != INTERRUPTED:
+            traceback.print_exc()
+    if as_json:
+        print(json.dumps({"error": message, "kind": _KINDS[code], "written": written}))
+    else:
+        print(f"dynamicrafter: {message}", file=sys.stderr)
+    return code
 
 
-_MEMORY = "there is not enough memory; try a smaller --size, fewer --frames, --batch 1 or a 16-bit --dtype"
+def _run(command: str, arguments: Namespace, written: list[str]) -> object:
+    """Call the function of a command; imported late, so that ``--help`` and usage errors come at once.
 
+    ``written`` is filled with the files that are finished, so that they are known when a later one fails.
+    """
+    if command == "again":
+        from . import again
 
-def _run(command: str, arguments: object) -> object:
-    """Call the function of a command; imported late, so that ``--help`` and usage errors come at once."""
-    if command in ("animate", "interpolate", "loop", "again"):
+        return again.run(arguments, written)
+    if command in ("animate", "interpolate", "loop"):
         from . import clips
 
-        return clips.run(command, arguments)
+        return clips.run(command, arguments, written)
     from . import weights
 
     return weights.run(command, arguments)
 
 
-def _complain(message: str, code: int, as_json: bool, debug: bool = False) -> int:
-    if debug:
-        traceback.print_exc()
-    if as_json:
-        kinds = {USAGE: "usage", INTERRUPTED: "cancelled"}
-        print(json.dumps({"error": message, "kind": kinds.get(code, "failure")}))
-    else:
-        print(f"dynamicrafter: {message}", file=sys.stderr)
-    return code
+def _reader_left(problem: BaseException) -> bool:
+    """Whether whoever read the output (head, a pager) has seen enough; Windows has no exception of its own for it."""
+    if isinstance(problem, OSError) and sys.platform == "win32":
+        return problem.errno in (errno.EPIPE, errno.EINVAL) and problem.filename is None
+    return isinstance(problem, BrokenPipeError)
+
+
+def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[int, str]:
+    """The exit code and the one sentence for what stopped a command."""
+    if isinstance(problem, (KeyboardInterrupt, Cancelled)):
+        if command == "download":
+            return INTERRUPTED, "cancelled; the same command goes on from here"
+        finished = f"nothing but the {len(written)} finished clip(s)" if written else "nothing"
+        return INTERRUPTED, f"cancelled; {finished} was written"
+    if isinstance(problem, UsageError):
+        return USAGE, str(problem)
+    if isinstance(problem, DynamiCrafterError):
+        return FAILURE, str(problem)
+    text = str(problem).strip().partition("\n")[0]
+    if isinstance(problem, MemoryError) or any(words in text.lower() for words in _MEMORY_WORDS):
+        return FAILURE, _MEMORY
+    return FAILURE, f"something unexpected went wrong ({type(problem).__name__}: {text}); --debug shows where"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from ..errors import UsageError
 from ..settings import Fit, NoiseDevice
@@ -20,9 +20,17 @@ examples:
 'dynamicrafter COMMAND --help' describes a command; 'dynamicrafter models' lists the weights.
 """
 
+_VARIANT_HELP = f"what {{}} is, where the weights cannot tell: {', '.join(VARIANTS)}"
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises UsageError instead of printing its usage and leaving."""
+    """An argument parser that raises UsageError instead of printing its usage and leaving.
+
+    Options cannot be shortened: what is clear today may not be when the next option comes.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raise the parser's complaint as one sentence."""
@@ -76,15 +84,17 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         help="where the picture is now, if it moved (twice for an interpolation)",
     )
     _model_options(again, "the one the clip was made with")
-    again.add_argument(
-        "--output", type=Path, metavar="PATH", help="file or folder to write (default: CLIP-again)"
-    )
+    again.add_argument("--output", metavar="PATH", help="file or folder to write (default: CLIP-again)")
 
     commands.add_parser("models", parents=[common], help="list the known weights and whether they are here")
 
     download = commands.add_parser("download", parents=[common], help="fetch the weights of a model")
     download.add_argument("names", nargs="+", metavar="NAME", help="names from 'dynamicrafter models'")
-    download.add_argument("--folder", type=Path, help="where to put them (default: the weights folder)")
+    download.add_argument(
+        "--folder",
+        type=Path,
+        help="where to put them; give --model their paths then (default: the weights folder)",
+    )
 
     inspect = commands.add_parser("inspect", parents=[common], help="say what a weights file holds")
     inspect.add_argument("file", type=Path, metavar="FILE")
@@ -94,15 +104,13 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path, metavar="OUT", help="file to write, .safetensors")
     convert.add_argument(
         "--dtype",
-        type=_stored_dtype,
+        type=_stored,
         default="keep",
         metavar="KIND",
-        help="precision to store: fp32, bf16, fp16, fp8_e4m3fn or fp8_e5m2 (default: what IN has)",
+        help="precision to store: fp32, bf16, fp16, fp8_e4m3fn, fp8_e5m2 or keep (default: keep what IN has)",
     )
     convert.add_argument("--prune", action="store_true", help="leave out the CLIP towers")
-    convert.add_argument(
-        "--variant", choices=sorted(VARIANTS), help="what it is, where the weights cannot tell"
-    )
+    convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
     return parser
 
 
@@ -113,9 +121,7 @@ def _model_options(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="NAME|FILE",
         help=f"a name from 'dynamicrafter models', a weights file, or 'random' (noise) (default: {default})",
     )
-    group.add_argument(
-        "--variant", choices=sorted(VARIANTS), help="what FILE is, where the weights cannot tell"
-    )
+    group.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("FILE"))
     group.add_argument("--text-encoder", type=Path, metavar="FILE", help="CLIP text tower, if FILE has none")
     group.add_argument(
         "--image-encoder", type=Path, metavar="FILE", help="CLIP image tower, if FILE has none"
@@ -127,9 +133,10 @@ def _model_options(parser: argparse.ArgumentParser, default: str) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        type=_computed,
         default="auto",
-        help="what the networks compute in (default: auto, float32 on a CPU and 16 bits on a GPU)",
+        metavar="KIND",
+        help="what the networks compute in: auto, fp32, bf16 or fp16 (default: auto, fp32 on a CPU, else 16 bits)",
     )
 
 
@@ -173,7 +180,7 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--steps", type=int, help="denoising steps, 1 to 1000")
     quality.add_argument("--cfg", type=float, help="how strongly prompt and picture are followed; 1 is off")
     quality.add_argument(
-        "--image-cfg", type=float, help="a scale of its own for the picture; half as fast again"
+        "--image-cfg", type=float, help="a scale of its own for the picture; takes half as long again"
     )
     quality.add_argument("--eta", type=float, help="fresh noise in each step, 0 none to 1")
     quality.add_argument("--rescale", type=float, help="0 to 1, against over-exposure by a high --cfg")
@@ -193,27 +200,31 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
-        type=Path,
         metavar="PATH",
-        help=".mp4, .webm, .gif, .webp, or a folder for PNGs (default: PICTURE-COMMAND.mp4 in this folder)",
+        help=".mp4, .webm, .gif, .webp, or a folder for PNGs; several clips are numbered "
+        "(default: PICTURE-COMMAND.mp4 in this folder)",
     )
     output.add_argument("--fps", type=int, help="frames per second it plays at (default: 8)")
 
 
-_STORED = {
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "fp8_e4m3fn": "float8_e4m3fn",
-    "fp8_e5m2": "float8_e5m2",
-}
+_COMPUTED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_STORED = {**_COMPUTED, "fp8_e4m3fn": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
+"""Short names of precisions, and PyTorch's."""
 
 
-def _stored_dtype(text: str) -> str:
-    """PyTorch's name of a precision, given by that or by its short name."""
-    name = _STORED.get(text, text)
-    if name not in (*_STORED.values(), "keep"):
-        raise argparse.ArgumentTypeError(f"a precision is {', '.join(_STORED)} or keep, not {text!r}")
+def _computed(text: str) -> str:
+    return _precision(text, _COMPUTED, "auto")
+
+
+def _stored(text: str) -> str:
+    return _precision(text, _STORED, "keep")
+
+
+def _precision(text: str, known: dict[str, str], other: str) -> str:
+    """PyTorch's name of a precision, given by that or by its short name; or ``other``."""
+    name = known.get(text, text)
+    if name not in (*known.values(), other):
+        raise argparse.ArgumentTypeError(f"a precision is {', '.join(known)} or {other}, not {text!r}")
     return name
 
 

@@ -7,6 +7,13 @@ from typing import Any
 
 from ..pipeline import Stage
 
+_STAGES: dict[Stage, tuple[str, str]] = {
+    "encode": ("reading", "step"),
+    "sample": ("drawing", "step"),
+    "decode": ("developing", "frame"),
+}
+"""What a stage is called, and what it counts."""
+
 
 class Bars:
     """One bar for each stage of the work, removed when the next one starts or something goes wrong."""
@@ -29,12 +36,16 @@ class Bars:
 
     def stage(self, stage: Stage, done: int, total: int) -> None:
         """Show ``done`` of ``total`` steps of a stage of making a clip."""
-        words = {"encode": "reading", "sample": "drawing", "decode": "developing"}
-        self._show(words[stage], done, total, unit={"encode": "", "sample": "step", "decode": "frame"}[stage])
+        name, unit = _STAGES[stage]
+        self._show(name, done, total, unit)
+
+    def loading(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` bytes of the weights."""
+        self._show("loading", done, total, "B")
 
     def transfer(self, what: str, done: int, total: int | None) -> None:
         """Show ``done`` of ``total`` bytes of a download or a check."""
-        self._show(what, done, total, unit="B")
+        self._show(what, done, total, "B")
 
     def _show(self, name: str, done: int, total: int | None, unit: str) -> None:
         if name != self._name:
@@ -42,15 +53,18 @@ class Bars:
 
             self._close()
             self._name = name
+            # None: shown where there is a terminal. What a resumed download has already is no speed of its own.
             self._bar = tqdm(
                 total=total,
+                initial=done,
                 desc=f"{self.title}: {name}",
-                unit=unit or "it",
+                unit=unit,
                 unit_scale=unit == "B",
                 leave=False,
                 disable=True if self.hidden else None,
                 dynamic_ncols=True,
             )
+        self._bar.total = total
         self._bar.update(done - self._bar.n)
 
     def _close(self) -> None:

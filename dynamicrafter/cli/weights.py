@@ -9,24 +9,25 @@ from typing import Any, cast
 
 import torch
 
+from ..api import RANDOM
 from ..catalogue import Release, find, with_requirements
 from ..checkpoint import Report, convert, inspect
 from ..download import download, status_rows, weights_folder
+from ..variants import VARIANTS
 from .progress import Bars
 
 
-def run(command: str, arguments: object) -> object:
+def run(command: str, given: Namespace) -> object:
     """Do what one of the commands asks for and return what ``--json`` prints."""
-    given = cast(Namespace, arguments)
     commands = {"models": _models, "download": _download, "inspect": _inspect, "convert": _convert}
     return commands[command](given)
 
 
-def _models(given: Namespace) -> list[dict[str, Any]]:
+def _models(given: Namespace) -> dict[str, Any]:
     rows = [_row(release, path) for release, path in status_rows()]
     if not given.json:
         _print_models(rows)
-    return rows
+    return {"models": rows, "folder": str(weights_folder())}
 
 
 def _row(release: Release, path: Path | None) -> dict[str, Any]:
@@ -40,7 +41,14 @@ def _row(release: Release, path: Path | None) -> dict[str, Any]:
         "source": release.source,
         "requires": list(release.requires),
         "path": str(path) if path is not None else None,
+        "defaults": None if release.variant is None else asdict(VARIANTS[release.variant].preset),
     }
+
+
+_DEFAULTS = (
+    "--size {width}x{height} --frames {frames} --fs {fs} ({fs_still} still, {fs_lively} lively) --fps {fps} "
+    "--steps {steps} --cfg {cfg:g} --rescale {guidance_rescale:g} --eta {eta:g} --spacing {spacing}"
+)
 
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
@@ -52,12 +60,13 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         )
         print(f"{'':20} {row['purpose']}{needs}")
         print(f"{'':20} {row['licence']}, {row['source']}")
-    print(
-        f"\n'dynamicrafter download NAME' fetches one into {weights_folder()} (DYNAMICRAFTER_HOME moves it)."
-    )
+        if row["defaults"] is not None:
+            print(f"{'':20} {_DEFAULTS.format(**row['defaults'])}")
+    print(f"\n{RANDOM!r} needs no files and makes noise, to try the program with.")
+    print(f"'dynamicrafter download NAME' fetches one into {weights_folder()} (DYNAMICRAFTER_HOME moves it).")
 
 
-def _download(given: Namespace) -> list[dict[str, str]]:
+def _download(given: Namespace) -> dict[str, Any]:
     wanted: dict[str, Release] = {}
     for name in given.names:
         for release in with_requirements(find(name)):
@@ -68,8 +77,8 @@ def _download(given: Namespace) -> list[dict[str, str]]:
             path = download(release, given.folder, bars.transfer)
         done.append({"name": release.name, "path": str(path)})
         if not given.json:
-            print(f"{release.name}: {path}")
-    return done
+            print(f"{release.name}: {path}", flush=True)
+    return {"downloads": done}
 
 
 def _inspect(given: Namespace) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""Clips to be made: rendered in batches, written with a record of their making."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+from typing import Any
+
+from ..api import ModelFiles, load, render
+from ..checkpoint import file_sha256 as weights_sha256
+from ..checkpoint import open_weights
+from ..clip import count_tokens
+from ..download import weights_folder
+from ..errors import Cancelled
+from ..hashing import file_sha256, remembered_sha256
+from ..pictures import read_picture
+from ..pipeline import Model
+from ..settings import Settings, settings_to_json
+from ..variants import TEXT_TOKENS
+from ..video import write_clip
+from .progress import Bars
+
+RECORD = "dynamicrafter"
+"""Name of the program in the metadata of its clips."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model of a run as a clip remembers it."""
+
+    asked: str
+    files: ModelFiles
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One clip to make: its pictures' files, its settings and where it goes."""
+
+    settings: Settings
+    pictures: tuple[Path, ...]
+    target: str
+    """Absolute; with a slash at its end it is a folder whatever its name."""
+
+
+def make(shots: Sequence[Shot], source: Source, given: Namespace, dtype: str, written: list[str]) -> object:
+    """Make all clips, each written as soon as its batch is ready; returns what ``--json`` prints.
+
+    ``given`` holds the options that all commands share; ``written`` gets each finished clip.
+    """
+    hidden = given.quiet or given.json
+    notes = _what_is_cut(shots[0].settings)
+    if not given.json:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    with Bars(source.asked, hidden) as bars:
+        model = load(source.files, device=given.device, dtype=dtype, progress=bars.loading)
+    results: list[dict[str, Any]] = []
+    with Hashes(source.files) as hashes:
+        for batch in _batches(shots, getattr(given, "batch", 1)):
+            for result in _make_batch(batch, model, source, hashes, hidden, written):
+                results.append(result)
+                if not given.json:
+                    print(_line(result), flush=True)
+    return {"clips": results, "notes": notes}
+
+
+class Hashes:
+    """Hashes of the weights files, taken in a thread of their own while the networks work.
+
+    Gigabytes take a while, so that leaving the context stops one that is not done.
+    """
+
+    def __init__(self, files: ModelFiles) -> None:
+        paths = (files.weights, files.text_encoder, files.image_encoder)
+        self._stopped = Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: dict[Path, Future[str]] = {
+            path: self._pool.submit(weights_hash, path, self._stopped)
+            for path in dict.fromkeys(paths)
+            if path is not None
+        }
+
+    def __enter__(self) -> Hashes:
+        """Use as a context, so that no thread outlives the work."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what is not done."""
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def known(self, path: Path | None) -> dict[str, str] | None:
+        """A file as a clip's record names it; waits for its hash."""
+        if path is None:
+            return None
+        return {"file": str(path.resolve()), "sha256": self._pending[path].result()}
+
+
+def weights_hash(path: Path, stopped: Event | None = None) -> str:
+    """SHA-256 of a weights file or of all its shards, remembered; raises Cancelled soon after ``stopped`` is set."""
+
+    def check(done: int, total: int) -> None:
+        if stopped is not None and stopped.is_set():
+            raise Cancelled("the hash is no longer wanted")
+
+    memory = weights_folder() / "hashes.json"
+    parts = open_weights(path).files
+    return remembered_sha256(path, memory, lambda file: weights_sha256(file, check), parts)
+
+
+def _batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
+    """Shots in order, at most ``size`` at once, and only those of equal settings together."""
+    batch: list[Shot] = []
+    for shot in shots:
+        alike = batch and replace(shot.settings, seed=0) == replace(batch[0].settings, seed=0)
+        if batch and (not alike or len(batch) == size):
+            yield batch
+            batch = []
+        batch.append(shot)
+    yield batch
+
+
+def _make_batch(
+    batch: list[Shot], model: Model, source: Source, hashes: Hashes, hidden: bool, written: list[str]
+) -> Iterator[dict[str, Any]]:
+    started = time.monotonic()
+    settings = batch[0].settings
+    # Read (and hashed) only now: hundreds of large pictures would not fit into memory together.
+    pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
+    records = [_record(shot) for shot in batch]
+    firsts = [shown[0] for shown in pictures]
+    lasts = [shown[1] for shown in pictures] if settings.mode == "interpolate" else None
+    name = Path(batch[0].target).name + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
+    with Bars(name, hidden) as bars:
+        clips = render(
+            model, settings, firsts, lasts, [shot.settings.seed for shot in batch], progress=bars.stage
+        )
+    seconds = round(time.monotonic() - started, 3)
+    for shot, record, clip in zip(batch, records, clips, strict=True):
+        metadata = {**record, "model": _model_record(model, source, hashes)}
+        path = write_clip(clip.frames, shot.target, clip.settings.fps, metadata)
+        written.append(str(path))
+        frames, height, width = clip.frames.shape[:3]
+        yield {
+            "output": str(path),
+            "frames": frames,
+            "width": width,
+            "height": height,
+            "fps": clip.settings.fps,
+            "seconds": seconds,
+            "settings": record["settings"],
+        }
+
+
+def _line(result: dict[str, Any]) -> str:
+    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']} fps"
+    return f"{result['output']}: {size}, seed {result['settings']['seed']}, {result['seconds']:.1f} s"
+
+
+def _record(shot: Shot) -> dict[str, Any]:
+    """What a clip's file says of its making, but for the model; enough for ``again``."""
+    from . import program_version
+
+    return {
+        "program": RECORD,
+        "version": program_version(),
+        "settings": settings_to_json(shot.settings),
+        "pictures": [{"file": str(file.resolve()), "sha256": file_sha256(file)} for file in shot.pictures],
+    }
+
+
+def _model_record(model: Model, source: Source, hashes: Hashes) -> dict[str, Any]:
+    return {
+        "asked": source.asked,
+        "variant": model.variant.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": hashes.known(source.files.weights),
+        "text_encoder": hashes.known(source.files.text_encoder),
+        "image_encoder": hashes.known(source.files.image_encoder),
+    }
+
+
+def _what_is_cut(settings: Settings) -> list[str]:
+    """A note for each prompt that is longer than what the model reads."""
+    most = TEXT_TOKENS - 2  # All but the start and the end.
+    counts = {
+        "prompt": count_tokens(settings.prompt),
+        "negative prompt": count_tokens(settings.negative),
+    }
+    return [
+        f"the {name} has {count} word pieces; the model reads the first {most}"
+        for name, count in counts.items()
+        if count > most
+    ]

@@ -1,0 +1,86 @@
+"""What the tests of the command line and of the Python interface share: small models, pictures, a way to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cli_runs import Ran, Run, paint
+
+from dynamicrafter.api import find_model
+from dynamicrafter.cli import main
+from dynamicrafter.random_model import write_random_checkpoint
+from dynamicrafter.variants import SMALL
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster without threads, many times so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def weights_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder in which the random model was made once."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNAMICRAFTER_HOME", str(home))
+        find_model("random")
+    return home
+
+
+@pytest.fixture
+def home(weights_home: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
+    """The weights folder in use."""
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(weights_home))
+    return weights_home
+
+
+@pytest.fixture
+def random_weights(home: Path) -> Path:
+    """The random model's file; not to be changed."""
+    return find_model("random").weights
+
+
+@pytest.fixture(scope="session")
+def wide_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of 128x64 pixels that can only animate."""
+    path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
+    preset = replace(SMALL.preset, width=128, height=64)
+    write_random_checkpoint(path, replace(SMALL, name="wide", modes=("animate",), preset=preset), seed=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Picture files; not to be changed."""
+    folder = tmp_path_factory.mktemp("pictures")
+    return {
+        "wide": paint(folder / "wide.png", 150, 90),
+        "other": paint(folder / "other.png", 150, 90, hue=3),
+        "tall": paint(folder / "tall.png", 90, 150, hue=1),
+    }
+
+
+@pytest.fixture
+def run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Runs the command line in an empty folder, in this process."""
+    folder = tmp_path / "here"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+
+    def ran(*words: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return ran

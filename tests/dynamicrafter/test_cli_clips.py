@@ -1,0 +1,355 @@
+"""The commands that make clips: what is asked for is what lies in the file."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+from cli_runs import QUICK, Run, paint
+from PIL import Image
+from torch import Tensor
+
+from dynamicrafter.hashing import file_sha256
+from dynamicrafter.video import read_frames, read_metadata
+
+FORMATS = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
+
+
+def distance(one: Tensor, other: Tensor) -> int:
+    """Largest difference of two clips, in 8-bit levels."""
+    return int((one.int() - other.int()).abs().max())
+
+
+def same(one: Path, other: Path) -> bool:
+    return torch.equal(read_frames(one), read_frames(other))
+
+
+# Output
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_has_the_size_length_and_settings_asked_for(
+    run: Run, pictures: dict[str, Path], name: str
+) -> None:
+    ran = run("animate", pictures["wide"], *QUICK, "--size", "128x64", "--fps", "5", "--output", name)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{Path(name).resolve()}: 128x64, 4 frame(s) at 5 fps, seed 123, ")
+    assert read_frames(name).shape == (4, 64, 128, 3)
+    settings = read_metadata(name)["settings"]
+    assert (settings["width"], settings["height"], settings["fps"], settings["frames"]) == (128, 64, 5, 4)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_videos_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path], name: str) -> None:
+    assert run("animate", pictures["wide"], *QUICK, "--fps", "5", "--output", name).code == 0
+    with av.open(name) as video:
+        stream = video.streams.video[0]
+        assert stream.average_rate == 5
+        assert stream.codec_context.pix_fmt == "yuv420p"
+
+
+def test_animations_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path]) -> None:
+    assert run("animate", pictures["wide"], *QUICK, "--fps", "5", "--output", "clip.gif").code == 0
+    with Image.open("clip.gif") as animation:
+        assert animation.info["duration"] == 200
+
+
+def test_a_slash_makes_a_folder_of_any_name(run: Run, pictures: dict[str, Path]) -> None:
+    assert run("animate", pictures["wide"], *QUICK, "--output", "frames.v2/").code == 0
+    assert sorted(path.name for path in Path("frames.v2").iterdir()) == [
+        "clip.json",
+        *(f"frame_{number:04d}.png" for number in range(1, 5)),
+    ]
+
+
+def test_the_default_name_tells_picture_and_command(run: Run, pictures: dict[str, Path]) -> None:
+    run("animate", pictures["wide"], *QUICK)
+    run("loop", pictures["wide"], *QUICK)
+    run("interpolate", pictures["wide"], pictures["other"], *QUICK)
+    assert sorted(path.name for path in Path.cwd().iterdir()) == [
+        "wide-animate.mp4",
+        "wide-interpolate.mp4",
+        "wide-loop.mp4",
+    ]
+
+
+def test_a_clip_that_is_there_is_replaced(run: Run, pictures: dict[str, Path]) -> None:
+    run("animate", pictures["wide"], *QUICK, "--output", "clip.mp4")
+    run("animate", pictures["wide"], *QUICK, "--output", "clip.mp4", "--frames", "2")
+    assert len(read_frames("clip.mp4")) == 2
+
+
+def test_the_record_names_model_and_pictures_with_their_hashes(
+    run: Run, pictures: dict[str, Path], random_weights: Path
+) -> None:
+    files = pictures["wide"], pictures["other"]
+    run("interpolate", *files, *QUICK, "--output", "clip.mp4", "--dtype", "bf16")
+    record = read_metadata("clip.mp4")
+    assert record["pictures"] == [{"file": str(file), "sha256": file_sha256(file)} for file in files]
+    assert record["model"] == {
+        "asked": "random",
+        "variant": "small",
+        "dtype": "bfloat16",
+        "weights": {"file": str(random_weights), "sha256": file_sha256(random_weights)},
+        "text_encoder": None,
+        "image_encoder": None,
+    }
+
+
+# Modes
+
+
+@pytest.mark.parametrize(("command", "length"), [("animate", 4), ("loop", 3)])
+def test_a_loop_drops_its_last_frame(run: Run, pictures: dict[str, Path], command: str, length: int) -> None:
+    assert run(command, pictures["wide"], *QUICK, "--output", "clip").code == 0
+    assert len(read_frames("clip")) == length
+
+
+def test_a_loop_is_the_interpolation_to_its_own_picture(run: Run, pictures: dict[str, Path]) -> None:
+    picture = pictures["wide"]
+    run("loop", picture, *QUICK, "--output", "loop")
+    run("interpolate", picture, picture, *QUICK, "--output", "between")
+    assert torch.equal(read_frames("loop"), read_frames("between")[:-1])
+
+
+def test_an_interpolation_depends_on_both_pictures(run: Run, pictures: dict[str, Path]) -> None:
+    for name, last in (("one", "other"), ("two", "tall")):
+        assert run("interpolate", pictures["wide"], pictures[last], *QUICK, "--output", name).code == 0
+    assert not same(Path("one"), Path("two"))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 16, 17])
+def test_any_number_of_frames(run: Run, pictures: dict[str, Path], frames: int) -> None:
+    ran = run("animate", pictures["wide"], *QUICK, "--steps", "1", "--frames", frames, "--output", "clip.mp4")
+    assert ran.code == 0, ran.err
+    assert len(read_frames("clip.mp4")) == frames
+
+
+# Options
+
+
+def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) -> None:
+    ran = run(
+        *("animate", pictures["wide"], "--model", "random", "--json", "--device", "cpu"),
+        *("--prompt", "a boat", "--negative", "blur", "--fs", "12", "--frames", "2", "--seed", "7"),
+        *("--size", "64x128", "--fit", "pad", "--steps", "3", "--cfg", "3.5", "--image-cfg", "2.5"),
+        *("--eta", "0.5", "--rescale", "0.25", "--spacing", "uniform", "--noise-device", "device"),
+        *("--fps", "12", "--batch", "2"),
+    )
+    assert ran.code == 0, ran.out
+    assert ran.json["clips"][0]["settings"] == {
+        "mode": "animate",
+        "width": 64,
+        "height": 128,
+        "frames": 2,
+        "fs": 12,
+        "steps": 3,
+        "cfg": 3.5,
+        "image_cfg": 2.5,
+        "eta": 0.5,
+        "guidance_rescale": 0.25,
+        "spacing": "uniform",
+        "seed": 7,
+        "fps": 12,
+        "fit": "pad",
+        "prompt": "a boat",
+        "negative": "blur",
+        "noise_device": "device",
+    }
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--prompt", "a boat"),
+        ("--negative", "blur"),
+        ("--steps", "3"),
+        ("--cfg", "5"),
+        ("--image-cfg", "5"),
+        ("--eta", "0"),
+        ("--rescale", "0"),
+        ("--spacing", "uniform"),
+        ("--fs", "29"),
+        ("--motion", "0"),
+        ("--seed", "124"),
+        ("--fit", "stretch"),
+        ("--dtype", "bf16"),
+    ],
+    ids=lambda option: option[0],
+)
+def test_every_option_changes_the_clip(
+    run: Run, pictures: dict[str, Path], plain: Tensor, option: tuple[str, str]
+) -> None:
+    assert run("animate", pictures["wide"], *QUICK, *option, "--output", "clip").code == 0
+    assert not torch.equal(read_frames("clip"), plain)
+
+
+@pytest.fixture
+def plain(run: Run, pictures: dict[str, Path]) -> Tensor:
+    """The clip without any option."""
+    assert run("animate", pictures["wide"], *QUICK, "--output", "plain").code == 0
+    return read_frames("plain")
+
+
+@pytest.mark.parametrize(
+    ("picture", "option", "size"),
+    [
+        ("wide", (), (64, 128)),
+        ("tall", (), (128, 64)),
+        ("tall", ("--size", "128x64"), (64, 128)),
+    ],
+)
+def test_upright_pictures_turn_the_default_size(
+    run: Run,
+    pictures: dict[str, Path],
+    wide_weights: Path,
+    picture: str,
+    option: tuple[str, ...],
+    size: tuple[int, int],
+) -> None:
+    ran = run("animate", pictures[picture], *QUICK, "--model", wide_weights, *option, "--output", "clip")
+    assert ran.code == 0, ran.err
+    assert read_frames("clip").shape[1:3] == size
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (20000, 100)])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_the_smallest_and_the_longest_picture_work(
+    run: Run, tmp_path: Path, width: int, height: int, fit: str
+) -> None:
+    picture = paint(tmp_path / "picture.png", width, height)
+    assert run("animate", picture, *QUICK, "--fit", fit, "--output", "clip").code == 0
+    assert read_frames("clip").shape == (4, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "\U0001f6a4\U0001f30a" * 30, "boat " * 2000], ids=["empty", "emoji", "long"]
+)
+def test_any_prompt_works(run: Run, pictures: dict[str, Path], prompt: str) -> None:
+    ran = run("animate", pictures["wide"], *QUICK, "--prompt", prompt, "--output", "clip.mp4")
+    assert ran.code == 0, ran.err
+    assert read_metadata("clip.mp4")["settings"]["prompt"] == prompt
+
+
+def test_a_prompt_that_is_too_long_is_said_to_be_cut(run: Run, pictures: dict[str, Path]) -> None:
+    words = "animate", pictures["wide"], *QUICK, "--negative", "boat " * 76
+    note = "the negative prompt has 76 word pieces; the model reads the first 75"
+    assert run(*words).err == f"note: {note}\n"
+    assert run(*words, "--json").json["notes"] == [note]
+    assert run("animate", pictures["wide"], *QUICK, "--prompt", "boat " * 75).err == ""
+
+
+# Seeds and batches
+
+
+def test_a_seed_gives_its_clip_again_and_another_seed_another_one(
+    run: Run, pictures: dict[str, Path]
+) -> None:
+    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
+        run("animate", pictures["wide"], *QUICK, "--seed", seed, "--output", name)
+    assert same(Path("one"), Path("two"))
+    assert not same(Path("one"), Path("three"))
+
+
+def test_a_batch_of_pictures_and_seeds_equals_single_clips(run: Run, pictures: dict[str, Path]) -> None:
+    files = pictures["wide"], pictures["tall"]
+    ran = run("animate", *files, *QUICK, "--seed", "5,6", "--output", "clip", "--json")
+    singles: list[str] = []
+    for file in files:
+        for seed in (5, 6):
+            singles.append(f"single-{file.stem}-{seed}")
+            run("animate", file, *QUICK, "--seed", seed, "--output", singles[-1])
+    together = [Path(clip["output"]) for clip in ran.json["clips"]]
+    assert [path.name for path in together] == ["clip-1", "clip-2", "clip-3", "clip-4"]
+    assert [clip["settings"]["seed"] for clip in ran.json["clips"]] == [5, 6, 5, 6]
+    assert all(same(one, Path(other)) for one, other in zip(together, singles, strict=True))
+
+
+@pytest.mark.parametrize("command", ["animate", "interpolate"])
+def test_clips_made_at_once_are_those_made_one_by_one(
+    run: Run, pictures: dict[str, Path], command: str
+) -> None:
+    """But for rounding: other batch sizes add up in another order."""
+    files = (pictures["wide"], pictures["other"])
+    seeds = ("--seed", "5,6,7") if command == "interpolate" else ()
+    for batch in (1, 2):
+        run(command, *files, *QUICK, *seeds, "--batch", batch, "--output", f"batch{batch}")
+    numbers = range(1, 4 if seeds else 3)
+    clips = [[read_frames(f"batch{batch}-{number}") for number in numbers] for batch in (1, 2)]
+    assert all(distance(one, two) <= 1 for one, two in zip(*clips, strict=True))
+    assert not torch.equal(clips[0][0], clips[0][1])
+
+
+def test_only_clips_of_one_size_are_made_at_once(
+    run: Run, pictures: dict[str, Path], wide_weights: Path
+) -> None:
+    files = [pictures[name] for name in ("wide", "tall", "other")]
+    ran = run("animate", *files, *QUICK, "--model", wide_weights, "--batch", "3", "--json")
+    assert ran.code == 0, ran.out
+    assert [(clip["width"], clip["height"]) for clip in ran.json["clips"]] == [
+        (128, 64),
+        (64, 128),
+        (128, 64),
+    ]
+
+
+def test_pictures_of_one_name_get_numbered_clips(run: Run, tmp_path: Path) -> None:
+    files: list[Path] = []
+    for folder, name in (("a", "boat.png"), ("b", "Boat.png")):
+        (tmp_path / folder).mkdir()
+        files.append(paint(tmp_path / folder / name, 64, 64))
+    assert run("animate", *files, *QUICK).code == 0
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["Boat-animate-2.mp4", "boat-animate-1.mp4"]
+
+
+# For programs and for people
+
+
+def test_json_is_all_that_is_printed(run: Run, pictures: dict[str, Path]) -> None:
+    ran = run("animate", pictures["wide"], *QUICK[:-1], "--json", "--output", "clip.webp")
+    (clip,) = ran.json["clips"]
+    assert ran.err == ""
+    assert {key: clip[key] for key in ("output", "frames", "width", "height", "fps")} == {
+        "output": str(Path("clip.webp").resolve()),
+        "frames": 4,
+        "width": 64,
+        "height": 64,
+        "fps": 8,
+    }
+    assert clip["seconds"] > 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(run: Run, monkeypatch: pytest.MonkeyPatch, *words: Any) -> str:
+    """What a command shows on a terminal besides its result."""
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        assert run(*words).code == 0
+    return terminal.getvalue()
+
+
+def test_a_terminal_sees_every_stage_with_the_time_left(
+    run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "animate", pictures["wide"], "--model", "random", "--frames", "4", "--output", "clip.mp4"
+    bars = shown(run, monkeypatch, *words, "--steps", "12")
+    stages = ["random: loading", "clip.mp4: reading", "clip.mp4: drawing", "clip.mp4: developing"]
+    assert sorted(stages, key=bars.index) == stages
+    assert re.search(r"drawing: .*/12 \[\d\d:\d\d<\d\d:\d\d", bars)
+    assert shown(run, monkeypatch, *words, "--steps", "1", "--quiet") == ""
+    assert shown(run, monkeypatch, *words, "--steps", "1", "--json") == ""
+
+
+def test_no_bars_where_nobody_looks(run: Run, pictures: dict[str, Path]) -> None:
+    assert run("animate", pictures["wide"], *QUICK[:-1]).err == ""
