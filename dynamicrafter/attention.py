@@ -75,7 +75,9 @@ class CrossAttention(nn.Module):
         if hasattr(self, "alpha"):
             # A host may leave this lone parameter on another device than the layers it streams.
             image = image * (self.alpha.to(image.device, image.dtype).tanh() + 1)
-        return self.to_out[0](text + image)
+        joined = text + image
+        del q, text, image
+        return self.to_out[0](joined)
 
 
 def _per_frame(tokens: Tensor, frames: int) -> Tensor:
@@ -99,6 +101,10 @@ class GatedLinear(nn.Module):
         return F.gelu(gate).mul_(value)
 
 
+_FEED_FORWARD_VALUES = 2**26
+"""About as many values are held between the two layers at once: enough to keep any device busy."""
+
+
 class FeedForward(nn.Module):
     """GEGLU to four times the width and back."""
 
@@ -113,7 +119,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., channels]`` in and out."""
-        return self.net(x)
+        tokens = x.flatten(0, -2)
+        # In between, a token takes 12 times its space, which would be the peak of the whole network.
+        pieces = tokens.split(max(1, _FEED_FORWARD_VALUES // (12 * tokens.shape[1])))
+        if len(pieces) == 1:
+            return self.net(x)
+        return torch.cat([self.net(piece) for piece in pieces]).view_as(x)
 
 
 class _Block(nn.Module):
@@ -131,8 +142,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        middle = self.norm2(x)
-        x = x + (self.attn2(middle) if context is None else self.attn2(middle, context))
+        given = () if context is None else (context,)
+        x = x + self.attn2(self.norm2(x), *given)
         return x + self.ff(self.norm3(x))
 
 

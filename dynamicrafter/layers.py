@@ -54,7 +54,7 @@ def _temporal_stage(channels: int, norm_groups: int, backend: Backend, dropout_s
     norm = ops.GroupNorm(norm_groups, channels, eps=1e-5, **backend.factory)
     conv = ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **backend.factory)
     slot = [nn.Identity()] if dropout_slot else []
-    return nn.Sequential(norm, nn.SiLU(), *slot, conv)
+    return nn.Sequential(norm, nn.SiLU(inplace=True), *slot, conv)
 
 
 class ResBlock(nn.Module):
@@ -67,14 +67,14 @@ class ResBlock(nn.Module):
         ops = backend.operations
         self.in_layers = nn.Sequential(
             ops.GroupNorm(norm_groups, channels, eps=1e-5, **backend.factory),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
             ops.Conv2d(channels, out_channels, 3, padding=1, **backend.factory),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, out_channels, **backend.factory))
         # Index 2 held the trained network's dropout; the checkpoint counts it.
         self.out_layers = nn.Sequential(
             ops.GroupNorm(norm_groups, out_channels, eps=1e-5, **backend.factory),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
             nn.Identity(),
             ops.Conv2d(out_channels, out_channels, 3, padding=1, **backend.factory),
         )
@@ -89,8 +89,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
         """``[(b t), c, h, w]`` and ``[(b t), e]`` to ``[(b t), c', h, w]``."""
         h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
-        h = self.skip_connection(x) + self.out_layers(h)
-        return self.temopral_conv(h, frames)
+        h = self.out_layers(h)
+        return self.temopral_conv(self.skip_connection(x) + h, frames)
 
 
 class Downsample(nn.Module):

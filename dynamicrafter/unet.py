@@ -94,7 +94,7 @@ class VideoUNet(nn.Module):
 
         self.out = nn.Sequential(
             ops.GroupNorm(config.norm_groups, base, eps=1e-5, **backend.factory),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
             ops.Conv2d(base, config.out_channels, 3, padding=1, **backend.factory),
         )
 
@@ -112,24 +112,25 @@ class VideoUNet(nn.Module):
         embedding = embedding + self.fps_embedding(sinusoidal_embedding(fs, dim).to(x.dtype))
         embedding = repeat(embedding, "b e -> (b t) e", t=frames)
 
-        # Down
+        # Down. What later stages want is kept on a stack and nowhere else, so that it is freed when it is taken.
         h = rearrange(x, "b c t h w -> (b t) c h w")
         h = _run(self.input_blocks[0], h, embedding, context, frames)
-        h = self.init_attn[0](h, frames)
-        skips = [h]
+        made = [self.init_attn[0](h, frames)]
+        del h
         for stage in self.input_blocks[1:]:
-            h = _run(stage, h, embedding, context, frames)
-            skips.append(h)
+            made.append(_run(stage, made[-1], embedding, context, frames))
 
         # Middle
-        h = _run(self.middle_block, h, embedding, context, frames)
+        made.append(_run(self.middle_block, made[-1], embedding, context, frames))
 
         # Up
         for stage in self.output_blocks:
-            h = _run(stage, torch.cat([h, skips.pop()], dim=1), embedding, context, frames)
+            made.append(
+                _run(stage, torch.cat([made.pop(), made.pop()], dim=1), embedding, context, frames)
+            )
 
         # Out
-        return rearrange(self.out(h), "(b t) c h w -> b c t h w", t=frames)
+        return rearrange(self.out(made.pop()), "(b t) c h w -> b c t h w", t=frames)
 
 
 def _run(stage: nn.Module, h: Tensor, embedding: Tensor, context: Context, frames: int) -> Tensor:
