@@ -43,8 +43,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, c, h, w]`` to ``[n, c', h, w]``."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -147,7 +147,8 @@ class Encoder(nn.Module):
         ``features``, if given, is filled with the output of each level's last block, then that of the first
         convolution: what a video decoder refers to.
         """
-        first = h = self.conv_in(x)
+        h = self.conv_in(x)
+        first = h if features is not None else None
         for level in self.down:
             for block in level.get_submodule("block").children():
                 h = block(h)
@@ -155,11 +156,11 @@ class Encoder(nn.Module):
                 features.append(h)
             if hasattr(level, "downsample"):
                 h = level.get_submodule("downsample")(h)
-        if features is not None:
+        if features is not None and first is not None:
             features.append(first)
         for block in self.mid.children():
             h = block(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(h), inplace=True))
 
 
 class Decoder(nn.Module):
@@ -197,19 +198,21 @@ class Decoder(nn.Module):
                 h = block(h)
             if hasattr(level, "upsample"):
                 h = level.get_submodule("upsample")(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(h), inplace=True))
 
 
 class Autoencoder(nn.Module):
     """Pictures in [-1, 1] to scaled latents and back, every frame on its own."""
 
-    def __init__(self, config: VaeConfig, backend: Backend = PLAIN) -> None:
+    def __init__(
+        self, config: VaeConfig, backend: Backend = PLAIN, decoder: type[Decoder] = Decoder
+    ) -> None:
         super().__init__()
         ops = backend.operations
         channels = config.latent_channels
         self.config = config
         self.encoder = Encoder(config, backend)
-        self.decoder: nn.Module = Decoder(config, backend)
+        self.decoder = decoder(config, backend)
         self.quant_conv = ops.Conv2d(2 * channels, 2 * channels, 1, **backend.factory)
         self.post_quant_conv = ops.Conv2d(channels, channels, 1, **backend.factory)
 

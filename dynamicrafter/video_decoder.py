@@ -29,8 +29,8 @@ class TimeStack(nn.Module):
             return ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **backend.factory)
 
         # Index 2 of the second stage held dropout; the checkpoint counts it.
-        self.in_layers = nn.Sequential(norm(), nn.SiLU(), conv())
-        self.out_layers = nn.Sequential(norm(), nn.SiLU(), nn.Identity(), conv())
+        self.in_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), conv())
+        self.out_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), nn.Identity(), conv())
 
     def forward(self, x: Tensor) -> Tensor:
         """``[b, c, t, h, w]`` in and out."""
@@ -134,7 +134,7 @@ class VideoDecoder(Decoder):
                 h = self.attn_refinement[index](h, references[index], frames)
             if hasattr(level, "upsample"):
                 h = level.get_submodule("upsample")(h)
-        h = F.silu(self.norm_out(h))
+        h = F.silu(self.norm_out(h), inplace=True)
         if references is not None:
             h = self.attn_refinement[-1](h, references[-1], frames)
         h = rearrange(self.conv_out(h), "(b t) c h w -> b c t h w", t=frames)
@@ -146,8 +146,7 @@ class VideoAutoencoder(Autoencoder):
     """The ordinary encoder with ToonCrafter's decoder; latents are decoded as a clip, without ``post_quant_conv``."""
 
     def __init__(self, config: VaeConfig, backend: Backend = PLAIN) -> None:
-        super().__init__(config, backend)
-        self.decoder = VideoDecoder(config, backend)
+        super().__init__(config, backend, VideoDecoder)
 
     def references(self, first: Tensor, last: Tensor) -> list[Tensor]:
         """Encoder features of the key pictures ``[b, 3, H, W]`` as ``[b, c, 2, h, w]`` for each level."""

@@ -1,0 +1,197 @@
+"""Good defaults for every variant, ranges that are checked, and settings that survive being stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamicrafter.errors import UsageError
+from dynamicrafter.settings import (
+    Settings,
+    default_size,
+    make_settings,
+    motion_to_fs,
+    settings_from_json,
+    settings_to_json,
+)
+from dynamicrafter.variants import (
+    SMALL,
+    TOON_512,
+    V256,
+    V512,
+    V512_INTERP,
+    V1024,
+    VARIANTS,
+    Mode,
+    Variant,
+)
+
+GOOD = make_settings(V512, "animate")
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_defaults_are_the_variants_preset(variant: Variant) -> None:
+    preset = variant.preset
+    for mode in variant.modes:
+        assert make_settings(variant, mode) == Settings(
+            mode=mode,
+            width=preset.width,
+            height=preset.height,
+            frames=preset.frames,
+            fs=preset.fs,
+            steps=preset.steps,
+            cfg=preset.cfg,
+            image_cfg=None,
+            eta=preset.eta,
+            guidance_rescale=preset.guidance_rescale,
+            spacing=preset.spacing,
+            seed=123,
+            fps=preset.fps,
+            fit="crop",
+            prompt="",
+            negative="",
+            noise_device="cpu",
+        )
+
+
+def test_what_is_chosen_replaces_the_preset_and_none_keeps_it() -> None:
+    made = make_settings(V512, "animate", steps=7, cfg=None, prompt="a boat", image_cfg=1.5)
+    assert made == replace(GOOD, steps=7, prompt="a boat", image_cfg=1.5)
+
+
+@pytest.mark.parametrize(
+    ("picture", "size"),
+    [(None, (512, 320)), ((4000, 3000), (512, 320)), ((500, 500), (512, 320)), ((500, 501), (320, 512))],
+)
+def test_the_size_keeps_the_pictures_orientation(
+    picture: tuple[int, int] | None, size: tuple[int, int]
+) -> None:
+    assert default_size(V512, picture) == size
+    made = make_settings(V512, "animate", picture_size=picture)
+    assert (made.width, made.height) == size
+
+
+def test_a_chosen_size_is_not_turned() -> None:
+    made = make_settings(V512, "animate", picture_size=(300, 900), size=(640, 384))
+    assert (made.width, made.height) == (640, 384)
+
+
+@pytest.mark.parametrize(
+    ("variant", "still", "lively"),
+    [(V256, 1, 6), (V512, 30, 15), (V1024, 15, 5), (V512_INTERP, 30, 5), (TOON_512, 30, 5), (SMALL, 30, 8)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_motion_runs_from_the_still_to_the_lively_end(variant: Variant, still: int, lively: int) -> None:
+    assert (motion_to_fs(variant, 0), motion_to_fs(variant, 1)) == (still, lively)
+
+
+@given(st.sampled_from(list(VARIANTS.values())), st.floats(0, 1), st.floats(0, 1))
+def test_more_motion_is_a_larger_stride_or_a_lower_rate(variant: Variant, one: float, other: float) -> None:
+    less, more = sorted((one, other))
+    direction = 1 if variant is V256 else -1
+    assert direction * (motion_to_fs(variant, more) - motion_to_fs(variant, less)) >= 0
+
+
+def test_motion_sets_fs() -> None:
+    assert make_settings(V512, "animate", motion=1).fs == 15
+    assert make_settings(V512, "animate", fs=3).fs == 3
+
+
+@pytest.mark.parametrize("motion", [-0.01, 1.01, float("nan")])
+def test_motion_outside_its_range_is_refused(motion: float) -> None:
+    with pytest.raises(UsageError, match=r"motion must be 0 \(still\) to 1 \(lively\), but .* was given"):
+        motion_to_fs(V512, motion)
+
+
+def test_fs_and_motion_together_are_refused() -> None:
+    with pytest.raises(UsageError, match="fs and motion set the same thing; give one of them"):
+        make_settings(V512, "animate", fs=10, motion=0.5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "mode", "message"),
+    [
+        (V512, "loop", r"512_v1 was trained to animate, not to loop; choose a model for it"),
+        (V512_INTERP, "animate", r"512_interp_v1 was trained to interpolate and loop, not to animate"),
+    ],
+)
+def test_a_mode_the_variant_was_not_trained_for_is_refused(
+    variant: Variant, mode: Mode, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_settings(variant, mode)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "dance"}, r"mode must be one of animate, interpolate, loop, not 'dance'"),
+        ({"width": 500}, r"width must be a multiple of 64, but 500 was given; the nearest is 512"),
+        ({"width": 0}, r"width must be a multiple of 64, but 0 was given; the nearest is 64"),
+        ({"height": -64}, r"height must be a multiple of 64, but -64 was given; the nearest is 64"),
+        ({"height": 350}, r"height must be a multiple of 64, but 350 was given; the nearest is 320"),
+        ({"frames": 0}, r"animate needs at least 1 frame\(s\), but 0 were asked for"),
+        ({"mode": "interpolate", "frames": 1}, r"interpolate needs at least 2 frame\(s\), but 1 were"),
+        ({"mode": "loop", "frames": 2}, r"loop needs at least 3 frame\(s\), but 2 were"),
+        ({"steps": 0}, r"steps must be 1 to 1000, but 0 was given; 25 to 50 are usual"),
+        ({"steps": 1001}, r"steps must be 1 to 1000, but 1001 was given"),
+        ({"cfg": float("nan")}, r"cfg must be a number, but nan was given; 1 switches guidance off"),
+        ({"image_cfg": float("inf")}, r"image_cfg must be a number, but inf was given"),
+        ({"eta": -0.1}, r"eta must be 0 to 1, but -0\.1 was given"),
+        ({"eta": 1.1}, r"eta must be 0 to 1, but 1\.1 was given"),
+        ({"guidance_rescale": -0.1}, r"rescale must be 0 to 1, but -0\.1 was given"),
+        ({"guidance_rescale": 1.1}, r"rescale must be 0 to 1, but 1\.1 was given"),
+        ({"spacing": "quad"}, r"spacing must be one of uniform, uniform_trailing, not 'quad'"),
+        ({"fit": "tile"}, r"fit must be one of crop, pad, stretch, not 'tile'"),
+        ({"noise_device": "cuda"}, r"noise_device must be cpu or device, not 'cuda'"),
+        ({"fs": -1}, r"fs must be 0 to 1000, but -1 was given; see --motion for a simpler dial"),
+        ({"fs": 1001}, r"fs must be 0 to 1000, but 1001 was given"),
+        ({"fps": 0}, r"fps must be 1 to 240, but 0 was given"),
+        ({"fps": 241}, r"fps must be 1 to 240, but 241 was given"),
+        ({"seed": -1}, r"seed must be 0 to 2\^63 - 1, but -1 was given"),
+        ({"seed": 2**63}, r"seed must be 0 to 2\^63 - 1, but 9223372036854775808 was given"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(GOOD, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 64, "height": 64},
+        {"frames": 1},
+        {"mode": "interpolate", "frames": 2},
+        {"mode": "loop", "frames": 3},
+        {"steps": 1},
+        {"steps": 1000},
+        {"eta": 0, "guidance_rescale": 0, "fs": 0, "fps": 1, "seed": 0},
+        {"eta": 1, "guidance_rescale": 1, "fs": 1000, "fps": 240, "seed": 2**63 - 1},
+        {"cfg": 1, "image_cfg": 1},
+    ],
+)
+def test_the_ends_of_the_ranges_are_good(changes: dict[str, Any]) -> None:
+    assert settings_to_json(replace(GOOD, **changes)).items() >= changes.items()
+
+
+def test_json_gives_the_same_settings_back() -> None:
+    made = make_settings(V1024, "animate", prompt="ein Boot \N{SAILBOAT}", image_cfg=1.2, eta=0.5, seed=2**60)
+    assert settings_from_json(json.loads(json.dumps(settings_to_json(made)))) == made
+
+
+def test_stored_settings_of_another_version_are_refused_by_name() -> None:
+    values = settings_to_json(GOOD)
+    del values["eta"]
+    with pytest.raises(UsageError, match="do not fit this version: colour, eta missing or unknown"):
+        settings_from_json({**values, "colour": "red"})
+
+
+def test_stored_settings_are_checked_like_given_ones() -> None:
+    with pytest.raises(UsageError, match="steps must be 1 to 1000, but 0 was given"):
+        settings_from_json({**settings_to_json(GOOD), "steps": 0})
