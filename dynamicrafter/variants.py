@@ -200,8 +200,17 @@ SMALL = Variant(
     vision=VisionConfig(width=64, layers=2, heads=4, patch=28),
 )
 
+TINY = replace(
+    SMALL,
+    name="tiny",
+    purpose="trained on coloured shapes that do as told: all modes at 64x64, built in",
+    preset=replace(SMALL.preset, fs=10, steps=15, eta=0.0),
+    unet=replace(SMALL.unet, num_head_channels=16),
+    vae=replace(SMALL.vae, channel_mult=(1, 1, 2, 4)),
+)
+
 VARIANTS: dict[str, Variant] = {
-    v.name: v for v in (V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512, SMALL)
+    v.name: v for v in (V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512, SMALL, TINY)
 }
 """Every known variant by name."""
 

@@ -1,0 +1,118 @@
+"""The diffusion loss as the released code computes it, and the options it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..conditioning import image_tokens
+from ..resampler import Resampler
+from ..schedule import TRAIN_STEPS, Schedule
+from ..stages import Context
+from ..unet import VideoUNet
+
+DROP = 0.05
+"""Share of samples for each of: text dropped, picture dropped, both dropped (the released ``uncond_prob``)."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What the network sees and what it should say, both ``[b, c, t, h, w]``."""
+
+    x: Tensor
+    target: Tensor
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Noised:
+    """Noise ``x0`` ``[b, ...]`` to the timesteps ``t`` ``[b]``.
+
+    With a dynamic rescale, the clean latents are scaled first, in the noisy input and in the target alike. The target
+    is the noise (eps), or sqrt(abar) noise - sqrt(1 - abar) x0 (v, arXiv 2202.00512).
+    """
+    shape = (-1,) + (1,) * (x0.ndim - 1)
+
+    def at(table: Tensor) -> Tensor:
+        return table.to(t.device)[t].view(shape)
+
+    if schedule.scale is not None:
+        x0 = at(schedule.scale) * x0
+    signal, rest = at(schedule.sqrt_alphas_cumprod), at(schedule.sqrt_one_minus_alphas_cumprod)
+    target = noise if schedule.prediction == "eps" else signal * noise - rest * x0
+    return Noised(signal * x0 + rest * noise, target)
+
+
+def min_snr_weight(t: Tensor, schedule: Schedule, gamma: float) -> Tensor:
+    """Weight ``[b]`` of each sample's loss (arXiv 2303.09556): min(SNR, gamma) over SNR (eps) or SNR + 1 (v)."""
+    abar = schedule.alphas_cumprod.to(t.device)[t]
+    snr = abar / (1 - abar)
+    capped = snr.clamp(max=gamma)
+    if schedule.prediction == "v":
+        return capped / (snr + 1)
+    # Without signal the quotient is 0 / 0, and its limit is 1.
+    return torch.where(snr > 0, capped / snr.clamp(min=1e-12), 1.0)
+
+
+def per_sample(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each sample, ``[b]``."""
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Which samples of a batch lose a condition, ``[b]`` booleans; the picture's latents are never dropped."""
+
+    text: Tensor
+    image: Tensor
+
+
+def drop_conditions(draw: Tensor, share: float = DROP) -> Dropped:
+    """From one uniform number for each sample: below ``share`` text, from there to twice of it both, then image."""
+    return Dropped(text=draw < 2 * share, image=(draw >= share) & (draw < 3 * share))
+
+
+def uniform_timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """``[count]`` timesteps, each from its own stretch of 0..999, in random order."""
+    strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (strata * TRAIN_STEPS).long()[torch.randperm(count, generator=generator)]
+
+
+class DenoisingLoss(nn.Module):
+    """UNet and resampler, from ready-made latents and tower outputs to the loss of a batch."""
+
+    def __init__(
+        self, unet: VideoUNet, resampler: Resampler, schedule: Schedule, min_snr: float | None = None
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.resampler = resampler
+        self._schedule = schedule
+        self._min_snr = min_snr
+
+    def predict(
+        self, x: Tensor, t: Tensor, concat: Tensor, text: Tensor, vision: Tensor, fs: Tensor
+    ) -> Tensor:
+        """The network's output for noisy latents ``[b, 4, t, h, w]``."""
+        image = image_tokens(self.resampler(vision), self.resampler.config, x.shape[2])
+        return self.unet(torch.cat([x, concat], dim=1), t, Context(text, image), fs)
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        concat: Tensor,
+        text: Tensor,
+        vision: Tensor,
+        fs: Tensor,
+    ) -> Tensor:
+        """``latents``, ``noise`` and ``concat`` ``[b, 4, t, h, w]``; ``text`` ``[b, 77, c]``; ``vision`` tower tokens
+        ``[b, n, c]``; ``t`` and ``fs`` ``[b]``. Returns the mean over the batch.
+        """
+        noised = add_noise(latents, noise, t, self._schedule)
+        losses = per_sample(self.predict(noised.x, t, concat, text, vision, fs), noised.target)
+        if self._min_snr is not None:
+            losses = losses * min_snr_weight(t, self._schedule, self._min_snr)
+        return losses.mean()
