@@ -44,7 +44,10 @@ def size_problem(width: int | None, height: int | None) -> str | None:
                 f"{name} must be a multiple of {SIZE_STEP}, but {value} was given; the nearest is {nearest}"
             )
     if width is not None and height is not None and bool(width) != bool(height):
-        return f"only one of width ({width}) and height ({height}) is set; set both, or both to 0 for the model's own size"
+        return (
+            f"only one of width ({width}) and height ({height}) is set; set both, or leave both at 0 for the "
+            f"model's own size"
+        )
     return None
 
 
