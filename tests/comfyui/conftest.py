@@ -64,7 +64,11 @@ def pack_server(start_server: "Callable[..., Server]", tmp_path_factory: pytest.
     """A server with this repository as its only pack, as in a git clone, in a folder of another name."""
     from comfyui_server import copy_pack
 
-    return start_server(copy_pack(REPOSITORY, tmp_path_factory.mktemp("pack") / "any_folder-name"))
+    pack = copy_pack(REPOSITORY, tmp_path_factory.mktemp("pack") / "any_folder-name")
+    with pytest.MonkeyPatch.context() as environment:
+        # Where the built-in model is written; the server is started with it and keeps it.
+        environment.setenv("DYNAMICRAFTER_HOME", str(tmp_path_factory.mktemp("weights")))
+        return start_server(pack)
 
 
 @pytest.fixture
