@@ -71,8 +71,9 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
     if spacing == "uniform":
         chosen = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
     else:
-        stride = TRAIN_STEPS / steps
-        # Half to even, as numpy rounds. Counting by index avoids an accumulated stride's surplus entry below zero.
+        # The original takes the stride as the difference of its first two values, whose rounding error decides which
+        # way a half goes (48 steps), and rounds half to even. Counting by index never adds an entry below zero.
+        stride = TRAIN_STEPS - (TRAIN_STEPS - TRAIN_STEPS / steps)
         chosen = [round(TRAIN_STEPS - i * stride) - 1 for i in reversed(range(steps))]
     return [t for t in chosen if 0 <= t < TRAIN_STEPS]
 
