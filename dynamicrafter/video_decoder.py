@@ -88,10 +88,10 @@ class Fusion(nn.Module):
         """``x`` ``[(b t), c, h, w]``, ``reference`` ``[b, c, 2, h, w]`` (not normalised); returns ``x``'s shape."""
         q = self.to_q(rearrange(self.norm(x), "n c h w -> n (h w) c"))
         tokens = rearrange(reference, "b c k h w -> b (k h w) c")
-        k = self.to_k(tokens).repeat_interleave(frames, dim=0)
-        v = self.to_v(tokens).repeat_interleave(frames, dim=0)
-        h = self.to_out[0](self.attention(q, k, v, _FUSION_HEADS))
-        return x + rearrange(h, "n (h w) c -> n c h w", h=x.shape[-2])
+        # All frames see the same tokens, so their queries are one long row and no token is there twice.
+        q = rearrange(q, "(b t) n c -> b (t n) c", t=frames)
+        h = self.to_out[0](self.attention(q, self.to_k(tokens), self.to_v(tokens), _FUSION_HEADS))
+        return x + rearrange(h, "b (t h w) c -> (b t) c h w", t=frames, h=x.shape[-2])
 
 
 class VideoDecoder(Decoder):
