@@ -66,7 +66,8 @@ def directions(found: Track) -> list[str]:
     """One of the four directions for each clip, or "still"."""
     dx, dy = found.x[:, -1] - found.x[:, 0], found.y[:, -1] - found.y[:, 0]
     names: list[str] = []
-    for across, down in zip(dx.tolist(), dy.tolist(), strict=True):
+    for move in zip(dx, dy, strict=True):
+        across, down = float(move[0]), float(move[1])
         if max(abs(across), abs(down)) < _MOVED:
             names.append("still")
         elif abs(across) > abs(down):
@@ -139,9 +140,9 @@ def make(
         first = render(some, torch.zeros(len(some), 1))[:, 0].to(model.device)
         last = first if ends is None else ends[index].to(model.device)
         conditioning = _conditions(
-            model, first, last, [prompts[i] for i in index.tolist()], some.fs, settings
+            model, first, last, list(prompts[start : start + _BATCH]), some.fs, settings
         )
-        generators = [torch.Generator().manual_seed(seed * 100_003 + i) for i in index.tolist()]
+        generators = [torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(some))]
         latents = sample(model, conditioning, settings, generators)
         made.append(decode(model, latents).clamp(-1, 1).transpose(1, 2))
     return torch.cat(made)
@@ -216,6 +217,8 @@ def measure_behaviour(
     # Directions: the same pictures with four prompts, and without a prompt
     pictures = max(1, items // len(DIRECTIONS))
     right, right_untold, kept_colour, kept_shape, first_frames = 0.0, 0.0, 0.0, 0.0, 0.0
+    wanted = scenes(pictures, DIRECTIONS[0], 10, 1)
+    untold = directions(track(make(model, wanted, [""] * pictures, settings("animate"), seed), wanted))
     for direction in DIRECTIONS:
         wanted = scenes(pictures, direction, 10, 1)
         clips = make(model, wanted, captions(wanted), settings("animate"), seed)
@@ -223,10 +226,6 @@ def measure_behaviour(
         colour, shape = same_subject(clips, wanted)
         kept_colour, kept_shape = kept_colour + colour / 4, kept_shape + shape / 4
         first_frames += float(psnr(clips[:, 0], render(wanted, torch.zeros(pictures, 1))[:, 0]).mean()) / 4
-        if direction == DIRECTIONS[0]:
-            untold = directions(
-                track(make(model, wanted, [""] * pictures, settings("animate"), seed), wanted)
-            )
         right_untold += untold.count(direction) / pictures / 4
     note("prompted direction, share", right)
     note("same share without a prompt", right_untold)

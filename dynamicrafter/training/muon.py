@@ -30,12 +30,13 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """
     a, b, c = _ITERATION
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.mT if tall else matrix
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    x = matrix.transpose(-1, -2) if tall else matrix
+    norm = x.square().sum((-2, -1), keepdim=True).sqrt()
+    x = (x / (norm + 1e-7)).to(torch.bfloat16)
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT
+        gram = x @ x.transpose(-1, -2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrix.dtype)
+    return (x.transpose(-1, -2) if tall else x).to(matrix.dtype)
 
 
 class Muon(Optimizer):

@@ -13,21 +13,36 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..backend import Backend
+from ..checkpoint.detect import variant_metadata
+from ..checkpoint.entries import Entry, Piece
+from ..checkpoint.layout import PREFIXES
+from ..checkpoint.safetensors_file import write_safetensors
 from ..clip import clip_pixels, encode_image
 from ..conditioning import place_keyframes, repeat_picture
 from ..resampler import Resampler
 from ..schedule import make_schedule
 from ..unet import VideoUNet
 from ..vae import Autoencoder
-from ..variants import VARIANTS, variant_to_json
+from ..variants import VARIANTS
 from .autoencoder import AutoencoderLoss, decibels, frame_draw, normalise_latents, round_trip, still_frames
 from .losses import DenoisingLoss, add_noise, drop_conditions, per_sample, uniform_timesteps
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 from .toy_world import DIRECTIONS, MOTIONS, Scenes, captions, join, make_clips, sample_scenes, with_motion
-from .trainer import Batch, Draw, Report, Trainer, TrainerConfig, load_state, save_state
+from .trainer import (
+    Batch,
+    Draw,
+    Report,
+    Trainer,
+    TrainerConfig,
+    load_state,
+    one_process_first,
+    save_state,
+    seed_everything,
+)
 
 Stage = Literal["vae", "text", "vision", "prompted", "mixed", "export"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -89,7 +104,7 @@ Hear = Callable[[Report], None]
 
 
 def _train_vae(folder: Path, hear: Hear) -> None:
-    torch.manual_seed(VAE.seed)
+    seed_everything(VAE.seed)
     loss = AutoencoderLoss(Autoencoder(TINY.vae))
     frames = still_frames(32, 1)
 
@@ -103,7 +118,7 @@ def _train_vae(folder: Path, hear: Hear) -> None:
 
 
 def _train_text(folder: Path, hear: Hear) -> None:
-    torch.manual_seed(TEXT.seed)
+    seed_everything(TEXT.seed)
     text = CompactText(TINY.text, toy_vocabulary())
     loss = TextLoss(text, TINY.text.width)
     Trainer(loss, caption_draw(TOWER_BATCH), TEXT, folder / "text", report=hear).run()
@@ -111,7 +126,7 @@ def _train_text(folder: Path, hear: Hear) -> None:
 
 
 def _train_vision(folder: Path, hear: Hear) -> None:
-    torch.manual_seed(VISION.seed)
+    seed_everything(VISION.seed)
     loss = VisionLoss(TINY.vision)
     Trainer(loss, picture_draw(TOWER_BATCH), VISION, folder / "vision", report=hear).run()
     _keep(loss.tower.state_dict(), folder, "vision")
@@ -156,20 +171,19 @@ def _keep(weights: Mapping[str, Tensor], folder: Path, stage: str) -> None:
 
 def matrix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Attention as plain matrix products; in bfloat16 on a CPU its gradient takes a third of the fused one's time."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+    return rearrange(weights.to(v.dtype) @ v, "b h n d -> b n (h d)")
 
 
 def denoising_loss(seed: int) -> DenoisingLoss:
     """Fresh network and resampler; every residual branch of the network begins at zero, as in the original."""
-    torch.manual_seed(seed)
+    seed_everything(seed)
     unet = VideoUNet(TINY.unet, Backend(attention=matrix_attention))
     zeroed = ("out.2", "out_layers.3", "proj_out", "conv4.3")
-    for name, module in unet.named_modules():
-        if name.endswith(zeroed):
-            for parameter in module.parameters():
-                nn.init.zeros_(parameter)
+    for name, parameter in unet.named_parameters():
+        if name.rpartition(".")[0].endswith(zeroed):
+            nn.init.zeros_(parameter)
     resampler = Resampler(TINY.resampler)
     nn.init.normal_(resampler.latents, std=TINY.resampler.dim**-0.5)
     return DenoisingLoss(unet, resampler, make_schedule(TINY.diffusion))
@@ -209,8 +223,9 @@ def _grouped(parts: list[Scenes]) -> Scenes:
 def kept_pool(folder: Path, name: str, scenes: Callable[[], Scenes]) -> Pool:
     """The pool of that name, encoded with the towers and autoencoder of ``folder`` unless it is there already."""
     path = folder / f"pool_{name}.pt"
-    if not path.exists():
-        save_state(vars(encode_pool(scenes(), folder)), path)
+    with one_process_first():
+        if not path.exists():
+            save_state(vars(encode_pool(scenes(), folder)), path)
     return Pool(**load_state(path))
 
 
@@ -233,7 +248,7 @@ def encode_pool(scenes: Scenes, folder: Path) -> Pool:
         clips = make_clips(some, _FRAMES)
         with torch.autocast("cpu", torch.bfloat16):
             encoded = vae.encode(clips.flatten(0, 1)).mean.float() * TINY.vae.scale_factor
-        latents.append(encoded.unflatten(0, clips.shape[:2]).transpose(1, 2))
+        latents.append(rearrange(encoded, "(b t) c h w -> b c t h w", t=_FRAMES))
         tokens.append(encode_image(vision, clip_pixels(clips[::GROUP, 0], size)))
     grey = encode_image(vision, clip_pixels(torch.zeros(1, 3, TINY.preset.height, TINY.preset.width), size))
     words = captions(scenes, torch.Generator().manual_seed(len(scenes)))
@@ -339,25 +354,23 @@ def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
 
 def export(folder: Path, denoising: Mapping[str, Tensor], path: Path) -> None:
     """All networks in one file in the released layout, 16 bit, with the variant in its metadata."""
-    import json
-
-    from safetensors.torch import save_file
-
     text = CompactText(TINY.text, toy_vocabulary())
     text.tower.load_state_dict(load_state(folder / "text.pt"))
     parts: dict[str, Mapping[str, Tensor]] = {
-        "model.diffusion_model.": _below(denoising, "unet."),
-        "image_proj_model.": _below(denoising, "resampler."),
-        "first_stage_model.": load_state(folder / "vae.pt"),
-        "cond_stage_model.model.": text.full_weights(),
-        "embedder.model.visual.": load_state(folder / "vision.pt"),
+        PREFIXES["unet"]: _below(denoising, "unet."),
+        PREFIXES["resampler"]: _below(denoising, "resampler."),
+        PREFIXES["vae"]: load_state(folder / "vae.pt"),
+        PREFIXES["text"]: text.full_weights(),
+        PREFIXES["vision"]: load_state(folder / "vision.pt"),
     }
     weights = {
         prefix + name: value.half().contiguous()
         for prefix, part in parts.items()
         for name, value in part.items()
     }
-    save_file(weights, path, {"variant": json.dumps(variant_to_json(TINY))})
+    entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in weights.items()}
+    pieces = (Piece(name, 0, value.flatten()) for name, value in weights.items())
+    write_safetensors(path, entries, pieces, variant_metadata(TINY))
 
 
 def _below(weights: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:

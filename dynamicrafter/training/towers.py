@@ -25,7 +25,7 @@ _COLOUR_MOTION = tuple(MOTIONS).index("colour")
 
 def vocabulary(tokenized: Tensor) -> Tensor:
     """The ids that occur in ``tokenized``, ascending; a tower is trained with a table of these alone."""
-    return torch.unique(tokenized)
+    return cast(Tensor, cast(Any, torch).unique(tokenized))
 
 
 def toy_vocabulary() -> Tensor:

@@ -11,7 +11,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -80,6 +82,26 @@ class TrainerConfig:
         return self.learning_rate * factor
 
 
+def _accelerate() -> Any:
+    """The accelerate package; raises UsageError that says how to get it."""
+    try:
+        return import_module("accelerate")
+    except ImportError as problem:
+        raise UsageError(
+            "training needs the accelerate package; install it with pip install 'dynamicrafter-studio[train]'"
+        ) from problem
+
+
+def one_process_first() -> AbstractContextManager[None]:
+    """A context that the main process passes before all others, for work whose result the others only read."""
+    return _accelerate().PartialState().main_process_first()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what draws fresh weights."""
+    cast(Any, torch).manual_seed(seed)
+
+
 def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
     """Seed of the generator of one batch; differs for each step, accumulated batch and process."""
     return ((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process
@@ -111,9 +133,7 @@ class Trainer:
         report: Callable[[Report], None] | None = None,
     ) -> None:
         """``validate`` measures the module with its running mean at every save; ``report`` hears every log line."""
-        from accelerate import Accelerator
-
-        self._accelerator = cast(Any, Accelerator)(mixed_precision=config.precision)
+        self._accelerator = _accelerate().Accelerator(mixed_precision=config.precision)
         self._plain = module
         self._draw = draw
         self._config = config
@@ -129,7 +149,7 @@ class Trainer:
         )
         self._module, self._optimizer = self._accelerator.prepare(module, optimizer)
         if config.compile:
-            self._module = torch.compile(self._module)
+            self._module = cast(Any, torch).compile(self._module)
         self._step = 0
         self._seconds = 0.0
         self._mean: dict[str, Tensor] = {}
@@ -152,11 +172,12 @@ class Trainer:
             self._seconds = time.monotonic() - begun
             last = self._step == config.steps
             saving = self._step % config.save_every == 0 or last
+            measured: Mapping[str, float] = {}
             if saving:
                 measured = self._measure()
                 self._save()
             if saving or self._step % config.log_every == 0:
-                self._log(sum(losses) / len(losses), measured if saving else {})
+                self._log(sum(losses) / len(losses), measured)
                 losses = []
         self._swap()
         return self._plain
@@ -180,7 +201,7 @@ class Trainer:
             accelerator.backward(loss / config.accumulate)
             total += loss.item() / config.accumulate
         if config.clip:
-            accelerator.clip_grad_norm_(self._module.parameters(), config.clip)
+            accelerator.clip_grad_norm_([p for _, p in self._trained()], config.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._step += 1

@@ -1,0 +1,232 @@
+"""The training loop: it learns, goes on to the bit where it was stopped, and loses nothing when it cannot write."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynamicrafter.errors import CheckpointError, UsageError
+from dynamicrafter.training import trainer
+from dynamicrafter.training.muon import Muon, orthogonalise
+from dynamicrafter.training.trainer import STATE, Batch, Report, Trainer, TrainerConfig, step_seed
+
+pytest.importorskip("accelerate", reason="training needs accelerate")
+
+
+class Line(nn.Module):
+    """Learns y = W x from noise-free samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layer = nn.Linear(16, 16)
+        self.truth = torch.randn(16, 16, generator=generator)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.randn(16, 16, generator=generator))
+            self.layer.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layer(x) - x @ self.truth.T).square().mean()
+
+
+def draw(generator: torch.Generator) -> Batch:
+    return {"x": torch.randn(8, 16, generator=generator)}
+
+
+CONFIG = TrainerConfig(
+    steps=12, learning_rate=0.02, warm_up=2, decay="cosine", ema=0.9, log_every=4, save_every=4
+)
+
+
+def train(folder: Path, config: TrainerConfig = CONFIG, **options) -> Line:
+    module = Line()
+    Trainer(module, draw, config, folder, **options).run()
+    return module
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_training_lowers_the_loss(tmp_path: Path, method) -> None:
+    heard: list[Report] = []
+    config = replace(CONFIG, method=method, steps=150, learning_rate=0.1, ema=0.0, log_every=10)
+    train(tmp_path, config, report=heard.append)
+    assert heard[-1].loss < 0.3 * heard[0].loss
+    assert heard[-1].step == 150
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, method) -> None:
+    config = replace(CONFIG, method=method, accumulate=2)
+    whole = train(tmp_path / "whole", config)
+
+    class Stop(Exception):
+        pass
+
+    def stop(report: Report) -> None:
+        if report.step == 8:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tmp_path / "parts", config, report=stop)
+    parts = train(tmp_path / "parts", config)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name])
+    states = [trainer.load_state(tmp_path / name / STATE) for name in ("whole", "parts")]
+    assert states[0]["step"] == states[1]["step"] == 12
+    assert torch.equal(states[0]["module"]["layer.weight"], states[1]["module"]["layer.weight"])
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(tmp_path)
+    written = (tmp_path / STATE).stat().st_mtime_ns
+    again = train(tmp_path)
+    assert torch.equal(first.layer.weight, again.layer.weight)
+    assert (tmp_path / STATE).stat().st_mtime_ns == written
+
+
+def test_the_running_mean_is_what_comes_out(tmp_path: Path) -> None:
+    with_mean = train(tmp_path / "a")
+    state = trainer.load_state(tmp_path / "a" / STATE)
+    assert torch.equal(with_mean.layer.weight, state["mean"]["layer.weight"])
+    assert not torch.equal(with_mean.layer.weight, state["module"]["layer.weight"])
+
+
+def test_accumulated_batches_count_as_one_large_one(tmp_path: Path) -> None:
+    """Two batches of a step have the gradient of their mean."""
+    rows = [
+        torch.randn(8, 16, generator=torch.Generator().manual_seed(step_seed(0, 0, micro)))
+        for micro in (0, 1)
+    ]
+    config = TrainerConfig(steps=1, learning_rate=0.01, accumulate=2, clip=0.0, weight_decay=0.0)
+    two = train(tmp_path / "two", config)
+    one = Line()
+    Trainer(one, lambda _: {"x": torch.cat(rows)}, replace(config, accumulate=1), tmp_path / "one").run()
+    assert torch.allclose(two.layer.weight, one.layer.weight, atol=1e-6)
+
+
+def test_frozen_weights_stay(tmp_path: Path) -> None:
+    module = Line()
+    module.layer.bias.requires_grad_(False)
+    before = module.layer.bias.clone()
+    Trainer(module, draw, CONFIG, tmp_path).run()
+    assert torch.equal(module.layer.bias, before)
+
+
+def test_the_log_has_a_line_for_each_stretch(tmp_path: Path) -> None:
+    train(tmp_path, validate=lambda module: {"figure": 1.5})
+    with (tmp_path / "log.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert {row["measured"] for row in rows} == {"figure=1.5"}
+
+
+def test_a_failed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, replace(CONFIG, steps=4))
+    before = (tmp_path / STATE).read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        UsageError, match="could not be written .*No space left.*; the one before is untouched"
+    ):
+        train(tmp_path)
+    assert (tmp_path / STATE).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", STATE]
+
+
+def test_a_killed_write_leaves_the_state_before(tmp_path: Path) -> None:
+    """What a killed process leaves is a part file, which is not read."""
+    train(tmp_path, replace(CONFIG, steps=4))
+    (tmp_path / f"{STATE}.99.part").write_bytes(b"half")
+    assert train(tmp_path).layer.weight.isfinite().all()
+
+
+def test_a_broken_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(b"not a state")
+    with pytest.raises(CheckpointError, match="is not a whole training state; delete it to begin anew"):
+        train(tmp_path)
+
+
+def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, replace(CONFIG, steps=4))
+    other = nn.Module()
+    other.weight = nn.Parameter(torch.zeros(1))
+    with pytest.raises(CheckpointError, match="a run that trained other weights"):
+        Trainer(other, draw, CONFIG, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the loss is nan at step 0; lower the learning rate"):
+        Trainer(Line(), lambda _: {"x": torch.full((2, 16), torch.nan)}, CONFIG, tmp_path).run()
+
+
+def test_nothing_to_train_is_an_error(tmp_path: Path) -> None:
+    module = Line().requires_grad_(False)
+    with pytest.raises(UsageError, match="there is nothing to train"):
+        Trainer(module, draw, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "must be at least 1"),
+        ("ema", 1.0, "ema must be 0"),
+        ("learning_rate", 0.0, "learning_rate must be above 0"),
+    ],
+)
+def test_bad_settings_are_named(field: str, value: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(CONFIG, **{field: value})
+
+
+def test_training_without_accelerate_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    with pytest.raises(UsageError, match=r"pip install 'dynamicrafter-studio\[train\]'"):
+        train(tmp_path)
+
+
+def test_learning_rates() -> None:
+    config = TrainerConfig(steps=12, learning_rate=1.0, warm_up=2, decay="linear")
+    assert [config.rate(step) for step in (0, 1, 2, 7, 11)] == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.1])
+    cosine = replace(config, decay="cosine")
+    assert cosine.rate(7) == pytest.approx(0.5)
+    assert replace(config, decay="constant").rate(11) == 1.0
+
+
+def test_seeds_differ_for_step_batch_and_process() -> None:
+    seeds = {step_seed(1, s, m, p) for s in range(50) for m in range(3) for p in range(4)}
+    assert len(seeds) == 600
+
+
+def test_orthogonal_steps_keep_directions_and_even_out_strengths() -> None:
+    matrix = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    made = orthogonalise(matrix)
+    values = torch.linalg.svdvals(made)
+    assert float(values.min()) > 0.5
+    assert float(values.max()) < 1.3
+    assert torch.allclose(orthogonalise(matrix.mT), made.mT, atol=0.05)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    assert float((made - u @ v).abs().mean() / (u @ v).abs().mean()) < 0.4
+
+
+def test_vectors_get_adam() -> None:
+    ours, theirs = (nn.Parameter(torch.ones(5)) for _ in range(2))
+    mine = Muon([ours], lr=0.1, betas=(0.9, 0.99))
+    adam = torch.optim.Adam([theirs], lr=0.1, betas=(0.9, 0.99))
+    for _ in range(3):
+        for parameter, optimizer in ((ours, mine), (theirs, adam)):
+            parameter.grad = 2 * parameter.detach() * torch.arange(1.0, 6.0)
+            optimizer.step()
+    assert torch.allclose(ours, theirs, atol=1e-5)
