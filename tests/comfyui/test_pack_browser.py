@@ -1,0 +1,106 @@
+"""The pack in the real editor: every template opens without a red node, a clip is made with the mouse, help opens.
+
+With ``DYNAMICRAFTER_SCREENSHOTS`` set to a folder, pictures of the editor are kept there; the README's were made so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from comfyui_browser import Editor
+    from comfyui_server import Server
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TEMPLATES = sorted((REPOSITORY / "workflows").glob("*.json"))
+HELP = sorted((REPOSITORY / "web" / "docs").glob("*.md"))
+PACK = "dynamicrafter-pack"
+
+
+def graph_of(template: Path) -> dict[str, Any]:
+    return json.loads(template.read_text(encoding="utf-8"))
+
+
+def template_with(node_type: str) -> str:
+    """Name of a template that holds a node of this type."""
+    for template in TEMPLATES:
+        if any(node["type"] == node_type for node in graph_of(template)["nodes"]):
+            return template.stem
+    raise AssertionError(f"no template holds a {node_type}")
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with everything the templates name: the picture a new ComfyUI has, and the files to be downloaded."""
+    from comfyui_server import copy_pack
+
+    running = start_server(copy_pack(REPOSITORY, tmp_path_factory.mktemp("browser") / PACK))
+    with running.client() as client:
+        client.upload_image(running.host.folder / "input" / "example.png", "example.png")
+    for template in TEMPLATES:
+        for node in graph_of(template)["nodes"]:
+            for model in node["properties"].get("models", []):
+                place = running.base / "models" / model["directory"] / model["name"]
+                place.parent.mkdir(parents=True, exist_ok=True)
+                # Opening a template only asks whether the file is there.
+                place.touch()
+    yield running
+
+
+@pytest.fixture
+def editor(open_editor: Callable[[Server], Editor], server: Server) -> Iterator[Editor]:
+    opened = open_editor(server)
+    yield opened
+    assert opened.script_errors == []
+
+
+def keep(editor: Editor, name: str) -> None:
+    """A picture of the editor, where pictures are kept."""
+    folder = os.environ.get("DYNAMICRAFTER_SCREENSHOTS")
+    if folder:
+        editor.screenshot(Path(folder) / f"{name}.png")
+
+
+def test_all_templates_are_listed(editor: Editor) -> None:
+    assert sorted(editor.template_names(PACK)) == [template.stem for template in TEMPLATES]
+    assert len(TEMPLATES) >= 8
+
+
+def test_every_template_opens_without_a_red_node(editor: Editor) -> None:
+    for template in TEMPLATES:
+        editor.open_template(PACK, template.stem)
+        assert editor.problems() == [], template.stem
+        shown = {node["type"] for node in editor.nodes()}
+        assert shown == {node["type"] for node in graph_of(template)["nodes"]}
+        editor.fit_view()
+        keep(editor, template.stem)
+
+
+def test_the_one_node_start_makes_a_clip_with_the_mouse(editor: Editor) -> None:
+    editor.open_template(PACK, "animate_one_node")
+    editor.set_widget("DynamiCrafterAnimate", "steps", 4)
+    editor.run()
+    video = editor.wait_for_video(timeout=300)
+    assert (video["width"], video["height"]) == (64, 64)
+    assert video["duration"] == pytest.approx(16 / 8)
+    assert editor.problems() == []
+    editor.fit_view()
+    keep(editor, "one_node_result")
+
+
+@pytest.mark.parametrize("page", HELP, ids=[page.stem for page in HELP])
+def test_the_help_page_of_each_node_opens(editor: Editor, page: Path) -> None:
+    editor.open_template(PACK, template_with(page.stem))
+    shown = " ".join(editor.open_help(page.stem).split())
+    first_sentence = next(
+        line for line in page.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    )
+    assert " ".join(first_sentence.split()[:5]).replace("*", "").replace("`", "") in shown
+    keep(editor, f"help_{page.stem}")
