@@ -27,7 +27,14 @@ TINY_UNET = UNetConfig(
 )
 TINY_VAE = replace(SMALL.vae, channels=8, channel_mult=(1, 2), norm_groups=4)
 TINY_RESAMPLER = replace(
-    SMALL.resampler, dim=16, head_channels=4, heads=2, queries_per_frame=3, frames=4, input_dim=10, output_dim=12
+    SMALL.resampler,
+    dim=16,
+    head_channels=4,
+    heads=2,
+    queries_per_frame=3,
+    frames=4,
+    input_dim=10,
+    output_dim=12,
 )
 
 
@@ -53,7 +60,8 @@ def tiny_unet(config: UNetConfig = TINY_UNET, backend: Backend = Backend(), seed
 
 def context(batch: int, image_frames: int, image_tokens: int = 3, dim: int = 12, seed: int = 1) -> Context:
     return Context(
-        normal(batch, TEXT_TOKENS, dim, seed=seed), normal(batch, image_frames, image_tokens, dim, seed=seed + 1)
+        normal(batch, TEXT_TOKENS, dim, seed=seed),
+        normal(batch, image_frames, image_tokens, dim, seed=seed + 1),
     )
 
 

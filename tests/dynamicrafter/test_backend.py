@@ -28,6 +28,8 @@ from dynamicrafter.unet import VideoUNet
 from dynamicrafter.vae import Autoencoder
 from dynamicrafter.video_decoder import VideoAutoencoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
 
 

@@ -89,7 +89,9 @@ def test_an_image_scale_needs_three_evaluations() -> None:
 
 def test_equal_scales_are_plain_guidance() -> None:
     plain, both = make_guidance(7.5, None, 0.7), make_guidance(7.5, 7.5, 0.7)
-    torch.testing.assert_close(both.combine(outputs(both)), plain.combine(outputs(plain)), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        both.combine(outputs(both)), plain.combine(outputs(plain)), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_an_image_scale_of_one_is_an_ordinary_value() -> None:

@@ -159,7 +159,11 @@ def test_a_half_goes_the_way_the_originals_rounding_error_sends_it() -> None:
         ("uniform_trailing", 1, [999]),
         ("uniform_trailing", 4, [249, 499, 749, 999]),
         # 1000 - 62.5 i, rounded half to even
-        ("uniform_trailing", 16, [61, 124, 187, 249, 311, 374, 437, 499, 561, 624, 687, 749, 811, 874, 937, 999]),
+        (
+            "uniform_trailing",
+            16,
+            [61, 124, 187, 249, 311, 374, 437, 499, 561, 624, 687, 749, 811, 874, 937, 999],
+        ),
         ("uniform_trailing", 1000, list(range(1000))),
     ],
 )

@@ -53,7 +53,13 @@ def test_variants_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("variant", "size"),
-    [(V256, (256, 256)), (V512, (320, 512)), (V512_INTERP, (320, 512)), (V1024, (576, 1024)), (TOON_512, (320, 512))],
+    [
+        (V256, (256, 256)),
+        (V512, (320, 512)),
+        (V512_INTERP, (320, 512)),
+        (V1024, (576, 1024)),
+        (TOON_512, (320, 512)),
+    ],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_released_sizes_are_height_by_width(variant: Variant, size: tuple[int, int]) -> None:

@@ -1,0 +1,148 @@
+"""The network's output becomes x0 and noise, and every branch of a guidance gets its own conditions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from networks import calls_of, conditioning, normal, relative_difference, tiny_unet
+from torch import Tensor
+
+from dynamicrafter.denoiser import make_denoiser, translate
+from dynamicrafter.guidance import Guidance, NoGuidance, TextGuidance, TextImageGuidance
+from dynamicrafter.schedule import make_schedule
+from dynamicrafter.stages import Conditioning, Context
+from dynamicrafter.variants import V256, V512, DiffusionConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHAPE = (2, 4, 2, 4, 4)
+VELOCITY, NOISE = make_schedule(V512.diffusion), make_schedule(V256.diffusion)
+VELOCITY_PLAIN = make_schedule(replace(V256.diffusion, prediction="v"))
+
+
+def made_up(x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+    """An output in which every input shows."""
+    level = context.text.mean(dim=(1, 2)) + 2 * context.image.mean(dim=(1, 2, 3)) + timesteps + 1000 * fs
+    return x[:, :4] + 3 * x[:, 4:] + level[:, None, None, None, None].to(x.dtype)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 399, 500, 998])
+def test_velocity_gives_back_what_made_the_latents(timestep: int) -> None:
+    """x = a x0 + s noise and v = a noise - s x0, with a^2 + s^2 = 1."""
+    x0, noise = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    abar = VELOCITY.alphas_cumprod[timestep].double()
+    signal, spread = abar.sqrt(), (1 - abar).sqrt()
+    x = (signal * x0 + spread * noise).float()
+    velocity = (signal * noise - spread * x0).float()
+    estimate = translate(velocity, x, VELOCITY, timestep)
+    assert relative_difference(estimate.x0, x0) < 1e-5
+    assert relative_difference(estimate.noise, noise) < 1e-5
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 399, 999])
+def test_predicted_noise_gives_back_what_made_the_latents(timestep: int) -> None:
+    x0, noise = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    abar = NOISE.alphas_cumprod[timestep].double()
+    x = (abar.sqrt() * x0 + (1 - abar).sqrt() * noise).float()
+    estimate = translate(noise, x, NOISE, timestep)
+    assert torch.equal(estimate.noise, noise)
+    # At the end x holds 7 % signal, so rounding in x is 15 times as large in x0.
+    assert relative_difference(estimate.x0, x0) < 1e-5
+
+
+def test_at_pure_noise_the_velocity_alone_says_what_the_latents_are() -> None:
+    x, velocity = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    estimate = translate(velocity, x, VELOCITY, 999)
+    assert torch.equal(estimate.x0, -velocity)
+    assert torch.equal(estimate.noise, x)
+
+
+def test_prediction_and_noise_levels_are_separate_choices() -> None:
+    assert VELOCITY_PLAIN.prediction == "v"
+    assert torch.equal(VELOCITY_PLAIN.betas, make_schedule(DiffusionConfig("eps", False, None)).betas)
+
+
+GUIDANCES: list[tuple[Guidance, list[str]]] = [
+    (NoGuidance(), ["full"]),
+    (TextGuidance(3.0), ["full", "unconditional"]),
+    (TextImageGuidance(3.0, 1.5), ["full", "unconditional", "image_only"]),
+]
+
+
+@pytest.mark.parametrize(("guidance", "branches"), GUIDANCES, ids=lambda v: type(v).__name__)
+def test_each_branch_is_evaluated_once_with_its_own_conditions(
+    guidance: Guidance, branches: list[str]
+) -> None:
+    conditions = conditioning(batch=2)
+    seen: list[tuple[object, ...]] = []
+    x = normal(*SHAPE)
+    make_denoiser(calls_of(made_up, seen), VELOCITY, conditions, guidance)(x, 321)
+    assert len(seen) == len(branches)
+    for (joined, timesteps, context, fs), branch in zip(seen, branches, strict=True):
+        assert isinstance(joined, Tensor) and isinstance(timesteps, Tensor) and isinstance(context, Context)
+        assert torch.equal(joined, torch.cat([x, conditions.concat], dim=1))
+        assert timesteps.dtype == torch.int64
+        assert timesteps.tolist() == [321, 321]
+        assert context == getattr(conditions, branch)
+        assert fs is conditions.fs
+
+
+@pytest.mark.parametrize("schedule", [VELOCITY, NOISE], ids=["v", "eps"])
+@pytest.mark.parametrize("guidance", [g for g, _ in GUIDANCES], ids=lambda v: type(v).__name__)
+def test_outputs_are_combined_and_then_translated(schedule: object, guidance: Guidance) -> None:
+    chosen = VELOCITY if schedule is VELOCITY else NOISE
+    conditions, x = conditioning(batch=2), normal(*SHAPE)
+    estimate = make_denoiser(made_up, chosen, conditions, guidance)(x, 500)
+    joined, t = torch.cat([x, conditions.concat], dim=1), torch.tensor([500, 500])
+    outputs = [made_up(joined, t, getattr(conditions, b), conditions.fs) for b in guidance.branches]
+    expected = translate(guidance.combine(outputs), x, chosen, 500)
+    assert torch.equal(estimate.x0, expected.x0)
+    assert torch.equal(estimate.noise, expected.noise)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_network_leaves_the_estimate_in_float32(dtype: torch.dtype) -> None:
+    seen: list[tuple[object, ...]] = []
+    x = normal(*SHAPE)
+    denoise = make_denoiser(
+        calls_of(made_up, seen), VELOCITY, conditioning(batch=2), TextGuidance(3.0), dtype
+    )
+    estimate = denoise(x, 999)
+    assert all(isinstance(call[0], Tensor) and call[0].dtype == dtype for call in seen)
+    assert estimate.x0.dtype == estimate.noise.dtype == torch.float32
+    assert torch.equal(estimate.noise, x), "the latents themselves were rounded"
+
+
+def test_the_latents_are_left_as_they_were() -> None:
+    x = normal(*SHAPE)
+    before = x.clone()
+    make_denoiser(made_up, NOISE, conditioning(batch=2), TextImageGuidance(3.0, 1.5, 0.7))(x, 7)
+    assert torch.equal(x, before)
+
+
+def test_a_batch_equals_its_clips_one_by_one() -> None:
+    network = tiny_unet()
+    conditions, x = conditioning(batch=2), normal(*SHAPE)
+    both = make_denoiser(network, VELOCITY, conditions, TextGuidance(3.0, 0.7))(x, 300)
+    for clip in range(2):
+        part = slice(clip, clip + 1)
+        alone = make_denoiser(network, VELOCITY, clip_of(conditions, part), TextGuidance(3.0, 0.7))(
+            x[part], 300
+        )
+        assert relative_difference(both.x0[part], alone.x0) < 1e-5
+        assert relative_difference(both.noise[part], alone.noise) < 1e-5
+
+
+def clip_of(conditions: Conditioning, part: slice) -> Conditioning:
+    def of(context: Context) -> Context:
+        return Context(context.text[part], context.image[part])
+
+    return Conditioning(
+        of(conditions.full),
+        of(conditions.unconditional),
+        of(conditions.image_only),
+        conditions.concat[part],
+        conditions.fs[part],
+    )
