@@ -1,0 +1,213 @@
+"""Every shipped workflow, without a host: whole graphs, nothing of one machine, and both formats saying the same.
+
+That they fit the schemas of a host is asked of a real one in ``tests/comfyui/test_workflow_schemas.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamicrafter.catalogue import RELEASES
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+EDITOR = sorted(WORKFLOWS.glob("*.json"))
+API = sorted(WORKFLOWS.glob("api/*.json"))
+NOTES = ("MarkdownNote", "Note")
+NEEDED = {
+    "animate_one_node",
+    "image_to_video_256",
+    "image_to_video_512",
+    "image_to_video_1024",
+    "pruned_checkpoint_with_core_loaders",
+    "interpolation",
+    "loop",
+    "core_ksampler",
+    "dual_cfg",
+    "batch_of_pictures",
+}
+OURS = {
+    "DynamiCrafterAnimate",
+    "DynamiCrafterCheckpointLoader",
+    "DynamiCrafterImageConditioning",
+    "DynamiCrafterInterpolation",
+    "DynamiCrafterLooping",
+    "DynamiCrafterSampler",
+    "DynamiCrafterVAEDecode",
+}
+AFTER_SEED = ("fixed", "randomize", "increment", "decrement")
+MACHINE_PATH = re.compile(r"(^|[\s\"'`(])(/[A-Za-z]+/|~/|[A-Za-z]:[\\/]|file://)")
+WEIGHTS = (".safetensors", ".ckpt", ".sft", ".pt", ".bin")
+
+editor = pytest.mark.parametrize("path", EDITOR, ids=[path.stem for path in EDITOR])
+api = pytest.mark.parametrize("path", API, ids=[path.stem for path in API])
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def texts(value: Any) -> list[str]:
+    """Every string inside a JSON value."""
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in texts(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def as_prompt(graph: dict[str, Any]) -> dict[str, Any]:
+    """What the editor would send for a graph: class and inputs of each node by id."""
+    origins = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    prompt: dict[str, Any] = {}
+    for node in graph["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        values = list(node["widgets_values"])
+        inputs: dict[str, Any] = {}
+        for socket in node["inputs"]:
+            if "widget" in socket:
+                inputs[socket["widget"]["name"]] = values.pop(0)
+                if socket["name"].endswith("seed"):
+                    assert values.pop(0) in AFTER_SEED
+                if node["type"] == "LoadImage":
+                    assert values.pop(0) == "image", "the upload button"
+            if socket["link"] is not None:
+                inputs[socket["name"]] = origins[socket["link"]]
+        assert values == [], f"{node['type']} has more values than fields"
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def test_all_uses_have_a_template() -> None:
+    assert {path.stem for path in EDITOR} >= NEEDED
+    assert [path.stem for path in API] == [path.stem for path in EDITOR]
+
+
+def test_every_node_of_ours_is_used() -> None:
+    assert {node["type"] for path in EDITOR for node in read(path)["nodes"]} >= OURS
+
+
+def test_no_other_folder_hides_the_templates() -> None:
+    """The host serves only the first of these that it finds, and workflows is the last."""
+    for name in ("example_workflows", "example", "examples", "workflow"):
+        assert not (WORKFLOWS.parent / name).exists()
+
+
+@editor
+def test_both_formats_say_the_same(path: Path) -> None:
+    prompt = read(WORKFLOWS / "api" / path.name)
+    titles = {name: node.pop("_meta") for name, node in prompt.items()}
+    assert as_prompt(read(path)) == prompt
+    assert all(title["title"] for title in titles.values())
+
+
+def test_a_value_in_the_wrong_place_is_noticed() -> None:
+    graph = read(WORKFLOWS / "core_ksampler.json")
+    (sampler,) = (node for node in graph["nodes"] if node["type"] == "KSampler")
+    prompt = as_prompt(graph)
+    sampler["widgets_values"].remove("randomize")
+    with pytest.raises(AssertionError):
+        assert as_prompt(graph) == prompt
+
+
+@editor
+def test_links_agree_with_the_nodes(path: Path) -> None:
+    graph = read(path)
+    assert graph["version"] == 0.4
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    assert len(nodes) == len(graph["nodes"]) and max(nodes) == graph["last_node_id"]
+    assert [link[0] for link in graph["links"]] == list(range(1, graph["last_link_id"] + 1))
+    for number, origin, origin_slot, target, target_slot, kind in graph["links"]:
+        sender, receiver = nodes[origin]["outputs"][origin_slot], nodes[target]["inputs"][target_slot]
+        assert number in sender["links"]
+        assert receiver["link"] == number
+        assert sender["type"] == receiver["type"] == kind
+    ends = [socket["link"] for node in nodes.values() for socket in node["inputs"] if socket["link"]]
+    assert sorted(ends) == [link[0] for link in graph["links"]]
+
+
+@editor
+def test_nodes_do_not_overlap(path: Path) -> None:
+    boxes = [(*node["pos"], *node["size"], node["type"]) for node in read(path)["nodes"]]
+    for number, (x, y, width, height, kind) in enumerate(boxes):
+        for left, top, wide, high, other in boxes[:number]:
+            # The title bar of a node lies above its position.
+            apart = x + width <= left or left + wide <= x or y + height + 30 <= top or top + high + 30 <= y
+            assert apart, f"{kind} lies over {other}"
+
+
+@editor
+def test_nodes_say_what_they_are_of(path: Path) -> None:
+    """Ours or core's, so that nobody is sent looking for a third pack."""
+    for node in read(path)["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        properties = node["properties"]
+        assert properties["cnr_id"] == ("dynamicrafter-studio" if node["type"] in OURS else "comfy-core")
+        assert properties["Node name for S&R"] == node["type"]
+        assert re.fullmatch(r"\d+\.\d+\.\d+", properties["ver"])
+        assert node["mode"] == 0
+
+
+@editor
+def test_a_note_says_what_to_change(path: Path) -> None:
+    notes = {
+        node["title"]: node["widgets_values"][0] for node in read(path)["nodes"] if node["type"] in NOTES
+    }
+    assert notes["What to change"].startswith("## ")
+    more = notes["Motion, size, memory"]
+    assert all(word in more for word in ("motion", "multiples of 64", "16 frames", "--lowvram"))
+
+
+@pytest.mark.parametrize("path", [*EDITOR, *API], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_nothing_points_into_a_machine(path: Path) -> None:
+    assert [text for text in texts(read(path)) if MACHINE_PATH.search(text)] == []
+
+
+@pytest.mark.parametrize("text", ["/home/a/b", "C:\\a", "look in ~/models", "(/mnt/x)", "file:///a"])
+def test_a_path_of_a_machine_is_noticed(text: str) -> None:
+    assert MACHINE_PATH.search(text)
+
+
+@editor
+def test_downloads_come_from_the_catalogue(path: Path) -> None:
+    """Every graph offers real weights, under addresses that the package knows."""
+    nodes = read(path)["nodes"]
+    offered = [model for node in nodes for model in node["properties"].get("models", [])]
+    assert offered
+    known = {release.url for release in RELEASES}
+    for model in offered:
+        assert model["url"] in known
+        assert model["directory"] in ("checkpoints", "text_encoders", "clip_vision")
+        assert model["name"].endswith(Path(model["url"]).suffix)
+    notes = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] in NOTES)
+    assert all(model["url"] in notes for model in offered)
+
+
+@api
+def test_only_what_cannot_do_without_wants_files(path: Path) -> None:
+    """All others run right after installation, with the built-in model and the picture ComfyUI comes with."""
+    prompt = read(path)
+    wanted = {text for node in prompt.values() for text in texts(node["inputs"]) if text.endswith(WEIGHTS)}
+    if path.stem == "pruned_checkpoint_with_core_loaders":
+        offered = read(WORKFLOWS / path.name)["nodes"]
+        names = {model["name"] for node in offered for model in node["properties"].get("models", [])}
+        assert wanted == names
+    else:
+        assert wanted == set()
+    pictures = [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"]
+    assert set(pictures) == {"example.png"}
+
+
+@api
+def test_api_graphs_end_in_a_clip(path: Path) -> None:
+    prompt = read(path)
+    assert [node for node in prompt.values() if node["class_type"] == "SaveVideo"]
+    for node in prompt.values():
+        for value in node["inputs"].values():
+            assert not isinstance(value, list) or value[0] in prompt

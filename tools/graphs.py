@@ -1,0 +1,304 @@
+"""Graphs described once and written twice: for ComfyUI's editor (format 0.4) and for its API.
+
+The order of sockets and widgets comes from the schemas a running host gives at ``/object_info``, so that the
+positional values of the editor's format are right whatever a schema looks like.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Schemas = Mapping[str, Any]
+"""Schemas by node type, as ``/object_info`` gives them."""
+
+OURS = "DynamiCrafter"
+"""What the types of our nodes begin with."""
+CORE_VERSION = "0.30.0"
+"""The ComfyUI the graphs were made with."""
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+NOTE = "MarkdownNote"
+NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
+
+_COLUMN_GAP, _ROW_GAP, _TITLE = 60, 30, 30
+_WIDTHS = {
+    "DynamiCrafterAnimate": 400,
+    "DynamiCrafterImageConditioning": 400,
+    "DynamiCrafterInterpolation": 400,
+    "DynamiCrafterLooping": 400,
+    "LoadImage": 300,
+    "SaveVideo": 400,
+    "CLIPLoader": 360,
+    "CLIPVisionLoader": 360,
+    "DynamiCrafterCheckpointLoader": 420,
+}
+_BELOW = (
+    "DynamiCrafterVAEDecode",
+    "VAEDecode",
+    "CreateVideo",
+    "ImageFlip",
+    "RebatchImages",
+    "SamplerCustomAdvanced",
+)
+"""Small nodes that stand below what they follow, not beside it."""
+_PICTURES = {"LoadImage": 290, "SaveVideo": 320, "PreviewImage": 260}
+"""Height of what a node shows below its widgets."""
+_NOTE_WIDTH = 440
+
+
+def read_schemas(url: str) -> Schemas:
+    """The schemas of a running ComfyUI, such as ``http://127.0.0.1:8188``."""
+    with urllib.request.urlopen(f"{url.rstrip('/')}/object_info", timeout=60) as answer:
+        return json.load(answer)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a node: what another node's input is given."""
+
+    node: Node
+    name: str
+
+
+@dataclass
+class Node:
+    """A node of a graph; ``node["name"]`` is its output of that name."""
+
+    id: int
+    type: str
+    values: dict[str, Any]
+    title: str = ""
+    models: list[dict[str, str]] = field(default_factory=list)
+    column: int | None = None
+
+    def __getitem__(self, name: str) -> Output:
+        return Output(self, name)
+
+    def sources(self) -> list[Node]:
+        """The nodes that its inputs come from."""
+        return [value.node for value in self.values.values() if isinstance(value, Output)]
+
+
+def inputs_of(schema: Mapping[str, Any]) -> list[tuple[str, Any, Mapping[str, Any], bool]]:
+    """Name, type, options and whether it is required of every input, in the order of the widgets.
+
+    Inputs that grow with what is connected count as many as they may, named as the host names them.
+    """
+    found: list[tuple[str, Any, Mapping[str, Any], bool]] = []
+    for group in ("required", "optional"):
+        for name in schema["input_order"].get(group, []):
+            kind, *options = schema["input"][group][name]
+            if kind == "COMFY_AUTOGROW_V3":
+                template = options[0]["template"]
+                ((kind, _),) = template["input"]["required"].values()
+                parts = [f"{name}.{template['prefix']}{number}" for number in range(template["max"])]
+                found += [(part, kind, {}, number < template["min"]) for number, part in enumerate(parts)]
+            else:
+                found.append((name, kind, options[0] if options else {}, group == "required"))
+    return found
+
+
+def is_widget(kind: Any, options: Mapping[str, Any]) -> bool:
+    """Whether an input is a field of the node itself: a plain value or a choice."""
+    plain = isinstance(kind, list) or kind in WIDGET_TYPES or str(kind).startswith("COMFY_DYNAMICCOMBO")
+    return plain and not options.get("forceInput")
+
+
+class Graph:
+    """Nodes and notes; :meth:`editor` and :meth:`api` are the two ways to write them down."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.notes: list[tuple[str, str]] = []
+
+    def add(
+        self,
+        kind: str,
+        *,
+        title: str = "",
+        models: list[dict[str, str]] | None = None,
+        column: int | None = None,
+        **values: Any,
+    ) -> Node:
+        """A node with values for its widgets and outputs of other nodes for its sockets.
+
+        ``models`` are what the editor offers to download; ``column`` overrides the place from left to right.
+        """
+        node = Node(len(self.nodes) + 1, kind, values, title, models or [], column)
+        self.nodes.append(node)
+        return node
+
+    def note(self, title: str, text: str) -> None:
+        """A note in Markdown, left of the graph."""
+        self.notes.append((title, text))
+
+    # --- values ---
+
+    def _given(self, node: Node, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """All values of a node by input: as described, else the schema's default, as far as they are needed.
+
+        Widgets of core nodes that nobody described and that may be left out are left out, since another
+        version of ComfyUI may not have them.
+        """
+        known = {name for name, *_ in inputs_of(schema)}
+        if unknown := sorted(set(node.values) - known):
+            raise ValueError(f"{node.type} has no inputs {', '.join(unknown)}")
+        given: dict[str, Any] = {}
+        for name, kind, options, required in inputs_of(schema):
+            if name in node.values:
+                given[name] = node.values[name]
+            elif is_widget(kind, options) and (required or node.type.startswith(OURS)):
+                if "default" not in options:
+                    raise ValueError(f"{node.type} needs a value for {name}")
+                given[name] = options["default"]
+            elif required:
+                raise ValueError(f"{node.type} needs a link to {name}")
+        return given
+
+    def _slot(self, output: Output, schemas: Schemas) -> int:
+        return schemas[output.node.type]["output_name"].index(output.name)
+
+    # --- the API's format ---
+
+    def api(self, schemas: Schemas) -> dict[str, Any]:
+        """The graph as ``POST /prompt`` takes it."""
+        prompt: dict[str, Any] = {}
+        for node in self.nodes:
+            schema = schemas[node.type]
+            inputs = {
+                name: [str(value.node.id), self._slot(value, schemas)] if isinstance(value, Output) else value
+                for name, value in self._given(node, schema).items()
+            }
+            prompt[str(node.id)] = {
+                "inputs": inputs,
+                "class_type": node.type,
+                "_meta": {"title": node.title or node.type},
+            }
+        return prompt
+
+    # --- the editor's format ---
+
+    def editor(self, schemas: Schemas, version: str) -> dict[str, Any]:
+        """The graph as the editor saves it; ``version`` is the pack's."""
+        links: list[list[Any]] = []
+        written = [self._node(node, schemas, version) for node in self.nodes]
+        for node in self.nodes:
+            for slot, socket in enumerate(written[node.id - 1]["inputs"]):
+                value = node.values.get(socket["name"])
+                if isinstance(value, Output):
+                    kind = schemas[value.node.type]["output"][self._slot(value, schemas)]
+                    origin = self._slot(value, schemas)
+                    links.append([len(links) + 1, value.node.id, origin, node.id, slot, kind])
+                    socket["link"] = len(links)
+                    written[value.node.id - 1]["outputs"][origin]["links"].append(len(links))
+        self._place(written)
+        notes = self._written_notes()
+        for order, node in enumerate([*notes, *written]):
+            node["order"] = order
+        return {
+            "last_node_id": len(written) + len(notes),
+            "last_link_id": len(links),
+            "nodes": [*written, *notes],
+            "links": links,
+            "groups": [],
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+    def _node(self, node: Node, schemas: Schemas, version: str) -> dict[str, Any]:
+        schema = schemas[node.type]
+        given = self._given(node, schema)
+        sockets: list[dict[str, Any]] = []
+        widgets: list[dict[str, Any]] = []
+        values: list[Any] = []
+        texts = 0
+        for name, kind, options, _ in inputs_of(schema):
+            if not is_widget(kind, options):
+                # Of inputs that grow, only those in use.
+                if name in given or "." not in name:
+                    sockets.append({"name": name, "type": kind, "link": None})
+                continue
+            if name not in given:
+                continue
+            kind = "COMBO" if isinstance(kind, list) else kind
+            widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
+            values.append(options.get("default") if isinstance(given[name], Output) else given[name])
+            texts += bool(options.get("multiline"))
+            if options.get("control_after_generate"):
+                values.append("randomize")
+            if options.get("image_upload"):
+                values.append("image")
+        outputs = [
+            {"name": name, "type": kind, "links": []}
+            for name, kind in zip(schema["output_name"], schema["output"], strict=True)
+        ]
+        properties: dict[str, Any] = {
+            "cnr_id": "dynamicrafter-studio" if node.type.startswith(OURS) else "comfy-core",
+            "ver": version if node.type.startswith(OURS) else CORE_VERSION,
+            "Node name for S&R": node.type,
+        }
+        if node.models:
+            properties["models"] = node.models
+        height = 16 + 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 90 * texts
+        written: dict[str, Any] = {
+            "id": node.id,
+            "type": node.type,
+            "pos": [0, 0],
+            "size": [_WIDTHS.get(node.type, 290), height + _PICTURES.get(node.type, 0)],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            "inputs": [*sockets, *widgets],
+            "outputs": outputs,
+            "properties": properties,
+            "widgets_values": values,
+        }
+        if node.title:
+            written["title"] = node.title
+        return written
+
+    def _place(self, written: list[dict[str, Any]]) -> None:
+        """Columns from left to right as the links go, rows in the order of the description."""
+        columns: dict[int, int] = {}
+        for node in self.nodes:
+            step = 0 if node.type in _BELOW else 1
+            behind = max((columns[source.id] + step for source in node.sources()), default=0)
+            columns[node.id] = behind if node.column is None else node.column
+        x = 0
+        for column in range(max(columns.values(), default=-1) + 1):
+            here = [item for item in written if columns[item["id"]] == column]
+            y = 0
+            for item in here:
+                item["pos"] = [x, y]
+                y += item["size"][1] + _TITLE + _ROW_GAP
+            x += max((item["size"][0] for item in here), default=0) + _COLUMN_GAP
+
+    def _written_notes(self) -> list[dict[str, Any]]:
+        notes: list[dict[str, Any]] = []
+        y = 0
+        for title, text in self.notes:
+            rows = sum(1 + len(line) // 64 for line in text.splitlines())
+            size = [_NOTE_WIDTH, 60 + 15 * rows]
+            notes.append(
+                {
+                    "id": len(self.nodes) + len(notes) + 1,
+                    "type": NOTE,
+                    "pos": [-_NOTE_WIDTH - _COLUMN_GAP, y],
+                    "size": size,
+                    "flags": {},
+                    "order": 0,
+                    "mode": 0,
+                    "inputs": [],
+                    "outputs": [],
+                    "title": title,
+                    "properties": {},
+                    "widgets_values": [text],
+                    **NOTE_COLOURS,
+                }
+            )
+            y += size[1] + _TITLE + _ROW_GAP
+        return notes

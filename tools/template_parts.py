@@ -1,0 +1,121 @@
+"""What templates are made of: released weights, notes, and the nodes that most of them share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamicrafter.catalogue import Release, find
+
+from .graphs import Graph, Node, Output
+
+PICTURE = "example.png"
+"""Comes with ComfyUI, in its input folder."""
+PROMPT = "a girl in a pink dress moves to the right"
+STEPS = 25
+CFG = 7.5
+FPS = 8.0
+
+# --- released weights ---
+
+SAVED_AS = {
+    "256": "dynamicrafter_256.ckpt",
+    "512_full": "dynamicrafter_512.ckpt",
+}
+"""Names for files whose own name, model.ckpt, says nothing."""
+
+
+def saved_as(release: Release) -> str:
+    """The name a released file is expected under."""
+    return SAVED_AS.get(release.name, release.filename)
+
+
+def offer(name: str, directory: str = "checkpoints") -> dict[str, str]:
+    """What the editor needs to offer the download of a released file."""
+    release = find(name)
+    return {"name": saved_as(release), "url": release.url, "directory": directory}
+
+
+def linked(name: str, directory: str = "checkpoints") -> str:
+    """A line of a note about a released file: link, size, folder."""
+    release = find(name)
+    rename = "" if saved_as(release) == release.filename else f", saved as `{saved_as(release)}`"
+    return f"- [{release.filename}]({release.url}) ({release.size_gb} GB) in `models/{directory}`{rename}"
+
+
+def weights_note(*names: str) -> str:
+    """The part of a note that says where real weights are."""
+    files = "\n".join(linked(name) for name in names)
+    return (
+        "**Real weights.** The graph opens with the small model that comes with the pack, so that it runs at once. "
+        f"For real clips put one of these in place, press R, and choose it in the loader:\n\n{files}\n"
+    )
+
+
+# --- notes ---
+
+WHAT = "What to change"
+MORE = "Motion, size, memory"
+DIALS = """\
+**Motion.** Too little: raise `motion` (0 still, 1 lively), or say in the prompt what moves. Too much: lower it. \
+-1 is the model's own default.
+
+**Size.** Width and height 0 take the size the model was trained for, turned upright for an upright picture. \
+Other sizes must be multiples of 64; far from the trained size the picture falls apart.
+
+**Length.** 16 frames is what the models were trained on. Fewer or more work, but move less well.
+
+**Memory.** ComfyUI keeps on the graphics card what fits and streams the rest. If memory still runs out: \
+a smaller size, then fewer frames, then `--lowvram` when starting ComfyUI; `weight_dtype` fp8 halves the weights.
+"""
+SAVE = "The clip is saved in ComfyUI's output folder, below `DynamiCrafter`."
+
+
+# --- parts that templates share ---
+
+
+def picture(graph: Graph, title: str = "") -> Node:
+    """A picture of the input folder."""
+    return graph.add("LoadImage", title=title, image=PICTURE)
+
+
+def load(graph: Graph, checkpoint: str, *models: str, **values: Any) -> Node:
+    """Our loader; ``models`` are released files that the editor offers when their name is chosen."""
+    offers = [offer(name) for name in models]
+    return graph.add("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, models=offers, **values)
+
+
+def condition(graph: Graph, loader: Node, kind: str = "ImageConditioning", **values: Any) -> Node:
+    """One of our conditioning nodes with the networks of a loader."""
+    towers = {"clip": loader["clip"], "clip_vision": loader["clip_vision"]}
+    values = {"prompt": PROMPT, **towers, **values}
+    return graph.add(f"DynamiCrafter{kind}", model=loader["model"], vae=loader["vae"], **values)
+
+
+def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Node:
+    """Our sampler on what a conditioning node gives."""
+    return graph.add(
+        "DynamiCrafterSampler",
+        model=loader["model"],
+        positive=conditioning["positive"],
+        negative=conditioning["negative"],
+        latent=conditioning["latent"],
+        **{"steps": STEPS, "cfg": CFG, **values},
+    )
+
+
+def save(graph: Graph, images: Output, name: str) -> None:
+    """Frames to a clip in the output folder."""
+    video = graph.add("CreateVideo", images=images, fps=FPS)
+    save_video(graph, video["VIDEO"], name)
+
+
+def save_video(graph: Graph, video: Output, name: str) -> None:
+    """A clip in the output folder."""
+    prefix = f"DynamiCrafter/{name}"
+    graph.add("SaveVideo", video=video, filename_prefix=prefix, format="auto", codec="auto")
+
+
+def decode(graph: Graph, loader: Node, latent: Output, name: str) -> None:
+    """Latents to a clip in the output folder, by our decode node."""
+    frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=latent)
+    save(graph, frames["images"], name)
