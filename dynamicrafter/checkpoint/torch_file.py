@@ -56,8 +56,9 @@ class TorchFile:
                     if self.mapped and touched >= window:
                         tensors.clear()
                         tensors, touched = _tensors(self.path, self.mapped), 0
-                    touched += step * entry.dtype.itemsize
-                    yield Piece(name, start, tensors[name].detach().reshape(-1)[start : start + step])
+                    count = min(step, entry.numel - start)
+                    touched += count * entry.dtype.itemsize
+                    yield Piece(name, start, tensors[name].detach().reshape(-1)[start : start + count])
             if not self.mapped:
                 del tensors[name]
 
@@ -86,7 +87,7 @@ def _tensors(path: Path, mapped: bool) -> dict[str, Tensor]:
             loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped or None)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise unreadable(path, error) from error
     except Exception as error:
         # Broken bytes can raise anything at all in an unpickler.
