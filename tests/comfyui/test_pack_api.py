@@ -1,0 +1,272 @@
+"""The pack in a real server: what the host says about its nodes, and every shipped API graph, run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pack_graphs import (
+    BUILT_IN,
+    OTHER_PICTURE,
+    REPOSITORY,
+    Prompt,
+    animate,
+    conditioned,
+    decoded,
+    node,
+    sampled,
+    upload_pictures,
+    video_of,
+)
+
+if TYPE_CHECKING:
+    from comfyui_client import Client
+    from comfyui_server import Server
+
+NODES = {
+    "DynamiCrafterAnimate",
+    "DynamiCrafterCheckpointLoader",
+    "DynamiCrafterImageConditioning",
+    "DynamiCrafterInterpolation",
+    "DynamiCrafterLooping",
+    "DynamiCrafterSampler",
+    "DynamiCrafterVAEDecode",
+}
+FLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
+MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name")
+"""Inputs that name a file of weights."""
+
+
+@pytest.fixture
+def ready(client: Client) -> Client:
+    """A client whose server has the pictures."""
+    upload_pictures(client)
+    return client
+
+
+class TestWhatTheHostSays:
+    def test_the_pack_is_imported(self, pack_server: Server, client: Client) -> None:
+        log = pack_server.log()
+        assert "IMPORT FAILED" not in log
+        ours = {
+            name
+            for name, about in client.object_info().items()
+            if about["python_module"].startswith("custom_nodes")
+        }
+        assert ours == NODES
+
+    @pytest.mark.parametrize("name", sorted(NODES))
+    def test_every_input_and_output_has_a_tooltip(self, client: Client, name: str) -> None:
+        about = client.object_info(name)[name]
+        assert about["category"] == "DynamiCrafter"
+        assert about["display_name"].startswith("DynamiCrafter ")
+        assert len(about["description"]) > 30
+        inputs = {**about["input"].get("required", {}), **about["input"].get("optional", {})}
+        silent = [key for key, entry in inputs.items() if not (len(entry) > 1 and entry[1].get("tooltip"))]
+        assert silent == []
+        assert len(about["output_tooltips"]) == len(about["output"]) == len(about["output_name"])
+        assert all(about["output_tooltips"])
+
+    def test_sockets_are_the_hosts_own(self, client: Client) -> None:
+        infos = client.object_info()
+        kinds = set[str]()
+        for name in NODES:
+            kinds.update(infos[name]["output"])
+            for entry in infos[name]["input"].get("required", {}).values():
+                kinds.add(entry[0] if isinstance(entry[0], str) else "COMBO")
+        own = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+        host = {"MODEL", "CLIP", "CLIP_VISION", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO"}
+        assert kinds <= own | host
+
+    def test_seeds_change_after_each_run(self, client: Client) -> None:
+        infos = client.object_info()
+        for name in ("DynamiCrafterAnimate", "DynamiCrafterSampler"):
+            assert infos[name]["input"]["required"]["seed"][1]["control_after_generate"]
+
+    def test_the_built_in_model_is_offered_first(self, client: Client) -> None:
+        for name in ("DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader"):
+            entry = client.object_info(name)[name]["input"]["required"]["checkpoint"]
+            options = entry[0] if isinstance(entry[0], list) else entry[1]["options"]
+            assert options[0] == BUILT_IN
+
+    def test_weights_of_earlier_packs_are_offered(self, pack_server: Server, client: Client) -> None:
+        places = {
+            "checkpoints/dynamicrafter/telling_dynamicrafter.safetensors": "dynamicrafter",
+            "diffusion_models/quiet.safetensors": "",
+            "dynamicrafter/own.safetensors": "",
+            "dynamicrafter_models/earlier.safetensors": "",
+        }
+        for place in places:
+            file = pack_server.base / "models" / place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"")
+        try:
+            entry = client.object_info("DynamiCrafterCheckpointLoader")["DynamiCrafterCheckpointLoader"]
+            options = entry["input"]["required"]["checkpoint"]
+            listed = options[0] if isinstance(options[0], list) else options[1]["options"]
+            names = {Path(name.replace("\\", "/")).name for name in listed}
+            assert {Path(place).name for place in places} <= names
+            assert listed[1].endswith("telling_dynamicrafter.safetensors")
+        finally:
+            for place in places:
+                (pack_server.base / "models" / place).unlink()
+
+
+def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
+    """A graph of five frames in two steps at the model's size, and the weights files it wants that are not built in.
+
+    Of these, checkpoints become the built-in model, and what core loaders would load comes out of it too.
+    """
+    changed: Prompt = json.loads(json.dumps(flow))
+    wanted = set[str]()
+    instead: dict[str, list[Any]] = {}
+    for name, entry in flow.items():
+        inputs = changed[name]["inputs"]
+        for key, value in (("steps", 2), ("frames", 5), ("width", 0), ("height", 0)):
+            if isinstance(inputs.get(key), int):
+                inputs[key] = value
+        files = {inputs[key] for key in MODEL_FILES if key in inputs} - {BUILT_IN}
+        wanted |= files
+        if files and entry["class_type"] in ("CLIPLoader", "CLIPVisionLoader", "VAELoader"):
+            instead[name] = [
+                "stand_in",
+                {"CLIPLoader": 1, "CLIPVisionLoader": 2, "VAELoader": 3}[entry["class_type"]],
+            ]
+        elif files:
+            inputs.update(checkpoint=BUILT_IN, variant="auto")
+    for name in instead:
+        del changed[name]
+    for entry in changed.values():
+        for key, value in entry["inputs"].items():
+            if isinstance(value, list) and value[0] in instead:
+                entry["inputs"][key] = instead[value[0]]
+    if instead:
+        changed["stand_in"] = node(
+            "DynamiCrafterCheckpointLoader", checkpoint=BUILT_IN, variant="auto", weight_dtype="auto"
+        )
+    return changed, wanted
+
+
+def expected_clip(flow: Prompt) -> tuple[int, float]:
+    """Frames and frames per second of the video that a graph writes."""
+    frames, rate = 0, 0.0
+    for entry in flow.values():
+        inputs = entry["inputs"]
+        if "frames" in inputs:
+            loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
+            frames = inputs["frames"] - loop
+        rate = float(inputs.get("fps", rate))
+    return frames, rate
+
+
+class TestShippedGraphs:
+    def test_there_are_at_least_eight(self) -> None:
+        assert len(FLOWS) >= 8
+
+    @pytest.mark.parametrize("path", FLOWS, ids=[path.stem for path in FLOWS])
+    def test_it_makes_a_video(self, ready: Client, pack_server: Server, path: Path) -> None:
+        import av
+
+        flow: Prompt = json.loads(path.read_text(encoding="utf-8"))
+        for entry in flow.values():
+            if entry["class_type"] == "LoadImage":
+                ready.upload_image(REPOSITORY / "pictures" / "harbour.png", entry["inputs"]["image"])
+        prompt, wanted = smaller(flow)
+        if wanted:
+            assert_only_weights_are_missing(ready, flow, wanted)
+        run = ready.run(prompt)
+        assert run.status == "success", run.error
+        videos = [file for file in run.files() if file["filename"].endswith(".mp4")]
+        clips = 2 if any(entry["class_type"] == "RebatchImages" for entry in flow.values()) else 1
+        assert len(videos) == clips
+        frames, rate = expected_clip(prompt)
+        for file in videos:
+            with av.open(pack_server.base / "output" / file["subfolder"] / file["filename"]) as video:
+                pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+                assert video.streams.video[0].average_rate == rate
+            assert [picture.shape for picture in pictures] == [(64, 64, 3)] * frames
+            assert len({picture.tobytes() for picture in pictures}) > 1
+
+
+def assert_only_weights_are_missing(client: Client, flow: Prompt, wanted: set[str]) -> None:
+    """The server refuses a graph as shipped for nothing but the weights files that were not downloaded here."""
+    from comfyui_client import RequestRefused
+
+    with pytest.raises(RequestRefused, match="HTTP 400") as refused:
+        client.queue(flow)
+    errors = [error for entry in refused.value.node_errors().values() for error in entry]
+    assert {error["type"] for error in errors} == {"value_not_in_list"}
+    assert {error["extra_info"]["received_value"] for error in errors} == wanted
+
+
+class TestOneNodeStart:
+    def test_video_frames_and_last_frame(self, ready: Client, pack_server: Server) -> None:
+        from PIL import Image
+
+        prompt = {
+            **animate(seed=11, fps=5),
+            "frames": node("SaveImage", images=["animate", 1], filename_prefix="animate/frame"),
+            "last": node("SaveImage", images=["animate", 2], filename_prefix="animate/last"),
+        }
+        run = ready.run(prompt)
+        sizes, rate = video_of(ready, run)
+        assert (sizes, rate) == ([(64, 64)] * 4, 5.0)
+        shown: dict[str, list[bytes]] = {}
+        for name in ("frames", "last"):
+            shown[name] = []
+            for file in run.outputs[name]["images"]:
+                with Image.open(
+                    pack_server.base / "output" / file["subfolder"] / file["filename"]
+                ) as picture:
+                    shown[name].append(picture.convert("RGB").tobytes())
+        assert len(set(shown["frames"])) == 4
+        assert shown["last"] == shown["frames"][3:]
+
+    def test_a_loop_ends_one_frame_before_its_beginning(self, ready: Client) -> None:
+        prompt = {
+            **animate(seed=12, loop=True),
+            "frames": node("SaveImage", images=["animate", 1], filename_prefix="loop/frame"),
+            "last": node("SaveImage", images=["animate", 2], filename_prefix="loop/last"),
+        }
+        run = ready.run(prompt)
+        sizes, _ = video_of(ready, run)
+        assert len(sizes) == 3
+        frames = [ready.view(file) for file in run.outputs["frames"]["images"]]
+        (last,) = [ready.view(file) for file in run.outputs["last"]["images"]]
+        assert pixels(last) == pixels(frames[2])
+
+    @pytest.mark.parametrize(
+        ("kind", "choices"),
+        [
+            ("DynamiCrafterImageConditioning", {}),
+            ("DynamiCrafterInterpolation", {"last_image": ["other", 0]}),
+            ("DynamiCrafterLooping", {"loop": True}),
+        ],
+    )
+    def test_it_makes_what_the_chain_of_nodes_makes(
+        self, ready: Client, kind: str, choices: dict[str, Any]
+    ) -> None:
+        chain = decoded(sampled(conditioned(kind), seed=14))
+        chain["shown"] = node("SaveImage", images=["decode", 0], filename_prefix="same/chain")
+        one = {
+            **animate(seed=14, **choices),
+            "other": node("LoadImage", image=OTHER_PICTURE),
+            "shown": node("SaveImage", images=["animate", 1], filename_prefix="same/one"),
+        }
+        clips = [
+            [pixels(ready.view(file)) for file in ready.run(prompt).outputs["shown"]["images"]]
+            for prompt in (chain, one)
+        ]
+        assert len(clips[0]) == (3 if "loop" in choices else 4)
+        assert clips[0] == clips[1]
+
+
+def pixels(file: bytes) -> bytes:
+    """The values of a picture file, without the graph that core writes into it."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file)) as picture:
+        return picture.convert("RGB").tobytes()
