@@ -93,6 +93,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
+    if command in ("train", "evaluate"):
+        from . import learning
+
+        return learning.run(command, arguments)
     from . import weights
 
     return weights.run(command, arguments)

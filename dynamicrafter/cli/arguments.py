@@ -111,6 +111,28 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     convert.add_argument("--prune", action="store_true", help="leave out the CLIP towers")
     convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
+
+    train = commands.add_parser("train", parents=[common], help="train a model or an adapter (LoRA)")
+    train.add_argument("config", metavar="CONFIG", help="a JSON file, or the name of a shipped config")
+    train.add_argument(
+        "--folder",
+        type=Path,
+        help="where state, log and result go; a run that was stopped goes on from there (default: CONFIG's name)",
+    )
+    train.add_argument("--stage", metavar="NAME", help="run one stage of the tiny recipe (default: all)")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+
+    evaluate = commands.add_parser(
+        "evaluate", parents=[common], help="measure what a model does in the toy world"
+    )
+    evaluate.add_argument(
+        "--model", default="tiny", metavar="NAME|FILE", help="what to measure (default: %(default)s)"
+    )
+    evaluate.add_argument("--items", type=int, default=64, help="clips per figure (default: %(default)s)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of scenes and noise (default: %(default)s)")
+    evaluate.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    evaluate.add_argument("--cfg", type=float, help="guidance scale (default: the model's own)")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     return parser
 
 

@@ -60,9 +60,9 @@ VAE = TrainerConfig(
 TEXT = replace(VAE, steps=900, learning_rate=2e-3, warm_up=20, ema=0.0, precision="no", seed=2)
 VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
-    VAE, steps=300, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
+    VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
 )
-MIXED = replace(PROMPTED, steps=2000, decay="cosine", ema=0.995, seed=5, save_every=100)
+MIXED = replace(PROMPTED, steps=420, decay="cosine", seed=5, log_every=25)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
 

@@ -97,6 +97,11 @@ def one_process_first() -> AbstractContextManager[None]:
     return _accelerate().PartialState().main_process_first()
 
 
+def process_count() -> int:
+    """Processes that train together."""
+    return _accelerate().PartialState().num_processes
+
+
 def seed_everything(seed: int) -> None:
     """Seed what draws fresh weights."""
     cast(Any, torch).manual_seed(seed)
