@@ -14,7 +14,7 @@ from ..variants import Variant
 from .accounting import require, take_stock
 from .detect import choose, detect
 from .files import open_weights
-from .fill import copy_piece
+from .fill import copy_piece, single_thread
 from .networks import Component, expected
 
 
@@ -55,9 +55,10 @@ def load_tensors(
             flat = tensors[place.name].view(-1)
             length = flat.numel() // place.parts
             stretches[key] = flat[place.part * length : (place.part + 1) * length]
-    for piece in file.pieces(stretches):
-        length = piece.values.numel()
-        copy_piece(piece, stretches[piece.name][piece.start : piece.start + length], file.path)
+    with single_thread():
+        for piece in file.pieces(stretches):
+            length = piece.values.numel()
+            copy_piece(piece, stretches[piece.name][piece.start : piece.start + length], file.path)
     return chosen, found
 
 
