@@ -38,3 +38,17 @@ def paint(path: Path, width: int, height: int, hue: int = 0) -> Path:
     channels = [128 + 100 * np.sin((x + 2 * y + 40 * hue) / (11 + channel)) for channel in range(3)]
     Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).save(path)
     return path
+
+
+def complaint(ran: Ran, code: int) -> str:
+    """The one sentence of a command that failed, and nothing besides."""
+    assert ran.code == code, ran.err
+    assert ran.out == ""
+    assert ran.err.startswith("dynamicrafter: ")
+    assert ran.err.endswith("\n") and ran.err.count("\n") == 1
+    return ran.err.removeprefix("dynamicrafter: ").rstrip("\n")
+
+
+def left() -> list[str]:
+    """Everything in the folder the command ran in."""
+    return sorted(path.name for path in Path.cwd().iterdir())

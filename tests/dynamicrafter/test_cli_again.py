@@ -1,0 +1,200 @@
+"""``again`` gives the same clip once more, or says what is missing for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_runs import QUICK, Run, paint
+
+from dynamicrafter.video import read_frames, read_metadata, write_clip
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    return paint(tmp_path / "boat.png", 100, 80)
+
+
+@pytest.fixture
+def clip(run: Run, picture: Path) -> Path:
+    """A clip in the folder the command runs in."""
+    ran = run("animate", picture, *QUICK, "--prompt", "a boat", "--seed", "9", "--output", "clip.mp4")
+    assert ran.code == 0, ran.err
+    return Path("clip.mp4").resolve()
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip", "clip.v2/"])
+def test_the_clip_is_the_same(run: Run, picture: Path, name: str) -> None:
+    run("animate", picture, *QUICK, "--seed", "9", "--eta", "0.5", "--dtype", "bf16", "--output", name)
+    ran = run("again", name, "--quiet")
+    assert ran.code == 0, ran.err
+    (new,) = [path for path in Path.cwd().iterdir() if "-again" in path.name]
+    assert torch.equal(read_frames(new), read_frames(Path(name)))
+    assert read_metadata(new) == read_metadata(Path(name))
+
+
+def test_every_kind_of_clip_can_be_repeated(run: Run, picture: Path, tmp_path: Path) -> None:
+    other = paint(tmp_path / "other.png", 80, 100)
+    for command, pictures in (("loop", [picture]), ("interpolate", [picture, other])):
+        run(command, *pictures, *QUICK, "--output", f"{command}.webp")
+        ran = run("again", f"{command}.webp", "--json")
+        assert torch.equal(read_frames(ran.json["clips"][0]["output"]), read_frames(Path(f"{command}.webp")))
+
+
+def test_the_output_may_be_of_another_kind(run: Run, clip: Path) -> None:
+    ran = run("again", clip, "--quiet", "--output", "more.gif")
+    assert ran.code == 0, ran.err
+    assert read_frames("more.gif").shape == read_frames(clip).shape
+
+
+# Pictures
+
+
+def test_a_changed_picture_is_refused(run: Run, clip: Path, picture: Path) -> None:
+    paint(picture, 100, 80, hue=1)
+    ran = run("again", clip)
+    assert ran.code == 1
+    assert (
+        ran.err
+        == f"dynamicrafter: {picture} is not the picture the clip was made from; give that one with --picture FILE\n"
+    )
+
+
+def test_a_picture_that_is_gone_is_asked_for(run: Run, clip: Path, picture: Path) -> None:
+    moved = picture.rename(picture.with_name("moved.png"))
+    ran = run("again", clip)
+    assert (ran.code, ran.err) == (
+        1,
+        f"dynamicrafter: the clip's picture {picture} is gone; say where it is now with --picture FILE\n",
+    )
+    assert run("again", clip, "--quiet", "--picture", moved).code == 0
+
+
+def test_a_picture_beside_the_clip_is_found(run: Run, clip: Path, picture: Path) -> None:
+    picture.rename(clip.with_name(picture.name))
+    assert run("again", clip, "--quiet").code == 0
+
+
+def test_a_picture_beside_the_clip_stands_in_for_a_changed_one(run: Run, clip: Path, picture: Path) -> None:
+    shutil.copy(picture, clip.with_name(picture.name))
+    paint(picture, 100, 80, hue=1)
+    assert run("again", clip, "--quiet").code == 0
+
+
+def test_the_number_of_pictures_is_that_of_the_clip(run: Run, clip: Path, picture: Path) -> None:
+    ran = run("again", clip, "--picture", picture, "--picture", picture)
+    assert ran.code == 2
+    assert ran.err == "dynamicrafter: the clip was made from 1 picture(s), but 2 were given\n"
+
+
+# Weights
+
+
+def test_weights_that_are_gone_are_asked_for(
+    run: Run, picture: Path, tmp_path: Path, random_weights: Path
+) -> None:
+    weights = Path(shutil.copy(random_weights, tmp_path / "weights.safetensors"))
+    run("animate", picture, *QUICK, "--model", weights, "--output", "clip.mp4")
+    moved = weights.rename(weights.with_name("moved.safetensors"))
+    ran = run("again", "clip.mp4")
+    assert (ran.code, ran.err) == (
+        1,
+        f"dynamicrafter: the clip's weights {weights} are gone; name them with --model NAME or FILE\n",
+    )
+    assert run("again", "clip.mp4", "--quiet", "--model", moved).code == 0
+
+
+def test_changed_weights_are_refused(
+    run: Run, picture: Path, tmp_path: Path, random_weights: Path, wide_weights: Path
+) -> None:
+    weights = Path(shutil.copy(random_weights, tmp_path / "weights.safetensors"))
+    run("animate", picture, *QUICK, "--model", weights, "--output", "clip.mp4")
+    shutil.copy(wide_weights, weights)
+    ran = run("again", "clip.mp4")
+    assert (ran.code, ran.err) == (
+        1,
+        f"dynamicrafter: {weights} is not what the clip was made with; give the right one with --model\n",
+    )
+
+
+def test_a_named_model_is_found_in_another_weights_folder(
+    run: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another machine, or after the folder was moved."""
+    record = read_metadata(clip)
+    record["model"]["weights"]["file"] = "C:\\weights\\random.safetensors"
+    record["pictures"][0]["file"] = "C:\\pictures\\boat.png"
+    frames = read_frames(clip)
+    moved = write_clip(frames, tmp_path / "moved.mp4", 8, record)
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path / "another home"))
+    ran = run("again", moved, "--output", "clip", "--quiet")
+    assert ran.code == 0, ran.err
+    run("again", clip, "--output", "original", "--quiet")
+    assert torch.equal(read_frames("clip"), read_frames("original"))
+
+
+def test_details_of_a_model_need_the_model(run: Run, clip: Path) -> None:
+    ran = run("again", clip, "--variant", "512_v1")
+    assert ran.code == 2
+    assert ran.err == (
+        "dynamicrafter: --variant, --text-encoder and --image-encoder say more about a --model; give it too\n"
+    )
+
+
+# Other files
+
+
+def test_a_file_that_is_no_clip_is_refused(run: Run, picture: Path) -> None:
+    for name, message in (("gone.mp4", "there is no clip "), (picture, f"{picture} is no clip; ")):
+        ran = run("again", name)
+        assert ran.code == 1
+        assert ran.err.startswith(f"dynamicrafter: {message}")
+
+
+def broken(record: dict[str, Any], what: str) -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(json.dumps(record))
+    if what == "program":
+        changed["program"] = "another"
+    elif what == "nothing but settings":
+        changed = {"settings": changed["settings"]}
+    elif what == "no model":
+        del changed["model"]
+    elif what == "a picture of another kind":
+        changed["pictures"] = ["boat.png"]
+    elif what == "model is a word":
+        changed["model"] = "random"
+    elif what == "steps are a word":
+        changed["settings"]["steps"] = "many"
+    return changed
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "program",
+        "nothing but settings",
+        "no model",
+        "a picture of another kind",
+        "model is a word",
+        "steps are a word",
+    ],
+)
+def test_a_clip_with_another_record_is_refused(run: Run, clip: Path, tmp_path: Path, what: str) -> None:
+    changed = write_clip(read_frames(clip), tmp_path / "changed.webp", 8, broken(read_metadata(clip), what))
+    ran = run("again", changed)
+    assert ran.code == 1
+    assert ran.err.startswith(f"dynamicrafter: {changed} does not say how it was made (")
+    assert ran.err.count("\n") == 1
+
+
+def test_settings_of_another_version_are_refused(run: Run, clip: Path, tmp_path: Path) -> None:
+    record = read_metadata(clip)
+    record["settings"]["mood"] = "calm"
+    changed = write_clip(read_frames(clip), tmp_path / "changed.webp", 8, record)
+    ran = run("again", changed)
+    assert ran.code == 2
+    assert "the stored settings do not fit this version: mood missing or unknown" in ran.err

@@ -1,0 +1,237 @@
+"""The arrows composed: shapes, order, progress, and what does not depend on the neighbours in a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynamicrafter.api import load
+from dynamicrafter.errors import Cancelled, DynamiCrafterError
+from dynamicrafter.pipeline import (
+    KeyPictures,
+    Model,
+    decode,
+    encode,
+    generate,
+    latent_shape,
+    make_generators,
+    sample,
+    to_frames,
+)
+from dynamicrafter.random_model import write_random_checkpoint
+from dynamicrafter.sampler import Step
+from dynamicrafter.settings import Settings, make_settings
+from dynamicrafter.variants import SMALL, Mode
+
+
+@pytest.fixture(scope="module")
+def model(weights_home: Path) -> Model:
+    (file,) = weights_home.glob("random-*.safetensors")
+    return load(file, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def quick(one_thread: None) -> None:
+    """Every test here runs small networks."""
+
+
+def settings(mode: Mode = "animate", **chosen: Any) -> Settings:
+    return make_settings(SMALL, mode, **{"steps": 2, "frames": 4, "prompt": "a boat", **chosen})
+
+
+def picture(seed: int, height: int = 64, width: int = 64) -> Tensor:
+    noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
+
+
+def level_distance(one: Tensor, other: Tensor) -> int:
+    return int((one.int() - other.int()).abs().max())
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("mode", "frames", "length"),
+    [("animate", 1, 1), ("animate", 5, 5), ("animate", 16, 16), ("interpolate", 2, 2), ("loop", 3, 2)],
+)
+def test_frames_of_every_mode_and_length(model: Model, mode: Mode, frames: int, length: int) -> None:
+    last = picture(1, 64, 128) if mode == "interpolate" else None
+    chosen = settings(mode, frames=frames, size=(128, 64), steps=1)
+    clips = generate(model, KeyPictures(picture(0, 64, 128), last), chosen, [3])
+    assert clips.shape == (1, length, 64, 128, 3)
+    assert clips.dtype == torch.uint8
+    assert clips.is_contiguous() or mode == "loop"
+
+
+def test_stages_have_the_stated_shapes(model: Model) -> None:
+    chosen = settings(size=(128, 64), fs=9)
+    pictures = KeyPictures(torch.cat([picture(0, 64, 128), picture(1, 64, 128)]))
+    generators = make_generators(model, chosen, [1, 2])
+    conditioning = encode(model, pictures, chosen, generators)
+    assert conditioning.concat.shape == (2, 4, 4, 8, 16)
+    assert conditioning.full.text.shape[:2] == (2, 77)
+    assert conditioning.fs.tolist() == [9, 9]
+    latents = sample(model, conditioning, chosen, generators)
+    assert latents.shape == (2, *latent_shape(SMALL, chosen)[:1], 4, *latent_shape(SMALL, chosen)[1:])
+    assert latents.dtype == torch.float32
+    video = decode(model, latents, pictures)
+    assert video.shape == (2, 3, 4, 64, 128)
+    assert video.device.type == "cpu" and video.dtype == torch.float32
+
+
+def test_interpolation_places_its_pictures_at_the_ends(model: Model) -> None:
+    chosen = settings("interpolate", frames=5)
+    pictures = KeyPictures(picture(0), picture(1))
+    concat = encode(model, pictures, chosen, make_generators(model, chosen, [1])).concat
+    assert not concat[:, :, 1:-1].any()
+    assert concat[:, :, 0].any() and concat[:, :, -1].any()
+    assert not torch.equal(concat[:, :, 0], concat[:, :, -1])
+
+
+def test_animation_shows_its_picture_to_every_frame(model: Model) -> None:
+    chosen = settings()
+    concat = encode(model, KeyPictures(picture(0)), chosen, make_generators(model, chosen, [1])).concat
+    assert all(torch.equal(concat[:, :, 0], concat[:, :, frame]) for frame in range(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [(-1.0, 0), (0.0, 127), (1.0, 255), (-9.0, 0), (9.0, 255), (0.999, 254)]
+)
+def test_frames_are_cut_off_as_in_the_original(value: float, level: int) -> None:
+    frames = to_frames(torch.full((1, 3, 2, 4, 6), value))
+    assert frames.shape == (1, 2, 4, 6, 3)
+    assert (frames == level).all()
+
+
+# Seeds and batches
+
+
+@pytest.mark.parametrize("mode", ["animate", "interpolate", "loop"])
+def test_a_clip_does_not_depend_on_its_neighbours(model: Model, mode: Mode) -> None:
+    """But for rounding: other batch sizes add up in another order."""
+    firsts = torch.cat([picture(0), picture(1)])
+    lasts = torch.cat([picture(2), picture(3)]) if mode == "interpolate" else None
+    together = generate(model, KeyPictures(firsts, lasts), settings(mode), [5, 6])
+    for index, seed in enumerate((5, 6)):
+        mine = slice(index, index + 1)
+        alone = KeyPictures(firsts[mine], None if lasts is None else lasts[mine])
+        assert level_distance(together[mine], generate(model, alone, settings(mode), [seed])) <= 1
+    assert level_distance(together[0], together[1]) > 20
+
+
+def test_the_seed_decides_and_nothing_global(model: Model) -> None:
+    clips: list[Tensor] = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(len(clips))
+        before = torch.get_rng_state()
+        clips.append(generate(model, KeyPictures(picture(0)), settings(), [seed]))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
+
+
+def test_the_given_pictures_are_not_changed(model: Model) -> None:
+    first, last = picture(0), picture(1)
+    generate(model, KeyPictures(first, last), settings("interpolate"), [1])
+    assert torch.equal(first, picture(0)) and torch.equal(last, picture(1))
+
+
+def test_noise_comes_from_the_cpu_unless_asked_otherwise(model: Model) -> None:
+    assert [g.device.type for g in make_generators(model, settings(), [1, 2])] == ["cpu", "cpu"]
+    (generator,) = make_generators(model, settings(noise_device="device"), [1])
+    assert generator.device == model.device
+
+
+# While it runs
+
+
+def test_progress_tells_every_stage_from_beginning_to_end(model: Model) -> None:
+    told: list[tuple[str, int, int]] = []
+    generate(
+        model,
+        KeyPictures(torch.cat([picture(0), picture(1)])),
+        settings(),
+        [1, 2],
+        progress=lambda *values: told.append(values),
+    )
+    assert told == [
+        ("encode", 0, 1),
+        ("encode", 1, 1),
+        *(("sample", done, 2) for done in range(3)),
+        *(("decode", done, 8) for done in range(1, 9)),
+    ]
+
+
+def test_a_callback_sees_every_step(model: Model) -> None:
+    steps: list[Step] = []
+    generate(model, KeyPictures(picture(0)), settings(steps=3), [1], callback=steps.append)
+    assert [(step.index, step.total) for step in steps] == [(0, 3), (1, 3), (2, 3)]
+    assert all(step.x.shape == step.x0.shape == (1, 4, 4, 8, 8) for step in steps)
+
+
+@pytest.mark.parametrize("stage", ["encode", "sample", "decode"])
+def test_progress_may_stop_the_work_at_once(model: Model, stage: str) -> None:
+    told: list[str] = []
+
+    def stop(at: str, done: int, total: int) -> None:
+        told.append(at)
+        if at == stage and done:
+            raise Cancelled(f"enough in {at}")
+
+    with pytest.raises(Cancelled, match=f"^enough in {stage}$"):
+        generate(model, KeyPictures(picture(0)), settings(), [1], progress=stop)
+    assert told.count("decode") == (stage == "decode")
+
+
+def spoilt(model: Model, network: str, value: float) -> Model:
+    """The model with the last bias of one network changed."""
+    layer = model.unet.out[2] if network == "unet" else model.vae.get_submodule("decoder.conv_out")
+    layer.bias = torch.nn.Parameter(torch.full_like(layer.bias, value), requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("unet", r"^the denoising network's output is not finite in float32; use a smaller --cfg"),
+        ("vae", r"^the autoencoder's output is not finite in float32; use a smaller --cfg"),
+    ],
+)
+def test_values_that_are_not_finite_are_an_error(weights_home: Path, network: str, message: str) -> None:
+    (file,) = weights_home.glob("random-*.safetensors")
+    model = spoilt(load(file, device="cpu"), network, torch.nan)
+    with pytest.raises(DynamiCrafterError, match=message):
+        if network == "vae":
+            decode(model, torch.zeros(1, 4, 2, 8, 8))
+        else:
+            generate(model, KeyPictures(picture(0)), settings(), [1])
+
+
+def test_sixteen_bits_are_named_as_the_cause(weights_home: Path) -> None:
+    (file,) = weights_home.glob("random-*.safetensors")
+    model = spoilt(load(file, device="cpu", dtype="bfloat16"), "unet", torch.inf)
+    with pytest.raises(
+        DynamiCrafterError, match="not finite in bfloat16; load the model with --dtype float32"
+    ):
+        generate(model, KeyPictures(picture(0)), settings(), [1])
+
+
+def test_a_video_decoder_gets_the_key_pictures(tmp_path: Path) -> None:
+    variant = replace(SMALL, name="toon", vae=replace(SMALL.vae, video_decoder=True))
+    write_random_checkpoint(tmp_path / "toon.safetensors", variant)
+    model = load(tmp_path / "toon.safetensors", device="cpu")
+    latents = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures = [torch.cat([picture(index), picture(index + 1)]) for index in (0, 2)]
+    told: list[tuple[int, int]] = []
+    one = decode(model, latents, KeyPictures(*pictures), lambda *values: told.append(values))
+    assert one.shape == (2, 3, 3, 64, 64)
+    assert told == [(3, 6), (6, 6)]
+    other_end = decode(model, latents, KeyPictures(pictures[0], pictures[0]))
+    assert not torch.allclose(one, other_end)
+    assert not torch.allclose(one, decode(model, latents))
