@@ -61,11 +61,11 @@ class Release:
 
     @property
     def resolution(self) -> str:
-        """Height x width in pixels the model was trained for, such as ``320x512``; ``any`` for the towers."""
+        """Width x height in pixels the model was trained for, such as ``512x320``; ``any`` for the towers."""
         if self.variant is None:
             return "any"
         preset = VARIANTS[self.variant].preset
-        return f"{preset.height}x{preset.width}"
+        return f"{preset.width}x{preset.height}"
 
     @property
     def source(self) -> str:

@@ -143,7 +143,7 @@ class Variant:
 
 V512 = Variant(
     name="512_v1",
-    purpose="picture to clip, 320x512",
+    purpose="picture to clip, 512x320",
     modes=("animate",),
     preset=Preset(height=320, width=512, fs=24, fs_still=30, fs_lively=15),
 )
@@ -160,23 +160,23 @@ V256 = replace(
 V1024 = replace(
     V512,
     name="1024_v1",
-    purpose="picture to clip, 576x1024",
+    purpose="picture to clip, 1024x576",
     diffusion=replace(V512.diffusion, base_scale=0.3),
     preset=replace(V512.preset, height=576, width=1024, fs=10, fs_still=15, fs_lively=5),
 )
 V512_INTERP = replace(
     V512,
     name="512_interp_v1",
-    purpose="clip between two pictures and loops, 320x512",
+    purpose="clip between two pictures and loops, 512x320",
     modes=("interpolate", "loop"),
     preset=replace(V512.preset, fs=5, fs_still=30, fs_lively=5),
 )
-CIL_512 = replace(V512, name="cil_512", purpose="picture to clip with more motion, 320x512")
-CIL_1024 = replace(V1024, name="cil_1024", purpose="picture to clip with more motion, 576x1024")
+CIL_512 = replace(V512, name="cil_512", purpose="picture to clip with more motion, 512x320")
+CIL_1024 = replace(V1024, name="cil_1024", purpose="picture to clip with more motion, 1024x576")
 TOON_512 = replace(
     V512_INTERP,
     name="tooncrafter_512",
-    purpose="clip between two drawings, 320x512",
+    purpose="clip between two drawings, 512x320",
     vae=replace(V512.vae, video_decoder=True),
     preset=replace(V512_INTERP.preset, fs=10),
 )

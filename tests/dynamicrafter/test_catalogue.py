@@ -118,5 +118,5 @@ def test_name_like_none_lists_all() -> None:
 
 
 def test_resolution_is_the_variants() -> None:
-    assert find("1024").resolution == "576x1024"
+    assert find("1024").resolution == "1024x576"
     assert find("towers").resolution == "any"
