@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..training.behaviour import measure_behaviour
 from ..training.config import TinyConfig, load_config
 from ..training.finetune import finetune
-from ..training.tiny import STAGES, train_tiny
+from ..training.tiny import STAGES, Stage, train_tiny
 from ..training.trainer import Report
 
 _TOY_SIZE = (64, 64)
@@ -43,7 +43,7 @@ def _train(given: Namespace) -> dict[str, Any]:
             print(f"left out: {reason}")
 
     if isinstance(config, TinyConfig):
-        stages = STAGES if given.stage is None else tuple(s for s in STAGES if s == given.stage)
+        stages: tuple[Stage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
         if not stages:
             raise UsageError(f"the stages are {', '.join(STAGES)}, not {given.stage!r}")
         path = train_tiny(folder, lambda stage, line: report(line, stage), stages)

@@ -1,0 +1,354 @@
+"""Training an existing model on a folder of clips: what is trained, what is kept, what a LoRA changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_clips import write_rows
+
+from dynamicrafter.api import load
+from dynamicrafter.checkpoint import load_components
+from dynamicrafter.errors import CheckpointError, UsageError
+from dynamicrafter.pipeline import Model
+from dynamicrafter.schedule import make_schedule
+from dynamicrafter.training.config import (
+    FinetuneConfig,
+    TinyConfig,
+    config_from,
+    load_config,
+    shipped_configs,
+)
+from dynamicrafter.training.data import read_list
+from dynamicrafter.training.finetune import (
+    choose_trained,
+    encode_items,
+    finetune,
+    is_temporal,
+    item_draw,
+    recompute_activations,
+)
+from dynamicrafter.training.lora import merge_adapters, parse_lora, read_adapters, save_adapters
+from dynamicrafter.training.losses import DenoisingLoss
+from dynamicrafter.training.trainer import TrainerConfig, load_state
+from dynamicrafter.unet import VideoUNet
+from dynamicrafter.variants import SMALL, V256
+
+pytest.importorskip("accelerate", reason="training needs accelerate")
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
+QUICK = TrainerConfig(steps=2, learning_rate=1e-3, log_every=1, save_every=1)
+
+
+def config(folder: Path, **choices) -> FinetuneConfig:
+    values = {"frames": 4, "strides": (1, 1), "batch": 2, "trainer": QUICK, "rank": 4, **choices}
+    return FinetuneConfig(model="small", data=str(folder), **values)
+
+
+def test_a_lora_is_trained_stored_and_merged(
+    small_weights: Path, clip_folder: Callable, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="adapters are made by peft")
+    model = load(small_weights, device="cpu")
+    before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    path = finetune(model, config(clip_folder(), target="lora"), tmp_path / "run")
+    stored = load_file(path)
+    assert stored
+    layer = "input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip"
+    assert stored[f"diffusion_model.{layer}.lora_A.weight"].shape == (4, 64)
+    assert stored[f"diffusion_model.{layer}.lora_B.weight"].abs().sum() > 0
+
+    fresh = load(small_weights, device="cpu")
+    merge_adapters(fresh.unet, read_adapters(path), 0.5, "it")
+    after = fresh.unet.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert {name.rsplit(".", 2)[-2] for name in changed} <= {
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_k_ip",
+        "to_v_ip",
+        "0",
+    }
+    a, b = (stored[f"diffusion_model.{layer}.lora_{side}.weight"] for side in "AB")
+    assert torch.allclose(after[f"{layer}.weight"], before[f"{layer}.weight"] + 0.5 * b @ a, atol=1e-6)
+
+
+def test_a_merged_lora_is_what_was_trained(
+    small_weights: Path, clip_folder: Callable, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="adapters are made by peft")
+    trained = load(small_weights, device="cpu")
+    path = finetune(trained, config(clip_folder(), target="lora"), tmp_path / "run")
+    merged = load(small_weights, device="cpu")
+    merge_adapters(merged.unet, read_adapters(path), 1.0, "it")
+    items = encode_items(merged, read_list(clip_folder()), config(clip_folder()), tmp_path / "run" / "cache")
+    batch = item_draw(merged, items, config(clip_folder()))(torch.Generator().manual_seed(0))
+    schedule = make_schedule(merged.variant.diffusion)
+    with torch.no_grad():
+        losses = [float(DenoisingLoss(m.unet, m.resampler, schedule)(**batch)) for m in (trained, merged)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_fully_trained_model_loads_like_any_other(
+    small_weights: Path, clip_folder: Callable, tmp_path: Path
+) -> None:
+    model = load(small_weights, device="cpu")
+    path = finetune(model, config(clip_folder(), target="all", mode="interpolate"), tmp_path / "run")
+    again = load_components(path, device=torch.device("cpu"), dtype=torch.float32)
+    assert again.variant == SMALL
+    before, after = load_file(small_weights), load_file(path)
+    assert set(before) == set(after)
+    changed = {name for name in after if not torch.equal(before[name].float(), after[name])}
+    assert changed
+    assert all(name.startswith(("model.diffusion_model.", "image_proj_model.")) for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("target", "trained", "frozen"),
+    [
+        ("all", "input_blocks.1.2.proj_in.weight", None),
+        ("spatial", "input_blocks.1.1.proj_in.weight", "input_blocks.1.2.proj_in.weight"),
+        ("spatial", "input_blocks.0.0.weight", "input_blocks.1.0.temopral_conv.conv1.2.weight"),
+        ("temporal", "init_attn.0.proj_in.weight", "input_blocks.0.0.weight"),
+        ("temporal", "middle_block.2.norm.weight", "middle_block.1.norm.weight"),
+        (
+            "image_proj",
+            "middle_block.1.transformer_blocks.0.attn2.to_k_ip.weight",
+            "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+        ),
+    ],
+)
+def test_targets(small_model: Model, target, trained: str, frozen: str | None) -> None:
+    loss = DenoisingLoss(small_model.unet, small_model.resampler, make_schedule(SMALL.diffusion))
+    choose_trained(loss, target, 4)
+    weights = dict(loss.unet.named_parameters())
+    assert weights[trained].requires_grad
+    assert frozen is None or not weights[frozen].requires_grad
+    assert loss.resampler.latents.requires_grad == (target != "temporal")
+
+
+def test_every_weight_is_spatial_or_temporal() -> None:
+    with torch.device("meta"):
+        names = [name for name, _ in VideoUNet(V256.unet).named_parameters()]
+    temporal = [name for name in names if is_temporal(name)]
+    assert sum(name.endswith("proj_in.weight") for name in temporal) == 17
+    assert not [name for name in temporal if "to_k_ip" in name]
+    assert len(temporal) < len(names)
+
+
+def test_recomputed_activations_give_the_same_gradients(small_weights: Path) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = load(small_weights, device="cpu")
+        loss = DenoisingLoss(model.unet, model.resampler, make_schedule(SMALL.diffusion))
+        choose_trained(loss, "all", 4)
+        if recompute:
+            recompute_activations(loss.unet)
+        generator = torch.Generator().manual_seed(0)
+        latents = torch.randn(1, 4, 4, 8, 8, generator=generator)
+        loss(
+            latents=latents,
+            noise=torch.randn(latents.shape, generator=generator),
+            t=torch.tensor([500]),
+            concat=latents,
+            text=torch.randn(1, 77, 64, generator=generator),
+            vision=torch.randn(1, 65, 64, generator=generator),
+            fs=torch.tensor([8]),
+        ).backward()
+        gradients.append([p.grad for p in loss.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-6)
+
+
+def test_encoded_clips_are_kept_until_something_changes(
+    small_model: Model, clip_folder: Callable, tmp_path: Path
+) -> None:
+    folder = clip_folder()
+    wanted = config(folder, views=2)
+    rows, cache = read_list(folder), tmp_path / "cache"
+    first = encode_items(small_model, rows, wanted, cache)
+    written = {path: path.stat().st_mtime_ns for path in first}
+    assert len(written) == 6
+    assert {
+        path: path.stat().st_mtime_ns for path in encode_items(small_model, rows, wanted, cache)
+    } == written
+
+    other = encode_items(small_model, [replace(rows[0], caption="something else"), *rows[1:]], wanted, cache)
+    assert len(set(other) - set(first)) == 2
+    (folder / "1.mp4").write_bytes((folder / "2.mp4").read_bytes())
+    assert len(set(encode_items(small_model, rows, wanted, cache)) - set(first)) == 2
+    assert not set(encode_items(small_model, rows, replace(wanted, frames=5), cache)) & set(first)
+
+
+def test_items_hold_what_the_network_is_given(
+    small_model: Model, clip_folder: Callable, tmp_path: Path
+) -> None:
+    folder = clip_folder()
+    animate = config(folder, random_frame=False)
+    item = load_state(encode_items(small_model, read_list(folder), animate, tmp_path / "a")[0])
+    assert item["latents"].shape == item["concat"].shape == (4, 4, 8, 8)
+    assert all(torch.equal(item["concat"][:, frame], item["latents"][:, 0]) for frame in range(4))
+    assert item["fs"] == 8
+    between = replace(animate, mode="interpolate")
+    item = load_state(encode_items(small_model, read_list(folder), between, tmp_path / "b")[0])
+    assert torch.equal(item["concat"][:, -1], item["latents"][:, -1])
+    assert not item["concat"][:, 1:-1].any()
+
+
+def test_condition_frames_are_random(small_model: Model, clip_folder: Callable, tmp_path: Path) -> None:
+    folder = clip_folder()
+    items = encode_items(small_model, read_list(folder), config(folder, views=4), tmp_path / "a")
+    seen = set()
+    for item in map(load_state, items):
+        distance = (item["latents"] - item["concat"]).abs().sum((0, 2, 3))
+        seen.add(int(distance.argmin()))
+    assert len(seen) > 1
+
+
+def test_broken_clips_are_reported_and_left_out(
+    small_model: Model, clip_folder: Callable, tmp_path: Path
+) -> None:
+    folder = clip_folder()
+    (folder / "1.mp4").write_bytes(b"broken")
+    told: list[str] = []
+    items = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache", told.append)
+    assert len(items) == 2
+    assert len(told) == 1
+    assert "1.mp4 cannot be read" in told[0]
+
+
+def test_no_usable_clip_is_an_error(small_model: Model, clip_folder: Callable, tmp_path: Path) -> None:
+    folder = clip_folder(count=2)
+    with pytest.raises(UsageError, match=r"none of the 2 clip\(s\) of the list can be used"):
+        finetune(small_model, config(folder, frames=16), tmp_path / "run")
+    write_rows(folder / "captions.csv", ["path", "caption"], [["gone.mp4", "x"]])
+    with pytest.raises(UsageError, match=r"none of the 1 clip\(s\) of the list can be used"):
+        finetune(small_model, config(folder), tmp_path / "run")
+
+
+def test_captions_of_a_thousand_words_are_cut_like_prompts(
+    small_model: Model, clip_folder: Callable, tmp_path: Path
+) -> None:
+    folder = clip_folder(count=1)
+    write_rows(folder / "captions.csv", ["path", "caption"], [["0.mp4", "a word " * 500]])
+    (item,) = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
+    assert load_state(item)["text"].shape == (77, 64)
+
+
+def test_a_full_disk_while_encoding_is_told(
+    small_model: Model, clip_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: object, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    folder = clip_folder()
+    with pytest.raises(UsageError, match="could not be written .*No space left"):
+        encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_model_of_another_mode_is_refused(
+    small_model: Model, clip_folder: Callable, tmp_path: Path
+) -> None:
+    still = replace(small_model, variant=replace(SMALL, modes=("animate",)))
+    with pytest.raises(UsageError, match="was made to animate, not to interpolate"):
+        finetune(still, config(clip_folder(), mode="interpolate"), tmp_path / "run")
+
+
+def test_a_lora_of_another_model_is_refused(small_model: Model, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in small_model.unet.state_dict().items()}
+    layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+    wrong = {f"{layer}.lora_A.weight": torch.ones(2, 64), f"{layer}.lora_B.weight": torch.ones(320, 2)}
+    for weights, message in (
+        (wrong, r"does not fit: middle_block.* is \(64, 64\), the change \(320, 64\)"),
+        (
+            {"diffusion_model.x.lora_A.weight": torch.ones(2, 2)},
+            "changes x.weight, which this model does not have",
+        ),
+        ({"lora_te.weight": torch.ones(2)}, "holds no adapters"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            merge_adapters(small_model.unet, weights, 1.0, "it")
+    assert all(torch.equal(value, before[name]) for name, value in small_model.unet.state_dict().items())
+    (tmp_path / "lora.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="cannot be read as a LoRA"):
+        read_adapters(tmp_path / "lora.safetensors")
+
+
+def test_alpha_scales_and_zero_strength_changes_nothing(small_model: Model, tmp_path: Path) -> None:
+    layer = "middle_block.1.transformer_blocks.0.attn1.to_q"
+    weight = small_model.unet.get_parameter(f"{layer}.weight")
+    before = weight.detach().clone()
+    adapters = {
+        f"diffusion_model.{layer}.lora_A.weight": torch.ones(2, 64),
+        f"diffusion_model.{layer}.lora_B.weight": torch.ones(64, 2),
+        f"diffusion_model.{layer}.alpha": torch.tensor(1.0),
+    }
+    save_adapters(adapters, tmp_path / "a.safetensors")
+    merge_adapters(small_model.unet, read_adapters(tmp_path / "a.safetensors"), 0.0, "it")
+    assert torch.equal(weight, before)
+    merge_adapters(small_model.unet, adapters, 0.5, "it")
+    assert torch.allclose(weight - before, torch.full_like(before, 2 * 0.5 / 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "strength"),
+    [
+        ("a.safetensors", "a.safetensors", 1.0),
+        ("a.safetensors:0.8", "a.safetensors", 0.8),
+        ("C:/a", "C:/a", 1.0),
+    ],
+)
+def test_lora_arguments(text: str, path: str, strength: float) -> None:
+    assert parse_lora(text) == (Path(path), strength)
+
+
+def test_shipped_configs_are_valid() -> None:
+    assert {"tiny", "lora", "stage1_context", "stage2_adaptation", "stage3_detail"} <= set(shipped_configs())
+    for name in shipped_configs():
+        assert isinstance(load_config(name), FinetuneConfig | TinyConfig)
+
+
+def test_a_config_file_is_read(tmp_path: Path) -> None:
+    values = {"recipe": "finetune", "model": "m", "data": "d", "strides": [2, 3], "trainer": {"steps": 7}}
+    (tmp_path / "mine.json").write_text(json.dumps(values), encoding="utf-8")
+    made = load_config(str(tmp_path / "mine.json"))
+    assert isinstance(made, FinetuneConfig)
+    assert (made.strides, made.trainer.steps) == ((2, 3), 7)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "must have a recipe"),
+        ({"recipe": "finetune"}, "must say model and data"),
+        (
+            {"recipe": "finetune", "model": "m", "data": "d", "target": "half"},
+            "target in it must be one of all, ",
+        ),
+        (
+            {"recipe": "finetune", "model": "m", "data": "d", "mode": "loop"},
+            "mode in it must be one of animate",
+        ),
+        ({"recipe": "finetune", "model": "m", "data": "d", "lr": 1}, "it has unknown settings: lr"),
+        ({"recipe": "finetune", "model": "m", "data": "d", "trainer": {"x": 1}}, "unknown settings: x"),
+        ({"recipe": "tiny", "steps": 3}, "unknown settings: steps"),
+    ],
+)
+def test_wrong_configs_are_named(values: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config_from(values, "it")
+
+
+def test_a_config_that_is_no_file_lists_the_shipped_ones() -> None:
+    with pytest.raises(UsageError, match=r"there is no config 'nothing'; give a JSON file, or one of .*tiny"):
+        load_config("nothing")

@@ -1,0 +1,155 @@
+"""Lists of clips in every form that is read, pieces of clips, and clear words for what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from training_clips import write_movie, write_rows
+
+from dynamicrafter.errors import UsageError
+from dynamicrafter.training.data import (
+    Row,
+    UnusableClip,
+    bucket,
+    clip_size,
+    enough_for,
+    read_list,
+    read_piece,
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grey_levels(count: int, width: int = 64, height: int = 64) -> torch.Tensor:
+    """Frames that brighten steadily, so that a frame tells its number."""
+    levels = torch.linspace(-0.8, 0.8, count)
+    return levels[:, None, None, None].expand(-1, 3, height, width).clone()
+
+
+def test_a_csv_with_path_and_caption(tmp_path: Path) -> None:
+    write_rows(tmp_path / "captions.csv", ["path", "caption", "fps"], [["a.mp4", "one, two", "12.5"]])
+    assert read_list(tmp_path) == [Row(tmp_path / "a.mp4", "one, two", 12.5)]
+
+
+def test_a_jsonl_with_motion(tmp_path: Path) -> None:
+    line = {"path": "a.mp4", "caption": "a boat", "motion": "it sails", "fps": 24}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(line) + "\n\n", encoding="utf-8")
+    assert read_list(tmp_path) == [Row(tmp_path / "a.mp4", "a boat", 24.0, "it sails")]
+
+
+def test_webvid_columns(tmp_path: Path) -> None:
+    listing = write_rows(
+        tmp_path / "webvid.csv",
+        ["videoid", "contentUrl", "duration", "page_dir", "name", "dynamic_wording"],
+        [["7", "http", "PT1S", "000", "a dog runs", "runs"], ["8", "http", "PT1S", "", "no page", ""]],
+    )
+    assert read_list(tmp_path, listing) == [
+        Row(tmp_path / "videos" / "000" / "7.mp4", "a dog runs", motion="runs")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("captions.csv", "file,words\na.mp4,x\n", "needs the columns path and caption.*it has file, words"),
+        ("captions.csv", "path,caption\n,\n", "names no clip"),
+        ("captions.csv", "", "names no clip"),
+        ("captions.csv", "path,caption,fps\na.mp4,x,fast\n", "gives the fps 'fast' for a.mp4"),
+        ("captions.jsonl", "{\n", "line 1 of .* is not JSON"),
+        ("captions.jsonl", "[1]\n", "line 1 of .* must be an object"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        read_list(tmp_path)
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_bytes("path,caption\na.mp4,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="is not a csv or jsonl file in UTF-8"):
+        read_list(tmp_path)
+
+
+def test_missing_folders_and_lists_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no data folder"):
+        read_list(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"holds no captions.csv or captions.jsonl"):
+        read_list(tmp_path)
+    with pytest.raises(UsageError, match="there is no list"):
+        read_list(tmp_path, tmp_path / "list.csv")
+
+
+def test_a_caption_of_a_thousand_words_is_read_whole(tmp_path: Path) -> None:
+    caption = " ".join(["word"] * 1000)
+    write_rows(tmp_path / "captions.csv", ["path", "caption"], [["a.mp4", caption]])
+    assert read_list(tmp_path)[0].caption == caption
+
+
+def test_a_piece_has_the_stride_and_the_rate_of_its_frames(tmp_path: Path) -> None:
+    row = Row(write_movie(tmp_path / "a.mp4", grey_levels(24), rate=24), "x")
+    piece = read_piece(row, 6, (64, 64), (3, 3), seeded())
+    assert (piece.stride, piece.fps) == (3, 8.0)
+    assert piece.frames.shape == (6, 3, 64, 64)
+    steps = piece.frames.mean((1, 2, 3)).diff()
+    assert steps.tolist() == pytest.approx([3 * 1.6 / 23] * 5, abs=0.04)
+
+
+def test_the_list_may_correct_the_rate(tmp_path: Path) -> None:
+    row = Row(write_movie(tmp_path / "a.mp4", grey_levels(8), rate=24), "x", fps=12.0)
+    assert read_piece(row, 8, (64, 64), (1, 1), seeded()).fps == 12.0
+
+
+def test_short_clips_get_a_smaller_stride(tmp_path: Path) -> None:
+    row = Row(write_movie(tmp_path / "a.mp4", grey_levels(9)), "x")
+    assert read_piece(row, 4, (64, 64), (6, 6), seeded()).stride == 2
+
+
+def test_pieces_begin_anywhere(tmp_path: Path) -> None:
+    row = Row(write_movie(tmp_path / "a.mp4", grey_levels(20)), "x")
+    starts = {
+        round(float(read_piece(row, 2, (64, 64), (1, 1), seeded(s)).frames[0].mean()), 1) for s in range(12)
+    }
+    assert len(starts) > 4
+
+
+def test_wide_clips_are_cropped_in_the_middle(tmp_path: Path) -> None:
+    frames = torch.zeros(4, 3, 64, 192) - 0.9
+    frames[..., 64:128] = 0.9
+    row = Row(write_movie(tmp_path / "a.mp4", frames), "x")
+    assert float(read_piece(row, 4, (64, 64), (1, 1), seeded()).frames[..., 8:-8].mean()) > 0.7
+
+
+@pytest.mark.parametrize("content", [b"", b"not a movie at all, only text" * 40])
+def test_broken_clips_are_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(UnusableClip, match=r"a\.mp4 cannot be read"):
+        read_piece(Row(tmp_path / "a.mp4", "x"), 4, (64, 64), (1, 1), seeded())
+    with pytest.raises(UnusableClip, match=r"a\.mp4 cannot be read"):
+        clip_size(tmp_path / "a.mp4")
+
+
+def test_too_short_clips_are_told(tmp_path: Path) -> None:
+    row = Row(write_movie(tmp_path / "a.mp4", grey_levels(3)), "x")
+    with pytest.raises(UnusableClip, match="has 3 frames, but 16 are needed"):
+        read_piece(row, 16, (64, 64), (1, 1), seeded())
+
+
+def test_buckets_follow_the_shape() -> None:
+    assert bucket(1.0, 64 * 64) == (64, 64)
+    assert bucket(16 / 9, 320 * 512)[0] > bucket(16 / 9, 320 * 512)[1]
+    width, height = bucket(9 / 16, 320 * 512)
+    assert width < height
+    assert bucket(100.0, 320 * 512) == bucket(2.0, 320 * 512)
+    assert 0.7 <= width * height / (320 * 512) <= 1.3
+
+
+def test_more_processes_than_clips_is_an_error() -> None:
+    enough_for(2, ["a", "b"])
+    with pytest.raises(UsageError, match=r"3 processes cannot share 2 usable clip\(s\)"):
+        enough_for(3, ["a", "b"])
