@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...dynamicrafter.checkpoint.tensors import components_in, load_tensors
 from .model import STORAGE_DTYPES, build_model
@@ -14,6 +14,8 @@ from .vae import build_vae
 
 WEIGHT_DTYPES = ["auto", *STORAGE_DTYPES]
 """Choices of how the network's weights are kept."""
+
+Part = Literal["model", "vae", "clip", "clip_vision"]
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,48 @@ class Loaded:
 def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loaded:
     """Read a checkpoint, one network after the other, so that no two copies of all of it are ever in memory."""
     chosen, present = components_in(path, variant)
-    _, core = load_tensors(path, ("unet", "resampler"), chosen.name)
-    unet, resampler = core["unet"], core["resampler"]
-    model = build_model(chosen, unet.tensors, unet.dtype, weight_dtype)
-    attach_resampler(model, chosen, resampler.tensors, resampler.dtype)
-    del core, unet, resampler
 
-    vae = clip = clip_vision = None
-    if "vae" in present:
-        _, rest = load_tensors(path, ("vae",), chosen.name)
-        vae = build_vae(chosen.vae, rest["vae"].tensors)
-    if "text" in present:
-        _, rest = load_tensors(path, ("text",), chosen.name)
-        clip = build_clip(chosen.text, rest["text"].tensors)
-    if "vision" in present:
-        _, rest = load_tensors(path, ("vision",), chosen.name)
-        clip_vision = build_clip_vision(chosen.vision, rest["vision"].tensors)
-    return Loaded(model, clip, clip_vision, vae)
+    def part(name: Part) -> Any:
+        return load_part(name, path, chosen.name, weight_dtype)
+
+    return Loaded(
+        model=part("model"),
+        clip=part("clip") if "text" in present else None,
+        clip_vision=part("clip_vision") if "vision" in present else None,
+        vae=part("vae") if "vae" in present else None,
+    )
+
+
+def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
+    """One of the host's objects, which knows how to be made again.
+
+    ``disable_dynamic``: whether the host wants its older kind of patcher, which keeps weights whole and in place.
+    """
+    if part == "model":
+        chosen, found = load_tensors(path, ("unet", "resampler"), variant)
+        unet, resampler = found["unet"], found["resampler"]
+        made = build_model(chosen, unet.tensors, unet.dtype, weight_dtype, disable_dynamic)
+        attach_resampler(made, chosen, resampler.tensors, resampler.dtype, disable_dynamic)
+    elif part == "vae":
+        chosen, found = load_tensors(path, ("vae",), variant)
+        made = build_vae(chosen.vae, found["vae"].tensors, disable_dynamic)
+    elif part == "clip":
+        chosen, found = load_tensors(path, ("text",), variant)
+        made = build_clip(chosen.text, found["text"].tensors, disable_dynamic)
+    else:
+        chosen, found = load_tensors(path, ("vision",), variant)
+        made = build_clip_vision(chosen.vision, found["vision"].tensors, disable_dynamic)
+    # By this the host makes second copies: on another device, without streaming, for weights that change by hooks.
+    _patcher(part, made).cached_patcher_init = (load_patcher, (part, path, variant, weight_dtype))
+    return made
+
+
+def load_patcher(
+    part: Part, path: Path, variant: str, weight_dtype: str, disable_dynamic: bool = False
+) -> Any:
+    """The patcher of :func:`load_part`, as the host asks for one."""
+    return _patcher(part, load_part(part, path, variant, weight_dtype, disable_dynamic))
+
+
+def _patcher(part: Part, made: Any) -> Any:
+    return made if part == "model" else made.patcher

@@ -1,26 +1,80 @@
-"""How much memory the activations take; constants measured by benchmarks/memory.py, see docs/memory.md."""
+"""How much memory to ask the host for, and what to do where it does not suffice.
+
+The numbers are dynamicrafter.memory's; the kind of attention is the host's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import comfy.model_management
 import torch
 
-from ...dynamicrafter.variants import UNetConfig, VaeConfig
+from ...dynamicrafter.memory import unet_bytes, vae_decode_bytes, vae_encode_bytes
+from ...dynamicrafter.variants import UNetConfig
+from .run import free_gigabytes, is_out_of_memory, release
 
-_UNET_VALUES_PER_CELL = 35_000
-_ENCODE_VALUES_PER_PIXEL = 1_100
-_DECODE_VALUES_PER_PIXEL = 1_200
+__all__ = [
+    "make_room",
+    "out_of_memory",
+    "unet_activation_bytes",
+    "vae_decode_bytes",
+    "vae_encode_bytes",
+    "with_room",
+]
+
+Result = TypeVar("Result")
 
 
 def unet_activation_bytes(config: UNetConfig, cells: int, dtype: torch.dtype) -> float:
     """Peak bytes of one evaluation on ``cells`` = clips x frames x height x width of latents."""
-    return _UNET_VALUES_PER_CELL * config.model_channels / 320 * cells * dtype.itemsize
+    return unet_bytes(config, cells, dtype, attention_is_fused())
 
 
-def vae_encode_bytes(config: VaeConfig, pixels: int, dtype: torch.dtype) -> float:
-    """Peak bytes of encoding ``pixels`` = pictures x height x width."""
-    return _ENCODE_VALUES_PER_PIXEL * config.channels / 128 * pixels * dtype.itemsize
+def attention_is_fused() -> bool:
+    """Whether the host's attention never holds all scores of a query; split and sub-quadratic attention do."""
+    management = comfy.model_management
+    names = (
+        "xformers_enabled",
+        "pytorch_attention_flash_attention",
+        "sage_attention_enabled",
+        "flash_attention_enabled",
+    )
+    return any(getattr(management, name)() for name in names if hasattr(management, name))
 
 
-def vae_decode_bytes(config: VaeConfig, pixels: int, dtype: torch.dtype) -> float:
-    """Peak bytes of decoding ``pixels`` = frames x height x width."""
-    return _DECODE_VALUES_PER_PIXEL * config.channels / 128 * pixels * dtype.itemsize
+def make_room(needed: float, patcher: Any) -> None:
+    """Let go of other models until ``needed`` bytes are free on the device of ``patcher``, which stays loaded."""
+    management = comfy.model_management
+    own = [loaded for loaded in management.current_loaded_models if patcher.is_clone(loaded.model)]
+    management.free_memory(needed, patcher.load_device, keep_loaded=own)
+    release()
+
+
+def out_of_memory(what: str, needed: float, device: Any, advice: str) -> RuntimeError:
+    """The error for a person: what was needed, what is there, and what to change."""
+    return RuntimeError(
+        f"out of memory: {what} needs about {needed / 1e9:.1f} GB besides the weights, and "
+        f"{free_gigabytes(device):.1f} GB are free; {advice}"
+    )
+
+
+def with_room(work: Callable[[], Result], needed: float, patcher: Any, what: str, advice: str) -> Result:
+    """What ``work`` returns; out of memory, it is tried once more when other models have made room.
+
+    Raises the error of :func:`out_of_memory` when that does not suffice either.
+    """
+    try:
+        return work()
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+    # Out of the handler, so that the traceback's frames do not hold the memory any more.
+    make_room(needed, patcher)
+    try:
+        return work()
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        raise out_of_memory(what, needed, patcher.load_device, advice) from problem

@@ -174,7 +174,7 @@ class HostModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
         """Bytes of activations for latents ``[(b t), 4, h, w]``, by calibrated measurement (docs/memory.md)."""
         cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        return unet_activation_bytes(self.variant.unet, cells, self.get_dtype_inference())
+        return unet_activation_bytes(self.variant.unet, cells, self.manual_cast_dtype or self.get_dtype())
 
 
 def _shape(shape: Any) -> str:
@@ -182,7 +182,13 @@ def _shape(shape: Any) -> str:
     return f"{width * 8}x{height * 8} with {frames} frames"
 
 
-def build_model(variant: Variant, weights: dict[str, Tensor], weight_dtype: torch.dtype, dtype: str) -> Any:
+def build_model(
+    variant: Variant,
+    weights: dict[str, Tensor],
+    weight_dtype: torch.dtype,
+    dtype: str,
+    disable_dynamic: bool = False,
+) -> Any:
     """A model patcher for the network with ``weights``; ``dtype`` "auto" follows the host's rules and flags."""
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
@@ -195,8 +201,8 @@ def build_model(variant: Variant, weights: dict[str, Tensor], weight_dtype: torc
     config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
     model = HostModel(config, management.unet_inital_load_device(parameters, chosen))
     config.unet_config.update(_stable_diffusion_layout(variant.unet))
-    patcher = make_patcher(model, load_device, offload_device)
-    load_weights(model.diffusion_model, weights, patcher)
+    patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
+    load_weights(model.diffusion_model, weights, patcher, chosen)
     return patcher
 
 
@@ -228,15 +234,29 @@ STORAGE_DTYPES = {
 """Choices of how weights are kept, besides "auto"."""
 
 
-def make_patcher(model: torch.nn.Module, load_device: Any, offload_device: Any) -> Any:
-    """The host's current kind of model patcher (it may be swapped at start-up) around a module."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+def make_patcher(
+    model: torch.nn.Module, load_device: Any, offload_device: Any, disable_dynamic: bool = False
+) -> Any:
+    """The host's current kind of model patcher (it may be swapped at start-up) around a module without weights yet.
+
+    ``disable_dynamic`` asks for the older kind that all hosts have.
+    """
+    if hasattr(comfy.model_management, "archive_model_dtypes"):
+        # Weights that stream are kept as the file has them and cast to what the layers were built with.
+        comfy.model_management.archive_model_dtypes(model)
+    plain = comfy.model_patcher.ModelPatcher
+    kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
     return kind(model, load_device=load_device, offload_device=offload_device)
 
 
-def load_weights(module: torch.nn.Module, weights: dict[str, Tensor], patcher: Any) -> None:
+def load_weights(
+    module: torch.nn.Module, weights: dict[str, Tensor], patcher: Any, dtype: torch.dtype
+) -> None:
     """Load all of ``weights``, strictly; hosts that stream weights keep the file's tensors themselves."""
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     module.load_state_dict(weights, strict=True, assign=dynamic)
+    if not dynamic:
+        # Layers of a host that could stream take over the file's dtype, whatever they were built with.
+        module.to(dtype)
     module.requires_grad_(False)
     module.train(False)

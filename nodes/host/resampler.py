@@ -17,15 +17,21 @@ from .model import HostAttention, load_weights, make_patcher
 _ATTACHMENT = "dynamicrafter_resampler"
 
 
-def attach_resampler(model: Any, variant: Variant, weights: dict[str, Tensor], dtype: torch.dtype) -> None:
+def attach_resampler(
+    model: Any,
+    variant: Variant,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype,
+    disable_dynamic: bool = False,
+) -> None:
     """Give a MODEL the resampler of its checkpoint, as a model of its own, so that it is loaded without the UNet."""
     management = comfy.model_management
     device, offload = management.get_torch_device(), management.unet_offload_device()
     compute = management.unet_manual_cast(dtype, device) or dtype
     backend = Backend(comfy.ops.manual_cast, HostAttention(), dtype, offload)
     module = Resampler(variant.resampler, backend)
-    patcher = make_patcher(module, device, offload)
-    load_weights(module, weights, patcher)
+    patcher = make_patcher(module, device, offload, disable_dynamic)
+    load_weights(module, weights, patcher, dtype)
     patcher.set_model_compute_dtype(compute) if hasattr(patcher, "set_model_compute_dtype") else None
     model.set_attachments(_ATTACHMENT, (patcher, compute))
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...dynamicrafter.clip import clip_pixels
 from ...dynamicrafter.variants import TEXT_TOKENS, TextConfig, Variant, VisionConfig
+from .model import make_patcher
 
 _SPECIAL = {"start": 49406, "end": 49407, "pad": 0}
 
@@ -62,7 +63,7 @@ class _Target:
         self.tokenizer = comfy.text_encoders.sd2_clip.SD2Tokenizer
 
 
-def build_clip(config: TextConfig, weights: dict[str, Tensor]) -> Any:
+def build_clip(config: TextConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
     """The host's CLIP around a text tower in open_clip's naming (without prefix)."""
     converted = comfy.utils.clip_text_transformers_convert(dict(weights), "", "")
     # Pooled text is no part of this model; the host computes it all the same and wants a projection.
@@ -72,14 +73,17 @@ def build_clip(config: TextConfig, weights: dict[str, Tensor]) -> Any:
         "embedding_directory": folder_paths.get_folder_paths("embeddings"),
         "parameters": parameters,
     }
-    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+    known = inspect.signature(comfy.sd.CLIP.__init__).parameters
+    if "disable_dynamic" in known:
+        choices["disable_dynamic"] = disable_dynamic
+    if "state_dict" in known:
         return comfy.sd.CLIP(_Target(config), state_dict=[converted], **choices)
     clip = comfy.sd.CLIP(_Target(config), **choices)
     clip.load_sd(converted)
     return clip
 
 
-def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor]) -> Any:
+def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
     """The host's CLIP_VISION around an image tower in open_clip's naming (without prefix)."""
     converted = comfy.clip_vision.convert_to_transformers(dict(weights), "")
     dtype = weights["ln_pre.weight"].dtype
@@ -105,6 +109,10 @@ def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor]) -> Any:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(values), encoding="utf-8")
         vision = comfy.clip_vision.ClipVisionModel(str(path))
+    if disable_dynamic:
+        vision.patcher = make_patcher(
+            vision.model, vision.load_device, vision.patcher.offload_device, disable_dynamic
+        )
     missing, unexpected = vision.load_sd(converted)
     wrong = [name for name in (*missing, *unexpected) if not name.endswith("position_ids")]
     if wrong:

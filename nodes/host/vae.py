@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.ldm.models.autoencoder
+import comfy.ldm.modules.diffusionmodules.model
 import comfy.model_management
 import comfy.ops
 import comfy.sd
@@ -15,9 +16,9 @@ from ...dynamicrafter.backend import Backend
 from ...dynamicrafter.vae import Autoencoder, Posterior
 from ...dynamicrafter.variants import VaeConfig
 from ...dynamicrafter.video_decoder import VideoAutoencoder
-from .memory import vae_decode_bytes, vae_encode_bytes
+from .memory import make_room, out_of_memory, vae_decode_bytes, vae_encode_bytes, with_room
 from .model import HostAttention, load_weights, make_patcher
-from .run import Progress, check_latent, is_out_of_memory, release
+from .run import Progress, check_latent, is_out_of_memory
 
 _STAND_IN = {
     "double_z": True,
@@ -72,20 +73,39 @@ class HostVideoAutoencoder(VideoAutoencoder):
         return [f.movedim(0, 1).unsqueeze(0) for f in features]
 
 
-def build_vae(config: VaeConfig, weights: dict[str, Tensor]) -> Any:
+class _PictureAttention(HostAttention):
+    """The host's attention; for the one over a whole picture, what the host trusts its own autoencoders with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over_pictures = comfy.ldm.modules.diffusionmodules.model.vae_attention()
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """``[b, n, heads * d]`` in and out."""
+        if heads > 1:
+            return super().__call__(q, k, v, heads)
+        # The host's is over channels x height x width.
+        out = self.over_pictures(*(x.transpose(1, 2).unsqueeze(-1) for x in (q, k, v)))
+        return out.squeeze(-1).transpose(1, 2)
+
+
+def build_vae(config: VaeConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
     """The host's VAE around our autoencoder, built from the host's layers."""
     kind = HostVideoAutoencoder if config.video_decoder else HostAutoencoder
     params = {"ddconfig": dict(_STAND_IN), "embed_dim": 4}
     stand_in = comfy.ldm.models.autoencoder.AutoencoderKL(**params)
     vae = comfy.sd.VAE(sd=stand_in.state_dict(), config={"params": params})
-    backend = Backend(comfy.ops.manual_cast, HostAttention(), vae.vae_dtype, vae.patcher.offload_device)
+    load_device, offload_device = vae.patcher.load_device, vae.patcher.offload_device
+    backend = Backend(comfy.ops.manual_cast, _PictureAttention(), vae.vae_dtype, offload_device)
     module = kind(config, backend)
     vae.first_stage_model = module
-    vae.patcher = make_patcher(module, vae.patcher.load_device, vae.patcher.offload_device)
-    load_weights(module, weights, vae.patcher)
+    vae.patcher = make_patcher(module, load_device, offload_device, disable_dynamic)
+    load_weights(module, weights, vae.patcher, vae.vae_dtype)
+    vae.size = vae.patcher.model_size()
+    # For one picture; the host divides what is free by it to see how many fit.
     vae.memory_used_encode = lambda shape, dtype: vae_encode_bytes(config, shape[-2] * shape[-1], dtype)
     vae.memory_used_decode = lambda shape, dtype: vae_decode_bytes(
-        config, 64 * shape[-2] * shape[-1] * (shape[0] if config.video_decoder else 1), dtype
+        config, 1, 64 * shape[-2] * shape[-1], dtype
     )
     return vae
 
@@ -104,6 +124,9 @@ def check_vae(vae: Any) -> None:
         )
 
 
+_SMALLER = "choose a smaller size, close other programs that use the device, or start ComfyUI with --lowvram"
+
+
 def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the scaled latents of pictures ``[k, 3, H, W]`` in [-1, 1], on the CPU.
 
@@ -115,46 +138,67 @@ def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, 
         return latents, torch.zeros_like(latents)
     needed = vae.memory_used_encode(pictures.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
-    means: list[Tensor] = []
-    deviations: list[Tensor] = []
-    for picture in pictures:
+
+    def encoded(picture: Tensor) -> tuple[Tensor, Tensor]:
         posterior = module.posterior(picture[None].to(vae.device, vae.vae_dtype))
-        means.append(posterior.mean.float().cpu() * scale)
-        deviations.append(torch.exp(0.5 * posterior.logvar.float()).cpu() * scale)
-    return torch.cat(means), torch.cat(deviations)
+        return posterior.mean.float().cpu() * scale, torch.exp(0.5 * posterior.logvar.float()).cpu() * scale
+
+    what = f"encoding a picture of {pictures.shape[-1]}x{pictures.shape[-2]}"
+    made = [
+        with_room(lambda picture=picture: encoded(picture), needed, vae.patcher, what, _SMALLER)
+        for picture in pictures
+    ]
+    return torch.cat([mean for mean, _ in made]), torch.cat([deviation for _, deviation in made])
 
 
 def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int) -> Tensor:
     """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` in [0, 1] on the CPU, float32.
 
-    ``chunk`` frames are decoded at once (0: as many as the host thinks fit). Out of memory, the rest goes frame by
-    frame. ``pictures`` ``[2, 3, H, W]`` are what ToonCrafter's decoder looks at.
+    ``chunk`` frames are decoded at once (0: as many as fit). Out of memory, the rest goes frame by frame and, when
+    that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are what ToonCrafter's decoder looks
+    at. Raises RuntimeError with what was needed and what was there when nothing fits.
     """
     check_latent(latents)
     check_vae(vae)
     module = vae.first_stage_model
     if isinstance(module, VideoAutoencoder):
         return _decode_clip(vae, module, latents, pictures)
+
+    def whole(part: Tensor) -> Tensor:
+        decoded = module.decode(part.to(vae.device, vae.vae_dtype)).float().cpu()
+        return ((decoded + 1) / 2).movedim(1, -1)
+
     total = latents.shape[0]
     needed = vae.memory_used_decode((1, *latents.shape[1:]), vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
-    free = comfy.model_management.get_free_memory(vae.device)
-    size = chunk or max(1, min(_LARGEST_CHUNK, int(free / max(1, needed))))
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed * max(1, chunk))
+    size = chunk or max(1, min(_LARGEST_CHUNK, int(_free_bytes(vae) / max(1, needed))))
+    # The host's own VAEs, and the last resort for ours, decode in tiles when they run out of memory.
+    ways = [(size, vae.decode), (1, vae.decode)]
+    if isinstance(module, Autoencoder):
+        ways = [(size, whole), (1, whole), (1, vae.decode)]
     progress = Progress(total)
     frames: list[Tensor] = []
     done = 0
     while done < total:
+        size, decode = ways[0]
+        part = latents[done : done + size]
         try:
-            part = latents[done : done + size]
-            frames.append(vae.decode(part).float().cpu().clamp(0, 1))
+            frames.append(decode(part).float().cpu().clamp(0, 1))
+            done += part.shape[0]
+            failed = False
         except Exception as problem:
-            if not is_out_of_memory(problem) or size == 1:
+            if not is_out_of_memory(problem):
                 raise
-            size = 1
-            release()
-            continue
-        done += part.shape[0]
-        progress.update(done)
+            if len(ways) == 1:
+                what = f"decoding one frame of {part.shape[-1] * 8}x{part.shape[-2] * 8}"
+                raise out_of_memory(what, needed, vae.device, _SMALLER) from problem
+            failed = True
+        # Out of the handler, so that the traceback's frames do not hold the memory any more.
+        if failed:
+            ways = ways[1:]
+            make_room(needed, vae.patcher)
+        else:
+            progress.update(done)
     return torch.cat(frames)
 
 
@@ -162,16 +206,30 @@ _LARGEST_CHUNK = 8
 """More at once is no faster and delays a cancel."""
 
 
+def _free_bytes(vae: Any) -> float:
+    """What the host could have free on the VAE's device; newer hosts count what their streaming would give up."""
+    if hasattr(vae.patcher, "get_free_memory"):
+        return vae.patcher.get_free_memory(vae.device)
+    return comfy.model_management.get_free_memory(vae.device)
+
+
 def _decode_clip(vae: Any, module: VideoAutoencoder, latents: Tensor, pictures: Tensor | None) -> Tensor:
     """All frames at once: this decoder looks along time."""
-    needed = vae.memory_used_decode(latents.shape, vae.vae_dtype)
+    frames, _, height, width = latents.shape
+    needed = vae_decode_bytes(module.config, frames, 64 * height * width, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
-    references = None
-    if pictures is not None:
-        first, last = (p[None].to(vae.device, vae.vae_dtype) for p in (pictures[0], pictures[-1]))
-        references = module.references(first, last)
-    z = latents.to(vae.device, vae.vae_dtype) * module.config.scale_factor
+
+    def decoded() -> Tensor:
+        references = None
+        if pictures is not None:
+            first, last = (p[None].to(vae.device, vae.vae_dtype) for p in (pictures[0], pictures[-1]))
+            references = module.references(first, last)
+        z = latents.to(vae.device, vae.vae_dtype) * module.config.scale_factor
+        return module.decode_clip(z, frames, references).float().cpu()
+
     progress = Progress(1)
-    decoded = module.decode_clip(z, latents.shape[0], references).float().cpu()
+    what = f"decoding {frames} frames of {width * 8}x{height * 8} at once, as this decoder wants,"
+    advice = "choose a smaller size, fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
+    made = with_room(decoded, needed, vae.patcher, what, advice)
     progress.update(1)
-    return ((decoded + 1) / 2).clamp(0, 1).movedim(1, -1)
+    return ((made + 1) / 2).clamp(0, 1).movedim(1, -1)
