@@ -7,7 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from ..dynamicrafter.variants import VARIANTS, Mode
 from .host.files import fingerprint, list_checkpoints
+from .loader import AUTO, VARIANT_TIP, variant_for
 from .sockets import CATEGORY, FS_TIP, MOTION_TIP, advanced, image, schema
 
 _LAST_TIP = "The last frame, to go on from."
@@ -106,6 +108,14 @@ class DynamiCrafterAnimate(io.ComfyNode):
                     raw_link=True,
                     tooltip="Image encoder, for pruned checkpoints.",
                 ),
+                io.Combo.Input(
+                    "variant",
+                    options=[AUTO, *sorted(VARIANTS)],
+                    default=AUTO,
+                    optional=True,
+                    tooltip=VARIANT_TIP,
+                    extra_dict=advanced(),
+                ),
             ],
             outputs=[
                 io.Video.Output("video", tooltip="The clip; for core Save Video."),
@@ -137,15 +147,20 @@ class DynamiCrafterAnimate(io.ComfyNode):
         fs: int = 0,
         clip: Any = None,
         clip_vision: Any = None,
+        variant: str = AUTO,
     ) -> io.NodeOutput:
         """Put the graph together that a person would; links are handed on, so that only what changed runs again."""
         if loop and last_image is not None:
             raise ValueError(
                 "loop and a last picture exclude each other: a loop ends with its first picture; drop one"
             )
+        mode: Mode = "interpolate" if last_image is not None else "loop" if loop else "animate"
         graph = GraphBuilder()
         loader = graph.node(
-            "DynamiCrafterCheckpointLoader", checkpoint=checkpoint, variant="auto", weight_dtype="auto"
+            "DynamiCrafterCheckpointLoader",
+            checkpoint=checkpoint,
+            variant=variant_for(checkpoint, mode) if variant == AUTO else variant,
+            weight_dtype=AUTO,
         )
         if last_image is not None:
             kind, pictures = "DynamiCrafterInterpolation", {"first_image": image, "last_image": last_image}

@@ -6,13 +6,18 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dynamicrafter.checkpoint import choose, detect, open_weights
 from ..dynamicrafter.errors import DynamiCrafterError
-from ..dynamicrafter.variants import VARIANTS
+from ..dynamicrafter.variants import VARIANTS, Mode
 from .host.files import checkpoint_path, fingerprint, list_checkpoints
 from .host.loading import WEIGHT_DTYPES, load_checkpoint
 from .sockets import CATEGORY, schema
 
 AUTO = "auto"
+VARIANT_TIP = (
+    "What the file is. auto reads it from the weights; where they cannot tell (512 from 512_interp, and most pruned "
+    "files), the error names the choices."
+)
 
 
 class DynamiCrafterCheckpointLoader(io.ComfyNode):
@@ -41,9 +46,7 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
                     "variant",
                     options=[AUTO, *sorted(VARIANTS)],
                     default=AUTO,
-                    tooltip="What the file is. auto reads it from the weights; only pruned files of the 512 "
-                    "family cannot "
-                    "tell picture-to-video from interpolation, and the error then names the choices.",
+                    tooltip=VARIANT_TIP,
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -86,6 +89,20 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
         except DynamiCrafterError as problem:
             raise ValueError(_in_words_of_the_graph(str(problem))) from problem
         return io.NodeOutput(parts.model, parts.clip, parts.clip_vision, parts.vae)
+
+
+def variant_for(checkpoint: str, mode: Mode) -> str:
+    """What to load a checkpoint as, told by its weights and, where these cannot tell, by what it is to do.
+
+    AUTO where the weights alone decide. Raises ValueError that names the choices where both together cannot tell.
+    """
+    try:
+        file = open_weights(checkpoint_path(checkpoint))
+        every = detect(file)
+        fits = tuple(variant for variant in every if mode in variant.modes)
+        return choose(fits, None, file).name if fits and len(every) > 1 else AUTO
+    except DynamiCrafterError as problem:
+        raise ValueError(_in_words_of_the_graph(str(problem))) from problem
 
 
 def _in_words_of_the_graph(message: str) -> str:

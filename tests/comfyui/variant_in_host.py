@@ -1,0 +1,59 @@
+"""What the one-node start loads a checkpoint as, inside a real host, for test_variant_by_use.py.
+
+Usage: ``python variant_in_host.py REPOSITORY``; the last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+def told(loader: Any, variants: Any, fits: list[str], mode: str) -> str:
+    """What is answered for a file that fits these variants, or the error."""
+    loader.checkpoint_path = Path
+    loader.open_weights = lambda path: SimpleNamespace(path=path, entries={})
+    loader.detect = lambda file: tuple(variants[name] for name in fits)
+    try:
+        return loader.variant_for("file.safetensors", mode)
+    except ValueError as problem:
+        return f"error: {problem}"
+
+
+if __name__ == "__main__":
+    import comfy.options
+
+    root = Path(sys.argv[1])
+    # The host reads the command line; here it is to use the CPU, which every machine has.
+    sys.argv[1:] = ["--cpu"]
+    comfy.options.enable_args_parsing()
+    spec = importlib.util.spec_from_file_location(
+        "pack", root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    assert spec is not None and spec.loader is not None
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = pack
+    spec.loader.exec_module(pack)
+    node = importlib.import_module("pack.nodes.loader")
+    known = importlib.import_module("pack.dynamicrafter.variants").VARIANTS
+    family = ["512_v1", "512_interp_v1", "cil_512"]
+    pruned = ["512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024"]
+    sys.stdout.write(
+        json.dumps(
+            {
+                "512 animate": told(node, known, family, "animate"),
+                "512 interpolate": told(node, known, family, "interpolate"),
+                "512 loop": told(node, known, family, "loop"),
+                "pruned loop": told(node, known, pruned, "loop"),
+                "pruned animate": told(node, known, pruned, "animate"),
+                "alone": told(node, known, ["small"], "loop"),
+                "1024 loop": told(node, known, ["1024_v1", "cil_1024"], "loop"),
+                "nothing": told(node, known, [], "loop"),
+            }
+        )
+    )
