@@ -36,10 +36,13 @@ def offer(name: str, directory: str = "checkpoints") -> dict[str, str]:
 
 
 def linked(name: str, directory: str = "checkpoints") -> str:
-    """A line of a note about a released file: link, size, folder."""
+    """A line of a note about a released file: link, size, folder, and what it is where its weights do not tell."""
     release = find(name)
     rename = "" if saved_as(release) == release.filename else f", saved as `{saved_as(release)}`"
-    return f"- [{release.filename}]({release.url}) ({release.size_gb} GB) in `models/{directory}`{rename}"
+    told = f"; `variant` {release.variant}" if release.variant in ("512_v1", "512_interp_v1") else ""
+    return (
+        f"- [{release.filename}]({release.url}) ({release.size_gb} GB) in `models/{directory}`{rename}{told}"
+    )
 
 
 def weights_note(*names: str) -> str:
@@ -47,7 +50,7 @@ def weights_note(*names: str) -> str:
     files = "\n".join(linked(name) for name in names)
     return (
         "**Real weights.** The graph opens with the small model that comes with the pack, so that it runs at once. "
-        f"For real clips put one of these in place, press R, and choose it in the loader:\n\n{files}\n"
+        f"For real clips put a released file in place, press R, and choose it as `checkpoint`:\n\n{files}\n"
     )
 
 

@@ -150,7 +150,7 @@ Pruned files leave out both CLIP encoders. They then come from **Load CLIP** (ty
 The last file holds both encoders, and each loader takes its own half. Separate files of the SD 2.1 text encoder \
 and of CLIP-ViT-H-14 work as well. SD 1.5 and SDXL encoders do not: the model wants a text width of 1024.
 
-`variant` says `512_v1` because pruned files of the 512 family cannot be told apart from interpolation ones. \
+`variant` says `512_v1` because nothing in the weights tells the 512 model from the interpolation one. \
 For an interpolation file choose `512_interp_v1` and use the interpolation or looping node.
 """,
     )

@@ -1,0 +1,96 @@
+"""Help pages and translations hold everything the nodes have.
+
+What the nodes have is read from ``locales/en``, which ``tests/comfyui`` compares with a running host.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
+CJK = re.compile("[\u4e00-\u9fff]")
+UNTRANSLATED = {"CFG", "VAE", "CLIP", "Latent", "eta"}
+"""Names that Chinese users of ComfyUI know as they are."""
+
+
+def words(language: str) -> dict[str, Any]:
+    return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+ENGLISH = words("en")
+NODES = sorted(ENGLISH)
+
+
+def rows(page: str, title: str) -> dict[str, str]:
+    """The table of a section: what each name in its first column is said to be."""
+    section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    found: dict[str, str] = {}
+    for name, said in re.findall(r"^\| (`.+?) \| (.+) \|$", section, re.MULTILINE):
+        found.update(dict.fromkeys(re.findall(r"`(\w+)`", name), said))
+    return found
+
+
+def test_every_node_has_a_page_and_no_page_is_left_over() -> None:
+    assert [page.stem for page in PAGES] == NODES
+    assert len(NODES) == 7
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_explains_every_input_and_output(node: str) -> None:
+    page = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {ENGLISH[node]['display_name']}\n\n")
+    assert set(rows(page, "Inputs")) == set(ENGLISH[node]["inputs"])
+    assert list(rows(page, "Outputs")) == [output["name"] for output in ENGLISH[node]["outputs"].values()]
+    for title in ("Example", "When something is not as it should be"):
+        assert len(page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]) > 200
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_names_only_templates_that_exist(node: str) -> None:
+    page = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+    named = re.findall(r"template\s+\*(\w+)\*", page)
+    assert [name for name in named if not (ROOT / "workflows" / f"{name}.json").is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_pictures_of_a_page_lie_beside_it(page: Path) -> None:
+    for target in re.findall(r"!\[.*?\]\((.+?)\)", page.read_text(encoding="utf-8")):
+        assert not re.match(r"\w+:|/", target)
+        assert (page.parent / target).is_file()
+
+
+def shape(value: Any) -> Any:
+    """The keys of nested objects, without their texts."""
+    return {key: shape(part) for key, part in value.items()} if isinstance(value, dict) else None
+
+
+def leaves(value: Any) -> list[str]:
+    return [text for part in value.values() for text in leaves(part)] if isinstance(value, dict) else [value]
+
+
+def test_chinese_has_everything_english_has() -> None:
+    assert shape(words("zh")) == shape(ENGLISH)
+
+
+def test_chinese_is_chinese() -> None:
+    assert {text for text in leaves(words("zh")) if not CJK.search(text)} <= UNTRANSLATED
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_texts_mean_nothing_special_to_the_editor(language: str) -> None:
+    """Braces, bars and at signs are commands in its translation files."""
+    assert [text for text in leaves(words(language)) if not text.strip() or re.search(r"[{}|@]", text)] == []
+
+
+def test_no_translation_is_left_over() -> None:
+    known = json.loads((ROOT / "tools" / "chinese.json").read_text(encoding="utf-8"))
+    used = set(leaves(words("zh")))
+    assert {text for group in known.values() for text in group.values()} <= used
+    english = set(leaves(ENGLISH))
+    assert {text for group in known.values() for text in group} == english
