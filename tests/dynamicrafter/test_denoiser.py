@@ -115,6 +115,18 @@ def test_a_half_precision_network_leaves_the_estimate_in_float32(dtype: torch.dt
     assert torch.equal(estimate.noise, x), "the latents themselves were rounded"
 
 
+def test_half_precision_outputs_are_combined_in_float32() -> None:
+    guidance, conditions, x = TextGuidance(7.5, 0.7), conditioning(batch=2), normal(*SHAPE)
+
+    def rounded(joined: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+        return (joined[:, :4].float() * context.text.float().std() + joined[:, 4:].float()).bfloat16()
+
+    estimate = make_denoiser(rounded, VELOCITY, conditions, guidance, torch.bfloat16)(x, 500)
+    joined, t = torch.cat([x, conditions.concat], dim=1).bfloat16(), torch.tensor([500, 500])
+    outputs = [rounded(joined, t, getattr(conditions, b), conditions.fs).float() for b in guidance.branches]
+    assert torch.equal(estimate.x0, translate(guidance.combine(outputs), x, VELOCITY, 500).x0)
+
+
 def test_the_latents_are_left_as_they_were() -> None:
     x = normal(*SHAPE)
     before = x.clone()

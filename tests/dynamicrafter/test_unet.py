@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks import TINY_UNET, context, normal, relative_difference, tiny_unet
+from networks import TINY_UNET, context, filled, normal, relative_difference, tiny_unet
 from torch import Tensor
 
-from dynamicrafter.attention import SpatialTransformer, TemporalTransformer
+from dynamicrafter.attention import CrossAttention, SpatialTransformer, TemporalTransformer
+from dynamicrafter.backend import PLAIN, fused_attention
 from dynamicrafter.layers import Downsample, ResBlock, TemporalConvBlock, Upsample, sinusoidal_embedding
 from dynamicrafter.stages import Context
 from dynamicrafter.unet import VideoUNet
@@ -60,6 +61,23 @@ def test_each_frame_sees_its_own_tokens() -> None:
     difference = (after - before).abs().amax(dim=(0, 1, 3, 4))
     assert difference[1] > 1e-3
     assert max(difference[0], difference[2]) < 1e-5
+
+
+@pytest.mark.parametrize("image_frames", [1, 3])
+def test_text_and_image_are_attended_to_apart_and_added(image_frames: int) -> None:
+    layer = filled(CrossAttention(8, 2, 12, True, PLAIN))
+    x, ctx = normal(3, 5, 8), context(1, image_frames)
+    made = layer(x, ctx)
+
+    def attended(frame: int, tokens: Tensor, key: torch.nn.Module, value: torch.nn.Module) -> Tensor:
+        return fused_attention(layer.to_q(x[frame : frame + 1]), key(tokens), value(tokens), 2)
+
+    for frame in range(3):
+        image = ctx.image[:, frame if image_frames == 3 else 0]
+        text = attended(frame, ctx.text, layer.to_k, layer.to_v)
+        seen = attended(frame, image, layer.to_k_ip, layer.to_v_ip)
+        expected = layer.to_out[0](text + (1 + torch.tanh(layer.alpha)) * seen)
+        assert relative_difference(made[frame : frame + 1], expected) < BATCHED
 
 
 def test_more_shared_tokens_than_frames_are_seen_by_all() -> None:

@@ -1,0 +1,168 @@
+"""What all benchmarks share: networks with random weights, timing, counted arithmetic, peak memory, the table."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+GIB = 2**30
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the counted runs, in order."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def timed(work: Callable[[], object], device: torch.device, runs: int, warmup: int = 1) -> Timing:
+    """Seconds of ``runs`` calls after ``warmup`` uncounted ones; on a GPU until its queue is empty."""
+    for _ in range(warmup):
+        work()
+    seconds: list[float] = []
+    for _ in range(runs):
+        wait_for(device)
+        start = time.perf_counter()
+        work()
+        wait_for(device)
+        seconds.append(time.perf_counter() - start)
+    return Timing(tuple(seconds))
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when everything sent to ``device`` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def with_random_weights(build: Callable[[], Network], dtype: torch.dtype, device: torch.device) -> Network:
+    """The network with weights that keep activations near 1; no second copy of it ever exists.
+
+    Norms are 1 and 0, all else is normal with variance 1 / fan-in, so that half precision neither overflows nor
+    runs into subnormal numbers, both of which would change the time.
+    """
+    with torch.device("meta"):
+        network = build()
+    network = network.to(dtype).to_empty(device=device).requires_grad_(False).train(False)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim >= 2:
+            fan_in = parameter[0].numel()
+            parameter.normal_(0, fan_in**-0.5)
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+    return network
+
+
+def counted_flops(build: Callable[[Callable[..., Tensor]], Callable[[], object]]) -> int:
+    """Floating-point operations of one call, a multiply-add counted as two.
+
+    ``build`` gets an attention function written out in matrix products and returns the work, which runs on the meta
+    device: nothing is computed, and fused kernels need not be known to the counter. The counter is imported here
+    because that alone takes memory, which would show in a process's peak.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        work = build(explicit_attention)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            work()
+    return counter.get_total_flops()
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention as two matrix products; ``[b, n, heads * d]`` in and out."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+
+def start_counting_memory(device: torch.device) -> None:
+    """Forget earlier peaks where the device can; a process's own peak cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory in use so far: tensors on a GPU, otherwise the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def machine(device: torch.device) -> str:
+    """The processor that is measured, in words."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """The CPU's name as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> str:
+    """Everything whose version can change the figures."""
+    parts = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    if torch.version.cuda is not None and torch.cuda.is_available():
+        parts.append(f"CUDA {torch.version.cuda}")
+        parts.append(f"cuDNN {torch.backends.cudnn.version()}")
+    parts.append(f"open_clip {version('open-clip-torch')}")
+    parts.append(platform.platform(terse=True))
+    return ", ".join(parts)
+
+
+@dataclass
+class Table:
+    """Rows of text under a header, as markdown."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self, *cells: str) -> None:
+        if len(cells) != len(self.header):
+            raise ValueError(f"a row needs {len(self.header)} cells, not {len(cells)}")
+        self.rows.append(cells)
+
+    def markdown(self) -> str:
+        lines: list[Sequence[str]] = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
