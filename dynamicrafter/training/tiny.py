@@ -29,7 +29,7 @@ from ..unet import VideoUNet
 from ..vae import Autoencoder
 from ..variants import VARIANTS
 from .autoencoder import AutoencoderLoss, decibels, frame_draw, normalise_latents, round_trip, still_frames
-from .losses import DenoisingLoss, add_noise, drop_conditions, per_sample, uniform_timesteps
+from .losses import DenoisingLoss, add_noise, drop_conditions, per_sample
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 from .toy_world import DIRECTIONS, MOTIONS, Scenes, captions, join, make_clips, sample_scenes, with_motion
 from .trainer import (
@@ -62,7 +62,7 @@ VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
     VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
 )
-MIXED = replace(PROMPTED, steps=420, decay="cosine", seed=5, log_every=25)
+MIXED = replace(PROMPTED, steps=450, learning_rate=2e-3, decay="cosine", seed=5, log_every=25)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
 
@@ -146,7 +146,8 @@ def _train_mixed(folder: Path, hear: Hear) -> None:
     loss = denoising_loss(MIXED.seed)
     loss.load_state_dict(load_state(folder / "prompted.pt"))
     gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
-    draw = mixed_draw(pool, BATCH)
+    easy = kept_pool(folder, "prompted", lambda: prompted_scenes(200, 11))
+    draw = mixed_draw(easy, pool, BATCH)
     Trainer(loss, draw, MIXED, folder / "mixed", validate=gauge, report=hear).run()
     _keep(loss.state_dict(), folder, "mixed")
 
@@ -301,25 +302,26 @@ def prompted_draw(pool: Pool, batch: int) -> Draw:
     return draw
 
 
-def mixed_draw(pool: Pool, batch: int) -> Draw:
-    """Half of the batch in whole groups as in :func:`prompted_draw`, the rest single clips in all modes."""
-    paired = batch // 2 // GROUP * GROUP
+def mixed_draw(easy: Pool, pool: Pool, batch: int) -> Draw:
+    """Half of the batch from the easy pool, so that what was learnt stays, half of all motions and modes.
+
+    All in whole groups with one noise and one timestep each, most of them high: there it is decided what will happen.
+    """
+    groups = batch // 2 // GROUP
 
     def draw(generator: torch.Generator) -> Batch:
-        alone = torch.randint(len(pool.fs), (batch - paired,), generator=generator)
-        clips = torch.cat([_groups(pool, paired // GROUP, generator), alone])
-        share = torch.rand(batch, generator=generator)
-        t = uniform_timesteps(batch, generator)
-        t = torch.where(share < 0.5, 700 + t * 250 // 1000, t)
-        t = torch.where(share < 0.25, 950 + t % 50, t)
-        noise = torch.randn(batch, *pool.latents.shape[1:], generator=generator)
-        for start in range(0, paired, GROUP):
-            noise[start : start + GROUP] = noise[start]
-            t[start : start + GROUP] = t[start]
-        between = torch.rand(batch, generator=generator) < 0.3
-        between[:paired] = False
-        values = _batch(pool, clips, between | pool.loop[clips], t, noise)
-        dropped = drop_conditions(torch.rand(batch, generator=generator))
+        parts: list[Batch] = []
+        for source, mixed in ((easy, False), (pool, True)):
+            clips = _groups(source, groups, generator)
+            share, any_t = (torch.rand(groups, generator=generator) for _ in range(2))
+            t = torch.where(share < 0.65, 700 + 299.99 * any_t, 999.99 * any_t).long()
+            t = torch.where(share < 0.3, 999, t).repeat_interleave(GROUP)
+            noise = torch.randn(groups, *source.latents.shape[1:], generator=generator)
+            between = torch.rand(groups, generator=generator).repeat_interleave(GROUP) < 0.25
+            ends = source.loop[clips] | between if mixed else source.loop[clips]
+            parts.append(_batch(source, clips, ends, t, noise.repeat_interleave(GROUP, 0)))
+        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        dropped = drop_conditions(torch.rand(len(values["t"]), generator=generator))
         values["text"] = torch.where(dropped.text[:, None, None], pool.empty, values["text"])
         values["vision"] = torch.where(dropped.image[:, None, None], pool.grey, values["vision"])
         return values
@@ -339,6 +341,7 @@ def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
     )
     other = torch.arange(count).view(-1, GROUP).roll(1, 1).flatten()
 
+    @torch.no_grad()
     def measure(module: nn.Module) -> Mapping[str, float]:
         loss = cast(DenoisingLoss, module)
         schedule = make_schedule(TINY.diffusion)

@@ -15,6 +15,7 @@ from training_clips import write_rows
 from dynamicrafter.api import load
 from dynamicrafter.checkpoint import load_components
 from dynamicrafter.errors import CheckpointError, UsageError
+from dynamicrafter.lora import merge_adapters, read_adapters
 from dynamicrafter.pipeline import Model
 from dynamicrafter.schedule import make_schedule
 from dynamicrafter.training.config import (
@@ -33,7 +34,7 @@ from dynamicrafter.training.finetune import (
     item_draw,
     recompute_activations,
 )
-from dynamicrafter.training.lora import merge_adapters, parse_lora, read_adapters, save_adapters
+from dynamicrafter.training.lora import save_adapters
 from dynamicrafter.training.losses import DenoisingLoss
 from dynamicrafter.training.trainer import TrainerConfig, load_state
 from dynamicrafter.unet import VideoUNet
@@ -298,18 +299,6 @@ def test_alpha_scales_and_zero_strength_changes_nothing(small_model: Model, tmp_
     assert torch.equal(weight, before)
     merge_adapters(small_model.unet, adapters, 0.5, "it")
     assert torch.allclose(weight - before, torch.full_like(before, 2 * 0.5 / 2), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("text", "path", "strength"),
-    [
-        ("a.safetensors", "a.safetensors", 1.0),
-        ("a.safetensors:0.8", "a.safetensors", 0.8),
-        ("C:/a", "C:/a", 1.0),
-    ],
-)
-def test_lora_arguments(text: str, path: str, strength: float) -> None:
-    assert parse_lora(text) == (Path(path), strength)
 
 
 def test_shipped_configs_are_valid() -> None:
