@@ -92,7 +92,8 @@ def counted_flops(build: Callable[[Callable[..., Tensor]], Callable[[], object]]
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Attention as two matrix products; ``[b, n, heads * d]`` in and out."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def start_counting_memory(device: torch.device) -> None:
