@@ -1,0 +1,319 @@
+"""How much memory do the activations of each network take at their peak? Counted, on any machine.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --network unet --where
+    python benchmarks/memory.py --check
+    python benchmarks/memory.py --check --device cuda
+
+The networks run on the meta device, where every tensor that PyTorch would allocate is known and none is stored (see
+live_bytes.py). Three kinds of attention: "fused" allocates its output and one number for each query, as flash and
+memory-efficient kernels do; "sliced" has the scores of 256 queries at a time, about what ComfyUI's split and
+sub-quadratic attention come down to when memory is short; "whole" has all scores at once.
+
+``--check`` runs small shapes for real instead, and compares the count with what PyTorch's allocator says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from live_bytes import count
+from measure import Table, machine, versions
+from torch import Tensor, nn
+from unet import inputs
+
+from dynamicrafter.backend import Attention, Backend, fused_attention
+from dynamicrafter.clip import build_text_tower, build_vision_tower, encode_image, encode_text
+from dynamicrafter.memory import SLICE, unet_bytes, vae_decode_bytes, vae_encode_bytes
+from dynamicrafter.resampler import Resampler
+from dynamicrafter.unet import VideoUNet
+from dynamicrafter.variants import LATENT_FACTOR, SMALL, TEXT_TOKENS, TOON_512, V512, Variant
+from dynamicrafter.video_decoder import VideoAutoencoder, build_autoencoder
+
+SIZES = ((256, 256), (320, 512), (576, 1024))
+"""Heights and widths of the released models."""
+FRAMES = (1, 8, 16, 32)
+DTYPES = {"fp16, bf16": torch.float16, "float32": torch.float32}
+"""The two half precisions take the same space."""
+NETWORKS = ("unet", "vae", "toon", "small")
+MIB = 2**20
+META = torch.device("meta")
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """What a fused kernel allocates: the output, and the logarithm of each query's sum of weights."""
+    torch.empty(q.shape[0], heads, q.shape[1], dtype=torch.float32, device=q.device)
+    return torch.empty_like(q)
+
+
+def sliced(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention written out for some queries at a time, scores in float32."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1).contiguous() for x in (q, k, v))
+    out = torch.empty_like(q)
+    for start in range(0, q.shape[1], SLICE):
+        piece = slice(start, start + SLICE)
+        out[:, piece] = (q[:, piece].float() @ k.float().mT).softmax(dim=-1).to(v.dtype) @ v
+    return out.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+
+
+def whole(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention written out for all queries at once, scores in the dtype of the queries."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return ((q @ k.mT).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+
+ATTENTIONS: dict[str, Attention] = {"fused": fused, "sliced": sliced, "whole": whole}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to count: what runs, and what the formula says it takes (None where there is no formula)."""
+
+    work: str
+    height: int
+    width: int
+    frames: int
+    run: Callable[[], object]
+    formula: float | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How networks are built."""
+
+    dtype: torch.dtype
+    attention: str
+    device: torch.device = META
+    kernel: Attention | None = None
+    """The attention that really runs; by default what ``attention`` names."""
+
+    def backend(self) -> Backend:
+        kernel = self.kernel or ATTENTIONS[self.attention]
+        return Backend(attention=kernel, dtype=self.dtype, device=self.device)
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+
+def ready(network: nn.Module) -> Any:
+    """A network that only runs; its weights are zero where they are stored at all."""
+    for parameter in network.requires_grad_(False).parameters():
+        parameter.zero_()
+    return network
+
+
+def unet_cases(
+    variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]], batch: int = 1
+) -> Iterator[Case]:
+    """One evaluation for each of ``(frames, height, width)`` in pixels."""
+    network = ready(VideoUNet(variant.unet, setup.backend()))
+    for frames, height, width in shapes:
+        shape = (batch, frames, height // LATENT_FACTOR, width // LATENT_FACTOR)
+        given = inputs(variant, shape, setup.dtype, setup.device)
+        formula = unet_bytes(
+            variant.unet, shape[0] * shape[1] * shape[2] * shape[3], setup.dtype, setup.attention == "fused"
+        )
+        yield Case(
+            "UNet evaluation",
+            height,
+            width,
+            batch * frames,
+            lambda given=given: network(*given),
+            None if setup.attention == "whole" else formula,
+        )
+
+
+def vae_cases(variant: Variant, setup: Setup, sizes: list[tuple[int, int]]) -> Iterator[Case]:
+    """One picture encoded, one frame decoded."""
+    network = ready(build_autoencoder(variant.vae, setup.backend()))
+    for height, width in sizes:
+        pixels = height * width
+        picture = setup.empty(1, 3, height, width)
+        latents = setup.empty(1, 4, height // LATENT_FACTOR, width // LATENT_FACTOR)
+        encoding = vae_encode_bytes(variant.vae, pixels, setup.dtype)
+        decoding = vae_decode_bytes(variant.vae, 1, pixels, setup.dtype)
+        known = setup.attention != "whole"
+        yield Case(
+            "VAE encode", height, width, 1, lambda x=picture: network.encode(x), encoding if known else None
+        )
+        yield Case(
+            "VAE decode", height, width, 1, lambda z=latents: network.decode(z), decoding if known else None
+        )
+
+
+def toon_cases(variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]]) -> Iterator[Case]:
+    """ToonCrafter: both key pictures encoded with their features kept, and a whole clip decoded with them."""
+    network: VideoAutoencoder = ready(VideoAutoencoder(variant.vae, setup.backend()))
+    for frames, height, width in shapes:
+        pixels = height * width
+        picture = setup.empty(1, 3, height, width)
+        latents = setup.empty(frames, 4, height // LATENT_FACTOR, width // LATENT_FACTOR)
+        known = setup.attention != "whole"
+
+        def encode(picture: Tensor = picture) -> list[Tensor]:
+            return network.references(picture, picture)
+
+        def decode(picture: Tensor = picture, latents: Tensor = latents) -> Tensor:
+            return network.decode_clip(latents, latents.shape[0], network.references(picture, picture))
+
+        if frames == shapes[0][0]:
+            encoding = vae_encode_bytes(variant.vae, 2 * pixels, setup.dtype)
+            yield Case("ToonCrafter key pictures", height, width, 2, encode, encoding if known else None)
+        decoding = vae_decode_bytes(variant.vae, frames, pixels, setup.dtype)
+        yield Case("ToonCrafter decode", height, width, frames, decode, decoding if known else None)
+
+
+def small_cases(variant: Variant, setup: Setup) -> Iterator[Case]:
+    """What takes next to nothing: towers and resampler, for a picture or prompt and its negative."""
+    side = variant.vision.image_size
+    vision = ready(build_vision_tower(variant.vision, setup.dtype, setup.device))
+    pixels = setup.empty(2, 3, side, side)
+    yield Case("CLIP image tower", side, side, 2, lambda: encode_image(vision, pixels))
+    text = ready(build_text_tower(variant.text, setup.dtype, setup.device))
+    tokens = torch.zeros(2, TEXT_TOKENS, dtype=torch.int64, device=setup.device)
+    yield Case("CLIP text tower", 1, TEXT_TOKENS, 2, lambda: encode_text(text, tokens))
+    resampler = ready(Resampler(variant.resampler, setup.backend()))
+    patches = (side // variant.vision.patch) ** 2 + 1
+    seen = setup.empty(2, patches, variant.resampler.input_dim)
+    yield Case("resampler", 1, patches, 2, lambda: resampler(seen))
+
+
+def cases(network: str, setup: Setup) -> Iterator[Case]:
+    """Everything that is counted for one network."""
+    if network == "unet":
+        yield from unet_cases(V512, setup, [(f, h, w) for h, w in SIZES for f in FRAMES])
+    elif network == "vae":
+        yield from vae_cases(V512, setup, list(SIZES))
+    elif network == "toon":
+        yield from toon_cases(TOON_512, setup, [(f, 320, 512) for f in FRAMES])
+    else:
+        yield from small_cases(V512, setup)
+
+
+def counted(networks: list[str], attentions: list[str], where: bool) -> Table:
+    """The table of counted peaks against the formulas."""
+    table = Table(
+        (
+            "work",
+            "size",
+            "frames",
+            "dtype",
+            "attention",
+            "tensors",
+            "with scratch",
+            "formula",
+            "formula / with scratch",
+        )
+    )
+    for network in networks:
+        for attention in attentions if network != "small" else ["fused"]:
+            for name, dtype in DTYPES.items():
+                for case in cases(network, Setup(dtype, attention)):
+                    live = count(case.run)
+                    row = [case.work, f"{case.width}x{case.height}", str(case.frames), name, attention]
+                    row += [f"{live.peak / MIB:.0f}", f"{live.peak_with_scratch / MIB:.0f}"]
+                    if case.formula is None:
+                        row += ["", ""]
+                    else:
+                        ratio = case.formula / live.peak_with_scratch
+                        row += [f"{case.formula / MIB:.0f}", f"{ratio:.2f}"]
+                    table.add(*row)
+                    if where:
+                        print(" > ".join([case.work, *count(case.run, live.peak).where]))
+    return table
+
+
+def allocated(run: Callable[[], object], device: torch.device) -> int:
+    """The peak by PyTorch's allocator: on a GPU its own record, on the CPU the profiler's."""
+    with torch.no_grad():
+        if device.type == "cuda":
+            run()
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            run()
+            torch.cuda.synchronize(device)
+            return torch.cuda.max_memory_allocated(device) - before
+        run()
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile:
+            run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    now = peak = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+def checked(device: torch.device) -> Table:
+    """The count against the allocator, for shapes that any machine can run."""
+    table = Table(("work", "size", "frames", "dtype", "attention", "tensors", "allocated", "with scratch"))
+    if device.type == "cuda":
+        shapes, sizes, variants = (
+            [(f, h, w) for h, w in SIZES for f in (1, 16)],
+            list(SIZES),
+            (V512, TOON_512),
+        )
+        dtypes = {"fp16": torch.float16, "float32": torch.float32}
+    else:
+        toon = Variant("small toon", "", (), SMALL.preset, unet=SMALL.unet, vae=TOON_512.vae)
+        shapes, sizes, variants = [(2, 128, 64)], [(128, 192)], (SMALL, toon)
+        dtypes = {"float32": torch.float32}
+    for name, dtype in dtypes.items():
+        for attention, kernel in (("fused", fused_attention), ("sliced", sliced), ("whole", whole)):
+            plain = Setup(dtype, attention)
+            real = Setup(dtype, attention, device, kernel)
+            pairs = [
+                (unet_cases(variants[0], plain, shapes), unet_cases(variants[0], real, shapes)),
+                (vae_cases(variants[0], plain, sizes), vae_cases(variants[0], real, sizes)),
+                (toon_cases(variants[1], plain, shapes[-1:]), toon_cases(variants[1], real, shapes[-1:])),
+            ]
+            for ours, theirs in pairs:
+                for case, same in zip(ours, theirs, strict=True):
+                    live, true = count(case.run), allocated(same.run, device)
+                    table.add(
+                        case.work,
+                        f"{case.width}x{case.height}",
+                        str(case.frames),
+                        name,
+                        attention,
+                        *(f"{size / MIB:.1f}" for size in (live.peak, true, live.peak_with_scratch)),
+                    )
+    return table
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
+    parser.add_argument("--attention", choices=list(ATTENTIONS), action="append", help="default: all")
+    parser.add_argument("--where", action="store_true", help="also print the lines that run at each peak")
+    parser.add_argument("--check", action="store_true", help="compare the count with the allocator")
+    parser.add_argument("--device", default="cpu", help="where --check runs")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    chosen = arguments(argv)
+    if chosen.check:
+        device = torch.device(chosen.device)
+        print(f"MiB; {machine(device)}; {versions()}\n\n{checked(device).markdown()}")
+        return
+    table = counted(chosen.network or list(NETWORKS), chosen.attention or list(ATTENTIONS), chosen.where)
+    print(f"MiB; {versions()}\n\n{table.markdown()}")
+
+
+if __name__ == "__main__":
+    main()
