@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dynamicrafter.catalogue import RELEASES
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
 CJK = re.compile("[\u4e00-\u9fff]")
@@ -94,3 +96,20 @@ def test_no_translation_is_left_over() -> None:
     assert {text for group in known.values() for text in group.values()} <= used
     english = set(leaves(ENGLISH))
     assert {text for group in known.values() for text in group} == english
+
+
+def test_the_guide_names_what_there_is() -> None:
+    """Addresses are the catalogue's, and its table of templates is whole."""
+    guide = (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
+    known = {release.url for release in RELEASES}
+    addresses = re.findall(r"https://huggingface\.co/\S+", guide)
+    assert addresses
+    assert set(addresses) <= known
+    table = (
+        guide.partition("| template | shows |")[2].partition("\n\n")[0].replace("_256, _512, _1024", "_256")
+    )
+    named = set(
+        re.findall(r"\b[a-z0-9]+(?:_[a-z0-9]+)*\b", "\n".join(re.findall(r"^\| (.+?) \|", table, re.M)))
+    )
+    shipped = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert named == shipped - {"image_to_video_512", "image_to_video_1024"}

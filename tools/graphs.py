@@ -44,7 +44,7 @@ _BELOW = (
     "SamplerCustomAdvanced",
 )
 """Small nodes that stand below what they follow, not beside it."""
-_PICTURES = {"LoadImage": 290, "SaveVideo": 320, "PreviewImage": 260}
+_PICTURES = {"LoadImage": 290, "SaveVideo": 430, "PreviewImage": 260}
 """Height of what a node shows below its widgets."""
 _NOTE_WIDTH = 440
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dynamicrafter.catalogue import RELEASES
+from tools.make_thumbnails import drawn
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 EDITOR = sorted(WORKFLOWS.glob("*.json"))
@@ -211,3 +213,12 @@ def test_api_graphs_end_in_a_clip(path: Path) -> None:
     for node in prompt.values():
         for value in node["inputs"].values():
             assert not isinstance(value, list) or value[0] in prompt
+
+
+@editor
+def test_a_card_has_a_picture_of_its_graph(path: Path) -> None:
+    with Image.open(path.with_suffix(".jpg")) as card:
+        kept = card.convert("RGB").resize((40, 30))
+    made = drawn(read(path)).resize((40, 30))
+    worst = max(abs(a - b) for a, b in zip(made.tobytes(), kept.tobytes(), strict=True))
+    assert worst <= 40, "python -m tools.make_thumbnails"
