@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from einops import rearrange
@@ -66,6 +68,7 @@ class Comparison:
 
 
 Comparisons = Iterator[Comparison]
+Network = TypeVar("Network", bound=nn.Module)
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -134,6 +137,11 @@ def loaded(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     return module.train(False)
 
 
+def rounded(network: Network, dtype: torch.dtype) -> Network:
+    """A copy in reduced precision; the network itself keeps the weights that were compared."""
+    return copy.deepcopy(network).to(dtype)
+
+
 def loaded_towers(config: dict, weights: dict[str, Tensor]) -> tuple[nn.Module, nn.Module]:
     """Both towers out of a whole CLIP model; what never runs (last text block, projections) is left out."""
     text_config, vision_config = tower_configs(config)
@@ -174,17 +182,16 @@ def unet(case: Golden) -> Comparisons:
         split = split_context(context, x.shape[2])
         yield Comparison(name, network(x, t, split, fs), y, MODULE)
         for label, dtype in REDUCED.items():
-            reduced = network.to(dtype)
+            reduced = rounded(network, dtype)
             low = Context(split.text.to(dtype), split.image.to(dtype))
             yield Comparison(f"{name} {label}", reduced(x.to(dtype), t, low, fs).float(), y, None)
-        network = loaded(network.float(), case.weights)
 
 
 def resampler(case: Golden) -> Comparisons:
     network = loaded(Resampler(resampler_config(case.info["config"])), case.weights)
     yield Comparison("tokens", network(case.tensors["x"]), case.tensors["y"], MODULE)
     for label, dtype in REDUCED.items():
-        ours = network.to(dtype)(case.tensors["x"].to(dtype)).float()
+        ours = rounded(network, dtype)(case.tensors["x"].to(dtype)).float()
         yield Comparison(f"tokens {label}", ours, case.tensors["y"], None)
 
 
@@ -206,7 +213,7 @@ def vae(case: Golden) -> Comparisons:
         "decoded from scaled", network.decode(t["scaled_latent_in"]), t["decoded_from_scaled"], MODULE
     )
     for label, dtype in REDUCED.items():
-        ours = network.to(dtype).decode(t["scaled_latent_in"].to(dtype)).float()
+        ours = rounded(network, dtype).decode(t["scaled_latent_in"].to(dtype)).float()
         yield Comparison(f"decoded {label}", ours, t["decoded_from_scaled"], None)
 
 
@@ -243,7 +250,7 @@ def clip_towers(case: Golden) -> Comparisons:
     grey = clip_pixels(torch.zeros(1, 3, 40, 72))
     yield Comparison("grey image", encode_image(vision, grey), t["image_tokens_of_zeros"], MODULE)
     for label, dtype in REDUCED.items():
-        ours = encode_image(vision.to(dtype), pixels).float()
+        ours = encode_image(rounded(vision, dtype), pixels).float()
         yield Comparison(f"image {label}", ours, t["image_tokens"], None)
 
 
