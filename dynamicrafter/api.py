@@ -16,6 +16,7 @@ from .catalogue import find, with_requirements
 from .checkpoint import choose, detect, load_components, open_weights, variant_metadata
 from .download import local_path, weights_folder
 from .errors import CheckpointError, UsageError
+from .lora import merge_adapters, read_adapters
 from .pictures import PictureLike, as_picture, fit_picture
 from .pipeline import KeyPictures, Model, Progress, generate
 from .random_model import write_random_checkpoint
@@ -27,8 +28,14 @@ from .video import write_clip
 RANDOM = "random"
 """Name of the built-in model with random weights; its clips are noise."""
 
-BUILT_IN = (RANDOM,)
+TINY = "tiny"
+"""Name of the built-in model that was trained on coloured shapes; it is the one used when none is named."""
+
+BUILT_IN = (TINY, RANDOM)
 """Names of the models that need no download."""
+
+
+_TINY_WEIGHTS = Path(__file__).parent / "models" / "tiny.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +48,14 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A file of adapters and how strongly they count; 1 is as trained."""
+
+    path: Path
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelFiles:
     """Where a model's weights are; the towers are None where the weights file holds them itself."""
 
@@ -48,6 +63,8 @@ class ModelFiles:
     variant: str | None = None
     text_encoder: Path | None = None
     image_encoder: Path | None = None
+    loras: tuple[Lora, ...] = ()
+    """Adapters that are merged into the network, in this order."""
 
 
 def find_model(
@@ -73,6 +90,8 @@ def find_model(
                 f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
             )
         return ModelFiles(place, variant, text, image)
+    if model == TINY:
+        return ModelFiles(_TINY_WEIGHTS, variant, text, image)
     if model == RANDOM:
         return ModelFiles(_random_weights(), variant, text, image)
     try:
@@ -179,6 +198,7 @@ def load(
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
+    adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
     parts = load_components(
         model.weights,
         variant=model.variant,
@@ -188,6 +208,8 @@ def load(
         dtype=precision,
         progress=progress,
     )
+    for lora, weights in adapters:
+        merge_adapters(cast(nn.Module, parts.unet), weights, lora.strength, str(lora.path))
     return Model(
         variant=parts.variant,
         unet=parts.unet,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..api import ModelFiles, find_model
+from ..api import Lora, ModelFiles, find_model
 from ..errors import ClipError, UsageError
 from ..hashing import file_sha256
 from ..pictures import read_picture
@@ -48,6 +48,7 @@ class _Record:
     weights: _Known
     text_encoder: _Known | None
     image_encoder: _Known | None
+    loras: tuple[tuple[_Known, float], ...]
 
 
 def run(given: Namespace, written: list[str]) -> object:
@@ -87,6 +88,10 @@ def _read(clip: Path) -> _Record:
             weights=_Known(**model["weights"]),
             text_encoder=_known(model["text_encoder"]),
             image_encoder=_known(model["image_encoder"]),
+            loras=tuple(
+                (_Known(lora["file"], lora["sha256"]), float(lora["strength"]))
+                for lora in model.get("loras", ())
+            ),
         )
     except (KeyError, TypeError, AttributeError) as problem:
         raise ClipError(
@@ -127,9 +132,9 @@ def _source(record: _Record, given: Namespace) -> Source:
     """The model a clip was made with, or the one given in its place (which is then not compared)."""
     if given.model is not None:
         return model_source(given)
-    if given.variant is not None or given.text_encoder is not None or given.image_encoder is not None:
+    if any(more is not None for more in (given.variant, given.text_encoder, given.image_encoder, given.lora)):
         raise UsageError(
-            "--variant, --text-encoder and --image-encoder say more about a --model; give it too"
+            "--variant, --text-encoder, --image-encoder and --lora say more about a --model; give it too"
         )
     parts = (record.weights, record.text_encoder, record.image_encoder)
     files = ModelFiles(
@@ -145,7 +150,12 @@ def _source(record: _Record, given: Namespace) -> Source:
             raise ClipError(
                 f"{path or record.asked} is not what the clip was made with; give the right one with --model"
             )
-    return Source(record.asked, files)
+    for known, _ in record.loras:
+        if not known.path.is_file() or weights_hash(known.path) != known.sha256:
+            raise ClipError(
+                f"{known.file} is gone or not what the clip was made with; give --model and --lora FILE instead"
+            )
+    return Source(record.asked, replace(files, loras=tuple(Lora(k.path, s) for k, s in record.loras)))
 
 
 def _by_name(record: _Record) -> ModelFiles:

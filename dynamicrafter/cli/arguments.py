@@ -143,6 +143,13 @@ def _model_options(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="NAME|FILE",
         help=f"a name from 'dynamicrafter models', a weights file, or 'random' (noise) (default: {default})",
     )
+    group.add_argument(
+        "--lora",
+        action="append",
+        type=_lora,
+        metavar="FILE[:STRENGTH]",
+        help="adapters to merge into the network, 1 as trained; may be given several times",
+    )
     group.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("FILE"))
     group.add_argument("--text-encoder", type=Path, metavar="FILE", help="CLIP text tower, if FILE has none")
     group.add_argument(
@@ -217,7 +224,7 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     )
     quality.add_argument("--batch", type=int, default=1, help="clips made at once (default: 1)")
 
-    _model_options(parser, "none, it must be given")
+    _model_options(parser, "tiny, the built-in one, which knows coloured shapes only")
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -248,6 +255,17 @@ def _precision(text: str, known: dict[str, str], other: str) -> str:
     if name not in (*known.values(), other):
         raise argparse.ArgumentTypeError(f"a precision is {', '.join(known)} or {other}, not {text!r}")
     return name
+
+
+def _lora(text: str) -> tuple[Path, float]:
+    """A path and a strength, 1 where none is given; the colon of a drive letter begins no strength."""
+    stem, colon, strength = text.rpartition(":")
+    if colon and stem:
+        try:
+            return Path(stem), float(strength)
+        except ValueError:
+            pass
+    return Path(text), 1.0
 
 
 def _size(text: str) -> tuple[int, int]:

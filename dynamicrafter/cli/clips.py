@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from ..api import RANDOM, find_model, pick_device, variant_of
+from ..api import TINY, Lora, find_model, pick_device, variant_of
 from ..errors import UsageError
 from ..pictures import read_picture
 from ..settings import Settings, make_settings
@@ -41,19 +41,16 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
 
 
 def model_source(given: Namespace) -> Source:
-    """The model that the arguments name; raises UsageError where they name none that is here."""
-    if given.model is None:
-        raise UsageError(
-            "no model was given; add --model NAME with a name from 'dynamicrafter models', --model FILE, or "
-            f"--model {RANDOM} to try the program with random weights (its clips are noise)"
-        )
+    """The model that the arguments name, or the built-in one; raises UsageError where they name none that is here."""
+    asked = TINY if given.model is None else given.model
     files = find_model(
-        given.model,
+        asked,
         variant=given.variant,
         text_encoder=given.text_encoder,
         image_encoder=given.image_encoder,
     )
-    return Source(given.model, files)
+    loras = tuple(Lora(path, strength) for path, strength in given.lora or ())
+    return Source(asked, replace(files, loras=loras))
 
 
 def clip_target(name: str, pictures: _Files) -> str:

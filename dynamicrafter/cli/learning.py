@@ -15,6 +15,8 @@ from ..training.tiny import STAGES, Stage, train_tiny
 from ..training.trainer import Report
 
 _TOY_SIZE = (64, 64)
+_FEWEST = 4
+"""Clips for the four directions."""
 
 
 def run(command: str, given: Namespace) -> object:
@@ -58,6 +60,8 @@ def _train(given: Namespace) -> dict[str, Any]:
 
 
 def _evaluate(given: Namespace) -> dict[str, Any]:
+    if given.items < _FEWEST:
+        raise UsageError(f"items must be at least {_FEWEST}, but {given.items} was given; 64 are usual")
     model = load(given.model, device=given.device, dtype="float32")
     preset = model.variant.preset
     if (preset.width, preset.height) != _TOY_SIZE:

@@ -13,7 +13,7 @@ from threading import Event
 from types import TracebackType
 from typing import Any
 
-from ..api import ModelFiles, load, render
+from ..api import TINY, ModelFiles, load, render
 from ..checkpoint import file_sha256 as weights_sha256
 from ..checkpoint import open_weights
 from ..clip import count_tokens
@@ -29,6 +29,12 @@ from .progress import Bars
 
 RECORD = "dynamicrafter"
 """Name of the program in the metadata of its clips."""
+
+
+_TINY_KNOWS = (
+    "the built-in tiny model knows coloured shapes only; for real pictures fetch a released one with "
+    "'dynamicrafter download 512' and add --model 512"
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ def make(shots: Sequence[Shot], source: Source, given: Namespace, dtype: str, wr
     """
     hidden = given.quiet or given.json
     notes = _what_is_cut(shots[0].settings)
+    if source.asked == TINY:
+        notes.append(_TINY_KNOWS)
     if not given.json:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
@@ -78,7 +86,8 @@ class Hashes:
     """
 
     def __init__(self, files: ModelFiles) -> None:
-        paths = (files.weights, files.text_encoder, files.image_encoder)
+        adapters = tuple(lora.path for lora in files.loras)
+        paths = (files.weights, files.text_encoder, files.image_encoder, *adapters)
         self._stopped = Event()
         self._pool = ThreadPoolExecutor(1)
         self._pending: dict[Path, Future[str]] = {
@@ -186,6 +195,7 @@ def _model_record(model: Model, source: Source, hashes: Hashes) -> dict[str, Any
         "weights": hashes.known(source.files.weights),
         "text_encoder": hashes.known(source.files.text_encoder),
         "image_encoder": hashes.known(source.files.image_encoder),
+        "loras": [{**(hashes.known(lora.path) or {}), "strength": lora.strength} for lora in source.files.loras],
     }
 
 

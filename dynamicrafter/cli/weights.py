@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from ..api import RANDOM
+from ..api import RANDOM, TINY
 from ..catalogue import Release, find, with_requirements
 from ..checkpoint import Report, convert, inspect
 from ..download import download, status_rows, weights_folder
@@ -62,7 +62,8 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         print(f"{'':20} {row['licence']}, {row['source']}")
         if row["defaults"] is not None:
             print(f"{'':20} {_DEFAULTS.format(**row['defaults'])}")
-    print(f"\n{RANDOM!r} needs no files and makes noise, to try the program with.")
+    print(f"\n{TINY!r} is built in and the one used if none is named; it knows coloured shapes only.")
+    print(f"{RANDOM!r} needs no files and makes noise, to try the program with.")
     print(f"'dynamicrafter download NAME' fetches one into {weights_folder()} (DYNAMICRAFTER_HOME moves it).")
 
 

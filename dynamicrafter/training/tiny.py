@@ -62,7 +62,7 @@ VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
     VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
 )
-MIXED = replace(PROMPTED, steps=450, learning_rate=2e-3, decay="cosine", seed=5, log_every=25)
+MIXED = replace(PROMPTED, steps=480, learning_rate=2e-3, decay="cosine", seed=5, log_every=25)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
 
@@ -314,8 +314,8 @@ def mixed_draw(easy: Pool, pool: Pool, batch: int) -> Draw:
         for source, mixed in ((easy, False), (pool, True)):
             clips = _groups(source, groups, generator)
             share, any_t = (torch.rand(groups, generator=generator) for _ in range(2))
-            t = torch.where(share < 0.65, 700 + 299.99 * any_t, 999.99 * any_t).long()
-            t = torch.where(share < 0.3, 999, t).repeat_interleave(GROUP)
+            t = torch.where(share < 0.45, 700 + 299.99 * any_t, 999.99 * any_t).long()
+            t = torch.where(share < 0.15, 999, t).repeat_interleave(GROUP)
             noise = torch.randn(groups, *source.latents.shape[1:], generator=generator)
             between = torch.rand(groups, generator=generator).repeat_interleave(GROUP) < 0.25
             ends = source.loop[clips] | between if mixed else source.loop[clips]

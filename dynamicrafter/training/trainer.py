@@ -92,14 +92,20 @@ def _accelerate() -> Any:
         ) from problem
 
 
+def _processes() -> Any:
+    """What accelerate knows of the processes, set up as the trainer would: whoever comes first decides for all."""
+    accelerate = _accelerate()
+    return accelerate.PartialState(cpu=accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def one_process_first() -> AbstractContextManager[None]:
     """A context that the main process passes before all others, for work whose result the others only read."""
-    return _accelerate().PartialState().main_process_first()
+    return _processes().main_process_first()
 
 
 def process_count() -> int:
     """Processes that train together."""
-    return _accelerate().PartialState().num_processes
+    return _processes().num_processes
 
 
 def seed_everything(seed: int) -> None:

@@ -32,7 +32,6 @@ USAGE = {
     "shortened option": (("models", "--js"), "unrecognized arguments: --js"),
     "no picture": (("animate", *QUICK), "the following arguments are required: PICTURE"),
     "one picture of two": (("interpolate", "PICTURE", *QUICK), "the following arguments are required: LAST"),
-    "no model": (("animate", "PICTURE"), "no model was given; add --model NAME"),
     "unknown model": (
         ("animate", "PICTURE", "--model", "521"),
         "there is no model '521' to download; did you mean '512'? 'dynamicrafter models' describes all of them",

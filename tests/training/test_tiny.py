@@ -114,7 +114,7 @@ def test_fresh_networks_begin_with_zero_output(pool: Pool) -> None:
     batch = prompted_draw(pool, 4)(seeded())
     said = loss.predict(*(batch[key] for key in ("latents", "t", "concat", "text", "vision", "fs")))
     assert not said.any()
-    assert float(loss(**batch).detach()) > 0.1
+    assert float(loss(**batch).detach()) > 0
 
 
 def test_the_gauge_compares_captions(pool: Pool) -> None:
@@ -184,6 +184,7 @@ def test_normalised_latents_decode_alike() -> None:
     assert torch.allclose(noise.exp() * before.mean.std((0, 2, 3)) * spread, torch.ones(4), rtol=2e-2)
 
 
+@torch.no_grad()
 def test_fresh_resamplers_tell_their_queries_apart() -> None:
     resampler = denoising_loss(0).resampler
     assert isinstance(resampler, Resampler)
