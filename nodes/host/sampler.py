@@ -16,9 +16,9 @@ from ...dynamicrafter.sampler import Step, sample_ddim
 from ...dynamicrafter.schedule import ddim_plan, make_schedule
 from ...dynamicrafter.stages import Estimate
 from ...dynamicrafter.variants import Spacing
-from .memory import unet_activation_bytes
+from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
-from .run import Progress, check_latent, free_gigabytes, get_previewer, is_out_of_memory, release
+from .run import Progress, check_latent, get_previewer, is_out_of_memory
 from .sampling import PlainSampling
 
 
@@ -54,7 +54,7 @@ class _Evaluations:
                 raise
         # Out of the handler, so that the traceback's frames do not hold the memory any more.
         self.together = False
-        release()
+        make_room(self.guider.inner_model.memory_required(x.shape), self.guider.model_patcher)
         return self._one_by_one(conds, x, t)
 
     def _one_by_one(self, conds: list[Any], x: Tensor, t: Tensor) -> list[Tensor]:
@@ -144,14 +144,10 @@ def sample_exactly(
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
-        needed = unet_activation_bytes(
-            variant.unet, frames * latent.shape[2] * latent.shape[3], model.model.get_dtype_inference()
-        )
-        raise RuntimeError(
-            f"out of memory: one evaluation at {latent.shape[3] * 8}x{latent.shape[2] * 8} with {frames} frames needs "
-            f"about {needed / 1e9:.1f} GB besides the weights, and {free_gigabytes(model.load_device):.1f} GB are "
-            f"free; choose a smaller size, fewer frames, or start ComfyUI with --lowvram"
-        ) from problem
+        what = f"one evaluation at {latent.shape[3] * 8}x{latent.shape[2] * 8} with {frames} frames"
+        advice = "choose a smaller size, fewer frames, or start ComfyUI with --novram"
+        needed = model.model.memory_required(latent.shape)
+        raise out_of_memory(what, needed, model.load_device, advice) from problem
     if not torch.isfinite(sampled).all():
         raise RuntimeError(
             "the network's output is not finite; load the model with another weight dtype (bfloat16 or float32)"

@@ -124,7 +124,7 @@ def check_vae(vae: Any) -> None:
         )
 
 
-_SMALLER = "choose a smaller size, close other programs that use the device, or start ComfyUI with --lowvram"
+_SMALLER = "choose a smaller size, close other programs that use the device, or start ComfyUI with --novram"
 
 
 def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, Tensor]:
