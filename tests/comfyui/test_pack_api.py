@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import pytest
 from pack_graphs import (
     BUILT_IN,
     OTHER_PICTURE,
+    PICTURE,
     REPOSITORY,
     Prompt,
     animate,
@@ -262,6 +265,45 @@ class TestOneNodeStart:
         ]
         assert len(clips[0]) == (3 if "loop" in choices else 4)
         assert clips[0] == clips[1]
+
+
+class TestSameAsTheCommand:
+    def test_frames_are_those_of_the_command(
+        self, ready: Client, pack_server: Server, tmp_path: Path
+    ) -> None:
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        from dynamicrafter.random_model import write_random_checkpoint
+
+        # The host keeps CLIP towers in float16, so these weights are exact in it.
+        checkpoint = pack_server.base / "models" / "checkpoints" / "exact.safetensors"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_random_checkpoint(checkpoint, seed=3, dtype=torch.float16)
+        command = "-m dynamicrafter animate {} --model {} --output {} --prompt {} --quiet --device cpu"
+        places = [
+            str(REPOSITORY / "pictures" / PICTURE),
+            str(checkpoint),
+            f"{tmp_path / 'frames'}/",
+            "a boat",
+        ]
+        words = [places.pop(0) if word == "{}" else word for word in command.split()]
+        choices = "--frames 4 --steps 3 --seed 17 --cfg 2 --dtype float32"
+        subprocess.run([sys.executable, *words, *choices.split()], check=True, cwd=REPOSITORY, timeout=300)
+        wanted = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "frames").glob("*.png"))]
+
+        prompt = {
+            **animate(checkpoint="exact.safetensors", steps=3, seed=17),
+            "frames": node("SaveImage", images=["animate", 1], filename_prefix="command/frame"),
+        }
+        run = ready.run(prompt)
+        assert run.status == "success", run.error
+        found = [ready.view(file) for file in run.outputs["frames"]["images"]]
+        assert len(found) == len(wanted) == 4
+        for ours, theirs in zip(found, wanted, strict=True):
+            levels = np.frombuffer(pixels(ours), np.uint8).astype(int).reshape(theirs.shape) - theirs
+            assert np.abs(levels).max() <= 1
 
 
 def pixels(file: bytes) -> bytes:

@@ -1,0 +1,365 @@
+"""Numbers of the pack's functions inside a real host, for test_pack_numbers.py; run as a script of its own.
+
+The host's modules have short names, parse the command line and warn, so they stay out of the test process.
+Usage: ``python numbers_in_host.py REPOSITORY WORKING_FOLDER GROUP``; writes ``GROUP.json`` into the working folder:
+by name what was measured, or the traceback where that failed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FEW_STEPS = (5, 10, 25, 50)
+SETTINGS = {"frames": 4, "steps": 3, "seed": 5, "cfg": 3.0}
+
+
+def load_pack(repository: Path) -> Callable[[str], Any]:
+    """The pack as the host loads it, from its folder; a function from a dotted name below it to the module."""
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    spec = importlib.util.spec_from_file_location(
+        "pack", repository / "__init__.py", submodule_search_locations=[str(repository)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = module
+    spec.loader.exec_module(module)
+    return lambda name: importlib.import_module(f"pack.{name}")
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference over the largest magnitude."""
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} is not {tuple(theirs.shape)}"
+    return ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max()).item()
+
+
+class Numbers:
+    """Everything that is measured; ``results`` by name."""
+
+    def __init__(self, repository: Path, working: Path) -> None:
+        self.repository = repository
+        self.working = working
+        self.pack = load_pack(repository)
+        self.results: dict[str, Any] = {}
+
+    def measure(self, name: str, what: Callable[..., Any], *arguments: Any) -> None:
+        """Keep what a function returns, or how it failed."""
+        began = time.monotonic()
+        try:
+            self.results[name] = what(*arguments)
+        except Exception:
+            self.results[name] = traceback.format_exc()
+        sys.stdout.write(f"{name}: {time.monotonic() - began:.1f} s\n")
+
+    def sampling(self) -> None:
+        """The noise process as core's samplers see it."""
+        for base in (("v", True, 0.7), ("v", True, 0.3), ("eps", False, None)):
+            name = f"{base[0]} {base[2]}"
+            self.measure(f"timesteps {name}", self.simple_scheduler, *base)
+            self.measure(f"euler {name}", self.euler, *base)
+
+    def clips(self) -> None:
+        """Clips of the graph against those of the package and of the original."""
+        for mode in ("animate", "interpolate", "loop", "two scales", "no guidance"):
+            self.measure(f"command {mode}", self.like_the_package, mode)
+        for sidecar in sorted((self.repository / "tests" / "parity" / "golden").glob("e2e_*.json")):
+            if sidecar.stem not in ("e2e_clip", "e2e_parts"):
+                self.measure(f"golden {sidecar.stem}", self.golden, sidecar)
+
+    def borders(self) -> None:
+        """What nodes say to objects of the host that no small file gives, and which frames a preview shows."""
+        self.measure("foreign objects", self.foreign_objects)
+        self.measure("previews", self.previews)
+
+    def compilation(self) -> None:
+        """The network compiled."""
+        self.measure("compiled", self.compiled)
+
+    # --- checkpoints ---
+
+    def small(self, prediction: str = "v", zero_snr: bool = True, base_scale: float | None = 0.7) -> Any:
+        """A small random checkpoint of a noise process, loaded into the host; its weights are exact in float16."""
+        variants = self.pack("dynamicrafter.variants")
+        diffusion = variants.DiffusionConfig(prediction, zero_snr, base_scale)
+        path = self.working / f"{prediction}_{base_scale}.safetensors"
+        if not path.exists():
+            write = self.pack("dynamicrafter.random_model").write_random_checkpoint
+            write(path, replace(variants.SMALL, diffusion=diffusion), dtype=torch.float16)
+        return path, self.pack("nodes.host.loading").load_checkpoint(path, None, "auto")
+
+    def encode(self, parts: Any, mode: str, pictures: list[Tensor], **choices: Any) -> Any:
+        """Positive, negative, image-only and latent of our conditioning nodes."""
+        chosen = {"frames": 4, "motion": -1.0, "width": 0, "height": 0, "fit": "crop", **choices}
+        last = pictures[1] if mode == "interpolate" else None
+        return self.pack("nodes.encode").encode(
+            mode, parts.model, parts.vae, parts.clip_vision, pictures[0], last, clip=parts.clip, **chosen
+        )
+
+    # --- core's Euler against our DDIM ---
+
+    def schedule(self, *base: Any) -> Any:
+        variants, schedule = self.pack("dynamicrafter.variants"), self.pack("dynamicrafter.schedule")
+        return schedule, schedule.make_schedule(variants.DiffusionConfig(*base))
+
+    def simple_scheduler(self, *base: Any) -> dict[int, bool]:
+        """Whether core's "simple" visits exactly the trailing timesteps, by number of steps."""
+        import comfy.samplers
+
+        module, schedule = self.schedule(*base)
+        sampling = self.pack("nodes.host.sampling").RescaledSampling(schedule)
+        same: dict[int, bool] = {}
+        for steps in (1, 2, 4, 8, 20, 40, 100, *FEW_STEPS):
+            sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+            visited = [int(t) for t in sampling.timestep(sigmas[:-1])]
+            same[steps] = (
+                visited[::-1] == module.timesteps("uniform_trailing", steps) and float(sigmas[-1]) == 0
+            )
+        return same
+
+    def euler(self, *base: Any) -> dict[int, float]:
+        """Difference of core's Euler to our sampler at eta 0 on the same network, by number of steps."""
+        import comfy.k_diffusion.sampling
+        import comfy.samplers
+
+        sampler = self.pack("nodes.host.sampler")
+        module, schedule = self.schedule(*base)
+        _, parts = self.small(*base)
+        picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+        positive, _, _, latent = self.encode(parts, "animate", [picture], frames=2, prompt="a boat")
+        guidance = self.pack("dynamicrafter.guidance").NoGuidance()
+        abar = schedule.alphas_cumprod.double()
+        found: dict[int, float] = {}
+        for steps in FEW_STEPS:
+            chosen = module.timesteps("uniform_trailing", steps)
+            ours = sampler.sample_exactly(
+                parts.model,
+                {"full": positive},
+                guidance,
+                latent["samples"],
+                steps=steps,
+                spacing="uniform_trailing",
+                eta=0.0,
+                seed=steps,
+            )
+            generator = torch.Generator().manual_seed(steps)
+            sampler.posterior_noise(generator, 2, latent["samples"])
+            noise = torch.randn(4, 2, 8, 8, generator=generator).movedim(0, 1)
+            # Our sampler ends at abar[0] with the rescale of the lowest timestep, core's schedulers at no noise.
+            scale = 1.0 if schedule.scale is None else schedule.scale[chosen[0]].double()
+            end = (1 - abar[0]).sqrt() / (abar[0].sqrt() * scale)
+            levels = parts.model.get_model_object("model_sampling").sigmas[chosen[::-1]]
+            guider = comfy.samplers.CFGGuider(parts.model)
+            guider.set_conds(positive, positive)
+            theirs = guider.sample(
+                noise,
+                torch.zeros_like(noise),
+                comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_euler),
+                torch.cat([levels, end.float()[None]]),
+                disable_pbar=True,
+                seed=steps,
+            )
+            found[steps] = error(theirs * (abar[0].sqrt() * scale), ours)
+        return found
+
+    # --- the graph against the command ---
+
+    def like_the_package(self, mode: str) -> dict[str, float]:
+        """Differences of latents (relative) and frames (levels) to what ``dynamicrafter`` makes."""
+        api, sampler = self.pack("dynamicrafter.api"), self.pack("nodes.sampler").DynamiCrafterSampler
+        path, parts = self.small()
+        pictures = [self.repository / "pictures" / name for name in ("hill_day.png", "hill_dusk.png")]
+        opened = [
+            self.pack("dynamicrafter.pictures").as_picture(picture).pixels / 255 for picture in pictures
+        ]
+        kind = mode if mode in ("interpolate", "loop") else "animate"
+        settings = {**SETTINGS, "cfg": 1.0} if mode == "no guidance" else SETTINGS
+        scale = {"image_cfg": 1.5} if mode == "two scales" else {}
+
+        steps: list[Any] = []
+        model = api.load(path, device="cpu")
+        words = "a boat on the sea"
+        make, needed = getattr(api, kind), 2 if kind == "interpolate" else 1
+        clip = make(
+            model, *pictures[:needed], words, callback=steps.append, negative="fog", **settings, **scale
+        )
+        theirs = steps[-1].x[0].movedim(0, 1) / model.variant.vae.scale_factor
+
+        made = self.encode(
+            parts, kind, opened, prompt=words, negative_prompt="fog", frames=settings["frames"]
+        )
+        positive, negative, image_only, latent = made
+        chosen = {name: settings[name] for name in ("steps", "seed", "cfg")}
+        extra = {"image_only": image_only, **scale} if scale else {}
+        sampled = sampler.execute(parts.model, positive, negative, latent, eta=1.0, **chosen, **extra)[0]
+        decode = self.pack("nodes.decode").DynamiCrafterVAEDecode
+        frames = decode.execute(parts.vae, sampled)[0]
+        kept = theirs[:-1] if kind == "loop" else theirs
+        # Cut off to whole levels, as core's Save Image does.
+        levels = ((frames * 255).byte().int() - clip.frames.int()).abs().max().item()
+        return {"latents": error(sampled["samples"], kept), "levels": levels, "frames": len(frames)}
+
+    # --- goldens ---
+
+    def golden(self, sidecar: Path) -> dict[str, float]:
+        """Errors of latents and frames of a whole pipeline of the original, in the nodes' functions."""
+        cases, golden = importlib.import_module("cases"), importlib.import_module("golden")
+        case = golden.read_golden(sidecar)
+        model = cases.pipeline_model(case)
+        parts = self.pack("nodes.host.loading").load_checkpoint(self.golden_file(case, model), None, "auto")
+        info, t = case.info, case.tensors
+        mode = {"i2v": "animate", "interp": "interpolate", "loop": "loop"}[info["mode"]]
+        pictures = [t[name] / 255 for name in ("picture1_u8", "picture2_u8") if name in t]
+        positive, negative, image_only, latent = self.encode(
+            parts,
+            mode,
+            pictures,
+            frames=info["frames"],
+            fs=info["fs"],
+            prompt=info["prompt"],
+            width=64,
+            height=64,
+        )
+        image_cfg = (info.get("cfg_img") or info["cfg"]) if info.get("multiple_cond_cfg") else None
+        make_guidance = self.pack("dynamicrafter.guidance").make_guidance
+        guidance = make_guidance(info["cfg"], image_cfg, info["guidance_rescale"])
+        branches = {"full": positive, "unconditional": negative, "image_only": image_only}
+        sampled = self.pack("nodes.host.sampler").sample_exactly(
+            parts.model,
+            {name: branches[name] for name in guidance.branches},
+            guidance,
+            latent["samples"],
+            steps=info["steps"],
+            spacing=info["timestep_spacing"],
+            eta=info["eta"],
+            seed=info["torch_seed"],
+        )
+        frames = self.pack("nodes.host.vae").decode_frames(parts.vae, sampled, None, 0)
+        wanted = (t["video"][0].permute(1, 2, 3, 0).clamp(-1, 1) + 1) / 2
+        scale = model.variant.vae.scale_factor
+        return {
+            "latents": error(sampled * scale, t["final_latent"][0].movedim(0, 1)),
+            "frames": error(frames, wanted),
+        }
+
+    def golden_file(self, case: Any, model: Any) -> Path:
+        """The weights of a golden as a checkpoint that says what it is."""
+        checkpoint, networks = (
+            self.pack("dynamicrafter.checkpoint"),
+            self.pack("dynamicrafter.checkpoint.layout"),
+        )
+        files = self.pack("dynamicrafter.checkpoint.safetensors_file")
+        entries = self.pack("dynamicrafter.checkpoint.entries")
+        path = self.working / f"{case.name}.safetensors"
+        variant = replace(model.variant, modes=("animate", "interpolate", "loop"))
+        tensors = {
+            networks.PREFIXES[part] + name: tensor.half()
+            for part in ("unet", "vae", "resampler", "text", "vision")
+            for name, tensor in getattr(model, part).state_dict().items()
+        }
+        listed = {name: entries.Entry(tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        pieces = [entries.Piece(name, 0, tensor.flatten()) for name, tensor in tensors.items()]
+        files.write_safetensors(path, listed, pieces, checkpoint.variant_metadata(variant))
+        return path
+
+    # --- borders ---
+
+    def foreign_objects(self) -> dict[str, str]:
+        """The messages about a model, an image encoder and an autoencoder of other kinds."""
+        import comfy.clip_vision
+
+        sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
+        shape = {
+            "image_size": 8,
+            "patch_size": 4,
+            "num_channels": 3,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-5,
+        }
+        siglip = comfy.clip_vision.ClipVisionModel({"model_type": "siglip_vision_model", **sizes, **shape})
+        encode = self.pack("nodes.encode")
+        towers, vae = self.pack("nodes.host.towers"), self.pack("nodes.host.vae")
+        variant = self.pack("dynamicrafter.variants").SMALL
+        calls: dict[str, Callable[[], Any]] = {
+            "model": lambda: encode.variant_of(SimpleNamespace(model=torch.nn.Identity())),
+            "siglip": lambda: towers.check_vision(siglip, variant),
+            "no image encoder": lambda: towers.check_vision(None, variant),
+            "no vae": lambda: vae.check_vae(None),
+            "vae": lambda: vae.check_vae(SimpleNamespace(latent_channels=16, latent_dim=3)),
+        }
+        said: dict[str, str] = {}
+        for name, call in calls.items():
+            try:
+                call()
+            except ValueError as problem:
+                said[name] = str(problem)
+        return said
+
+    def previews(self) -> list[float]:
+        """Which frame of the clean latents each step shows, for three frames and seven steps."""
+        shown: list[float] = []
+
+        def decode_latent_to_preview_image(kind: str, x0: Tensor) -> None:
+            assert kind == "JPEG" and x0.shape[0] == 1
+            shown.append(x0.max().item())
+
+        previewer = SimpleNamespace(decode_latent_to_preview_image=decode_latent_to_preview_image)
+        progress = self.pack("nodes.host.run").Progress(7, previewer)
+        frames = torch.arange(3.0)[:, None, None, None].expand(3, 4, 8, 8)
+        for step in range(1, 8):
+            progress.update(step, frames)
+        return shown
+
+    # --- compilation ---
+
+    def compiled(self) -> dict[str, float]:
+        """Error of a compiled network, as core's TorchCompileModel sets it, and how often it was compiled."""
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+        from torch._dynamo.testing import CompileCounterWithBackend
+
+        _, parts = self.small()
+        picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+        positive, negative, _, latent = self.encode(parts, "animate", [picture], frames=2, prompt="a boat")
+        sampler = self.pack("nodes.sampler").DynamiCrafterSampler
+        counter = CompileCounterWithBackend("aot_eager")
+        faster = parts.model.clone()
+        set_torch_compile_wrapper(
+            model=faster,
+            backend=counter,  # pyright: ignore[reportArgumentType]
+            options={
+                "guard_filter_fn": lambda entries: ["transformer_options" not in e.name for e in entries]
+            },
+        )
+        plain, compiled = (
+            sampler.execute(model, positive, negative, latent, seed=1, steps=4, cfg=2.0, eta=1.0)[0][
+                "samples"
+            ]
+            for model in (parts.model, faster)
+        )
+        return {"error": error(compiled, plain), "graphs": counter.frame_count}
+
+
+if __name__ == "__main__":
+    repository, working, group = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    sys.argv = [sys.argv[0], "--cpu"]
+    # Last, since both the host and the repository have modules called nodes.
+    sys.path += [str(repository), str(repository / "tests" / "parity")]
+    # Tensors this small gain nothing from more threads, which on a busy machine wait for one another.
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        numbers = Numbers(repository, working)
+        getattr(numbers, group)()
+    (working / f"{group}.json").write_text(json.dumps(numbers.results), encoding="utf-8")

@@ -1,0 +1,307 @@
+"""Bad inputs of the pack's nodes in a real server: what is refused, when, and in which words; and what is not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pack_graphs import (
+    BUILT_IN,
+    Prompt,
+    animate,
+    conditioned,
+    decoded,
+    latents_of,
+    node,
+    sampled,
+    saved_latent,
+    upload_pictures,
+    with_ksampler,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from comfyui_client import Client
+    from comfyui_server import Server
+
+
+@pytest.fixture
+def ready(client: Client) -> Client:
+    """A client whose server has the pictures."""
+    upload_pictures(client)
+    return client
+
+
+@pytest.fixture(scope="module")
+def checkpoints(pack_server: Server) -> Path:
+    """The server's folder of checkpoints, with files that cannot be used and small ones that differ."""
+    import torch
+    from safetensors.torch import save_file
+
+    from dynamicrafter.random_model import write_random_checkpoint
+    from dynamicrafter.variants import SMALL, ResamplerConfig
+
+    folder = pack_server.base / "models" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    stable = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({stable: torch.zeros(320, 768)}, folder / "sd15.safetensors")
+    lora = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    save_file(
+        {f"{lora}.lora_up.weight": torch.zeros(4, 4), f"{lora}.lora_down.weight": torch.zeros(4, 4)},
+        folder / "lora.safetensors",
+    )
+    save_file({"first_stage_model.decoder.conv_in.weight": torch.zeros(4)}, folder / "vae.safetensors")
+    (folder / "broken.safetensors").write_bytes(b"no weights at all")
+    write_random_checkpoint(folder / "pruned.safetensors", towers=False)
+    narrow = replace(
+        SMALL,
+        name="narrow",
+        modes=("animate",),
+        text=replace(SMALL.text, width=32),
+        vision=replace(SMALL.vision, width=32),
+        unet=replace(SMALL.unet, context_dim=32),
+        resampler=ResamplerConfig(
+            dim=32, depth=1, head_channels=16, heads=2, input_dim=32, output_dim=32, ff_mult=1
+        ),
+    )
+    write_random_checkpoint(folder / "narrow.safetensors", narrow)
+    return folder
+
+
+def other_loader(checkpoint: str, variant: str = "auto") -> dict[str, Any]:
+    """A second loader node."""
+    return node("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, variant=variant, weight_dtype="auto")
+
+
+def fails(client: Client, prompt: Prompt, culprit: str, message: str) -> None:
+    """The prompt is queued and ends in an error of node ``culprit`` before anything is sampled or decoded."""
+    run = client.run(prompt)
+    assert run.status == "error"
+    assert run.error["node_id"] == culprit, run.error["exception_message"]
+    assert re.search(message, run.error["exception_message"]), run.error["exception_message"]
+    assert run.error["exception_type"] in ("ValueError", "RuntimeError")
+    assert not [value for value, _ in run.progress(culprit) if value]
+
+
+def refused(client: Client, prompt: Prompt) -> str:
+    """What the server says when it does not even queue the prompt."""
+    from comfyui_client import RequestRefused
+
+    with pytest.raises(RequestRefused, match="HTTP 400") as refusal:
+        client.queue(prompt)
+    return refusal.value.messages()
+
+
+class TestCheckpoints:
+    def test_one_that_is_not_there_is_refused(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned()))
+        prompt["loader"]["inputs"]["checkpoint"] = "gone.safetensors"
+        assert "checkpoint: 'gone.safetensors' not in" in refused(ready, prompt)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            (
+                "sd15",
+                r"sd15\.safetensors is not a DynamiCrafter checkpoint but Stable Diffusion 1\.5; the README",
+            ),
+            ("lora", "is not a DynamiCrafter checkpoint but a LoRA, which is an addition"),
+            ("vae", "is not a DynamiCrafter checkpoint but only an autoencoder"),
+            ("broken", r"broken\.safetensors"),
+        ],
+    )
+    @pytest.mark.usefixtures("checkpoints")
+    def test_another_kind_of_file_is_named(self, ready: Client, name: str, message: str) -> None:
+        prompt = saved_latent(sampled(conditioned()))
+        prompt["loader"] = other_loader(f"{name}.safetensors")
+        fails(ready, prompt, "loader", message)
+
+    def test_another_variant_than_the_file_is_named(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned()))
+        prompt["loader"] = other_loader(BUILT_IN, "512_v1")
+        fails(ready, prompt, "loader", "is small by its content, not 512_v1; set the variant input to auto")
+
+    @pytest.mark.usefixtures("checkpoints")
+    def test_a_pruned_one_says_which_encoder_to_connect(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned()))
+        prompt["loader"] = other_loader("pruned.safetensors")
+        fails(ready, prompt, "cond", "no image encoder in this checkpoint; connect a core CLIPVisionLoader")
+        prompt["towers"] = other_loader(BUILT_IN)
+        prompt["cond"]["inputs"]["clip_vision"] = ["towers", 2]
+        fails(ready, prompt, "cond", "no text for positive; connect")
+        prompt["cond"]["inputs"]["clip"] = ["towers", 1]
+        assert ready.run(prompt).status == "success"
+
+    @pytest.mark.usefixtures("checkpoints")
+    def test_a_pruned_one_in_the_one_node_start_takes_encoders_from_elsewhere(self, ready: Client) -> None:
+        run = ready.run(animate(checkpoint="pruned.safetensors"))
+        assert run.status == "error"
+        assert "connect a core CLIPVisionLoader with CLIP-ViT-H-14" in run.error["exception_message"]
+        prompt = animate(checkpoint="pruned.safetensors", clip=["towers", 1], clip_vision=["towers", 2])
+        prompt["towers"] = other_loader(BUILT_IN)
+        assert ready.run(prompt).status == "success"
+
+
+class TestEncoders:
+    @pytest.mark.usefixtures("checkpoints")
+    def test_a_text_encoder_of_another_width_is_named(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned(clip=["narrow", 1])))
+        prompt["narrow"] = other_loader("narrow.safetensors")
+        fails(
+            ready, prompt, "cond", "positive comes from a text encoder of width 32, but this model wants 64"
+        )
+
+    @pytest.mark.usefixtures("checkpoints")
+    def test_so_is_that_of_text_from_elsewhere(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned(negative=["text", 0])))
+        prompt["narrow"] = other_loader("narrow.safetensors")
+        prompt["text"] = node("CLIPTextEncode", clip=["narrow", 1], text="fog")
+        fails(
+            ready, prompt, "cond", "negative comes from a text encoder of width 32, but this model wants 64"
+        )
+
+    @pytest.mark.usefixtures("checkpoints")
+    def test_an_image_encoder_of_another_width_is_named(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned(clip_vision=["narrow", 2])))
+        prompt["narrow"] = other_loader("narrow.safetensors")
+        fails(
+            ready, prompt, "cond", "clip_vision is a tower of width 32, but this model wants .* of width 64"
+        )
+
+    def test_text_from_core_nodes_is_what_our_prompts_are(self, ready: Client) -> None:
+        own = latents_of(ready, ready.run(saved_latent(sampled(conditioned(negative_prompt="fog")))))
+        prompt = conditioned(clip=None, positive=["text", 0], negative=["fog", 0])
+        prompt["text"] = node("CLIPTextEncode", clip=["loader", 1], text="a boat")
+        prompt["fog"] = node("CLIPTextEncode", clip=["loader", 1], text="fog")
+        assert latents_of(ready, ready.run(saved_latent(sampled(prompt)))).equal(own)
+
+    @pytest.mark.usefixtures("checkpoints")
+    def test_a_model_that_was_not_trained_to_interpolate_says_so(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned("DynamiCrafterInterpolation")))
+        prompt["loader"] = other_loader("narrow.safetensors")
+        fails(ready, prompt, "cond", "narrow was trained to animate, not to interpolate; load a model for it")
+
+
+class TestPictures:
+    def test_a_batch_is_refused(self, ready: Client) -> None:
+        for kind, name in (
+            ("DynamiCrafterImageConditioning", "image"),
+            ("DynamiCrafterInterpolation", "last_image"),
+            ("DynamiCrafterLooping", "image"),
+        ):
+            prompt = saved_latent(sampled(conditioned(kind)))
+            prompt["three"] = node("RepeatImageBatch", image=["image", 0], amount=3)
+            prompt["cond"]["inputs"][name] = ["three", 0]
+            fails(ready, prompt, "cond", f"{name} holds 3 pictures, but one is wanted; pick one")
+
+    def test_a_last_picture_of_another_size_is_fitted_and_looked_at(self, ready: Client) -> None:
+        def between(width: int, height: int, colour: int) -> Any:
+            prompt = conditioned("DynamiCrafterInterpolation", last_image=["plain", 0])
+            prompt["plain"] = node("EmptyImage", width=width, height=height, batch_size=1, color=colour)
+            return latents_of(ready, ready.run(saved_latent(sampled(prompt))))
+
+        red, same, blue = between(100, 300, 0xFF0000), between(64, 64, 0xFF0000), between(100, 300, 0x0000FF)
+        assert red.equal(same)
+        assert not red.equal(blue)
+
+    def test_a_picture_with_transparency_is_laid_over_white(self, ready: Client) -> None:
+        prompt = conditioned(image=["joined", 0])
+        prompt["mask"] = node("SolidMask", value=0.5, width=64, height=64)
+        prompt["plain"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0x00FF00)
+        prompt["joined"] = node("JoinImageWithAlpha", image=["plain", 0], alpha=["mask", 0])
+        assert ready.run(saved_latent(sampled(prompt))).status == "success"
+
+    def test_loop_and_last_picture_exclude_each_other(self, ready: Client) -> None:
+        prompt = animate(loop=True, last_image=["image", 0])
+        fails(ready, prompt, "animate", "loop and a last picture exclude each other")
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("width", "height", "message"),
+        [
+            (100, 64, "width must be a multiple of 64, but 100 was given; the nearest is 128"),
+            (64, 10, "height must be a multiple of 64, but 10 was given; the nearest is 64"),
+            (64, 0, r"only one of width \(64\) and height \(0\) is set"),
+            (-64, 64, "width must be 0 to 4096, but -64 was given"),
+            (64, 8192, "height must be 0 to 4096, but 8192 was given"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "kind", ["DynamiCrafterImageConditioning", "DynamiCrafterInterpolation", "DynamiCrafterLooping"]
+    )
+    def test_a_wrong_size_is_refused_before_anything_runs(
+        self, ready: Client, kind: str, width: int, height: int, message: str
+    ) -> None:
+        assert re.search(
+            message, refused(ready, saved_latent(sampled(conditioned(kind, width=width, height=height))))
+        )
+
+    def test_a_linked_size_is_checked_when_it_is_known(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned(width=["number", 0], height=64)))
+        prompt["number"] = node("PrimitiveInt", value=100)
+        fails(ready, prompt, "cond", "width must be a multiple of 64, but 100 was given")
+        prompt["number"] = node("PrimitiveInt", value=128)
+        assert tuple(latents_of(ready, ready.run(prompt)).shape) == (4, 4, 8, 16)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("frames", 0), ("frames", 5000), ("motion", 1.5), ("fs", -1)]
+    )
+    def test_the_hosts_own_checks_still_hold(self, ready: Client, name: str, value: float) -> None:
+        assert f": {name}" in refused(ready, saved_latent(sampled(conditioned(**{name: value}))))
+
+    @pytest.mark.parametrize(
+        ("kind", "least"), [("DynamiCrafterInterpolation", 2), ("DynamiCrafterLooping", 3)]
+    )
+    def test_too_few_frames_for_the_kind_of_clip(self, ready: Client, kind: str, least: int) -> None:
+        prompt = saved_latent(sampled(conditioned(kind, frames=least - 1)))
+        fails(ready, prompt, "cond", f"frames is {least - 1}, but .* needs at least {least}")
+
+    @pytest.mark.parametrize("frames", [1, 15, 17, 100])
+    def test_any_length_works(self, ready: Client, frames: int) -> None:
+        prompt = decoded(sampled(conditioned(frames=frames), steps=1, cfg=1.0))
+        prompt["shapes"] = node("GetImageSize", image=["decode", 0])
+        prompt["many"] = node("PreviewAny", source=["shapes", 2])
+        run = ready.run(prompt)
+        assert run.status == "success", run.error
+        assert run.outputs["many"]["text"] == [str(frames)]
+
+
+class TestLatents:
+    @pytest.mark.parametrize(
+        ("kind", "choices", "shape"),
+        [
+            ("EmptySD3LatentImage", {}, "1 x 16 x 8 x 8"),
+            ("EmptyHunyuanLatentVideo", {"length": 5}, "1 x 16 x 2 x 8 x 8"),
+        ],
+    )
+    def test_those_of_another_model_are_refused(
+        self, ready: Client, kind: str, choices: dict[str, Any], shape: str
+    ) -> None:
+        empty = node(kind, width=64, height=64, batch_size=1, **choices)
+        message = f"the latent has the shape {shape}, but frames x 4 x height x width is wanted"
+        prompt = {**decoded(sampled(conditioned())), "empty": empty}
+        prompt["decode"]["inputs"]["latent"] = ["empty", 0]
+        fails(ready, prompt, "decode", message)
+        prompt = {**saved_latent(sampled(conditioned(), latent=["empty", 0])), "empty": empty}
+        fails(ready, prompt, "sampler", message)
+
+    @pytest.mark.parametrize("make", [sampled, with_ksampler])
+    def test_one_of_another_length_or_size_is_refused(self, ready: Client, make: Any) -> None:
+        socket = "latent" if make is sampled else "latent_image"
+        prompt = saved_latent(make(conditioned(), **{socket: ["empty", 0]}))
+        prompt["empty"] = node("EmptyLatentImage", width=128, height=64, batch_size=5)
+        message = (
+            "the latent is 128x64 with 5 frames but the pictures were conditioned for 64x64 with 4 frames"
+        )
+        fails(ready, prompt, "sampler", message)
+
+    @pytest.mark.parametrize("socket", ["positive", "negative"])
+    @pytest.mark.parametrize("make", [sampled, with_ksampler])
+    def test_conditioning_without_a_picture_is_refused(self, ready: Client, make: Any, socket: str) -> None:
+        prompt = saved_latent(make(conditioned(), **{socket: ["text", 0]}))
+        prompt["text"] = node("CLIPTextEncode", clip=["loader", 1], text="a boat")
+        fails(ready, prompt, "sampler", "picture.*; connect .* of DynamiCrafter Image Conditioning")

@@ -1,0 +1,100 @@
+"""The same numbers: core's Euler and our DDIM, the graph and the command, the nodes and the original's goldens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from comfyui_host import Host
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+PROCESSES = ("v 0.7", "v 0.3", "eps None")
+"""Parameterisation and base scale: 512 and its kin, 1024, 256."""
+GOLDENS = ("e2e_i2v_256", "e2e_i2v_512", "e2e_i2v_1024_multicond", "e2e_interp_512", "e2e_loop_512")
+LOOP = 5e-5
+"""Tolerance of whole pipelines, as in the parity tests."""
+
+Measured = Callable[[str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def measured(comfyui_host: Host, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """A function from a group and a name to what was measured in the host; each group is measured once."""
+    from comfyui_host import run_in_host
+
+    working = tmp_path_factory.mktemp("numbers")
+    groups: dict[str, dict[str, Any]] = {}
+
+    def measure(group: str, name: str) -> Any:
+        if group not in groups:
+            script = HERE / "numbers_in_host.py"
+            run_in_host(comfyui_host, script, str(REPOSITORY), str(working), group, timeout=900)
+            groups[group] = json.loads((working / f"{group}.json").read_text(encoding="utf-8"))
+        found = groups[group][name]
+        assert not isinstance(found, str), f"{name} failed in the host:\n{found}"
+        return found
+
+    return measure
+
+
+class TestCoreSamplers:
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_simple_visits_the_trailing_timesteps(self, measured: Measured, process: str) -> None:
+        same = measured("sampling", f"timesteps {process}")
+        assert len(same) == 11
+        assert all(same.values()), same
+
+    @pytest.mark.parametrize("steps", [5, 10, 25, 50])
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_euler_is_our_ddim_without_fresh_noise(
+        self, measured: Measured, process: str, steps: int
+    ) -> None:
+        error = measured("sampling", f"euler {process}")[str(steps)]
+        # Without pure noise at the top nothing stands in for an infinite sigma.
+        assert error < (1e-5 if process == "eps None" else 1e-4)
+
+
+class TestSameClip:
+    @pytest.mark.parametrize("mode", ["animate", "interpolate", "loop", "two scales", "no guidance"])
+    def test_the_graph_makes_what_the_package_makes(self, measured: Measured, mode: str) -> None:
+        found = measured("clips", f"command {mode}")
+        assert found["latents"] < 1e-4
+        assert found["levels"] <= 1
+        assert found["frames"] == (3 if mode == "loop" else 4)
+
+    @pytest.mark.parametrize("name", GOLDENS)
+    def test_goldens_pass_through_the_nodes(self, measured: Measured, name: str) -> None:
+        found = measured("clips", f"golden {name}")
+        assert found["latents"] < LOOP
+        assert found["frames"] < LOOP
+
+
+class TestBorders:
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            ("model", "model is not a DynamiCrafter model; connect the MODEL output"),
+            ("siglip", "clip_vision is another kind of model, but this model wants a CLIP tower of width 64"),
+            ("no image encoder", "no image encoder in this checkpoint; connect a core CLIPVisionLoader"),
+            ("no vae", "no VAE in this checkpoint; connect a core VAELoader"),
+            ("vae", "this VAE makes latents of 16 channels and 3 dimensions"),
+        ],
+    )
+    def test_objects_of_another_kind_are_refused(self, measured: Measured, kind: str, message: str) -> None:
+        assert message in measured("borders", "foreign objects")[kind]
+
+    def test_a_preview_moves_on_through_the_frames(self, measured: Measured) -> None:
+        assert measured("borders", "previews") == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_compiled_once_and_computes_the_same(measured: Measured) -> None:
+    found = measured("compilation", "compiled")
+    assert found["error"] < 1e-4
+    assert found["graphs"] == 1
