@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -259,13 +260,16 @@ def _precision(text: str, known: dict[str, str], other: str) -> str:
 
 def _lora(text: str) -> tuple[Path, float]:
     """A path and a strength, 1 where none is given; the colon of a drive letter begins no strength."""
-    stem, colon, strength = text.rpartition(":")
-    if colon and stem:
-        try:
-            return Path(stem), float(strength)
-        except ValueError:
-            pass
-    return Path(text), 1.0
+    stem, _, end = text.rpartition(":")
+    try:
+        strength = float(end) if stem else None
+    except ValueError:
+        strength = None
+    if strength is None:
+        return Path(text), 1.0
+    if not math.isfinite(strength):
+        raise argparse.ArgumentTypeError(f"a strength is a number such as 0.8, not {end!r}")
+    return Path(stem), strength
 
 
 def _size(text: str) -> tuple[int, int]:

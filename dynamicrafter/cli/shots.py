@@ -195,7 +195,9 @@ def _model_record(model: Model, source: Source, hashes: Hashes) -> dict[str, Any
         "weights": hashes.known(source.files.weights),
         "text_encoder": hashes.known(source.files.text_encoder),
         "image_encoder": hashes.known(source.files.image_encoder),
-        "loras": [{**(hashes.known(lora.path) or {}), "strength": lora.strength} for lora in source.files.loras],
+        "loras": [
+            {**(hashes.known(lora.path) or {}), "strength": lora.strength} for lora in source.files.loras
+        ],
     }
 
 

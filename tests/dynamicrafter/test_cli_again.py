@@ -141,7 +141,8 @@ def test_details_of_a_model_need_the_model(run: Run, clip: Path) -> None:
     ran = run("again", clip, "--variant", "512_v1")
     assert ran.code == 2
     assert ran.err == (
-        "dynamicrafter: --variant, --text-encoder and --image-encoder say more about a --model; give it too\n"
+        "dynamicrafter: --variant, --text-encoder, --image-encoder and --lora say more about a --model; "
+        "give it too\n"
     )
 
 

@@ -203,3 +203,17 @@ def test_a_full_disk_leaves_nothing(
     sentence = complaint(run("animate", pictures["wide"], *QUICK, "--output", name), 1)
     assert sentence.endswith("the disk is full; free some space or give a place on another disk")
     assert left() == []
+
+
+@pytest.mark.parametrize(
+    ("lora", "code", "expected"),
+    [
+        ("gone.safetensors", 1, "gone.safetensors cannot be read as a LoRA ("),
+        ("gone.safetensors:0.5", 1, "gone.safetensors cannot be read as a LoRA ("),
+        ("adapters.safetensors:nan", 2, "argument --lora: a strength is a number such as 0.8, not 'nan'"),
+    ],
+)
+def test_unusable_adapters_are_refused(
+    run: Run, pictures: dict[str, Path], lora: str, code: int, expected: str
+) -> None:
+    assert expected in complaint(run("animate", pictures["wide"], *QUICK, "--lora", lora), code)

@@ -99,6 +99,7 @@ def test_the_record_names_model_and_pictures_with_their_hashes(
         "weights": {"file": str(random_weights), "sha256": file_sha256(random_weights)},
         "text_encoder": None,
         "image_encoder": None,
+        "loras": [],
     }
 
 

@@ -210,7 +210,7 @@ def test_output_that_is_not_finite_stops_at_once(
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [(("animate", "gone.png", *QUICK), "failure"), (("animate", "gone.png"), "usage"), ((), "usage")],
+    [(("animate", "gone.png", *QUICK), "failure"), (("animate",), "usage"), ((), "usage")],
 )
 def test_programs_get_errors_as_json(run: Run, words: tuple[str, ...], kind: str) -> None:
     plain = run(*words)
