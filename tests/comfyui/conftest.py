@@ -66,8 +66,10 @@ def pack_server(start_server: "Callable[..., Server]", tmp_path_factory: pytest.
 
     pack = copy_pack(REPOSITORY, tmp_path_factory.mktemp("pack") / "any_folder-name")
     with pytest.MonkeyPatch.context() as environment:
-        # Where the built-in model is written; the server is started with it and keeps it.
+        # Where the built-in model is written; the server is started with this and keeps it.
         environment.setenv("DYNAMICRAFTER_HOME", str(tmp_path_factory.mktemp("weights")))
+        # Tensors this small gain nothing from more threads, which on a busy machine wait for one another.
+        environment.setenv("OMP_NUM_THREADS", "1")
         return start_server(pack)
 
 
