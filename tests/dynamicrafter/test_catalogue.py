@@ -31,7 +31,7 @@ def test_names_and_files_are_unique() -> None:
 
 def test_every_real_variant_has_a_release_and_every_release_a_real_variant() -> None:
     offered = {release.variant for release in RELEASES if release.kind == "model"}
-    assert offered == set(VARIANTS) - {"small"}
+    assert offered == set(VARIANTS) - {"small", "tiny"}
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
@@ -96,7 +96,7 @@ def test_names_are_forgiving(name: str, found: str) -> None:
     assert find(name).name == found
 
 
-@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"small"}))
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"small", "tiny"}))
 def test_a_variant_name_gives_its_recommended_release(variant: str) -> None:
     release = find(variant)
     assert release.variant == variant
