@@ -125,9 +125,7 @@ class VideoUNet(nn.Module):
 
         # Up
         for stage in self.output_blocks:
-            made.append(
-                _run(stage, torch.cat([made.pop(), made.pop()], dim=1), embedding, context, frames)
-            )
+            made.append(_run(stage, torch.cat([made.pop(), made.pop()], dim=1), embedding, context, frames))
 
         # Out
         return rearrange(self.out(made.pop()), "(b t) c h w -> b c t h w", t=frames)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ClipError
+from .errors import ClipError, UsageError
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 """Extensions of clip files; everything else is a folder or an error."""
@@ -104,8 +104,8 @@ class _Record:
 def check_clip_path(path: str | os.PathLike[str]) -> Path:
     """``path``, absolute, after making sure that a clip can be written there; ask it before the long work.
 
-    Raises ClipError when the extension is unknown, the folder is missing or cannot be written to, or a folder
-    with other things in it stands in the way. An existing clip is no error: it will be replaced.
+    Raises UsageError when the extension is unknown, and ClipError when the folder is missing or cannot be written
+    to, or a folder with other things in it stands in the way. An existing clip is no error: it will be replaced.
     """
     target = _target(path)
     with _complete_or_nothing(target, keep=False) as part:
@@ -218,7 +218,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
                 f"a folder cannot be called {target.name}; leave out the last slash for a {extension} file"
             )
         elif not folder and extension and extension not in EXTENSIONS:
-            raise ClipError(
+            raise UsageError(
                 f"{target.name} has the extension {target.suffix}, but a clip can be "
                 f"{', '.join(EXTENSIONS)}, or a folder of PNGs (end the name with a slash)"
             )

@@ -158,13 +158,14 @@ def test_a_weights_folder_that_cannot_be_made(
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "expected", "code"),
     [
         (
             "clip.avi",
             "clip.avi has the extension .avi, but a clip can be .mp4, .webm, .gif, .webp, or a folder",
+            2,
         ),
-        ("gone/clip.mp4", "there is no folder "),
+        ("gone/clip.mp4", "there is no folder ", 1),
     ],
 )
 def test_impossible_outputs_are_told_before_the_work(
@@ -173,9 +174,10 @@ def test_impossible_outputs_are_told_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     expected: str,
+    code: int,
 ) -> None:
     monkeypatch.setattr("dynamicrafter.api.load_components", None)
-    assert expected in complaint(run("animate", pictures["wide"], *QUICK, "--output", name), 1)
+    assert expected in complaint(run("animate", pictures["wide"], *QUICK, "--output", name), code)
 
 
 def test_a_read_only_folder_is_told_before_the_work(

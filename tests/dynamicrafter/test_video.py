@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dynamicrafter.errors import ClipError
+from dynamicrafter.errors import ClipError, UsageError
 from dynamicrafter.video import EXTENSIONS, check_clip_path, read_frames, read_metadata, write_clip
 
 NAMES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
@@ -162,7 +162,7 @@ def test_extensions_may_be_capitals(tmp_path: Path) -> None:
 
 def test_an_unknown_extension_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(
-        ClipError, match=r"clip\.avi has the extension \.avi, .*\.mp4, \.webm, \.gif, \.webp, or a fo"
+        UsageError, match=r"clip\.avi has the extension \.avi, .*\.mp4, \.webm, \.gif, \.webp, or a fo"
     ):
         check_clip_path(tmp_path / "clip.avi")
     assert all(extension in ".mp4 .webm .gif .webp" for extension in EXTENSIONS)
