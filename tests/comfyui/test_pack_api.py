@@ -39,6 +39,8 @@ NODES = {
     "DynamiCrafterVAEDecode",
 }
 FLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
+MARK = "(built in)"
+"""What the names of built-in models end with."""
 MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name")
 """Inputs that name a file of weights."""
 
@@ -89,11 +91,12 @@ class TestWhatTheHostSays:
         for name in ("DynamiCrafterAnimate", "DynamiCrafterSampler"):
             assert infos[name]["input"]["required"]["seed"][1]["control_after_generate"]
 
-    def test_the_built_in_model_is_offered_first(self, client: Client) -> None:
-        for name in ("DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader"):
-            entry = client.object_info(name)[name]["input"]["required"]["checkpoint"]
-            options = entry[0] if isinstance(entry[0], list) else entry[1]["options"]
-            assert options[0] == BUILT_IN
+    @pytest.mark.parametrize("name", ["DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader"])
+    def test_built_in_models_are_offered_first(self, client: Client, name: str) -> None:
+        options = checkpoints_offered(client, name)
+        built_in = [option for option in options if option.endswith(MARK)]
+        assert BUILT_IN in built_in
+        assert options[: len(built_in)] == built_in
 
     def test_weights_of_earlier_packs_are_offered(self, pack_server: Server, client: Client) -> None:
         places = {
@@ -107,15 +110,19 @@ class TestWhatTheHostSays:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"")
         try:
-            entry = client.object_info("DynamiCrafterCheckpointLoader")["DynamiCrafterCheckpointLoader"]
-            options = entry["input"]["required"]["checkpoint"]
-            listed = options[0] if isinstance(options[0], list) else options[1]["options"]
-            names = {Path(name.replace("\\", "/")).name for name in listed}
-            assert {Path(place).name for place in places} <= names
-            assert listed[1].endswith("telling_dynamicrafter.safetensors")
+            offered = checkpoints_offered(client, "DynamiCrafterCheckpointLoader")
+            listed = [name.replace("\\", "/") for name in offered if not name.endswith(MARK)]
+            assert {Path(place).name for place in places} <= {Path(name).name for name in listed}
+            assert listed[0] == "dynamicrafter/telling_dynamicrafter.safetensors"
         finally:
             for place in places:
                 (pack_server.base / "models" / place).unlink()
+
+
+def checkpoints_offered(client: Client, name: str) -> list[str]:
+    """The choices of a node's checkpoint input."""
+    entry = client.object_info(name)[name]["input"]["required"]["checkpoint"]
+    return entry[0] if isinstance(entry[0], list) else entry[1]["options"]
 
 
 def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
@@ -131,7 +138,8 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
         for key, value in (("steps", 2), ("frames", 5), ("width", 0), ("height", 0)):
             if isinstance(inputs.get(key), int):
                 inputs[key] = value
-        files = {inputs[key] for key in MODEL_FILES if key in inputs} - {BUILT_IN}
+        files = {inputs[key] for key in MODEL_FILES if key in inputs}
+        files = {name for name in files if not name.endswith(MARK)}
         wanted |= files
         if files and entry["class_type"] in ("CLIPLoader", "CLIPVisionLoader", "VAELoader"):
             instead[name] = [
@@ -153,16 +161,31 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
     return changed, wanted
 
 
-def expected_clip(flow: Prompt) -> tuple[int, float]:
-    """Frames and frames per second of the video that a graph writes."""
-    frames, rate = 0, 0.0
+def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
+    """Height, width, frames and frames per second of the video that a graph writes."""
+    height, width, frames, rate = 0, 0, 0, 0.0
     for entry in flow.values():
         inputs = entry["inputs"]
+        if "checkpoint" in inputs:
+            height, width = own_size(inputs["checkpoint"])
         if "frames" in inputs:
             loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
             frames = inputs["frames"] - loop
         rate = float(inputs.get("fps", rate))
-    return frames, rate
+    return height, width, frames, rate
+
+
+def own_size(checkpoint: str) -> tuple[int, int]:
+    """Height and width of the clips that a built-in model makes of a picture wider than tall."""
+    from dynamicrafter.api import find_model
+    from dynamicrafter.checkpoint import choose, detect, open_weights
+    from dynamicrafter.variants import SMALL
+
+    if checkpoint == BUILT_IN:
+        return SMALL.preset.height, SMALL.preset.width
+    file = open_weights(find_model(checkpoint.removesuffix(MARK).strip()).weights)
+    preset = choose(detect(file), None, file).preset
+    return preset.height, preset.width
 
 
 class TestShippedGraphs:
@@ -185,12 +208,12 @@ class TestShippedGraphs:
         videos = [file for file in run.files() if file["filename"].endswith(".mp4")]
         clips = 2 if any(entry["class_type"] == "RebatchImages" for entry in flow.values()) else 1
         assert len(videos) == clips
-        frames, rate = expected_clip(prompt)
+        height, width, frames, rate = expected_clip(prompt)
         for file in videos:
             with av.open(pack_server.base / "output" / file["subfolder"] / file["filename"]) as video:
                 pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
                 assert video.streams.video[0].average_rate == rate
-            assert [picture.shape for picture in pictures] == [(64, 64, 3)] * frames
+            assert [picture.shape for picture in pictures] == [(height, width, 3)] * frames
             assert len({picture.tobytes() for picture in pictures}) > 1
 
 
