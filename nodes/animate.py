@@ -25,9 +25,9 @@ class DynamiCrafterAnimate(io.ComfyNode):
             node_id="DynamiCrafterAnimate",
             display_name="DynamiCrafter Animate",
             category=CATEGORY,
-            description="The whole of DynamiCrafter in one node: picture and prompt in, clip out. With a last "
-            "picture it makes "
-            "the clip between both, with loop a seamless loop; both want an interpolation model.",
+            description="The whole of DynamiCrafter in one node: picture and prompt in, clip out. With a "
+            "last picture it makes the clip between both, with loop a seamless loop; both want an "
+            "interpolation model.",
             search_aliases=["image to video", "i2v", "animate picture", "dynami crafter"],
             enable_expand=True,
             inputs=[
@@ -42,8 +42,8 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
-                    tooltip="The built-in model needs no download; for pruned checkpoints also connect clip and "
-                    "clip_vision.",
+                    tooltip="The built-in model needs no download; for pruned checkpoints also connect clip "
+                    "and clip_vision.",
                 ),
                 io.Float.Input("motion", default=-1.0, min=-1.0, max=1.0, step=0.05, tooltip=MOTION_TIP),
                 io.Int.Input(

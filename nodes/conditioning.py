@@ -76,18 +76,16 @@ class DynamiCrafterInterpolation(_Conditioning):
             node_id="DynamiCrafterInterpolation",
             display_name="DynamiCrafter Interpolation",
             category=CATEGORY,
-            description="Two pictures and a prompt to conditioning and an empty latent: the clip between them. "
-            "Wants an "
-            "interpolation model (512_interp).",
+            description="Two pictures and a prompt to conditioning and an empty latent: the clip between "
+            "them. Wants an interpolation model (512_interp).",
             search_aliases=["in-between", "tween", "first last frame", "interpolate"],
             inputs=[
                 *_models(),
                 image("first_image", "The picture the clip begins with; one, not a batch."),
                 image(
                     "last_image",
-                    "The picture the clip ends with; one, not a batch. Brought to the first one's size in the "
-                    "way that fit "
-                    "says.",
+                    "The picture the clip ends with; one, not a batch. Brought to the first one's size in "
+                    "the way that fit says.",
                 ),
                 *text_inputs(),
                 *clip_inputs(),
@@ -115,10 +113,9 @@ class DynamiCrafterLooping(_Conditioning):
             node_id="DynamiCrafterLooping",
             display_name="DynamiCrafter Looping",
             category=CATEGORY,
-            description="Picture and prompt to conditioning and an empty latent: a clip that plays seamlessly "
-            "in a loop. Wants "
-            "an interpolation model (512_interp). Its last frame, which repeats the first, is dropped by our "
-            "sampler or by our decode node.",
+            description="Picture and prompt to conditioning and an empty latent: a clip that plays "
+            "seamlessly in a loop. Wants an interpolation model (512_interp). Its last frame, which repeats "
+            "the first, is dropped by our sampler or by our decode node.",
             search_aliases=["seamless loop", "cinemagraph", "loop video"],
             inputs=[
                 *_models(),

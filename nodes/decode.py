@@ -22,8 +22,7 @@ class DynamiCrafterVAEDecode(io.ComfyNode):
             display_name="DynamiCrafter VAE Decode",
             category=CATEGORY,
             description="Latents to frames, a few at a time, with progress and cancelling. Works with the "
-            "loader's VAE and with "
-            "any SD 1.x/2.x VAE; ToonCrafter's decoder also looks at the key pictures.",
+            "loader's VAE and with any SD 1.x/2.x VAE; ToonCrafter's decoder also looks at the key pictures.",
             search_aliases=["vae decode video", "decode frames"],
             inputs=[
                 io.Vae.Input("vae", tooltip="VAE of the loader, or any SD 1.x/2.x VAE."),

@@ -15,8 +15,8 @@ from .sockets import CATEGORY, schema
 
 AUTO = "auto"
 VARIANT_TIP = (
-    "What the file is. auto reads it from the weights; where they cannot tell (512 from 512_interp, and most pruned "
-    "files), the error names the choices."
+    "What the file is. auto reads it from the weights; where they cannot tell (512 from 512_interp, and most "
+    "pruned files), the error names the choices."
 )
 
 
@@ -31,16 +31,15 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
             display_name="DynamiCrafter Checkpoint Loader",
             category=CATEGORY,
             description="Reads a DynamiCrafter checkpoint: full (all outputs) or pruned (no CLIP and "
-            "CLIP_VISION; use core "
-            "CLIPLoader and CLIPVisionLoader for these). What it is, is told by its content.",
+            "CLIP_VISION; use core CLIPLoader and CLIPVisionLoader for these). What it is, is told by its "
+            "content.",
             search_aliases=["dynami crafter", "image to video", "load dynamicrafter"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
                     tooltip="From models/checkpoints, models/diffusion_models and models/dynamicrafter. The "
-                    "built-in model "
-                    "needs no download.",
+                    "built-in model needs no download.",
                 ),
                 io.Combo.Input(
                     "variant",
@@ -52,9 +51,8 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
                     "weight_dtype",
                     options=WEIGHT_DTYPES,
                     default=AUTO,
-                    tooltip="How the weights are kept. auto follows ComfyUI's rules and start flags; fp8 halves "
-                    "the memory at "
-                    "some loss of quality.",
+                    tooltip="How the weights are kept. auto follows ComfyUI's rules and start flags; fp8 "
+                    "halves the memory at some loss of quality.",
                 ),
             ],
             outputs=[

@@ -25,8 +25,8 @@ class DynamiCrafterSampler(io.ComfyNode):
             display_name="DynamiCrafter Sampler",
             category=CATEGORY,
             description="The sampler the models were released with: DDIM with its own noise levels, dynamic "
-            "rescale and "
-            "guidance. The same seed gives the same clip as the dynamicrafter command, on every device.",
+            "rescale and guidance. The same seed gives the same clip as the dynamicrafter command, on every "
+            "device.",
             search_aliases=["ddim", "dynamicrafter ksampler"],
             inputs=[
                 io.Model.Input(
@@ -59,8 +59,8 @@ class DynamiCrafterSampler(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How strongly prompt and picture are followed. 1 switches guidance off and is twice "
-                    "as fast.",
+                    tooltip="How strongly prompt and picture are followed. 1 switches guidance off and is "
+                    "twice as fast.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -73,9 +73,8 @@ class DynamiCrafterSampler(io.ComfyNode):
                 io.Conditioning.Input(
                     "image_only",
                     optional=True,
-                    tooltip="image_only of the same node: gives the picture a scale of its own (image_cfg), at "
-                    "half as much "
-                    "time again.",
+                    tooltip="image_only of the same node: gives the picture a scale of its own (image_cfg), "
+                    "at half as much time again.",
                 ),
                 io.Float.Input(
                     "image_cfg",
@@ -94,8 +93,8 @@ class DynamiCrafterSampler(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Against over-exposure by a high cfg, 0 off to 1. -1 takes the model's own (0.7; 0 "
-                    "for 256).",
+                    tooltip="Against over-exposure by a high cfg, 0 off to 1. -1 takes the model's own (0.7; "
+                    "0 for 256).",
                     extra_dict=advanced(),
                 ),
                 io.Combo.Input(

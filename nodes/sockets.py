@@ -12,23 +12,21 @@ LARGEST_SIZE = 4096
 """Largest width and height in pixels."""
 
 FRAMES_TIP = (
-    "Length of the clip in frames. The models were trained on 16 and are best at it; with any other length every "
-    "frame looks at all image tokens."
+    "Length of the clip in frames. The models were trained on 16 and are best at it; with any other length "
+    "every frame looks at all image tokens."
 )
 MOTION_TIP = (
-    "How lively the clip is: 0 still, 1 lively, -1 the model's own default. Sets the frame rate (or, for 256, "
-    "the frame "
-    "stride) that the model is told, in the direction that fits it."
+    "How lively the clip is: 0 still, 1 lively, -1 the model's own default. Sets the frame rate (or, for "
+    "256, the frame stride) that the model is told, in the direction that fits it."
 )
 FS_TIP = (
-    "The raw number behind motion: frame stride for the 256 model (1 to 6, more is livelier), frames per second "
-    "for all "
-    "others (5 to 30, less is livelier). 0 leaves it to motion."
+    "The raw number behind motion: frame stride for the 256 model (1 to 6, more is livelier), frames per "
+    "second for all others (5 to 30, less is livelier). 0 leaves it to motion."
 )
 SIZE_TIP = "In pixels, a multiple of 64. 0 takes the model's own size, turned upright for an upright picture."
 FIT_TIP = (
-    "How a picture of another shape is brought to size: crop fills and cuts, pad shows all with black bars, stretch "
-    "distorts."
+    "How a picture of another shape is brought to size: crop fills and cuts, pad shows all with black bars, "
+    "stretch distorts."
 )
 
 
@@ -66,8 +64,8 @@ def text_inputs() -> list[Any]:
         io.Clip.Input(
             "clip",
             optional=True,
-            tooltip="Text encoder for the prompts below: the loader's CLIP, or core CLIPLoader with the SD 2.1 text "
-            "encoder. Not needed when positive and negative are connected.",
+            tooltip="Text encoder for the prompts below: the loader's CLIP, or core CLIPLoader with the SD "
+            "2.1 text encoder. Not needed when positive and negative are connected.",
         ),
         io.String.Input(
             "prompt",
@@ -106,8 +104,7 @@ def conditioning_outputs() -> list[Any]:
         io.Conditioning.Output(
             "image_only",
             tooltip="Negative prompt and picture: the middle condition of two-scale guidance (our sampler's "
-            "image_only, "
-            "or cond2 of core DualCFGGuider).",
+            "image_only, or cond2 of core DualCFGGuider).",
         ),
         io.Latent.Output(
             "latent", tooltip="Empty latent of the right size and length; for any sampler's latent."
