@@ -113,3 +113,10 @@ def test_the_guide_names_what_there_is() -> None:
     )
     shipped = {path.stem for path in (ROOT / "workflows").glob("*.json")}
     assert named == shipped - {"image_to_video_512", "image_to_video_1024"}
+
+
+@pytest.mark.parametrize("name", ["comfyui.md", "from_other_packs.md"])
+def test_links_inside_the_docs_lead_somewhere(name: str) -> None:
+    page = ROOT / "docs" / name
+    for target in re.findall(r"\]\(([\w./]+\.md)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).is_file(), target
