@@ -62,7 +62,7 @@ VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
     VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
 )
-MIXED = replace(PROMPTED, steps=480, learning_rate=2e-3, decay="cosine", seed=5, log_every=25)
+MIXED = replace(PROMPTED, steps=500, learning_rate=2e-3, decay="cosine", seed=5, log_every=25)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
 
