@@ -204,9 +204,7 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """Pictures in [-1, 1] to scaled latents and back, every frame on its own."""
 
-    def __init__(
-        self, config: VaeConfig, backend: Backend = PLAIN, decoder: type[Decoder] = Decoder
-    ) -> None:
+    def __init__(self, config: VaeConfig, backend: Backend = PLAIN, decoder: type[Decoder] = Decoder) -> None:
         super().__init__()
         ops = backend.operations
         channels = config.latent_channels

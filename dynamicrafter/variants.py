@@ -264,7 +264,9 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin is UnionType:
         return any(_fits(choice, value) for choice in choices)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(choices[0], item) for item in cast(tuple[Any, ...], value))
+        return isinstance(value, tuple) and all(
+            _fits(choices[0], item) for item in cast(tuple[Any, ...], value)
+        )
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint
