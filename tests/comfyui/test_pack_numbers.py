@@ -93,7 +93,6 @@ class TestBorders:
         assert measured("borders", "previews") == [0, 1, 2, 0, 1, 2, 0]
 
 
-@pytest.mark.slow
 def test_a_compiled_network_is_compiled_once_and_computes_the_same(measured: Measured) -> None:
     found = measured("compilation", "compiled")
     assert found["error"] < 1e-4
