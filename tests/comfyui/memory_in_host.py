@@ -1,0 +1,611 @@
+"""What lies where, and what happens when memory runs out, inside a real host; for test_partial_loading.py.
+
+The host's modules have short names, parse the command line and warn, so they stay out of the test process.
+Usage: ``python memory_in_host.py REPOSITORY WORKING_FOLDER``; the last line printed is one JSON object: by name what
+was found, or the traceback where that failed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+FAR = torch.device("meta")
+"""Stands for a GPU: a device that is not the CPU."""
+FRAMES = 4
+PARTS = ("model", "resampler", "vae", "clip", "clip_vision")
+ALONE = [("plain", part) for part in PARTS] + [("special", "model"), ("special", "vae")]
+"""Checkpoint and network of everything that has weights, each once."""
+PLENTY = 1e12
+
+
+def load_pack(repository: Path) -> Callable[[str], Any]:
+    """The pack as the host loads it, from its folder; a function from a dotted name below it to the module."""
+    import comfy.options
+
+    sys.argv[1:] = ["--cpu"]
+    comfy.options.enable_args_parsing()
+    spec = importlib.util.spec_from_file_location(
+        "pack", repository / "__init__.py", submodule_search_locations=[str(repository)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = module
+    spec.loader.exec_module(module)
+    return lambda name: importlib.import_module(f"pack.{name}")
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference over the largest magnitude."""
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} is not {tuple(theirs.shape)}"
+    return ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max()).item()
+
+
+def spread_error(ours: Tensor, theirs: Tensor) -> float:
+    """Spread of the difference over the spread."""
+    return ((ours - theirs).std() / theirs.std()).item()
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operators on tensors of two devices, as a GPU would; the meta device itself lets some pass."""
+
+    MOVES = ("aten._to_copy", "aten.copy_")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        devices = {x.device.type for x in tensors if x.ndim > 0}
+        if len(devices) > 1 and not str(func).startswith(self.MOVES):
+            shapes = [(tuple(x.shape), x.device.type) for x in tensors]
+            raise RuntimeError(f"{func} on two devices: {shapes}")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def put(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """``owner.name`` is ``value`` for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+class Host:
+    """The pack in the host, and small checkpoints of which one has every lone parameter there is."""
+
+    def __init__(self, repository: Path, working: Path) -> None:
+        self.pack = load_pack(repository)
+        # Only now, because it looks at the command line.
+        import comfy.model_management
+
+        self.management = comfy.model_management
+        self.loading = self.pack("nodes.host.loading")
+        variants = self.pack("dynamicrafter.variants")
+        small = variants.SMALL
+        self.variants = {
+            "plain": small,
+            "special": replace(
+                small,
+                unet=replace(small.unet, learned_image_scale=True),
+                vae=replace(small.vae, video_decoder=True),
+            ),
+        }
+        self.paths = {name: working / f"{name}.safetensors" for name in self.variants}
+        for name, variant in self.variants.items():
+            write = self.pack("dynamicrafter.random_model").write_random_checkpoint
+            # The host keeps towers in float16, whose weights are then the file's to the last digit.
+            write(self.paths[name], variant, dtype=torch.float16)
+
+    def load(self, name: str = "plain", weight_dtype: str = "auto") -> Any:
+        """All parts of a checkpoint."""
+        return self.loading.load_checkpoint(self.paths[name], None, weight_dtype)
+
+    def load_alone(self, name: str, part: str, weight_dtype: str = "auto") -> Any:
+        """Parts of which all but one are missing."""
+        wanted = "model" if part == "resampler" else part
+        made = self.loading.load_part(wanted, self.paths[name], "small", weight_dtype)
+        return self.loading.Loaded(**{**dict.fromkeys(("model", "vae", "clip", "clip_vision")), wanted: made})
+
+    def patchers(self, parts: Any) -> dict[str, Any]:
+        """The patcher of every network that is there."""
+        found: dict[str, Any] = {}
+        if parts.model is not None:
+            found = {
+                "model": parts.model,
+                "resampler": parts.model.get_attachment("dynamicrafter_resampler")[0],
+            }
+        for name in ("vae", "clip", "clip_vision"):
+            if getattr(parts, name) is not None:
+                found[name] = getattr(parts, name).patcher
+        return found
+
+    def free(self, size: float) -> Any:
+        """The host finds this much memory free on every device."""
+
+        def answer(_: Any = None, torch_free_too: bool = False) -> Any:
+            return (size, size) if torch_free_too else size
+
+        return put(self.management, "get_free_memory", answer)
+
+    def work(self, part: str, parts: Any, device: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A network's output for inputs of zeros on the far device, else for random ones."""
+
+        def some(*shape: int) -> Tensor:
+            drawn = torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(dtype)
+            return drawn.to(device)
+
+        with torch.inference_mode():
+            if part == "model":
+                return parts.model.model.diffusion_model(
+                    some(FRAMES, 8, 8, 8),
+                    torch.full((FRAMES,), 500.0, device=device),
+                    some(FRAMES, 77, 64),
+                    image_tokens=some(FRAMES, 16, 64),
+                    frames=FRAMES,
+                    per_frame=True,
+                    fs=torch.full((FRAMES,), 8, device=device),
+                )
+            if part == "resampler":
+                return self.patchers(parts)["resampler"].model(some(1, 65, 64))
+            if part == "vae":
+                module = parts.vae.first_stage_model
+                if not hasattr(module, "decode_clip"):
+                    return torch.cat(
+                        [
+                            module.encode(some(1, 3, 64, 64)).flatten(),
+                            module.decode(some(2, 4, 8, 8)).flatten(),
+                        ]
+                    )
+                pictures = some(2, 3, 64, 64)
+                references = module.references(pictures[:1], pictures[1:])
+                return module.decode_clip(some(FRAMES, 4, 8, 8), FRAMES, references)
+            if part == "clip":
+                model = parts.clip.cond_stage_model.clip_h.transformer
+                ids = torch.arange(77).unsqueeze(0).to(device)
+                return model(ids, dtype=torch.float32)[0]
+            return parts.clip_vision.model(pixel_values=some(1, 3, 224, 224), intermediate_output=-2)[0]
+
+    # --- a whole clip ---
+
+    def encode(self, parts: Any) -> Any:
+        """Positive, negative, image-only and latent of one picture."""
+        picture = torch.rand((64, 64, 3), generator=torch.Generator().manual_seed(1))
+        chosen = {
+            "frames": FRAMES,
+            "motion": -1.0,
+            "width": 0,
+            "height": 0,
+            "fit": "crop",
+            "prompt": "a boat",
+        }
+        encode = self.pack("nodes.encode").encode
+        with torch.inference_mode():
+            return encode(
+                "animate", parts.model, parts.vae, parts.clip_vision, picture, None, clip=parts.clip, **chosen
+            )
+
+    def sample(self, parts: Any, encoded: Any, steps: int = 2) -> Tensor:
+        """Latents by our sampler with guidance."""
+        guidance = self.pack("dynamicrafter.guidance").make_guidance(3.0, None, 0.7)
+        branches = {"full": encoded[0], "unconditional": encoded[1]}
+        with torch.inference_mode():
+            return self.pack("nodes.host.sampler").sample_exactly(
+                parts.model,
+                branches,
+                guidance,
+                encoded[3]["samples"],
+                steps=steps,
+                spacing="uniform_trailing",
+                eta=1.0,
+                seed=3,
+            )
+
+    def decode(self, parts: Any, latents: Tensor, pictures: Tensor | None = None, chunk: int = 0) -> Tensor:
+        """Frames of latents."""
+        with torch.inference_mode():
+            return self.pack("nodes.host.vae").decode_frames(parts.vae, latents, pictures, chunk)
+
+
+class Findings:
+    """Everything that is looked at; ``results`` by name."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.results: dict[str, Any] = {}
+
+    def find(self, name: str, what: Callable[..., Any], *arguments: Any) -> None:
+        """Keep what a function returns, or how it failed."""
+        import time
+
+        t = time.process_time()
+        try:
+            self.results[name] = what(*arguments)
+            sys.stderr.write(f"TIME {time.process_time() - t:.2f} {name}\n")
+        except Exception:
+            self.results[name] = f"failed: {traceback.format_exc()}"
+
+    def all(self) -> None:
+        """Look at everything; what changes the host for good comes last."""
+        for checkpoint, part in ALONE:
+            self.find(f"nothing {checkpoint} {part}", self.partial, checkpoint, part, (0.0,))
+            self.find(f"some {checkpoint} {part}", self.partial, checkpoint, part, (0.25, 0.5, 1.0, 1.5, 2.0))
+            self.find(f"cast {checkpoint} {part}", self.cast, checkpoint, part)
+        self.find("states", self.states)
+        self.find("fp8", self.fp8)
+        self.find("flags", self.flags)
+        self.find("in turn", self.in_turn)
+        self.find("room", self.room)
+        self.find("oom once", self.oom_once)
+        self.find("oom always", self.oom_always)
+        self.find("oom decode", self.oom_decode)
+        self.find("oom encode", self.oom_encode)
+        self.find("copies", self.copies)
+        for checkpoint in self.host.variants:
+            self.find(f"dynamic {checkpoint}", self.dynamic, checkpoint)
+
+    # --- partial loading ---
+
+    def partial(self, checkpoint: str, part: str, shares: tuple[float, ...]) -> dict[str, Any]:
+        """Load to the far device what fits into a share of the weights' size: what stays behind, and does it run.
+
+        The host keeps room for the largest layers, so that of small networks less than the share goes; the first
+        share is taken with which something goes.
+        """
+        for share in shares:
+            parts = self.host.load_alone(checkpoint, part)
+            patcher = self.host.patchers(parts)[part]
+            patcher.load_device = FAR
+            patcher.load(FAR, lowvram_model_memory=max(0.1, share * patcher.model_size()))
+            if any(parameter.device.type == FAR.type for parameter in patcher.model.parameters()):
+                break
+        places = {"near": 0, "far": 0}
+        behind: list[str] = []
+        plain: list[str] = []
+        for prefix, module in patcher.model.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                far = parameter.device.type == FAR.type
+                places["far" if far else "near"] += 1
+                if hasattr(module, "comfy_cast_weights"):
+                    continue
+                lone = next(module.children(), None) is not None
+                (behind if lone else plain).append(f"{prefix}.{name}".rpartition(".")[2] if lone else prefix)
+        with self.host.free(PLENTY), OneDevice():
+            out = self.host.work(part, parts, FAR)
+        return {
+            "places": places,
+            "lone": sorted(set(behind)),
+            "not the host's": plain,
+            "device": out.device.type,
+            "buffers": [name for name, _ in patcher.model.named_buffers()],
+        }
+
+    def cast(self, checkpoint: str, part: str) -> float:
+        """Difference that casting every weight in forward makes, as when all are streamed."""
+        parts = self.host.load_alone(checkpoint, part)
+        whole = self.host.work(part, parts, "cpu")
+        patcher = self.host.patchers(parts)[part]
+        patcher.load(torch.device("cpu"), lowvram_model_memory=0.1)
+        return error(self.host.work(part, parts, "cpu"), whole)
+
+    def states(self) -> dict[str, Any]:
+        """By the host's --novram and --lowvram, with plenty and with little memory: parameters near and far."""
+        management = self.host.management
+        found: dict[str, Any] = {}
+        for state in ("NO_VRAM", "LOW_VRAM", "NORMAL_VRAM", "HIGH_VRAM"):
+            for free in (PLENTY, 1.3 * 2**30):
+                parts = self.host.load_alone("plain", "model")
+                parts.model.load_device = FAR
+                with (
+                    put(management, "vram_state", getattr(management.VRAMState, state)),
+                    self.host.free(free),
+                    put(management, "minimum_inference_memory", lambda: 1.0),
+                    put(management, "extra_reserved_memory", lambda: 0.0),
+                    put(management, "MIN_WEIGHT_MEMORY_RATIO", 0.0),
+                ):
+                    # As much for activations as leaves room for about half of the weights.
+                    needed = free - 0.5 * parts.model.model_size() if free < PLENTY else 0
+                    management.load_models_gpu([parts.model], memory_required=needed)
+                    devices = [p.device.type for p in parts.model.model.parameters()]
+                    with OneDevice():
+                        out = self.host.work("model", parts, FAR)
+                    management.current_loaded_models.clear()
+                found[f"{state} {'plenty' if free == PLENTY else 'little'}"] = [
+                    devices.count("cpu"),
+                    devices.count(FAR.type),
+                    out.device.type,
+                ]
+        return found
+
+    def fp8(self) -> dict[str, Any]:
+        """A clip with weights kept in fp8, against one with all of their digits."""
+        parts = self.host.load()
+        encoded = self.host.encode(parts)
+        exact = self.host.sample(parts, encoded)
+        found: dict[str, Any] = {}
+        for name in ("fp8_e4m3fn", "fp8_e5m2", "bfloat16", "float16"):
+            kept = self.host.load_alone("plain", "model", name)
+            model = kept.model.model
+            found[name] = {
+                "kept": sorted({str(p.dtype) for p in model.diffusion_model.parameters()}),
+                "computes": str(model.manual_cast_dtype),
+                "error": spread_error(self.host.sample(kept, encoded), exact),
+            }
+        return found
+
+    def flags(self) -> dict[str, list[str]]:
+        """What "auto" keeps the network in, by the host's start flags."""
+        from comfy.cli_args import args
+
+        found: dict[str, list[str]] = {}
+        for flag in ("", "fp32_unet", "fp16_unet", "bf16_unet", "fp8_e4m3fn_unet", "force_fp32"):
+            with put(args, flag, True) if flag else put(args, "fp32_unet", False):
+                model = self.host.load_alone("plain", "model").model.model
+                kept = {str(p.dtype) for p in model.diffusion_model.parameters()}
+            found[flag] = [*kept, str(model.get_dtype())]
+        return found
+
+    # --- loading in turn ---
+
+    def in_turn(self) -> list[list[Any]]:
+        """What each call that loads asked for during a whole clip: names of the models, and memory."""
+        management = self.host.management
+        parts = self.host.load()
+        calls: list[list[Any]] = []
+        real = management.load_models_gpu
+
+        def record(models: Any, memory_required: float = 0, **more: Any) -> Any:
+            names = sorted({type(patcher.model).__name__ for patcher in models})
+            calls.append([names, memory_required])
+            return real(models, memory_required=memory_required, **more)
+
+        with put(management, "load_models_gpu", record):
+            latents = self.host.sample(parts, self.host.encode(parts))
+            self.host.decode(parts, latents)
+        return calls
+
+    def room(self) -> list[list[str]]:
+        """Models that are loaded before and after room was made for the network."""
+        management = self.host.management
+        management.current_loaded_models.clear()
+        parts = self.host.load()
+        patchers = self.host.patchers(parts)
+        management.load_models_gpu(list(patchers.values()))
+
+        def loaded() -> list[str]:
+            return sorted(type(model.model.model).__name__ for model in management.current_loaded_models)
+
+        before = loaded()
+        with self.host.free(0):
+            self.host.pack("nodes.host.memory").make_room(1e9, parts.model.clone())
+        return [before, loaded()]
+
+    # --- out of memory ---
+
+    def failing(self, owner: Any, name: str, fails: Callable[[int, Any], bool]) -> Any:
+        """``owner.name`` runs out of memory where ``fails(call, first tensor)`` says so; gives the list of calls."""
+        real = getattr(owner, name)
+        calls: list[int] = []
+
+        def run(*arguments: Any, **more: Any) -> Any:
+            tensor = next(x for x in arguments if isinstance(x, Tensor))
+            calls.append(tensor.shape[0])
+            if fails(len(calls), tensor):
+                raise self.host.management.OOM_EXCEPTION("no memory: injected by a test")
+            return real(*arguments, **more)
+
+        return put(owner, name, run), calls
+
+    def oom_once(self) -> dict[str, Any]:
+        """Both branches do not fit together: difference of the latents, and the batch of each evaluation."""
+        parts = self.host.load()
+        encoded = self.host.encode(parts)
+        whole = self.host.sample(parts, encoded)
+        patched, calls = self.failing(
+            parts.model.model.diffusion_model, "forward", lambda _, x: x.shape[0] > FRAMES
+        )
+        with patched:
+            apart = self.host.sample(parts, encoded)
+        again = self.host.sample(parts, encoded)
+        return {"apart": error(apart, whole), "again": error(again, whole), "calls": calls}
+
+    def oom_always(self) -> dict[str, Any]:
+        """Nothing fits: the error, and that the model is as good as before."""
+        parts = self.host.load()
+        encoded = self.host.encode(parts)
+        whole = self.host.sample(parts, encoded)
+        patched, calls = self.failing(parts.model.model.diffusion_model, "forward", lambda *_: True)
+        with patched:
+            message = self.failure(self.host.sample, parts, encoded)
+        return {
+            "message": message,
+            "calls": calls,
+            "again": error(self.host.sample(parts, encoded), whole),
+        }
+
+    def oom_decode(self) -> dict[str, Any]:
+        """Frames decoded in smaller pieces, by how small they have to be."""
+        parts = self.host.load()
+        latents = torch.randn((6, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+        whole = self.host.decode(parts, latents)
+        module = parts.vae.first_stage_model
+        found: dict[str, Any] = {}
+        for name, fails in {
+            "one by one": lambda _, z: z.shape[0] > 1,
+            "tiles": lambda call, _: call < 4,
+            "never": lambda *_: True,
+        }.items():
+            patched, calls = self.failing(module, "decode", fails)
+            with patched:
+                if name == "never":
+                    found[name] = {"message": self.failure(self.host.decode, parts, latents, None, 4)}
+                else:
+                    frames = self.host.decode(parts, latents, None, 4)
+                    found[name] = {"error": error(frames, whole), "calls": calls}
+        special = self.host.load("special")
+        pictures = torch.zeros(2, 3, 64, 64)
+        clip = self.host.decode(special, latents, pictures)
+        module = special.vae.first_stage_model
+        for name, fails in {"clip once": lambda call, _: call == 1, "clip never": lambda *_: True}.items():
+            patched, calls = self.failing(module, "decode_clip", fails)
+            with patched:
+                if name == "clip never":
+                    found[name] = {"message": self.failure(self.host.decode, special, latents, pictures)}
+                else:
+                    frames = self.host.decode(special, latents, pictures)
+                    found[name] = {"error": error(frames, clip), "calls": calls}
+        return found
+
+    def oom_encode(self) -> dict[str, Any]:
+        """A picture encoded at the second try, and not at all."""
+        parts = self.host.load()
+        encode = self.host.pack("nodes.host.vae").encode_keyframes
+        pictures = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(2))
+        found: dict[str, Any] = {}
+        with torch.inference_mode():
+            mean, _ = encode(parts.vae, pictures, 1.0)
+            patched, calls = self.failing(parts.vae.first_stage_model, "posterior", lambda call, _: call == 1)
+            with patched:
+                found["once"] = {"error": error(encode(parts.vae, pictures, 1.0)[0], mean), "calls": calls}
+            patched, calls = self.failing(parts.vae.first_stage_model, "posterior", lambda *_: True)
+            with patched:
+                found["never"] = {"message": self.failure(encode, parts.vae, pictures, 1.0), "calls": calls}
+        return found
+
+    def failure(self, work: Callable[..., Any], *arguments: Any) -> str:
+        """The kind and words of the error that a function ends with."""
+        try:
+            work(*arguments)
+        except Exception as problem:
+            return f"{type(problem).__name__}: {problem}"
+        return "no error"
+
+    # --- copies and streaming ---
+
+    def copies(self) -> dict[str, Any]:
+        """Second copies as the host makes them for hooks, tools and other devices."""
+        parts = self.host.load()
+        whole = {part: self.host.work(part, parts, "cpu") for part in PARTS}
+        found: dict[str, Any] = {}
+        for part, patcher in self.host.patchers(parts).items():
+            if part == "resampler":
+                continue
+            copied = patcher.clone(force_deepcopy=True)
+            moved = patcher.deepclone_multigpu(new_load_device=FAR)
+            found[part] = {
+                "shares": copied.model is patcher.model or moved.model is patcher.model,
+                "same": all(
+                    torch.equal(a, b)
+                    for a, b in zip(copied.model.parameters(), patcher.model.parameters(), strict=True)
+                ),
+                "device": str(moved.load_device),
+                "still works": error(self.host.work(part, parts, "cpu"), whole[part]),
+            }
+        return found
+
+    def dynamic(self, checkpoint: str) -> dict[str, Any]:
+        """Networks and a clip with the host's streaming patcher, against the older one."""
+        import comfy.memory_management
+        import comfy.model_patcher
+        import comfy_aimdo.host_buffer
+
+        class Buffer:
+            """Stands for pinned memory, of which there is none without a GPU."""
+
+            size = 0
+
+            def __init__(self, *_: Any) -> None:
+                pass
+
+            def truncate(self, *_: Any, **__: Any) -> None:
+                pass
+
+        class Streaming(comfy.model_patcher.ModelPatcherDynamic):
+            """The host's, also for the CPU, for which it would take the older one."""
+
+            def __new__(cls, *_: Any, **__: Any) -> Any:
+                return object.__new__(cls)
+
+            def partially_unload(self, *_: Any, **__: Any) -> int:
+                return self.restore_loaded_backups()
+
+        parts = self.host.load(checkpoint)
+        whole = {part: self.host.work(part, parts, "cpu") for part in PARTS}
+        latents = self.host.sample(parts, self.host.encode(parts))
+        found: dict[str, Any] = {"errors": {}, "dynamic": {}, "missing": {}, "plain copies": {}}
+        with (
+            put(comfy.memory_management, "aimdo_enabled", True),
+            put(comfy.model_patcher, "CoreModelPatcher", Streaming),
+            put(comfy_aimdo.host_buffer, "HostBuffer", Buffer),
+            put(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda *_: 1e12),
+        ):
+            streamed = self.host.load(checkpoint)
+            patchers = self.host.patchers(streamed)
+            for part, patcher in patchers.items():
+                found["dynamic"][part] = patcher.is_dynamic()
+                ours = [name for name, p in patcher.model.named_parameters() if p.device.type == "meta"]
+                empty = [
+                    name
+                    for name, module in patcher.model.named_modules()
+                    if getattr(module, "weight", torch.ones(1)) is None
+                ]
+                found["missing"][part] = [*ours, *empty]
+            self.host.management.load_models_gpu(list(patchers.values()))
+            for part in patchers:
+                found["errors"][part] = error(self.host.work(part, streamed, "cpu"), whole[part])
+            found["errors"]["clip of frames"] = error(
+                self.host.sample(streamed, self.host.encode(streamed)), latents
+            )
+            for part, patcher in patchers.items():
+                if part != "resampler":
+                    plain = patcher.clone(disable_dynamic=True)
+                    found["plain copies"][part] = [plain.is_dynamic(), plain.model is patcher.model]
+                    found["errors"][f"{part} plain"] = self.plain_error(part, plain, whole[part], streamed)
+            self.host.management.unload_all_models()
+            found["errors"]["clip after unloading"] = error(
+                self.host.sample(streamed, self.host.encode(streamed)), latents
+            )
+            self.host.management.unload_all_models()
+        return found
+
+    def plain_error(self, part: str, patcher: Any, whole: Tensor, parts: Any) -> float:
+        """Difference of a copy of a network to what it was copied from."""
+        module: nn.Module = patcher.model
+        copied = {
+            "model": lambda: replace(parts, model=patcher),
+            "vae": lambda: replace(parts, vae=_With(first_stage_model=module)),
+            "clip": lambda: replace(parts, clip=_With(cond_stage_model=module)),
+            "clip_vision": lambda: replace(parts, clip_vision=_With(model=module)),
+        }[part]()
+        return error(self.host.work(part, copied, "cpu"), whole)
+
+
+class _With:
+    """An object with these attributes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__.update(attributes)
+
+
+if __name__ == "__main__":
+    repository, working = Path(sys.argv[1]), Path(sys.argv[2])
+    # Small networks, and other tests beside this one.
+    torch.set_num_threads(1)
+    findings = Findings(Host(repository, working))
+    findings.all()
+    sys.stdout.write("\n" + json.dumps(findings.results))
