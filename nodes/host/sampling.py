@@ -31,6 +31,10 @@ Without this correction, 5 steps are off by 1.1e-4."""
 class RescaledSampling(torch.nn.Module):
     """What the host asks of a model's sampling class: noise levels, their timesteps, scaling in and out."""
 
+    sigmas: Tensor
+    log_sigmas: Tensor
+    scale: Tensor
+
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         abar = schedule.alphas_cumprod.double()
