@@ -121,10 +121,11 @@ class FeedForward(nn.Module):
         """``[..., channels]`` in and out."""
         tokens = x.flatten(0, -2)
         # In between, a token takes 12 times its space, which would be the peak of the whole network.
-        pieces = tokens.split(max(1, _FEED_FORWARD_VALUES // (12 * tokens.shape[1])))
-        if len(pieces) == 1:
+        size = max(1, _FEED_FORWARD_VALUES // (12 * tokens.shape[1]))
+        if tokens.shape[0] <= size:
             return self.net(x)
-        return torch.cat([self.net(piece) for piece in pieces]).view_as(x)
+        starts = range(0, tokens.shape[0], size)
+        return torch.cat([self.net(tokens[start : start + size]) for start in starts]).view_as(x)
 
 
 class _Block(nn.Module):
