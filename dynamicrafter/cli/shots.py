@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -16,6 +17,7 @@ from typing import Any
 from ..api import TINY, ModelFiles, load, render
 from ..checkpoint import file_sha256 as weights_sha256
 from ..checkpoint import open_weights
+from ..checkpoint.fill import single_thread
 from ..clip import count_tokens
 from ..download import weights_folder
 from ..errors import Cancelled
@@ -138,6 +140,18 @@ def _batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
     yield batch
 
 
+_SMALL_NETWORK = 50_000_000
+"""Parameters below which a network's layers are too short to be worth sharing among threads."""
+
+
+def _threads_that_pay(model: Model) -> AbstractContextManager[None]:
+    """One thread for a small network on the CPU: its thousands of short layers lose more to waiting for each other,
+    above all on a busy machine, than they gain."""
+    parameters = sum(parameter.numel() for parameter in model.unet.parameters())
+    small = model.device.type == "cpu" and parameters < _SMALL_NETWORK
+    return single_thread() if small else nullcontext()
+
+
 def _make_batch(
     batch: list[Shot], model: Model, source: Source, hashes: Hashes, hidden: bool, written: list[str]
 ) -> Iterator[dict[str, Any]]:
@@ -149,7 +163,7 @@ def _make_batch(
     firsts = [shown[0] for shown in pictures]
     lasts = [shown[1] for shown in pictures] if settings.mode == "interpolate" else None
     name = Path(batch[0].target).name + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
-    with Bars(name, hidden) as bars:
+    with Bars(name, hidden) as bars, _threads_that_pay(model):
         clips = render(
             model, settings, firsts, lasts, [shot.settings.seed for shot in batch], progress=bars.stage
         )
