@@ -69,7 +69,7 @@ Other sizes must be multiples of 64; far from the trained size the picture falls
 **Length.** 16 frames is what the models were trained on. Fewer or more work, but move less well.
 
 **Memory.** ComfyUI keeps on the graphics card what fits and streams the rest. If memory still runs out: \
-a smaller size, then fewer frames, then `--lowvram` when starting ComfyUI; `weight_dtype` fp8 halves the weights.
+a smaller size, then fewer frames, then `--novram` when starting ComfyUI; `weight_dtype` fp8 halves the weights.
 """
 SAVE = "The clip is saved in ComfyUI's output folder, below `DynamiCrafter`."
 

@@ -163,7 +163,7 @@ def test_a_note_says_what_to_change(path: Path) -> None:
     }
     assert notes["What to change"].startswith("## ")
     more = notes["Motion, size, memory"]
-    assert all(word in more for word in ("motion", "multiples of 64", "16 frames", "--lowvram"))
+    assert all(word in more for word in ("motion", "multiples of 64", "16 frames", "--novram"))
 
 
 @pytest.mark.parametrize("path", [*EDITOR, *API], ids=lambda path: f"{path.parent.name}-{path.stem}")
