@@ -174,7 +174,8 @@ class TestServer:
         assert ours == {"HarnessFrames"}
         assert nodes["HarnessFrames"]["python_module"] == f"custom_nodes.{PACK}"
         assert nodes["HarnessFrames"]["input"]["required"]["frames"][1]["tooltip"] == "How many frames."
-        assert "IMPORT FAILED" not in server.log()
+        # In brackets it says so of a pack; without, of one of the host's own files, which may want more packages.
+        assert "(IMPORT FAILED)" not in server.log()
         assert server.resident_bytes() > 2**27
 
     def test_a_server_that_cannot_start_says_why(self, start_server: "Callable[..., Server]") -> None:
