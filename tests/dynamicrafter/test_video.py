@@ -344,8 +344,13 @@ def test_a_real_limit_of_the_system_is_told(tmp_path: Path, name: str) -> None:
         if told:
             assert "could not be written: File too large" in told
         else:
-            # Encoders do not promise the same size twice. Where nothing is told, all of the clip must have fitted.
-            assert limit == size - 1
+            # On a busy machine x264 gives other bytes for the same frames about once in 700 clips. If they are fewer,
+            # all of them must have fitted: the boxes an MP4 is made of fill the file to its last byte.
+            assert limit == size - 1 and name == "clip.mp4"
+            data, at = path.read_bytes(), 0
+            while at < len(data):
+                at += int.from_bytes(data[at : at + 4], "big")
+            assert at == len(data)
             assert max(len(data) for data in contents(tmp_path).values()) <= limit
             assert len(read_frames(path)) == len(moving())
         assert len(list(tmp_path.iterdir())) == 1
