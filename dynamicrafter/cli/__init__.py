@@ -93,10 +93,14 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
-    if command in ("train", "evaluate"):
+    if command == "train":
         from . import learning
 
-        return learning.run(command, arguments)
+        return learning.run(arguments)
+    if command == "evaluate":
+        from . import evaluation
+
+        return evaluation.run(arguments)
     from . import weights
 
     return weights.run(command, arguments)
