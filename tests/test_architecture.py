@@ -16,7 +16,8 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "api training"),
+    "command": ("__main__ cli", "evaluation"),
+    "evaluation": ("evaluation", "api training"),
     "training": ("training", "pipeline random checkpoint files"),
     "api": ("api", "pipeline random files download"),
     "random": ("random_model lora", "checkpoint"),

@@ -1,0 +1,149 @@
+"""Figures of a clip that need no weights, and what every figure means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..training.autoencoder import psnr
+from .motion import find_motion
+
+Better = Literal["higher", "lower", "neither"]
+
+_WINDOW, _SIGMA = 11, 1.5
+"""Gaussian window of SSIM (Wang et al. 2004, section III.C)."""
+_K1, _K2 = 0.01, 0.03
+"""Stabilising constants of SSIM (ibid.)."""
+SMALLEST = _WINDOW
+"""Least height and width of a frame, in pixels."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure is called, and how to read it."""
+
+    name: str
+    better: Better
+    """Which way is better; "neither" where it depends on what was asked for."""
+
+
+FIRST_PSNR = Figure("first frame to the picture, dB", "higher")
+FIRST_SSIM = Figure("first frame to the picture, SSIM", "higher")
+LAST_PSNR = Figure("last frame to the end picture, dB", "higher")
+DIFFERENCE = Figure("frame difference, levels", "neither")
+SPREAD = Figure("frame difference, spread in levels", "lower")
+FLICKER = Figure("flicker, levels", "lower")
+FLOW = Figure("flow, pixels per frame", "neither")
+MOVING = Figure("moving part of the picture, share", "neither")
+WARPING = Figure("warping error, levels", "lower")
+EXPLAINED = Figure("difference explained by motion, share", "higher")
+DRIFT = Figure("colour drift, levels", "lower")
+CONTRAST = Figure("contrast drift, levels", "lower")
+CLOSURE = Figure("last to first over the median step, ratio", "neither")
+
+WEIGHT_FREE = (
+    FIRST_PSNR,
+    FIRST_SSIM,
+    LAST_PSNR,
+    DIFFERENCE,
+    SPREAD,
+    FLICKER,
+    FLOW,
+    MOVING,
+    WARPING,
+    EXPLAINED,
+    DRIFT,
+    CONTRAST,
+    CLOSURE,
+)
+"""All figures of this module, in the order of :func:`measure_clip`."""
+
+
+def measure_clip(clip: Tensor, picture: Tensor | None = None, end: Tensor | None = None) -> dict[str, float]:
+    """The weight-free figures of a clip ``[t, 3, h, w]`` in [-1, 1], by name.
+
+    ``picture`` and ``end`` are what it begins and ends with, ``[3, h, w]`` in [-1, 1]; without one its figures are
+    left out, and colours are compared with the first frame. Figures that a clip cannot have are left out: those of
+    change for a single frame, and the share that motion explains where nothing changes. The frames must be at least
+    :data:`SMALLEST` pixels high and wide.
+    """
+    figures: dict[str, float] = {}
+    if picture is not None:
+        figures[FIRST_PSNR.name] = float(psnr(clip[:1], picture[None])[0])
+        figures[FIRST_SSIM.name] = float(ssim(clip[:1], picture[None])[0])
+    if end is not None:
+        figures[LAST_PSNR.name] = float(psnr(clip[-1:], end[None])[0])
+    if len(clip) > 1:
+        figures.update(_change(clip))
+    start = clip[0] if picture is None else picture
+    figures[DRIFT.name] = _levels(clip.mean((-2, -1)) - start.mean((-2, -1)))
+    figures[CONTRAST.name] = _levels(clip.std((-2, -1)) - start.std((-2, -1)))
+    if len(clip) > 1:
+        figures[CLOSURE.name] = loop_closure(clip)
+    return figures
+
+
+def _change(clip: Tensor) -> dict[str, float]:
+    steps = 127.5 * (clip[1:] - clip[:-1]).abs().flatten(1).mean(1)
+    mean = float(steps.mean())
+    motion = find_motion(clip)
+    warping = float(motion.residue.mean())
+    figures = {
+        DIFFERENCE.name: mean,
+        SPREAD.name: float(steps.std(unbiased=False)),
+        FLICKER.name: flicker(clip),
+        FLOW.name: float(motion.magnitude.mean()),
+        MOVING.name: float(motion.moving.mean()),
+        WARPING.name: warping,
+    }
+    if mean > 0:
+        figures[EXPLAINED.name] = max(0.0, 1 - warping / mean)
+    return figures
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of each of the pictures ``[n, 3, h, w]`` in [-1, 1]: ``[n]``, 1 for equal ones.
+
+    Wang et al. 2004, on each colour by itself, with the window where it lies wholly in the picture.
+    """
+    offsets = torch.arange(_WINDOW, device=a.device) - (_WINDOW - 1) / 2
+    bell = torch.exp(-offsets.square() / (2 * _SIGMA**2)).double()
+    bell = bell / bell.sum()
+    kernel = torch.outer(bell, bell)[None, None].expand(a.shape[1], 1, -1, -1)
+
+    def local(x: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, groups=a.shape[1])
+
+    x, y = (a.double() + 1) / 2, (b.double() + 1) / 2
+    mean_x, mean_y = local(x), local(y)
+    spread_x, spread_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
+    common = local(x * y) - mean_x * mean_y
+    alike = (2 * mean_x * mean_y + _K1**2) * (2 * common + _K2**2)
+    total = (mean_x**2 + mean_y**2 + _K1**2) * (spread_x + spread_y + _K2**2)
+    return (alike / total).flatten(1).mean(1)
+
+
+def flicker(clip: Tensor) -> float:
+    """How far the mean colour of a frame lies from the middle between its neighbours', in levels of 0 to 255.
+
+    0 for a steady change, however large; clips of fewer than three frames have none.
+    """
+    means = clip.mean((-2, -1))
+    if len(means) < 3:
+        return 0.0
+    return _levels(means[1:-1] - (means[:-2] + means[2:]) / 2)
+
+
+def loop_closure(clip: Tensor) -> float:
+    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip."""
+    steps = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
+    return float((clip[-1] - clip[0]).abs().mean() / steps.clamp(min=1e-6))
+
+
+def _levels(difference: Tensor) -> float:
+    """Mean absolute difference of values in [-1, 1], in levels of 0 to 255."""
+    return float(127.5 * difference.abs().mean())

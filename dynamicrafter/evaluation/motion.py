@@ -1,0 +1,154 @@
+"""How far things move between two frames: block-wise phase correlation, and what is left when the motion is undone.
+
+Phase correlation (Kuglin and Hines 1975) finds a shift as the peak of the inverse transform of the normalised cross
+spectrum. It is done for the whole picture and for overlapping blocks; of the shifts found near a pixel the one counts
+that brings its surroundings closest to the next frame, and only if it does so clearly better than no shift at all.
+Flat areas, flicker and fades therefore have no motion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 128
+"""Pixels. A block finds shifts up to about a third of its side."""
+_BLOCKS_ACROSS = 4
+"""Blocks along the shorter side, where that gives one of the sizes allowed."""
+_NOISE = 1.0 / 255
+"""Standard deviation of a pixel's rounding and coding noise, in [0, 1]; frequencies below it say nothing."""
+_PATCH = 7
+"""Side of the surroundings, in pixels, that decide between the shifts of a pixel."""
+_CLEARLY = 0.7
+"""A shift counts where it leaves less than this share of the difference that no shift leaves."""
+_MOVES = 0.5
+"""Pixels per frame from which on a pixel counts as moving."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """The motion from each frame of a clip to the next; all in pixels per frame and levels of 0 to 255."""
+
+    flow: Tensor
+    """``[t - 1, 2, h, w]``: how far right and down what is at each pixel moves."""
+    residue: Tensor
+    """``[t - 1]``: mean absolute difference between a frame and the next one with the motion undone, in levels."""
+
+    @property
+    def magnitude(self) -> Tensor:
+        """``[t - 1]``: mean length of the flow, in pixels per frame."""
+        return torch.hypot(self.flow[:, 0], self.flow[:, 1]).mean((-2, -1))
+
+    @property
+    def moving(self) -> Tensor:
+        """``[t - 1]``: share of the picture that moves by half a pixel per frame or more, 0 to 1."""
+        return (torch.hypot(self.flow[:, 0], self.flow[:, 1]) >= _MOVES).float().mean((-2, -1))
+
+
+def block_size(height: int, width: int) -> int:
+    """Side of the blocks for pictures of this size: a power of two of about a quarter of the shorter side."""
+    wanted = min(height, width) // _BLOCKS_ACROSS
+    size = _SMALLEST_BLOCK
+    while size * 2 <= min(wanted, _LARGEST_BLOCK):
+        size *= 2
+    return size
+
+
+def find_motion(frames: Tensor) -> Motion:
+    """The motion in a clip ``[t, 3, h, w]`` of at least two frames in [-1, 1]."""
+    flows: list[Tensor] = []
+    residues: list[Tensor] = []
+    levels = (frames.float() + 1) / 2
+    grey = levels.mean(1, keepdim=True)
+    for index in range(len(frames) - 1):  # One pair at a time, which bounds the memory.
+        flow = _flow(grey[index : index + 1], grey[index + 1 : index + 2])
+        undone = _undo(levels[index + 1 : index + 2], flow)
+        flows.append(flow)
+        residues.append(255 * (levels[index : index + 1] - undone).abs().mean()[None])
+    return Motion(torch.cat(flows), torch.cat(residues))
+
+
+def shifts_between(a: Tensor, b: Tensor) -> Tensor:
+    """How far each of the pictures ``[n, h, w]`` has moved in ``b``: ``[n, 2]`` pixels right and down.
+
+    Found to a fraction of a pixel; shifts of half the side or more come out wrong, as do those of flat pictures.
+    """
+    height, width = a.shape[-2:]
+    window = torch.outer(_hann(height), _hann(width)).to(a.device)
+    fft = cast(Any, torch.fft)  # Its functions have no type hints.
+    one, two = (cast(Tensor, fft.rfft2((x - x.mean((-2, -1), keepdim=True)) * window)) for x in (a, b))
+    cross = two * one.conj()
+    # Where a frequency holds nothing but noise, its phase is a random one; the floor keeps it from being heard.
+    floor = _NOISE**2 * window.square().sum()
+    surface: Tensor = fft.irfft2(cross / (cross.abs() + floor), s=(height, width))
+    peak = surface.flatten(1).argmax(1)
+    row, column = peak // width, peak % width
+    each = torch.arange(len(a), device=a.device)
+
+    def refined(before: Tensor, after: Tensor) -> Tensor:
+        """The top of a parabola through the peak and its neighbours, from -0.5 to 0.5."""
+        top = surface[each, row, column]
+        bend = (2 * top - before - after).clamp(min=1e-12)
+        return ((after - before) / (2 * bend)).clamp(-0.5, 0.5)
+
+    right = refined(surface[each, row, (column - 1) % width], surface[each, row, (column + 1) % width])
+    down = refined(surface[each, (row - 1) % height, column], surface[each, (row + 1) % height, column])
+    x = torch.where(column > width // 2, column - width, column) + right
+    y = torch.where(row > height // 2, row - height, row) + down
+    return torch.stack([x, y], 1)
+
+
+def _hann(length: int) -> Tensor:
+    return torch.hann_window(length + 2, periodic=False)[1:-1]
+
+
+def _flow(a: Tensor, b: Tensor) -> Tensor:
+    """Flow ``[1, 2, h, w]`` between two grey pictures ``[1, 1, h, w]`` in [0, 1]."""
+    height, width = a.shape[-2:]
+    still = torch.zeros(1, 2, height, width, device=a.device)
+    whole = shifts_between(a[:, 0], b[:, 0])[:, :, None, None].expand_as(still)
+    best, least = still, _CLEARLY * _nearby((a - b).abs()).clamp(min=2 * _NOISE)
+    for candidate in (whole, *_block_flows(a, b)):
+        left = _nearby((a - _undo(b, candidate)).abs())
+        better = left < least
+        best, least = torch.where(better, candidate, best), torch.where(better, left, least)
+    return best
+
+
+def _block_flows(a: Tensor, b: Tensor) -> list[Tensor]:
+    """Four flows: for every pixel the shifts of the four overlapping blocks it lies in."""
+    height, width = a.shape[-2:]
+    side = block_size(height, width)
+    half = side // 2
+    rows, columns = -(-height // half), -(-width // half)
+    edges = (half, columns * half - width + half, half, rows * half - height + half)
+    both = F.pad(torch.cat([a, b]), edges, mode="replicate")
+    blocks = F.unfold(both, side, stride=half).transpose(1, 2).reshape(2, -1, side, side)
+    found = shifts_between(blocks[0], blocks[1]).T.reshape(1, 2, rows + 1, columns + 1)
+    flows: list[Tensor] = []
+    for down in (0, 1):
+        for right in (0, 1):
+            part = found[:, :, down : down + rows, right : right + columns]
+            dense = part.repeat_interleave(half, 2).repeat_interleave(half, 3)
+            flows.append(dense[:, :, :height, :width])
+    return flows
+
+
+def _undo(frame: Tensor, flow: Tensor) -> Tensor:
+    """``frame`` ``[1, c, h, w]`` looked at where each pixel has gone; beyond the edge its last pixel repeats."""
+    height, width = frame.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=frame.device), torch.arange(width, device=frame.device), indexing="ij"
+    )
+    across = (2 * (x + flow[:, 0]) + 1) / width - 1
+    along = (2 * (y + flow[:, 1]) + 1) / height - 1
+    grid = torch.stack([across, along], -1)
+    return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _nearby(error: Tensor) -> Tensor:
+    return F.avg_pool2d(error, _PATCH, stride=1, padding=_PATCH // 2, count_include_pad=False)
