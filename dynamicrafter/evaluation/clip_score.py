@@ -1,0 +1,144 @@
+"""CLIP similarity of frames with their prompt and picture, by the OpenCLIP ViT-H/14 that the checkpoints carry.
+
+The networks that make clips leave both towers before their ends; here they run to the end. The missing pieces (the
+text tower's last block, the image tower's final norm, both projections) lie unused in the authors' files and in
+open_clip's own, and are missing from pruned ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..api import ModelFiles
+from ..catalogue import TOWERS, find
+from ..checkpoint import WeightsFile, open_weights
+from ..checkpoint.entries import read_tensor
+from ..clip import build_text_tower, build_vision_tower, clip_pixels, encode_image, encode_text, tokenize
+from ..download import local_path
+from ..errors import CheckpointError
+from ..variants import V512, TextConfig, VisionConfig
+
+_PREFIXES = (("cond_stage_model.model.", "embedder.model."), ("", ""))
+"""What stands before the names of the text and of the image side: in checkpoints, and in open_clip's files."""
+_EXTRA = ("text_projection", "visual.proj", "visual.ln_post.weight", "visual.ln_post.bias")
+_FRAMES = 16
+"""Frames seen at once."""
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """Both towers with their projections, on one device."""
+
+    text: nn.Module
+    vision: nn.Module
+    image_size: int
+    projections: Mapping[str, Tensor]
+    device: torch.device
+
+    @torch.inference_mode()
+    def see(self, frames: Tensor) -> Tensor:
+        """Unit vectors ``[n, d]`` of pictures ``[n, 3, h, w]`` in [-1, 1], squashed to CLIP's square."""
+        found: list[Tensor] = []
+        for start in range(0, len(frames), _FRAMES):
+            some = frames[start : start + _FRAMES]
+            tokens = encode_image(self.vision, clip_pixels(some.to(self.device), self.image_size))
+            weight, bias = self.projections["visual.ln_post.weight"], self.projections["visual.ln_post.bias"]
+            pooled = F.layer_norm(tokens[:, 0], weight.shape, weight, bias)
+            found.append(F.normalize(pooled @ self.projections["visual.proj"], dim=-1))
+        return torch.cat(found)
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors ``[n, d]`` of prompts."""
+        tokens = tokenize(prompts).to(self.device)
+        hidden = encode_text(self.text, tokens)
+        # The end token has the highest number and gathers what was said.
+        pooled = hidden[torch.arange(len(tokens), device=self.device), tokens.argmax(1)]
+        return F.normalize(pooled @ self.projections["text_projection"], dim=-1)
+
+
+def find_towers(model: ModelFiles | None, given: Path | None = None) -> Path | None:
+    """A file here that holds whole towers: ``given``, one of the model's, the downloaded towers, the hub's cache.
+
+    Raises CheckpointError when ``given`` lacks a part; None when there is none at all.
+    """
+    if given is not None:
+        if not _complete(open_weights(given), V512.text):
+            raise CheckpointError(
+                f"{given} lacks CLIP's last text block or its projections; give the authors' file of a model, "
+                f"or open_clip's ViT-H-14"
+            )
+        return given
+    places: list[Path | None] = []
+    if model is not None:
+        places += [model.weights, model.text_encoder, model.image_encoder]
+    places += [local_path(find(TOWERS)), _cached()]
+    return next((place for place in places if place and _complete(open_weights(place), V512.text)), None)
+
+
+def load_scorer(
+    path: Path,
+    *,
+    text: TextConfig = V512.text,
+    vision: VisionConfig = V512.vision,
+    device: torch.device | str = "cpu",
+) -> ClipScorer:
+    """The towers of a file that :func:`find_towers` named, in float32; ``text`` counts the blocks that checkpoints run.
+
+    Raises CheckpointError when a part is missing.
+    """
+    file = open_weights(path)
+    prefixes = _complete(file, text)
+    if prefixes is None:
+        raise CheckpointError(f"{path} does not hold both whole CLIP towers; give open_clip's ViT-H-14")
+    words, sight = prefixes
+
+    def tensor(name: str) -> Tensor:
+        prefix = sight if name.startswith("visual.") else words
+        return read_tensor(file, prefix + name).float().to(device)
+
+    def filled(tower: nn.Module, inner: str) -> nn.Module:
+        names = [name for name, _ in tower.named_parameters()]
+        tower.load_state_dict({name: tensor(inner + name) for name in names}, assign=True)
+        return tower.train(False).requires_grad_(False)
+
+    whole = replace(text, layers=text.layers + 1)
+    return ClipScorer(
+        filled(build_text_tower(whole, torch.float32, "meta"), ""),
+        filled(build_vision_tower(vision, torch.float32, "meta"), "visual."),
+        vision.image_size,
+        {name: tensor(name) for name in _EXTRA},
+        torch.device(device),
+    )
+
+
+def _complete(file: WeightsFile, text: TextConfig) -> tuple[str, str] | None:
+    """The prefixes under which a file holds both whole towers; None if it does not."""
+    for words, sight in _PREFIXES:
+        last = f"{words}transformer.resblocks.{text.layers}.mlp.c_proj.weight"
+        names = {(sight if name.startswith("visual.") else words) + name for name in _EXTRA}
+        first = f"{sight}visual.conv1.weight"
+        if {last, first, *names} <= file.entries.keys():
+            wide = file.entries[words + "text_projection"].shape[0]
+            if wide == text.width:
+                return words, sight
+    return None
+
+
+def _cached() -> Path | None:
+    """open_clip's own file of these towers in the hub's cache, if it was fetched by anybody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    release = find(TOWERS)
+    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        found = cast(Any, try_to_load_from_cache)(release.repository, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None

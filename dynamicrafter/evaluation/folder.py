@@ -1,0 +1,172 @@
+"""What is to be measured: pictures with prompts, from a list or from text files beside them, and ready clips."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import UsageError
+from ..video import EXTENSIONS
+
+LISTS = ("prompts.csv", "prompts.jsonl")
+"""Names of the list that are looked for in a folder."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""Suffixes of the files that count as pictures in a folder without a list."""
+_NEEDED, _OPTIONAL = ("picture", "prompt"), ("end", "clip")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to set in motion."""
+
+    name: str
+    """The picture's file name without its suffix, numbered from the second use on; ready clips are found by it."""
+    picture: Path
+    prompt: str = ""
+    end: Path | None = None
+    """Picture the clip is to end with; the clip is an interpolation then."""
+    real: Path | None = None
+    """Real clip, for the distances between made and real ones."""
+
+
+def read_items(place: Path) -> list[Item]:
+    """The items of a folder or of a list (csv or jsonl with ``picture`` and ``prompt``, if wanted ``end``, ``clip``).
+
+    A folder's list is ``prompts.csv`` or ``prompts.jsonl``; without one each picture is an item, with the prompt in
+    the text file of its name, if there is one. Paths in a list are relative to it. Raises UsageError when there is
+    nothing to measure, and for a list without its columns or with a file that is not there.
+    """
+    if place.is_file():
+        return _listed(place)
+    if not place.is_dir():
+        raise UsageError(f"there is no folder or list {place}; give the folder that holds the pictures")
+    for name in LISTS:
+        if (place / name).is_file():
+            return _listed(place / name)
+    pictures = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    if not pictures:
+        raise UsageError(
+            f"{place} holds no pictures and no {' or '.join(LISTS)}; put pictures with text files of their names there"
+        )
+    return _named([Item(picture.stem, picture, _prompt_beside(picture)) for picture in pictures])
+
+
+def find_clips(place: Path) -> list[Path]:
+    """The clips in a folder, by name: clip files and folders of PNG pictures; or the one clip that ``place`` is.
+
+    Raises UsageError when there is none.
+    """
+    if _is_clip(place):
+        return [place]
+    if not place.is_dir():
+        raise UsageError(f"there is no folder or clip {place}; give the folder that holds the clips")
+    clips = sorted(entry for entry in place.iterdir() if _is_clip(entry))
+    if not clips:
+        raise UsageError(f"{place} holds no clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
+    return clips
+
+
+def match_clips(items: Sequence[Item], clips: Iterable[Path]) -> tuple[list[tuple[Item, Path]], list[str]]:
+    """Each clip with its item, and a note for each clip and each item that is left over.
+
+    A clip belongs to the item of its name, or to the one with the longest name that its own continues after a hyphen:
+    ``boat-animate.mp4`` and ``boat-2.mp4`` belong to ``boat``. Raises UsageError when no clip has an item.
+    """
+    pairs: list[tuple[Item, Path]] = []
+    notes: list[str] = []
+    by_name = {item.name.casefold(): item for item in items}
+    for clip in clips:
+        words = clip_name(clip).casefold().split("-")
+        starts = ("-".join(words[:count]) for count in range(len(words), 0, -1))
+        item = next((by_name[start] for start in starts if start in by_name), None)
+        if item is None:
+            notes.append(f"{clip.name} is left out: no picture has the beginning of its name")
+        else:
+            pairs.append((item, clip))
+    if not pairs:
+        raise UsageError(
+            "no clip is named after a picture; call the clips of boat.png boat.mp4 or boat-something.mp4"
+        )
+    used = {item.name for item, _ in pairs}
+    notes += [f"{item.picture.name} has no clip" for item in items if item.name not in used]
+    return pairs, notes
+
+
+def clip_name(clip: Path) -> str:
+    """A clip's name without its extension."""
+    return clip.stem if clip.suffix.lower() in EXTENSIONS else clip.name
+
+
+def _is_clip(path: Path) -> bool:
+    if not path.is_dir():
+        return path.suffix.lower() in EXTENSIONS and path.is_file()
+    inside = list(path.iterdir())
+    others = any(entry.is_dir() or entry.suffix.lower() in EXTENSIONS for entry in inside)
+    return not others and any(entry.suffix.lower() == ".png" for entry in inside)
+
+
+def _prompt_beside(picture: Path) -> str:
+    text = picture.with_suffix(".txt")
+    if not text.is_file():
+        return ""
+    try:
+        return " ".join(text.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{text} is not a text file in UTF-8; save it as one") from problem
+
+
+def _listed(listing: Path) -> list[Item]:
+    items: list[Item] = []
+    for number, row in enumerate(_rows(listing), 1):
+        absent = [name for name in _NEEDED if name not in row]
+        if absent:
+            have = ", ".join(str(name) for name in row) or "none"
+            raise UsageError(
+                f"{listing} needs the columns {' and '.join(_NEEDED)} (and may have {' and '.join(_OPTIONAL)}); "
+                f"it has {have}"
+            )
+        cells = {name: str(row.get(name) or "").strip() for name in (*_NEEDED, *_OPTIONAL)}
+        if not cells["picture"]:
+            raise UsageError(f"row {number} of {listing} names no picture; fill the column in")
+        paths = {name: listing.parent / cells[name] for name in ("picture", *_OPTIONAL) if cells[name]}
+        for name, path in paths.items():
+            if not path.exists():
+                raise UsageError(f"row {number} of {listing} names a {name} that is not there: {path}")
+        picture = paths["picture"]
+        items.append(Item(picture.stem, picture, cells["prompt"], paths.get("end"), paths.get("clip")))
+    if not items:
+        raise UsageError(f"{listing} has no rows; each needs a {' and a '.join(_NEEDED)}")
+    return _named(items)
+
+
+def _named(items: Sequence[Item]) -> list[Item]:
+    """The items with names of their own, however systems see upper and lower case."""
+    taken: set[str] = set()
+    named: list[Item] = []
+    for item in items:
+        name, number = item.name, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{item.name}-{number}"
+        taken.add(name.casefold())
+        named.append(replace(item, name=name))
+    return named
+
+
+def _rows(listing: Path) -> list[Mapping[str, Any]]:
+    try:
+        with listing.open(encoding="utf-8-sig", newline="") as file:
+            if listing.suffix.lower() != ".jsonl":
+                return list(csv.DictReader(file))
+            values = [json.loads(line) for line in file if line.strip()]
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as problem:
+        raise UsageError(f"{listing} is not a csv or jsonl file in UTF-8 ({problem})") from problem
+    except OSError as problem:
+        raise UsageError(f"{listing} cannot be read ({problem.strerror or problem})") from problem
+    if not all(isinstance(value, dict) for value in values):
+        raise UsageError(f"each line of {listing} must be an object with {' and '.join(_NEEDED)}")
+    return [cast(dict[str, Any], value) for value in values]

@@ -1,0 +1,154 @@
+"""From clips to rows of figures, and from rows to a summary."""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import ClipError, UsageError
+from ..pictures import fit_picture, read_picture
+from ..settings import Fit
+from .distributions import FEWEST, frechet_distance, kernel_distance
+from .figures import SMALLEST, WEIGHT_FREE, measure_clip
+from .learned import FEWEST_FRAMES, FVD, KVD, LEARNED, Learned, measure_learned
+
+NO_FEATURES = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a clip was to show."""
+
+    prompt: str = ""
+    picture: Path | None = None
+    end: Path | None = None
+    fit: Fit = "crop"
+    """How the pictures were, or would be, brought to the clip's size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One clip's figures."""
+
+    clip: str
+    """Its name."""
+    seed: int | None
+    """None where it is not known."""
+    prompt: str
+    figures: Mapping[str, float]
+    features: Tensor
+    """What FVD and KVD compare, ``[d]``; empty where they are not measured."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One figure over all clips that have it."""
+
+    mean: float
+    deviation: float | None
+    """Standard deviation between clips; None for a figure of the whole set, or of a single clip."""
+    clips: int
+
+
+def measure_frames(
+    frames: Tensor, asked: Asked, learned: Learned, name: str = "", seed: int | None = None
+) -> Row:
+    """All figures of a clip, uint8 ``[t, h, w, 3]``.
+
+    Raises ClipError for frames too small to be measured and PictureError for pictures that cannot be read.
+    """
+    count, height, width = frames.shape[:3]
+    if min(height, width) < SMALLEST:
+        raise ClipError(
+            f"{name or 'the clip'} has frames of {width}x{height} pixels, but at least {SMALLEST} are needed each way"
+        )
+    clip = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def fitted(path: Path | None) -> Tensor | None:
+        return None if path is None else fit_picture(read_picture(path), width, height, asked.fit)
+
+    picture, end = fitted(asked.picture), fitted(asked.end)
+    figures = measure_clip(clip, picture, end)
+    figures.update(measure_learned(clip, learned, asked.prompt, picture, end))
+    video = learned.video is not None and count >= FEWEST_FRAMES
+    features = learned.video(clip) if learned.video is not None and video else NO_FEATURES
+    return Row(name, seed, asked.prompt, figures, features)
+
+
+def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
+    """Features ``[d]`` of the first ``count`` frames of a real clip, uint8 ``[t, h, w, 3]``.
+
+    Empty where no video network is here or the clip is too short.
+    """
+    if learned.video is None or min(count, len(frames)) < FEWEST_FRAMES:
+        return NO_FEATURES
+    return learned.video(frames[:count].permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+def summarise(rows: Sequence[Row], real: Sequence[Tensor] = ()) -> dict[str, Summary]:
+    """Every figure over the clips that have it, in the tables' order; with real clips' features also FVD and KVD."""
+    found: dict[str, Summary] = {}
+    for figure in (*WEIGHT_FREE, *LEARNED):
+        values = [row.figures[figure.name] for row in rows if figure.name in row.figures]
+        if values:
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            found[figure.name] = Summary(statistics.fmean(values), deviation, len(values))
+    made = [row.features for row in rows if len(row.features)]
+    true = [features for features in real if len(features)]
+    if min(len(made), len(true)) >= FEWEST:
+        one, two = torch.stack(made), torch.stack(true)
+        found[FVD.name] = Summary(frechet_distance(one, two), None, len(made))
+        found[KVD.name] = Summary(kernel_distance(one, two), None, len(made))
+    return found
+
+
+def distances_missing(rows: Sequence[Row], real: Sequence[Tensor], learned: Learned) -> str | None:
+    """Why FVD and KVD are not measured although the video network is here; None if they are, or it is not."""
+    if learned.video is None:
+        return None
+    made, true = (sum(len(f) > 0 for f in some) for some in ([row.features for row in rows], real))
+    if min(made, true) >= FEWEST:
+        return None
+    return (
+        f"FVD and KVD: not measured, needs {FEWEST} made and {FEWEST} real clips of {FEWEST_FRAMES} frames or more, "
+        f"but there are {made} and {true}"
+    )
+
+
+def check_rows_path(path: Path) -> None:
+    """Raise UsageError where :func:`write_rows` could not write; ask before the long work."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be a csv file: it is a folder, or its folder is not there")
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write a csv with a row for each clip and a column for each figure that any has, whole or not at all.
+
+    Raises ClipError when that is not possible.
+    """
+    names = [
+        figure.name for figure in (*WEIGHT_FREE, *LEARNED) if any(figure.name in r.figures for r in rows)
+    ]
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["clip", "seed", "prompt", *names])
+            for row in rows:
+                seed = "" if row.seed is None else row.seed
+                writer.writerow([row.clip, seed, row.prompt, *(row.figures.get(name, "") for name in names)])
+        os.replace(part, path)
+    except OSError as problem:
+        raise ClipError(
+            f"{path} could not be written ({problem.strerror or problem}); free some space or give another place"
+        ) from problem
+    finally:
+        part.unlink(missing_ok=True)
