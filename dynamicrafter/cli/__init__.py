@@ -97,6 +97,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import learning
 
         return learning.run(arguments)
+    if command == "toy-clips":
+        from . import toys
+
+        return toys.run(arguments)
     if command == "evaluate":
         from . import evaluation
 

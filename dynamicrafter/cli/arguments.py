@@ -123,6 +123,17 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     train.add_argument("--stage", metavar="NAME", help="run one stage of the tiny recipe (default: all)")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
 
+    toys = commands.add_parser(
+        "toy-clips",
+        parents=[common],
+        help="write captioned clips of coloured shapes, which teach the built-in model a new word",
+    )
+    toys.add_argument("folder", type=Path, metavar="FOLDER", help="where clips and captions.csv go")
+    toys.add_argument(
+        "--pictures", type=int, default=64, help="first pictures, each with two clips (default: %(default)s)"
+    )
+    toys.add_argument("--seed", type=int, default=0, help="of the scenes (default: %(default)s)")
+
     evaluate = commands.add_parser(
         "evaluate", parents=[common], help="measure what a model does in the toy world"
     )

@@ -15,6 +15,7 @@ from .trainer import TrainerConfig
 
 Target = Literal["all", "spatial", "temporal", "image_proj", "lora"]
 TrainedMode = Literal["animate", "interpolate"]
+Timesteps = Literal["uniform", "high"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class FinetuneConfig:
     """Whether to train on the list's ``motion`` wording where there is one."""
     batch: int = 1
     drop: float = DROP
+    timesteps: Timesteps = "uniform"
+    """How noisy samples are: every level alike as released, or mostly high, where it is decided what will happen."""
     min_snr: float | None = None
     checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
@@ -99,7 +102,11 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     missing = [key for key in ("model", "data") if not plain.get(key)]
     if missing:
         raise UsageError(f"{name} must say {' and '.join(missing)}")
-    for key, choices in (("target", get_args(Target)), ("mode", get_args(TrainedMode))):
+    for key, choices in (
+        ("target", get_args(Target)),
+        ("mode", get_args(TrainedMode)),
+        ("timesteps", get_args(Timesteps)),
+    ):
         if key in plain and plain[key] not in choices:
             raise UsageError(f"{key} in {name} must be one of {', '.join(choices)}, not {plain[key]!r}")
     if isinstance(plain.get("trainer"), dict):

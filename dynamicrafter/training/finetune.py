@@ -25,13 +25,15 @@ from ..errors import UsageError
 from ..layers import ResBlock
 from ..pipeline import Model
 from ..schedule import TRAIN_STEPS, make_schedule
-from .config import FinetuneConfig, Target
+from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, UnusableClip, bucket, clip_size, enough_for, read_list, read_piece
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .trainer import Batch, Draw, Report, Trainer, load_state, one_process_first, process_count, save_state
 
 CACHE = "cache"
+_HIGH_SHARE, _HIGH_RANGE = 0.75, 0.3
+"""Of the timesteps "high": how many samples come from which part of the range."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def item_draw(model: Model, items: Sequence[Path], config: FinetuneConfig) -> Dr
         return {
             "latents": latents,
             "noise": torch.randn(latents.shape, generator=generator),
-            "t": torch.randint(TRAIN_STEPS, (config.batch,), generator=generator),
+            "t": draw_timesteps(config.batch, config.timesteps, generator),
             "concat": torch.stack([item.concat for item in loaded]),
             "text": torch.where(
                 dropped.text[:, None, None], empty, torch.stack([item.text for item in loaded])
@@ -257,6 +259,15 @@ def item_draw(model: Model, items: Sequence[Path], config: FinetuneConfig) -> Dr
         }
 
     return draw
+
+
+def draw_timesteps(count: int, timesteps: Timesteps, generator: torch.Generator) -> Tensor:
+    """``[count]`` random timesteps of 0..999; of "high" ones three in four are from the noisiest 30 %."""
+    t = torch.randint(TRAIN_STEPS, (count,), generator=generator)
+    if timesteps == "uniform":
+        return t
+    high = torch.rand(count, generator=generator) < _HIGH_SHARE
+    return torch.where(high, TRAIN_STEPS - 1 - (t * _HIGH_RANGE).long(), t)
 
 
 def save_model(model: Model, path: Path) -> None:

@@ -28,6 +28,7 @@ from dynamicrafter.training.config import (
 from dynamicrafter.training.data import read_list
 from dynamicrafter.training.finetune import (
     choose_trained,
+    draw_timesteps,
     encode_items,
     finetune,
     is_temporal,
@@ -214,6 +215,17 @@ def test_condition_frames_are_random(small_model: Model, clip_folder: Callable, 
     assert len(seen) > 1
 
 
+@pytest.mark.parametrize(("timesteps", "share"), [("uniform", 0.3), ("high", 0.75 + 0.25 * 0.3)])
+def test_high_timesteps_are_mostly_from_the_noisiest_levels(timesteps, share: float) -> None:
+    t = draw_timesteps(20_000, timesteps, torch.Generator().manual_seed(0))
+    assert (int(t.min()), int(t.max())) == (0, 999)
+    assert float((t >= 700).float().mean()) == pytest.approx(share, abs=0.02)
+    # Even within both parts: half of each is below its middle.
+    for low, high in ((0, 700), (700, 1000)):
+        part = t[(t >= low) & (t < high)]
+        assert float((part < (low + high) / 2).float().mean()) == pytest.approx(0.5, abs=0.03)
+
+
 def test_broken_clips_are_reported_and_left_out(
     small_model: Model, clip_folder: Callable, tmp_path: Path
 ) -> None:
@@ -327,6 +339,10 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
         (
             {"recipe": "finetune", "model": "m", "data": "d", "mode": "loop"},
             "mode in it must be one of animate",
+        ),
+        (
+            {"recipe": "finetune", "model": "m", "data": "d", "timesteps": "low"},
+            "timesteps in it must be one of uniform, high",
         ),
         ({"recipe": "finetune", "model": "m", "data": "d", "lr": 1}, "it has unknown settings: lr"),
         ({"recipe": "finetune", "model": "m", "data": "d", "trainer": {"x": 1}}, "unknown settings: x"),
