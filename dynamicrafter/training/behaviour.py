@@ -5,8 +5,10 @@ Every figure is measured on scenes that training never saw. The subject is what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from .autoencoder import psnr, round_trip, still_frames
 from .toy_world import (
     COLOURS,
     DIRECTIONS,
+    MOTIONS,
     SHAPES,
     Scenes,
     captions,
@@ -83,7 +86,11 @@ def travelled(found: Track) -> Tensor:
 
 
 def same_subject(clips: Tensor, scenes: Scenes) -> tuple[float, float]:
-    """Shares of clips whose subject has its colour, and its shape, in the last frame."""
+    """Shares of clips whose subject has its colour, and its shape, in the last frame.
+
+    The colour is the nearest of all to the subject's mean one. The shape is the one whose drawing, in that
+    colour and at about the place and size of what is there, differs least from the frame.
+    """
     last = clips[:, -1:]
     found = track(last, scenes)
     empty = render(replace(scenes, present=torch.zeros_like(scenes.present)), torch.zeros(len(scenes), 1))
@@ -93,27 +100,24 @@ def same_subject(clips: Tensor, scenes: Scenes) -> tuple[float, float]:
     ]
     nearest = torch.cdist(colour, torch.tensor(list(COLOURS.values()))).argmin(1)
 
-    overlaps: list[Tensor] = []
-    for index in range(len(SHAPES)):
-        best = torch.zeros(len(scenes))
-        for size in (0.85, 1.0, 1.15):
+    still = torch.full_like(scenes.motion, tuple(MOTIONS).index("still"))
+    errors = torch.full((len(scenes), len(SHAPES)), math.inf)
+    for index, area in enumerate(_AREAS):
+        radius = (found.area[:, :1] / area).sqrt()
+        for size, across, down in product((0.8, 0.9, 1.0, 1.1), (-1.0, 0.0, 1.0), (-1.0, 0.0, 1.0, 2.0)):
             guess = replace(
                 scenes,
                 shape=torch.full_like(scenes.shape, index),
-                x=found.x[:, :1].expand(-1, 2),
-                y=found.y[:, :1].expand(-1, 2),
-                radius=(found.area[:, :1] / _AREAS[index]).sqrt().expand(-1, 2) * size,
+                colour=nearest[:, None].expand(-1, 2),
+                motion=still,
+                x=(found.x[:, :1] + across).expand(-1, 2),
+                y=(found.y[:, :1] + down).expand(-1, 2),
+                radius=(radius * size).expand(-1, 2),
             )
-            seen = (((render(guess, torch.zeros(len(scenes), 1)) - empty).abs() / 2).amax(2) > 2 * _SEEN)[
-                :, 0
-            ]
-            mine = weight > 0
-            both, any_of = (seen & mine).sum((-2, -1)), (seen | mine).sum((-2, -1))
-            best = torch.maximum(best, both / any_of.clamp(min=1))
-        overlaps.append(best)
-    shape = torch.stack(overlaps, 1).argmax(1)
+            error = (render(guess, torch.zeros(len(scenes), 1)) - last).square().flatten(1).mean(1)
+            errors[:, index] = torch.minimum(errors[:, index], error)
     right_colour = (nearest == scenes.colour[:, 0]).float().mean()
-    return float(right_colour), float((shape == scenes.shape[:, 0]).float().mean())
+    return float(right_colour), float((errors.argmin(1) == scenes.shape[:, 0]).float().mean())
 
 
 _AREAS = (3.14, 2.96, 1.87, 2.56)
