@@ -13,6 +13,8 @@ from .conditioning import (
 from .decode import DynamiCrafterVAEDecode
 from .host.files import register_folders
 from .loader import DynamiCrafterCheckpointLoader
+from .preset import DynamiCrafterPreset
+from .sample_picture import DynamiCrafterSamplePicture
 from .sampler import DynamiCrafterSampler
 
 
@@ -29,6 +31,8 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterLooping,
             DynamiCrafterSampler,
             DynamiCrafterVAEDecode,
+            DynamiCrafterPreset,
+            DynamiCrafterSamplePicture,
         ]
 
 

@@ -10,7 +10,8 @@ from comfy_execution.graph_utils import GraphBuilder
 from ..dynamicrafter.variants import VARIANTS, Mode
 from .host.files import fingerprint, list_checkpoints
 from .loader import AUTO, VARIANT_TIP, variant_for
-from .sockets import CATEGORY, FS_TIP, MOTION_TIP, advanced, image, schema
+from .own_values import LARGEST_CFG, OWN, OWN_COUNT, problem_of
+from .sockets import CATEGORY, CFG_TIP, FS_TIP, MOTION_TIP, STEPS_TIP, advanced, image, schema
 
 _LAST_TIP = "The last frame, to go on from."
 
@@ -45,7 +46,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
                     tooltip="The built-in model needs no download; for pruned checkpoints also connect clip "
                     "and clip_vision.",
                 ),
-                io.Float.Input("motion", default=-1.0, min=-1.0, max=1.0, step=0.05, tooltip=MOTION_TIP),
+                io.Float.Input("motion", default=OWN, min=OWN, max=1.0, step=0.05, tooltip=MOTION_TIP),
                 io.Int.Input(
                     "seed",
                     default=123,
@@ -67,20 +68,20 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=25,
-                    min=1,
+                    default=OWN_COUNT,
+                    min=OWN_COUNT,
                     max=1000,
                     optional=True,
-                    tooltip="Denoising steps; more is finer and slower.",
+                    tooltip=STEPS_TIP,
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=30.0,
+                    default=OWN,
+                    min=OWN,
+                    max=LARGEST_CFG,
                     step=0.1,
                     optional=True,
-                    tooltip="How strongly prompt and picture are followed.",
+                    tooltip=CFG_TIP,
                 ),
                 io.Int.Input(
                     "frames", default=16, min=1, max=1024, optional=True, tooltip="Length; 16 is best."
@@ -130,6 +131,14 @@ class DynamiCrafterAnimate(io.ComfyNode):
         return fingerprint(checkpoint)
 
     @classmethod
+    def validate_inputs(cls, cfg: float | None = None, motion: float | None = None) -> bool | str:
+        """Refuse a wrong number before anything is loaded; what is linked is checked when it is known.
+
+        Naming an input switches the host's own check of its range off, so that is done here too.
+        """
+        return problem_of(cfg=cfg, motion=motion) or True
+
+    @classmethod
     def execute(
         cls,
         image: Any,
@@ -139,8 +148,8 @@ class DynamiCrafterAnimate(io.ComfyNode):
         seed: int,
         loop: bool,
         last_image: Any = None,
-        steps: int = 25,
-        cfg: float = 7.5,
+        steps: int = OWN_COUNT,
+        cfg: float = OWN,
         frames: int = 16,
         fps: int = 8,
         negative_prompt: str = "",
@@ -154,6 +163,9 @@ class DynamiCrafterAnimate(io.ComfyNode):
             raise ValueError(
                 "loop and a last picture exclude each other: a loop ends with its first picture; drop one"
             )
+        wrong = problem_of(cfg=cfg, motion=motion)
+        if wrong:
+            raise ValueError(wrong)
         mode: Mode = "interpolate" if last_image is not None else "loop" if loop else "animate"
         graph = GraphBuilder()
         loader = graph.node(
@@ -192,7 +204,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
             seed=seed,
             steps=steps,
             cfg=cfg,
-            eta=1.0,
+            eta=OWN,
         )
         decoded = graph.node("DynamiCrafterVAEDecode", vae=loader.out(3), latent=sampled.out(0))
         video = graph.node("CreateVideo", images=decoded.out(0), fps=float(fps))

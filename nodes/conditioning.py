@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .encode import encode, single, size_problem
+from .own_values import problem_of
 from .sockets import CATEGORY, clip_inputs, conditioning_outputs, image, schema, text_inputs
 
 _MODEL_TIP = "MODEL of DynamiCrafter Checkpoint Loader."
@@ -30,12 +31,14 @@ class _Conditioning(io.ComfyNode):
     """What the three nodes check alike."""
 
     @classmethod
-    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
-        """Refuse a wrong size before anything runs; what is linked is not known yet and checked when it is.
+    def validate_inputs(
+        cls, width: int | None = None, height: int | None = None, motion: float | None = None
+    ) -> bool | str:
+        """Refuse a wrong number before anything runs; what is linked is not known yet and checked when it is.
 
         Naming an input switches the host's own check of its range off, so that is done here too.
         """
-        return size_problem(width, height) or True
+        return size_problem(width, height) or problem_of(motion=motion) or True
 
 
 class DynamiCrafterImageConditioning(_Conditioning):

@@ -15,6 +15,7 @@ from .host.model import FS, KEYFRAMES, TOKENS, KeyframeLatents
 from .host.resampler import resample
 from .host.towers import check_text, check_vision, encode_picture, encode_prompt
 from .host.vae import check_vae, encode_keyframes
+from .own_values import OWN, problem_of
 from .sockets import LARGEST_SIZE
 
 LOOP = "dynamicrafter_loop"
@@ -62,10 +63,16 @@ def size_of(variant: Variant, width: int, height: int, picture: Tensor) -> tuple
 
 
 def fs_of(variant: Variant, motion: float, fs: int) -> int:
-    """The frame stride or rate: the raw number if given, else by motion, else the variant's default."""
+    """The frame stride or rate: the raw number if given, else by motion, else the variant's default.
+
+    Raises ValueError with one sentence for a motion that is neither 0 to 1 nor -1.
+    """
+    wrong = problem_of(motion=motion)
+    if wrong:
+        raise ValueError(wrong)
     if fs:
         return fs
-    return variant.preset.fs if motion < 0 else motion_to_fs(variant, motion)
+    return variant.preset.fs if motion == OWN else motion_to_fs(variant, motion)
 
 
 def single(pictures: Tensor, name: str) -> Tensor:

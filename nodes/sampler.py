@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..dynamicrafter.guidance import make_guidance
 from .encode import LOOP, variant_of
 from .host.sampler import sample_exactly
-from .sockets import CATEGORY, advanced, schema
+from .own_values import LARGEST_CFG, OWN, OWN_COUNT, problem_of, settings_of
+from .sockets import CATEGORY, CFG_TIP, STEPS_TIP, advanced, schema
 
 AUTO = "auto"
 
@@ -48,27 +49,27 @@ class DynamiCrafterSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=50,
-                    min=1,
+                    default=OWN_COUNT,
+                    min=OWN_COUNT,
                     max=1000,
-                    tooltip="Denoising steps: 25 to 50 are usual, 10 for a sketch.",
+                    tooltip=STEPS_TIP,
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=30.0,
+                    default=OWN,
+                    min=OWN,
+                    max=LARGEST_CFG,
                     step=0.1,
-                    tooltip="How strongly prompt and picture are followed. 1 switches guidance off and is "
-                    "twice as fast.",
+                    tooltip=CFG_TIP,
                 ),
                 io.Float.Input(
                     "eta",
-                    default=1.0,
-                    min=0.0,
+                    default=OWN,
+                    min=OWN,
                     max=1.0,
                     step=0.05,
-                    tooltip="Fresh noise in each step: 0 none, 1 as much as the models were released with.",
+                    tooltip="Fresh noise in each step: 0 none, 1 as much as there can be. -1 takes the model's own "
+                    "share (1 for released models).",
                 ),
                 io.Conditioning.Input(
                     "image_only",
@@ -78,23 +79,24 @@ class DynamiCrafterSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "image_cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=30.0,
+                    default=OWN,
+                    min=OWN,
+                    max=LARGEST_CFG,
                     step=0.1,
                     optional=True,
-                    tooltip="Scale of the picture when image_only is connected; cfg is then the prompt's alone.",
+                    tooltip="Scale of the picture when image_only is connected; cfg is then the prompt's alone. -1 "
+                    "takes the value of cfg.",
                     extra_dict=advanced(),
                 ),
                 io.Float.Input(
                     "guidance_rescale",
-                    default=-1.0,
-                    min=-1.0,
+                    default=OWN,
+                    min=OWN,
                     max=1.0,
                     step=0.05,
                     optional=True,
                     tooltip="Against over-exposure by a high cfg, 0 off to 1. -1 takes the model's own (0.7; "
-                    "0 for 256).",
+                    "0 for 256). A core RescaleCFG on the model has no effect here.",
                     extra_dict=advanced(),
                 ),
                 io.Combo.Input(
@@ -114,6 +116,20 @@ class DynamiCrafterSampler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        cfg: float | None = None,
+        eta: float | None = None,
+        image_cfg: float | None = None,
+        guidance_rescale: float | None = None,
+    ) -> bool | str:
+        """Refuse a wrong number before anything runs; what is linked is checked when it is known.
+
+        Naming an input switches the host's own check of its range off, so that is done here too.
+        """
+        return problem_of(cfg=cfg, eta=eta, image_cfg=image_cfg, guidance_rescale=guidance_rescale) or True
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -125,16 +141,24 @@ class DynamiCrafterSampler(io.ComfyNode):
         cfg: float,
         eta: float,
         image_only: Any = None,
-        image_cfg: float = 7.5,
-        guidance_rescale: float = -1.0,
+        image_cfg: float = OWN,
+        guidance_rescale: float = OWN,
         spacing: str = AUTO,
     ) -> io.NodeOutput:
         """Sample; the last frame of a loop, which repeats the first, is dropped."""
-        preset = variant_of(model).preset
+        chosen = settings_of(
+            variant_of(model),
+            steps=steps,
+            cfg=cfg,
+            image_cfg=image_cfg,
+            eta=eta,
+            guidance_rescale=guidance_rescale,
+            spacing=None if spacing == AUTO else spacing,
+            seed=seed,
+        )
+        image_scale = chosen.cfg if chosen.image_cfg is None else chosen.image_cfg
         guidance = make_guidance(
-            cfg,
-            None if image_only is None else image_cfg,
-            preset.guidance_rescale if guidance_rescale < 0 else guidance_rescale,
+            chosen.cfg, None if image_only is None else image_scale, chosen.guidance_rescale
         )
         branches = {"full": positive, "unconditional": negative, "image_only": image_only}
         sampled = sample_exactly(
@@ -142,10 +166,10 @@ class DynamiCrafterSampler(io.ComfyNode):
             {name: branches[name] for name in guidance.branches},
             guidance,
             latent["samples"],
-            steps=steps,
-            spacing=preset.spacing if spacing == AUTO else spacing,  # pyright: ignore[reportArgumentType]
-            eta=eta,
-            seed=seed,
+            steps=chosen.steps,
+            spacing=chosen.spacing,
+            eta=chosen.eta,
+            seed=chosen.seed,
         )
         out = {**latent, "samples": sampled}
         if out.pop(LOOP, False):

@@ -11,6 +11,15 @@ CATEGORY = "DynamiCrafter"
 LARGEST_SIZE = 4096
 """Largest width and height in pixels."""
 
+STEPS_TIP = (
+    "Denoising steps; more is finer and slower. 0 takes the model's own number (50 for released models, for "
+    "which 25 is good too and 10 a sketch)."
+)
+CFG_TIP = (
+    "How strongly prompt and picture are followed. -1 takes the model's own value (7.5 for released models); "
+    "1 switches guidance off and is twice as fast."
+)
+
 FRAMES_TIP = (
     "Length of the clip in frames. The models were trained on 16 and are best at it; with any other length "
     "every frame looks at all image tokens."

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from dynamicrafter.catalogue import RELEASES
+from tools.make_preset_tables import PAGES as PRESET_PAGES
+from tools.make_preset_tables import with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
@@ -40,7 +42,7 @@ def rows(page: str, title: str) -> dict[str, str]:
 
 def test_every_node_has_a_page_and_no_page_is_left_over() -> None:
     assert [page.stem for page in PAGES] == NODES
-    assert len(NODES) == 7
+    assert len(NODES) == 9
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -65,6 +67,32 @@ def test_pictures_of_a_page_lie_beside_it(page: Path) -> None:
     for target in re.findall(r"!\[.*?\]\((.+?)\)", page.read_text(encoding="utf-8")):
         assert not re.match(r"\w+:|/", target)
         assert (page.parent / target).is_file()
+
+
+@pytest.mark.parametrize("page", PRESET_PAGES, ids=[page.stem for page in PRESET_PAGES])
+def test_pages_list_the_presets_as_they_are(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert with_table(text) == text, "python -m tools.make_preset_tables"
+
+
+def test_a_table_of_presets_that_is_old_or_lost_is_noticed() -> None:
+    text = PRESET_PAGES[0].read_text(encoding="utf-8")
+    old = text.replace("| 256_v1 | 50 |", "| 256_v1 | 51 |")
+    assert old != text == with_table(old)
+    with pytest.raises(ValueError, match="has no table of presets"):
+        with_table("# A page\n")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_leaves_a_number_to_the_model_is_said(language: str) -> None:
+    """On the tooltip of the field, and on the help page."""
+    nodes = words(language)
+    marks = {"steps": "0 ", "cfg": "-1 ", "eta": "-1 ", "image_cfg": "-1 ", "guidance_rescale": "-1 "}
+    for node in ("DynamiCrafterAnimate", "DynamiCrafterSampler"):
+        page = rows((ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8"), "Inputs")
+        for name in marks.keys() & nodes[node]["inputs"].keys():
+            assert marks[name] in nodes[node]["inputs"][name]["tooltip"], name
+            assert marks[name] in page[name], name
 
 
 def shape(value: Any) -> Any:

@@ -24,6 +24,7 @@ NEEDED = (
     "__init__.py",
     "dynamicrafter/unet.py",
     "nodes/loader.py",
+    "pictures/red_circle.png",
     "web/docs/DynamiCrafterAnimate.md",
     "locales/zh/nodeDefs.json",
     "workflows/animate_one_node.json",
@@ -33,7 +34,7 @@ NEEDED = (
     "README.md",
     "LICENSE",
 )
-NOT_NEEDED = ("tests/", "tools/", "benchmarks/", "pictures/", "docs/images/", ".ci/")
+NOT_NEEDED = ("tests/", "tools/", "benchmarks/", "pictures/make_pictures.py", "docs/images/", ".ci/")
 # Names of calls that start programs or run text as code.
 REFUSED = {"eval", "exec", "__import__", "system", "popen", "Popen", "execv", "spawnl", "check_output"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}

@@ -29,6 +29,7 @@ _WIDTHS = {
     "DynamiCrafterImageConditioning": 400,
     "DynamiCrafterInterpolation": 400,
     "DynamiCrafterLooping": 400,
+    "DynamiCrafterSamplePicture": 300,
     "LoadImage": 300,
     "SaveVideo": 400,
     "CLIPLoader": 360,
@@ -44,8 +45,8 @@ _BELOW = (
     "SamplerCustomAdvanced",
 )
 """Small nodes that stand below what they follow, not beside it."""
-_PICTURES = {"LoadImage": 290, "SaveVideo": 430, "PreviewImage": 260}
-"""Height of what a node shows below its widgets."""
+_PICTURES = {"DynamiCrafterSamplePicture": 220, "LoadImage": 220, "SaveVideo": 430, "PreviewImage": 260}
+"""Height of what a node shows below its widgets; a spare one shows nothing yet."""
 _NOTE_WIDTH = 440
 
 
@@ -73,6 +74,7 @@ class Node:
     title: str = ""
     models: list[dict[str, str]] = field(default_factory=list)
     column: int | None = None
+    spare: bool = False
 
     def __getitem__(self, name: str) -> Output:
         return Output(self, name)
@@ -121,13 +123,15 @@ class Graph:
         title: str = "",
         models: list[dict[str, str]] | None = None,
         column: int | None = None,
+        spare: bool = False,
         **values: Any,
     ) -> Node:
         """A node with values for its widgets and outputs of other nodes for its sockets.
 
-        ``models`` are what the editor offers to download; ``column`` overrides the place from left to right.
+        ``models`` are what the editor offers to download; ``column`` overrides the place from left to right. A
+        ``spare`` node lies ready for a person to connect, and is none of the API's format.
         """
-        node = Node(len(self.nodes) + 1, kind, values, title, models or [], column)
+        node = Node(len(self.nodes) + 1, kind, values, title, models or [], column, spare)
         self.nodes.append(node)
         return node
 
@@ -167,6 +171,8 @@ class Graph:
         """The graph as ``POST /prompt`` takes it."""
         prompt: dict[str, Any] = {}
         for node in self.nodes:
+            if node.spare:
+                continue
             schema = schemas[node.type]
             inputs = {
                 name: [str(value.node.id), self._slot(value, schemas)] if isinstance(value, Output) else value
@@ -248,7 +254,10 @@ class Graph:
             "id": node.id,
             "type": node.type,
             "pos": [0, 0],
-            "size": [_WIDTHS.get(node.type, 290), height + _PICTURES.get(node.type, 0)],
+            "size": [
+                _WIDTHS.get(node.type, 290),
+                height + (0 if node.spare else _PICTURES.get(node.type, 0)),
+            ],
             "flags": {},
             "order": 0,
             "mode": 0,

@@ -53,12 +53,12 @@ def rendered(schemas: Schemas) -> dict[str, str]:
     return {path: json.dumps(values, indent=2, ensure_ascii=False) + "\n" for path, values in files.items()}
 
 
-def main() -> None:
+def main(url: str) -> None:
     """Write all files."""
-    for path, text in rendered(read_schemas(sys.argv[1])).items():
+    for path, text in rendered(read_schemas(url)).items():
         (FOLDER / path).parent.mkdir(parents=True, exist_ok=True)
         (FOLDER / path).write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -48,9 +48,9 @@ def as_text(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def main() -> None:
+def main(url: str) -> None:
     """Write all files, and remove those of templates that are no more."""
-    files = rendered(read_schemas(sys.argv[1]))
+    files = rendered(read_schemas(url))
     for old in [*FOLDER.glob("*.json"), *FOLDER.glob("api/*.json")]:
         if old.relative_to(FOLDER).as_posix() not in files:
             old.unlink()
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

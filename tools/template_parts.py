@@ -8,11 +8,10 @@ from dynamicrafter.catalogue import Release, find
 
 from .graphs import Graph, Node, Output
 
-PICTURE = "example.png"
-"""Comes with ComfyUI, in its input folder."""
-PROMPT = "a girl in a pink dress moves right"
-STEPS = 25
-CFG = 7.5
+SAMPLE = "red_circle"
+"""A picture of the pack that the built-in model knows the like of."""
+PROMPT = "a red circle moves right"
+OWN_PICTURE = "Your own picture"
 FPS = 8.0
 
 # --- released weights ---
@@ -49,9 +48,12 @@ def weights_note(*names: str) -> str:
     """The part of a note that says where real weights are."""
     files = "\n".join(linked(name) for name in names)
     return (
-        "**Real weights.** The graph opens with a small model that comes with the pack, so that it runs at once. It "
-        "knows coloured shapes at 64x64 pixels and makes a blur of all else. "
-        f"For real clips put a released file in place, press R, and choose it as `checkpoint`:\n\n{files}\n"
+        "**This model.** The graph opens with a small model that comes with the pack, so that it runs at once. It "
+        "knows circles, squares, triangles and crosses of eight colours, at 64x64 pixels, and makes a blur of all "
+        "else. Other words it knows: *moves left*, *moves up*, *moves down*, *becomes blue*, *stands still*.\n\n"
+        f"**Your own picture.** Choose it in **{OWN_PICTURE}**, connect that node in place of "
+        "**DynamiCrafter Sample Picture**, put a released file in place, press R, and choose it as `checkpoint`. "
+        f"Steps and scales are then that model's own.\n\n{files}\n"
     )
 
 
@@ -66,6 +68,9 @@ DIALS = """\
 **Size.** Width and height 0 take the size the model was trained for, turned upright for an upright picture. \
 Other sizes must be multiples of 64; far from the trained size the picture falls apart.
 
+**Steps and scales.** `steps` 0, `cfg` -1, `eta` -1: the model's own values, with which it gives its best \
+results. Fewer steps are quicker: with released models 25 is good and 10 a sketch.
+
 **Length.** 16 frames is what the models were trained on. Fewer or more work, but move less well.
 
 **Memory.** ComfyUI keeps on the graphics card what fits and streams the rest. If memory still runs out: \
@@ -77,9 +82,14 @@ SAVE = "The clip is saved in ComfyUI's output folder, below `DynamiCrafter`."
 # --- parts that templates share ---
 
 
-def picture(graph: Graph, title: str = "") -> Node:
-    """A picture of the input folder."""
-    return graph.add("LoadImage", title=title, image=PICTURE)
+def picture(graph: Graph, name: str = SAMPLE, title: str = "") -> Output:
+    """A picture that comes with the pack."""
+    return graph.add("DynamiCrafterSamplePicture", title=title, picture=name)["image"]
+
+
+def own_picture(graph: Graph, title: str = OWN_PICTURE) -> None:
+    """A Load Image that lies ready, for a picture of the artist's own; it names no file, since none is sure to be."""
+    graph.add("LoadImage", title=title, image="", column=0, spare=True)
 
 
 def load(graph: Graph, checkpoint: str, *models: str, **values: Any) -> Node:
@@ -103,7 +113,7 @@ def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Nod
         positive=conditioning["positive"],
         negative=conditioning["negative"],
         latent=conditioning["latent"],
-        **{"steps": STEPS, "cfg": CFG, **values},
+        **values,
     )
 
 

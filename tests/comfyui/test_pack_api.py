@@ -19,14 +19,17 @@ from pack_graphs import (
     animate,
     conditioned,
     decoded,
+    latents_of,
     node,
     sampled,
+    saved_latent,
     upload_pictures,
     video_of,
+    with_ksampler,
 )
 
 if TYPE_CHECKING:
-    from comfyui_client import Client
+    from comfyui_client import Client, Run
     from comfyui_server import Server
 
 NODES = {
@@ -35,6 +38,8 @@ NODES = {
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
     "DynamiCrafterLooping",
+    "DynamiCrafterPreset",
+    "DynamiCrafterSamplePicture",
     "DynamiCrafterSampler",
     "DynamiCrafterVAEDecode",
 }
@@ -170,7 +175,9 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
             height, width = own_size(inputs["checkpoint"])
         if "frames" in inputs:
             loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
-            frames = inputs["frames"] - loop
+            frames += inputs["frames"] - loop
+        if entry["class_type"] == "ImageFromBatch":
+            frames -= inputs["batch_index"]
         rate = float(inputs.get("fps", rate))
     return height, width, frames, rate
 
@@ -193,17 +200,19 @@ class TestShippedGraphs:
         assert len(FLOWS) >= 8
 
     @pytest.mark.parametrize("path", FLOWS, ids=[path.stem for path in FLOWS])
-    def test_it_makes_a_video(self, ready: Client, pack_server: Server, path: Path) -> None:
+    def test_it_makes_a_video(self, client: Client, pack_server: Server, path: Path) -> None:
+        """With nothing in the input folder, unless the graph is for a model that is downloaded."""
         import av
 
         flow: Prompt = json.loads(path.read_text(encoding="utf-8"))
-        for entry in flow.values():
-            if entry["class_type"] == "LoadImage":
-                ready.upload_image(REPOSITORY / "pictures" / "harbour.png", entry["inputs"]["image"])
+        empty_folder(pack_server.base / "input")
         prompt, wanted = smaller(flow)
         if wanted:
-            assert_only_weights_are_missing(ready, flow, wanted)
-        run = ready.run(prompt)
+            for entry in flow.values():
+                if entry["class_type"] == "LoadImage":
+                    client.upload_image(REPOSITORY / "pictures" / "harbour.png", entry["inputs"]["image"])
+            assert_only_weights_are_missing(client, flow, wanted)
+        run = client.run(prompt)
         assert run.status == "success", run.error
         videos = [file for file in run.files() if file["filename"].endswith(".mp4")]
         clips = 2 if any(entry["class_type"] == "RebatchImages" for entry in flow.values()) else 1
@@ -215,6 +224,55 @@ class TestShippedGraphs:
                 assert video.streams.video[0].average_rate == rate
             assert [picture.shape for picture in pictures] == [(height, width, 3)] * frames
             assert len({picture.tobytes() for picture in pictures}) > 1
+
+    def test_the_first_clip_moves_as_its_prompt_says(self, client: Client) -> None:
+        """As shipped, nothing changed: the red circle is farther right in every third of the clip."""
+        flow: Prompt = json.loads(
+            (REPOSITORY / "workflows" / "api" / "animate_one_node.json").read_text("utf-8")
+        )
+        (said,) = (entry["inputs"]["prompt"] for entry in flow.values() if "prompt" in entry["inputs"])
+        assert said == "a red circle moves right"
+        places = [place_of_red(frame) for frame in frames_of(client, client.run(flow))]
+        assert len(places) == 16
+        across = [x for x, _ in places]
+        third = [sum(across[i : i + 5]) / 5 for i in (0, 5, 11)]
+        assert third[1] - third[0] > 2 and third[2] - third[1] > 2
+        assert max(y for _, y in places) - min(y for _, y in places) < across[-1] - across[0]
+
+    def test_a_clip_between_two_pictures_goes_from_one_to_the_other(self, client: Client) -> None:
+        flow: Prompt = json.loads(
+            (REPOSITORY / "workflows" / "api" / "interpolation.json").read_text("utf-8")
+        )
+        across = [place_of_red(frame)[0] for frame in frames_of(client, client.run(flow))]
+        assert across[-1] - across[0] > 5
+        assert across[0] < sum(across) / len(across) < across[-1]
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove every file of a folder."""
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def frames_of(client: Client, run: Run) -> list[Any]:
+    """Frames ``[h, w, 3]`` of the one video that a run wrote."""
+    import av
+
+    assert run.status == "success", run.error
+    (file,) = (file for file in run.files() if file["filename"].endswith(".mp4"))
+    with av.open(io.BytesIO(client.view(file))) as video:
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+
+def place_of_red(frame: Any) -> tuple[float, float]:
+    """Where the red of a frame is, as its weighted centre (x, y) in pixels."""
+    import numpy as np
+
+    red, others = frame[..., 0].astype(float), frame[..., 1:].max(axis=2).astype(float)
+    weight = np.clip(red - others - 50, 0, None)
+    assert weight.sum() > 0, "nothing is red"
+    rows, columns = np.indices(weight.shape)
+    return float((weight * columns).sum() / weight.sum()), float((weight * rows).sum() / weight.sum())
 
 
 def assert_only_weights_are_missing(client: Client, flow: Prompt, wanted: set[str]) -> None:
@@ -327,6 +385,73 @@ class TestSameAsTheCommand:
         for ours, theirs in zip(found, wanted, strict=True):
             levels = np.frombuffer(pixels(ours), np.uint8).astype(int).reshape(theirs.shape) - theirs
             assert np.abs(levels).max() <= 1
+
+
+class TestOwnValues:
+    def test_what_is_left_to_the_model_is_its_preset(self, ready: Client) -> None:
+        from dynamicrafter.variants import SMALL
+
+        preset = SMALL.preset
+        left = {"steps": 0, "cfg": -1.0, "eta": -1.0, "seed": 51}
+        written = {"steps": preset.steps, "cfg": preset.cfg, "eta": preset.eta, "seed": 51}
+        more = {"guidance_rescale": preset.guidance_rescale, "spacing": preset.spacing}
+        runs = [
+            ready.run(saved_latent(sampled(conditioned(), **choices)))
+            for choices in (left, {**written, **more})
+        ]
+        assert runs[0].progress("sampler")[-1] == (preset.steps, preset.steps)
+        assert latents_of(ready, runs[0]).equal(latents_of(ready, runs[1]))
+
+    def test_the_pictures_scale_left_alone_is_that_of_the_prompt(self, ready: Client) -> None:
+        two = {"image_only": ["cond", 2], "cfg": 3.0, "seed": 52}
+        made = [
+            latents_of(ready, ready.run(saved_latent(sampled(conditioned(), **two, image_cfg=scale))))
+            for scale in (-1.0, 3.0, 1.0)
+        ]
+        assert made[0].equal(made[1])
+        assert not made[0].equal(made[2])
+
+    def test_core_samplers_get_them_from_a_node(self, ready: Client) -> None:
+        from dynamicrafter.variants import SMALL
+
+        preset = SMALL.preset
+        linked = {"steps": ["preset", 0], "cfg": ["preset", 1], "seed": 53}
+        prompts = [
+            saved_latent(with_ksampler(conditioned(), **choices))
+            for choices in (linked, {"steps": preset.steps, "cfg": preset.cfg, "seed": 53})
+        ]
+        prompts[0]["preset"] = node("DynamiCrafterPreset", model=["loader", 0])
+        prompts[0]["shown"] = node("PreviewAny", source=["preset", 2])
+        first, second = (ready.run(prompt) for prompt in prompts)
+        assert latents_of(ready, first).equal(latents_of(ready, second))
+        assert float(first.outputs["shown"]["text"][0]) == preset.guidance_rescale
+
+
+class TestSamplePictures:
+    def test_all_of_them_are_as_load_image_gives_them(self, ready: Client) -> None:
+        """Toy shapes first, since the built-in model is the first choice too; the node shows what it gives."""
+        (entry,) = ready.object_info("DynamiCrafterSamplePicture")["DynamiCrafterSamplePicture"]["input"][
+            "required"
+        ].values()
+        names = entry[0] if isinstance(entry[0], list) else entry[1]["options"]
+        assert names[0] == "red_circle"
+        folder = REPOSITORY / "pictures"
+        assert sorted(names) == sorted(path.stem for path in folder.glob("*.png"))
+        for name in names:
+            ready.upload_image(folder / f"{name}.png")
+            run = ready.run(
+                {
+                    "sample": node("DynamiCrafterSamplePicture", picture=name),
+                    "file": node("LoadImage", image=f"{name}.png"),
+                    "ours": node("SaveImage", images=["sample", 0], filename_prefix="sample/ours"),
+                    "theirs": node("SaveImage", images=["file", 0], filename_prefix="sample/theirs"),
+                }
+            )
+            assert run.status == "success", run.error
+            shown = [
+                pixels(ready.view(run.outputs[place]["images"][0])) for place in ("sample", "ours", "theirs")
+            ]
+            assert shown[0] == shown[1] == shown[2]
 
 
 def pixels(file: bytes) -> bytes:

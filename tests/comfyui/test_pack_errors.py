@@ -254,6 +254,54 @@ class TestSizes:
         assert f": {name}" in refused(ready, saved_latent(sampled(conditioned(**{name: value}))))
 
     @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("cfg", -0.5, "cfg must be 0 to 30, or -1 for the model's own value, but -0.5 was given"),
+            ("cfg", 31.0, "cfg must be 0 to 30, or -1 .*, but 31 was given"),
+            ("image_cfg", -0.1, "image_cfg must be 0 to 30, or -1 for the value of cfg, but -0.1 was given"),
+            ("eta", -0.05, "eta must be 0 to 1, or -1 for the model's own value, but -0.05 was given"),
+            ("guidance_rescale", 1.5, "guidance_rescale must be 0 to 1, or -1 .*, but 1.5 was given"),
+            ("steps", -1, "steps"),
+        ],
+    )
+    def test_numbers_of_the_sampler_are_checked_before_anything_runs(
+        self, ready: Client, name: str, value: float, message: str
+    ) -> None:
+        said = refused(ready, saved_latent(sampled(conditioned(), **{name: value})))
+        assert re.search(message, said), said
+
+    @pytest.mark.parametrize(("name", "value"), [("cfg", -0.5), ("motion", -0.5), ("motion", 2.0)])
+    def test_so_are_those_of_the_one_node_start(self, ready: Client, name: str, value: float) -> None:
+        assert f"{name} must be 0 to" in refused(ready, animate(**{name: value}))
+
+    @pytest.mark.parametrize(
+        "kind", ["DynamiCrafterImageConditioning", "DynamiCrafterInterpolation", "DynamiCrafterLooping"]
+    )
+    def test_so_is_motion_of_the_conditioning(self, ready: Client, kind: str) -> None:
+        said = refused(ready, saved_latent(sampled(conditioned(kind, motion=-0.5))))
+        assert "motion must be 0 to 1, or -1 for the model's own value, but -0.5 was given" in said
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "value", "message"),
+        [
+            ("cfg", "PrimitiveFloat", -0.5, "cfg must be 0 to 30, or -1 for the model's own value"),
+            ("steps", "PrimitiveInt", -3, "steps must be 1 to 1000, or 0 for the model's own number, but -3"),
+            ("steps", "PrimitiveInt", 1001, "steps must be 1 to 1000, but 1001 was given"),
+        ],
+    )
+    def test_linked_numbers_are_checked_when_they_are_known(
+        self, ready: Client, name: str, kind: str, value: float, message: str
+    ) -> None:
+        prompt = saved_latent(sampled(conditioned(), **{name: ["number", 0]}))
+        prompt["number"] = node(kind, value=value)
+        fails(ready, prompt, "sampler", message)
+
+    def test_a_picture_the_pack_has_not_is_refused(self, ready: Client) -> None:
+        prompt = conditioned()
+        prompt["image"] = node("DynamiCrafterSamplePicture", picture="blue_moon")
+        assert "picture: 'blue_moon' not in" in refused(ready, saved_latent(sampled(prompt)))
+
+    @pytest.mark.parametrize(
         ("kind", "least"), [("DynamiCrafterInterpolation", 2), ("DynamiCrafterLooping", 3)]
     )
     def test_too_few_frames_for_the_kind_of_clip(self, ready: Client, kind: str, least: int) -> None:

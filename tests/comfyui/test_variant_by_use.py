@@ -1,12 +1,14 @@
-"""The one-node start asks for a variant only where neither the weights nor what is wanted of them tell."""
+"""What nodes make of a variant: which one the one-node start takes, and which numbers are left to it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from dynamicrafter.variants import TINY, VARIANTS
 
 if TYPE_CHECKING:
     from comfyui_host import Host
@@ -15,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def told(comfyui_host: Host) -> dict[str, str]:
+def told(comfyui_host: Host) -> dict[str, Any]:
     from comfyui_host import run_in_host
 
     script = Path(__file__).with_name("variant_in_host.py")
@@ -31,16 +33,48 @@ def told(comfyui_host: Host) -> dict[str, str]:
         ("pruned loop", "512_interp_v1"),
     ],
 )
-def test_what_is_wanted_tells_where_the_weights_cannot(told: dict[str, str], case: str, variant: str) -> None:
+def test_what_is_wanted_tells_where_the_weights_cannot(told: dict[str, Any], case: str, variant: str) -> None:
     assert told[case] == variant
 
 
 @pytest.mark.parametrize("case", ["alone", "1024 loop", "nothing"])
-def test_the_loader_decides_where_it_can_or_where_nothing_fits(told: dict[str, str], case: str) -> None:
+def test_the_loader_decides_where_it_can_or_where_nothing_fits(told: dict[str, Any], case: str) -> None:
     assert told[case] == "auto"
 
 
-def test_the_choices_are_named_where_nothing_tells(told: dict[str, str]) -> None:
+def test_the_choices_are_named_where_nothing_tells(told: dict[str, Any]) -> None:
     message = told["pruned animate"]
     assert message.startswith("error: ") and "choose it in the variant input" in message
     assert "512_v1" in message and "1024_v1" in message and "512_interp_v1" not in message
+
+
+def test_released_models_run_with_the_values_of_the_paper(told: dict[str, Any]) -> None:
+    released = {name: values for name, values in told["own values"].items() if name not in ("small", "tiny")}
+    assert set(released) == set(VARIANTS) - {"small", "tiny"}
+    for name, values in released.items():
+        first = name == "256_v1"
+        assert values == {
+            "steps": 50,
+            "cfg": 7.5,
+            "image_cfg": None,
+            "eta": 1.0,
+            "guidance_rescale": 0.0 if first else 0.7,
+            "spacing": "uniform" if first else "uniform_trailing",
+        }
+
+
+def test_the_built_in_model_runs_with_its_own(told: dict[str, Any]) -> None:
+    values, preset = told["own values"]["tiny"], TINY.preset
+    assert (values["steps"], values["cfg"], values["eta"]) == (preset.steps, preset.cfg, preset.eta)
+
+
+def test_numbers_that_are_given_are_kept(told: dict[str, Any]) -> None:
+    """0 is a number like any other, where it is not what leaves the choice to the model."""
+    assert told["given values"] == {
+        "steps": 7,
+        "cfg": 0.0,
+        "image_cfg": 2.0,
+        "eta": 0.0,
+        "guidance_rescale": 0.0,
+        "spacing": "uniform_trailing",
+    }

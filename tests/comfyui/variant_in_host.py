@@ -1,4 +1,4 @@
-"""What the one-node start loads a checkpoint as, inside a real host, for test_variant_by_use.py.
+"""What nodes make of a variant inside a real host, for test_variant_by_use.py: the choice of one, and its own values.
 
 Usage: ``python variant_in_host.py REPOSITORY``; the last line printed is one JSON object.
 """
@@ -25,6 +25,14 @@ def told(loader: Any, variants: Any, fits: list[str], mode: str) -> str:
         return f"error: {problem}"
 
 
+def own_values(module: Any, variant: Any, **given: float) -> dict[str, Any]:
+    """What the sampler runs with when all is left to the model but what is ``given``."""
+    left = {"steps": 0, "cfg": -1.0, "image_cfg": -1.0, "eta": -1.0, "guidance_rescale": -1.0}
+    settings = module.settings_of(variant, spacing=None, seed=1, **{**left, **given})
+    names = (*left, "spacing")
+    return {name: getattr(settings, name) for name in names}
+
+
 if __name__ == "__main__":
     import comfy.options
 
@@ -41,6 +49,7 @@ if __name__ == "__main__":
     spec.loader.exec_module(pack)
     node = importlib.import_module("pack.nodes.loader")
     known = importlib.import_module("pack.dynamicrafter.variants").VARIANTS
+    values = importlib.import_module("pack.nodes.own_values")
     family = ["512_v1", "512_interp_v1", "cil_512"]
     pruned = ["512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024"]
     sys.stdout.write(
@@ -54,6 +63,10 @@ if __name__ == "__main__":
                 "alone": told(node, known, ["small"], "loop"),
                 "1024 loop": told(node, known, ["1024_v1", "cil_1024"], "loop"),
                 "nothing": told(node, known, [], "loop"),
+                "own values": {name: own_values(values, variant) for name, variant in known.items()},
+                "given values": own_values(
+                    values, known["512_v1"], steps=7, cfg=0.0, image_cfg=2.0, eta=0.0, guidance_rescale=0.0
+                ),
             }
         )
     )

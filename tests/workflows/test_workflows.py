@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from dynamicrafter.catalogue import RELEASES
-from tools.make_thumbnails import drawn
+from tools.make_thumbnails import FRAME, FRAMES, GAP, GRAPH_SIZE, drawn, frame_left
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 EDITOR = sorted(WORKFLOWS.glob("*.json"))
@@ -31,6 +31,7 @@ NEEDED = {
     "core_ksampler",
     "dual_cfg",
     "batch_of_pictures",
+    "longer_clip",
 }
 OURS = {
     "DynamiCrafterAnimate",
@@ -38,9 +39,13 @@ OURS = {
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
     "DynamiCrafterLooping",
+    "DynamiCrafterPreset",
+    "DynamiCrafterSamplePicture",
     "DynamiCrafterSampler",
     "DynamiCrafterVAEDecode",
 }
+WITH_FRAMES = sorted(NEEDED - {"pruned_checkpoint_with_core_loaders"} | {"two_scale_guidance"})
+"""Templates whose cards show their clip; the other one needs a model that is downloaded."""
 AFTER_SEED = ("fixed", "randomize", "increment", "decrement")
 MACHINE_PATH = re.compile(r"(^|[\s\"'`(])(/[A-Za-z]+/|~/|[A-Za-z]:[\\/]|file://)")
 WEIGHTS = (".safetensors", ".ckpt", ".sft", ".pt", ".bin")
@@ -62,12 +67,18 @@ def texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+def is_spare(node: dict[str, Any]) -> bool:
+    """Whether a node lies ready to be connected: a Load Image without a picture, which no other node looks at."""
+    linked = any(output["links"] for output in node["outputs"])
+    return node["type"] == "LoadImage" and not linked
+
+
 def as_prompt(graph: dict[str, Any]) -> dict[str, Any]:
     """What the editor would send for a graph: class and inputs of each node by id."""
     origins = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     prompt: dict[str, Any] = {}
     for node in graph["nodes"]:
-        if node["type"] in NOTES:
+        if node["type"] in NOTES or is_spare(node):
             continue
         values = list(node["widgets_values"])
         inputs: dict[str, Any] = {}
@@ -193,7 +204,7 @@ def test_downloads_come_from_the_catalogue(path: Path) -> None:
 
 @api
 def test_only_what_cannot_do_without_wants_files(path: Path) -> None:
-    """All others run right after installation, with the built-in model and the picture ComfyUI comes with."""
+    """All others run right after installation: the built-in model, pictures of the pack, an empty input folder."""
     prompt = read(path)
     wanted = {text for node in prompt.values() for text in texts(node["inputs"]) if text.endswith(WEIGHTS)}
     if path.stem == "pruned_checkpoint_with_core_loaders":
@@ -202,8 +213,50 @@ def test_only_what_cannot_do_without_wants_files(path: Path) -> None:
         assert wanted == names
     else:
         assert wanted == set()
-    pictures = [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"]
-    assert set(pictures) == {"example.png"}
+        assert "LoadImage" not in {node["class_type"] for node in prompt.values()}
+    for node in prompt.values():
+        if node["class_type"] == "DynamiCrafterSamplePicture":
+            assert (WORKFLOWS.parent / "pictures" / f"{node['inputs']['picture']}.png").is_file()
+
+
+@api
+def test_numbers_are_left_to_the_model(path: Path) -> None:
+    """So that a released model needs no other change than its name, and no number of tiny is written anywhere."""
+    prompt = read(path)
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if name in ("steps", "cfg", "cfg_conds", "cfg_cond2_negative", "multiplier", "eta", "fs"):
+                left = 0 if name in ("steps", "fs") else -1
+                assert value == left or prompt[value[0]]["class_type"] == "DynamiCrafterPreset", name
+
+
+@api
+def test_prompts_speak_of_what_the_picture_shows(path: Path) -> None:
+    prompt = read(path)
+    pictures = {
+        node["inputs"]["picture"].split("_left")[0].split("_right")[0].replace("_", " ")
+        for node in prompt.values()
+        if node["class_type"] == "DynamiCrafterSamplePicture"
+    }
+    said = {node["inputs"]["prompt"] for node in prompt.values() if node["inputs"].get("prompt")}
+    assert said
+    if pictures:
+        (subject,) = pictures
+        assert all(re.fullmatch(f"a {subject} moves (left|right|up|down)", text) for text in said)
+
+
+@editor
+def test_a_place_for_ones_own_picture_lies_ready(path: Path) -> None:
+    graph = read(path)
+    spare = [node for node in graph["nodes"] if node["type"] not in NOTES and is_spare(node)]
+    used = {node["type"] for node in graph["nodes"]}
+    assert bool(spare) == ("DynamiCrafterSamplePicture" in used)
+    notes = "\n".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] in NOTES)
+    for node in spare:
+        assert node["title"].startswith("Your own")
+        # A name of a file that is not there would be an error of a graph just opened.
+        assert node["widgets_values"] == ["", "image"]
+    assert ("**Your own picture.**" in notes) == bool(spare)
 
 
 @api
@@ -218,7 +271,35 @@ def test_api_graphs_end_in_a_clip(path: Path) -> None:
 @editor
 def test_a_card_has_a_picture_of_its_graph(path: Path) -> None:
     with Image.open(path.with_suffix(".jpg")) as card:
-        kept = card.convert("RGB").resize((40, 30))
-    made = drawn(read(path)).resize((40, 30))
-    worst = max(abs(a - b) for a, b in zip(made.tobytes(), kept.tobytes(), strict=True))
-    assert worst <= 40, "python -m tools.make_thumbnails"
+        kept = card.convert("RGB")
+    made = drawn(read(path))
+    if path.stem in WITH_FRAMES:
+        made = drawn(read(path), GRAPH_SIZE)
+        kept = kept.crop((0, kept.height - made.height, kept.width, kept.height))
+    small = (40, 40 * made.height // made.width)
+    worst = max(
+        abs(a - b) for a, b in zip(made.resize(small).tobytes(), kept.resize(small).tobytes(), strict=True)
+    )
+    assert worst <= 40, "python -m tools.make_all"
+
+
+@pytest.mark.parametrize("name", WITH_FRAMES)
+def test_a_card_shows_frames_of_the_clip(name: str) -> None:
+    """The first is like the picture that the graph begins with, and what comes after differs from it."""
+    prompt = read(WORKFLOWS / "api" / f"{name}.json")
+    begin = next(node["inputs"]["picture"] for node in prompt.values() if "picture" in node["inputs"])
+    with Image.open(WORKFLOWS / f"{name}.jpg") as card:
+        frames = [
+            card.convert("RGB").crop((frame_left(i), GAP, frame_left(i) + FRAME, GAP + FRAME))
+            for i in range(FRAMES)
+        ]
+    with Image.open(WORKFLOWS.parent / "pictures" / f"{begin}.png") as picture:
+        first = picture.convert("RGB").resize(frames[0].size)
+    assert apart(frames[0], first) < 20
+    assert apart(frames[0], frames[1]) > 4
+
+
+def apart(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of two pictures, in levels of 255."""
+    mean = ImageStat.Stat(ImageChops.difference(one, other)).mean
+    return sum(mean) / len(mean)

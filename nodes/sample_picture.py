@@ -1,0 +1,61 @@
+"""The node with the pack's own pictures, so that a graph runs where no picture was uploaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..dynamicrafter.pictures import read_picture
+from .sockets import CATEGORY, schema
+
+FOLDER = Path(__file__).resolve().parents[1] / "pictures"
+PICTURES = (
+    "red_circle",
+    "red_circle_left",
+    "red_circle_right",
+    "blue_square",
+    "green_triangle",
+    "yellow_cross",
+    "harbour",
+    "hill_day",
+    "hill_dusk",
+)
+"""Names of the pictures: coloured shapes for the built-in model first, then drawings for released models."""
+
+
+class DynamiCrafterSamplePicture(io.ComfyNode):
+    """Gives one of the pictures that come with the pack."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterSamplePicture",
+            display_name="DynamiCrafter Sample Picture",
+            category=CATEGORY,
+            description="A picture that comes with the pack, for a first clip without a file of your own. For your "
+            "own pictures use core Load Image in its place, and a downloaded model.",
+            search_aliases=["example picture", "test image", "demo"],
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=list(PICTURES),
+                    default=PICTURES[0],
+                    tooltip="Coloured shapes are what the built-in model knows (prompt: a red circle moves right). "
+                    "harbour, hill_day and hill_dusk are for released models.",
+                )
+            ],
+            outputs=[io.Image.Output("image", tooltip="The picture, as core Load Image would give it.")],
+        )
+
+    @classmethod
+    def execute(cls, picture: str) -> io.NodeOutput:
+        """Read the file, and show it on the node."""
+        path = FOLDER / f"{picture}.png"
+        if picture not in PICTURES or not path.is_file():
+            raise ValueError(
+                f"the pack has no picture {picture}; choose another one, or install the pack anew if files are missing"
+            )
+        image = read_picture(path).pixels[None].float() / 255
+        return io.NodeOutput(image, ui=ui.PreviewImage(image))
