@@ -104,7 +104,7 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
     if command == "evaluate":
         from . import evaluation
 
-        return evaluation.run(arguments)
+        return evaluation.run(arguments, written)
     from . import weights
 
     return weights.run(command, arguments)

@@ -135,16 +135,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     toys.add_argument("--seed", type=int, default=0, help="of the scenes (default: %(default)s)")
 
     evaluate = commands.add_parser(
-        "evaluate", parents=[common], help="measure what a model does in the toy world"
+        "evaluate", parents=[common], help="measure what a model does, or clips that are there"
     )
-    evaluate.add_argument(
-        "--model", default="tiny", metavar="NAME|FILE", help="what to measure (default: %(default)s)"
-    )
-    evaluate.add_argument("--items", type=int, default=64, help="clips per figure (default: %(default)s)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of scenes and noise (default: %(default)s)")
-    evaluate.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
-    evaluate.add_argument("--cfg", type=float, help="guidance scale (default: the model's own)")
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
+    _evaluate_options(evaluate)
     return parser
 
 
@@ -186,6 +179,23 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "--prompt", default="", help="what should happen, in English (default: nothing said)"
     )
+    _happening_options(picture, [123], "one clip each (default: 123)")
+    _shape_options(parser)
+    _sampling_options(parser)
+
+    _model_options(parser, "tiny, the built-in one, which knows coloured shapes only")
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        metavar="PATH",
+        help=".mp4, .webm, .gif, .webp, or a folder for PNGs; several clips are numbered "
+        "(default: PICTURE-COMMAND.mp4 in this folder)",
+    )
+    output.add_argument("--fps", type=int, help="frames per second it plays at (default: 8)")
+
+
+def _happening_options(picture: Any, seeds: list[int], seed_help: str) -> None:
     picture.add_argument("--negative", default="", help="what should not (default: nothing said)")
     picture.add_argument(
         "--motion",
@@ -199,10 +209,10 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "--frames", type=int, help="length in frames (default: 16, which the models are best at)"
     )
-    picture.add_argument(
-        "--seed", type=_seeds, default=[123], metavar="N[,N...]", help="one clip each (default: 123)"
-    )
+    picture.add_argument("--seed", type=_seeds, default=seeds, metavar="N[,N...]", help=seed_help)
 
+
+def _shape_options(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("shape")
     shape.add_argument(
         "--size",
@@ -217,6 +227,8 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
         help="how a picture of another shape is brought to size (default: %(default)s)",
     )
 
+
+def _sampling_options(parser: argparse.ArgumentParser) -> None:
     quality = parser.add_argument_group("sampling (defaults: the model's own, see 'dynamicrafter models')")
     quality.add_argument("--steps", type=int, help="denoising steps, 1 to 1000")
     quality.add_argument("--cfg", type=float, help="how strongly prompt and picture are followed; 1 is off")
@@ -236,16 +248,58 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     )
     quality.add_argument("--batch", type=int, default=1, help="clips made at once (default: 1)")
 
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures with text files of their names, or with prompts.csv or .jsonl (picture, prompt, and if wanted "
+        "end, clip); or such a list (default: the toy world that tiny was trained on)",
+    )
+    ready = parser.add_argument_group("clips")
+    ready.add_argument(
+        "--clips", type=Path, metavar="PATH", help="measure these ready clips; no model is needed then"
+    )
+    ready.add_argument(
+        "--real", type=Path, metavar="PATH", help="real clips to compare with, besides those of the list"
+    )
+    ready.add_argument("--loop", action="store_true", help="make loops")
+
+    toy = parser.add_argument_group("toy world, where no folder and no clips are given")
+    toy.add_argument("--items", type=int, help="clips per figure (default: 64, with --scales 16)")
+    toy.add_argument(
+        "--scales",
+        action="store_true",
+        help="measure only what the guidance scales of text and picture do, one by one",
+    )
+    toy.add_argument(
+        "--hops",
+        action="store_true",
+        help="measure only whether it knows the word that the clips of 'toy-clips' teach, and still the directions",
+    )
+
+    picture = parser.add_argument_group("what should happen")
+    _happening_options(picture, [0], "one clip each; in the toy world the median of all (default: 0)")
+    _shape_options(parser)
+    _sampling_options(parser)
     _model_options(parser, "tiny, the built-in one, which knows coloured shapes only")
 
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output",
-        metavar="PATH",
-        help=".mp4, .webm, .gif, .webp, or a folder for PNGs; several clips are numbered "
-        "(default: PICTURE-COMMAND.mp4 in this folder)",
+    learned = parser.add_argument_group("learned measures, each taken where its package and weights are here")
+    learned.add_argument("--plain", action="store_true", help="leave all of them out")
+    learned.add_argument("--towers", type=Path, metavar="FILE", help="whole CLIP towers, for the CLIP score")
+    learned.add_argument(
+        "--i3d",
+        type=Path,
+        metavar="FILE",
+        help="I3D as TorchScript, for FVD and KVD (default: i3d_torchscript.pt in the weights folder)",
     )
-    output.add_argument("--fps", type=int, help="frames per second it plays at (default: 8)")
+    learned.add_argument("--fetch", action="store_true", help="let LPIPS and DreamSim download their weights")
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--csv", type=Path, metavar="FILE", help="write the figures of every clip")
+    output.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the clips that are made, as .mp4")
 
 
 _COMPUTED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -35,7 +35,7 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
     shots: list[Shot] = []
     for files in groups:
         size, *_ = [read_picture(file).size for file in files]
-        settings = _settings(given, variant, mode, size)
+        settings = clip_settings(given, variant, mode, size)
         shots += [Shot(replace(settings, seed=seed), files, next(targets)) for seed in given.seed]
     return make(shots, source, given, given.dtype, written)
 
@@ -64,7 +64,8 @@ def clip_target(name: str, pictures: _Files) -> str:
     return str(target) + (os.sep if _is_folder(name) else "")
 
 
-def _settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
+def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
+    """The settings that the arguments ask for; raises UsageError for a value out of range."""
     return make_settings(
         variant,
         mode,

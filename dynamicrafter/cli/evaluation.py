@@ -2,35 +2,115 @@
 
 from __future__ import annotations
 
+import statistics
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
-from ..api import load
+from ..api import load, variant_of
 from ..errors import UsageError
+from ..evaluation.scales import measure_scales
+from ..pipeline import Model
 from ..training.behaviour import measure_behaviour
+from ..training.hops import measure_hops
+from .clips import model_source
+from .progress import Bars
+from .shots import threads_that_pay
 
 _TOY_SIZE = (64, 64)
 _FEWEST = 4
 """Clips for the four directions."""
+_ITEMS, _SCALES_ITEMS = 64, 16
+"""Clips per figure where nothing is said."""
+_MAKING = "keep loop negative motion fs frames size image_cfg eta rescale spacing batch noise_device"
+"""Options of the clips that a folder's pictures are made into."""
+_MEASURING = "real csv plain towers i3d fetch fit"
+"""Options of measuring them, and ready ones."""
+_OF_TOYS = "items scales hops"
+_USUAL = {"batch": 1, "fit": "crop", "noise_device": "cpu", "dtype": "auto"}
+"""Defaults of options that are not empty without being given."""
+
+Note = Callable[[str, float], None]
 
 
-def run(given: Namespace) -> dict[str, Any]:
-    """Do what ``evaluate`` asks for and return what ``--json`` prints."""
-    if given.items < _FEWEST:
-        raise UsageError(f"items must be at least {_FEWEST}, but {given.items} was given; 64 are usual")
-    model = load(given.model, device=given.device, dtype="float32")
-    preset = model.variant.preset
-    if (preset.width, preset.height) != _TOY_SIZE:
-        raise UsageError(
-            f"the figures are of the toy world, whose pictures are 64x64, but {model.variant.name} makes "
-            f"{preset.width}x{preset.height}; evaluate a model that was trained on it"
+def run(given: Namespace, written: list[str]) -> dict[str, Any]:
+    """Do what ``evaluate`` asks for and return what ``--json`` prints; ``written`` gets each kept clip."""
+    if given.folder is None and given.clips is None:
+        _refuse(given, f"{_MAKING} {_MEASURING} dtype", "only goes with FOLDER or --clips; give one of them")
+        return _toy_world(given)
+    _refuse(given, _OF_TOYS, "is of the toy world; leave FOLDER and --clips out for it")
+    if given.clips is not None:
+        _refuse(
+            given, f"{_MAKING} steps cfg", "is for making clips, but those of --clips are ready; leave it out"
         )
+    from . import measuring
+
+    return measuring.run(given, written)
+
+
+def _refuse(given: Namespace, names: str, reason: str) -> None:
+    for name in names.split():
+        if getattr(given, name) not in (None, "", False, _USUAL.get(name)):
+            raise UsageError(f"--{name.replace('_', '-')} {reason}")
+
+
+def _toy_world(given: Namespace) -> dict[str, Any]:
+    items = given.items
+    if items is None:
+        items = _SCALES_ITEMS if given.scales else _ITEMS
+    if items < _FEWEST:
+        raise UsageError(f"items must be at least {_FEWEST}, but {items} was given; {_ITEMS} are usual")
+    if given.scales and (given.hops or given.cfg is not None):
+        raise UsageError("--scales sets the guidance scales itself and measures nothing else; give it alone")
+    source = model_source(given)
+    variant = variant_of(source.files)
+    if (variant.preset.width, variant.preset.height) != _TOY_SIZE:
+        raise UsageError(
+            f"without a folder the figures are those of the toy world, whose pictures are 64x64, but {variant.name} "
+            f"makes {variant.preset.width}x{variant.preset.height}; give a folder of pictures and prompts to measure "
+            f"it on"
+        )
+    hidden = given.quiet or given.json
+    with Bars(source.asked, hidden) as bars:
+        model = load(source.files, device=given.device, dtype="float32", progress=bars.loading)
+    single: list[dict[str, float]] = []
+    for seed in given.seed:
+        with Bars(f"seed {seed}", hidden or len(given.seed) == 1) as bars, threads_that_pay(model):
+            single.append(_figures(given, model, items, seed, _noting(given, bars, single)))
+    figures = {name: statistics.median(row[name] for row in single) for name in single[0]}
+    if len(single) > 1 and not given.json:
+        for name, value in figures.items():
+            _print(name, value)
+    return {
+        "model": source.asked,
+        "loras": [{"file": str(lora.path), "strength": lora.strength} for lora in source.files.loras],
+        "items": items,
+        "seeds": given.seed,
+        "figures": figures,
+        "single": single,
+    }
+
+
+def _figures(given: Namespace, model: Model, items: int, seed: int, note: Note) -> dict[str, float]:
+    if given.scales:
+        return measure_scales(model, items=items, seed=seed, steps=given.steps, report=note)
+    measure = measure_hops if given.hops else measure_behaviour
+    return measure(model, items=items, seed=seed, steps=given.steps, cfg=given.cfg, report=note)
+
+
+def _noting(given: Namespace, bars: Bars, before: list[dict[str, float]]) -> Note:
+    """With one seed the figures are printed as they come; with several they are counted, and their medians wait."""
+    count = 0
 
     def note(name: str, value: float) -> None:
-        if not given.json:
-            print(f"{name:48} {value:8.3f}", flush=True)
+        nonlocal count
+        count += 1
+        bars.figures(count, len(before[0]) if before else None)
+        if len(given.seed) == 1 and not given.json:
+            _print(name, value)
 
-    figures = measure_behaviour(
-        model, items=given.items, seed=given.seed, steps=given.steps, cfg=given.cfg, report=note
-    )
-    return {"model": str(given.model), "items": given.items, "seed": given.seed, "figures": figures}
+    return note
+
+
+def _print(name: str, value: float) -> None:
+    print(f"{name:58} {value:8.3f}", flush=True)

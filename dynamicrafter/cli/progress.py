@@ -43,6 +43,10 @@ class Bars:
         """Show ``done`` of ``total`` bytes of the weights."""
         self._show("loading", done, total, "B")
 
+    def figures(self, done: int, total: int | None) -> None:
+        """Show ``done`` of ``total`` figures, or clips, that are measured."""
+        self._show("measuring", done, total, "")
+
     def transfer(self, what: str, done: int, total: int | None) -> None:
         """Show ``done`` of ``total`` bytes of a download or a check."""
         self._show(what, done, total, "B")

@@ -144,7 +144,7 @@ _SMALL_NETWORK = 50_000_000
 """Parameters below which a network's layers are too short to be worth sharing among threads."""
 
 
-def _threads_that_pay(model: Model) -> AbstractContextManager[None]:
+def threads_that_pay(model: Model) -> AbstractContextManager[None]:
     """One thread for a small network on the CPU: its thousands of short layers lose more to waiting for each other,
     above all on a busy machine, than they gain."""
     parameters = sum(parameter.numel() for parameter in model.unet.parameters())
@@ -163,7 +163,7 @@ def _make_batch(
     firsts = [shown[0] for shown in pictures]
     lasts = [shown[1] for shown in pictures] if settings.mode == "interpolate" else None
     name = Path(batch[0].target).name + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
-    with Bars(name, hidden) as bars, _threads_that_pay(model):
+    with Bars(name, hidden) as bars, threads_that_pay(model):
         clips = render(
             model, settings, firsts, lasts, [shot.settings.seed for shot in batch], progress=bars.stage
         )

@@ -1,0 +1,220 @@
+"""Clips of any pictures and prompts, or ready ones, to a table of figures: ``evaluate`` with a folder or clips."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from ..api import ModelFiles, load, pick_device, render, variant_of
+from ..errors import ClipError, UsageError
+from ..evaluation.folder import Item, clip_name, find_clips, match_clips, read_items
+from ..evaluation.learned import Learned, load_learned
+from ..evaluation.measure import (
+    Asked,
+    Row,
+    Summary,
+    check_rows_path,
+    distances_missing,
+    measure_frames,
+    real_features,
+    summarise,
+    write_rows,
+)
+from ..pictures import read_picture
+from ..pipeline import Model
+from ..settings import Settings, settings_to_json
+from ..variants import Mode
+from ..video import read_frames, read_metadata, write_clip
+from .clips import clip_settings, model_source
+from .progress import Bars
+from .shots import Source, threads_that_pay
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The clips of one picture."""
+
+    item: Item
+    settings: Settings
+
+
+def run(given: Namespace, written: list[str]) -> dict[str, Any]:
+    """Measure what was asked for and return what ``--json`` prints; ``written`` gets each kept clip."""
+    items = [] if given.folder is None else read_items(given.folder)
+    real = [item.real for item in items if item.real is not None]
+    if given.real is not None:
+        real += find_clips(given.real)
+    if given.csv is not None:
+        check_rows_path(given.csv)
+    hidden, notes = given.quiet or given.json, list[str]()
+    if given.clips is not None:
+        # Of a model only the CLIP towers are of use then.
+        files = None if given.model is None else model_source(given).files
+        learned, asked = _learned(given, files), None
+        rows, longest = _ready(given, items, learned, hidden, notes)
+    else:
+        source = model_source(given)
+        asked = source.asked
+        jobs = _jobs(given, items, source)
+        learned = _learned(given, source.files)
+        rows, longest = _made(given, jobs, source, learned, hidden, written)
+    compared = _real(real, learned, longest, hidden, notes)
+    summary = summarise(rows, compared)
+    too_few = distances_missing(rows, compared, learned) if real else None
+    not_measured = [*learned.missing, *([too_few] if too_few else [])]
+    if given.csv is not None:
+        write_rows(given.csv, rows)
+    if not given.json:
+        _print(summary, not_measured, notes)
+    return {
+        "model": asked,
+        "figures": {name: asdict(value) for name, value in summary.items()},
+        "clips": [
+            {"clip": row.clip, "seed": row.seed, "prompt": row.prompt, "figures": row.figures} for row in rows
+        ],
+        "not_measured": not_measured,
+        "notes": notes,
+        "csv": None if given.csv is None else str(given.csv.resolve()),
+        "kept": written,
+    }
+
+
+def _learned(given: Namespace, files: ModelFiles | None) -> Learned:
+    if given.plain:
+        return Learned()
+    device = pick_device(given.device)
+    return load_learned(device, model=files, towers=given.towers, i3d=given.i3d, fetch=given.fetch)
+
+
+# Clips to be made
+
+
+def _jobs(given: Namespace, items: Sequence[Item], source: Source) -> list[_Job]:
+    """What is to be made; everything that can be told to be wrong is told before the weights are read."""
+    pick_device(given.device)
+    variant = variant_of(source.files)
+    if given.batch < 1:
+        raise UsageError(f"batch must be at least 1, but {given.batch} was given")
+    if given.keep is not None:
+        try:
+            given.keep.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise ClipError(
+                f"the folder {given.keep} cannot be made ({problem.strerror or problem})"
+            ) from problem
+    jobs: list[_Job] = []
+    for item in items:
+        mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
+        size, *_ = [read_picture(file).size for file in (item.picture, item.end) if file is not None]
+        asked = Namespace(**{**vars(given), "prompt": item.prompt, "fps": None})
+        jobs.append(_Job(item, clip_settings(asked, variant, mode, size)))
+    return jobs
+
+
+def _made(
+    given: Namespace, jobs: Sequence[_Job], source: Source, learned: Learned, hidden: bool, written: list[str]
+) -> tuple[list[Row], int]:
+    with Bars(source.asked, hidden) as bars:
+        model = load(source.files, device=given.device, dtype=given.dtype, progress=bars.loading)
+    rows: list[Row] = []
+    longest = 0
+    for number, job in enumerate(jobs, 1):
+        title = f"{job.item.name} ({number} of {len(jobs)})"
+        for start in range(0, len(given.seed), given.batch):
+            seeds = given.seed[start : start + given.batch]
+            for seed, frames in zip(seeds, _frames(model, job, seeds, title, hidden), strict=True):
+                name = job.item.name
+                if given.keep is not None:
+                    path = given.keep / f"{name}-{seed}.mp4"
+                    record = {"settings": {**settings_to_json(job.settings), "seed": seed}}
+                    written.append(str(write_clip(frames, path, job.settings.fps, record)))
+                end = job.item.end if job.settings.mode == "interpolate" else None
+                asked = Asked(job.item.prompt, job.item.picture, end, job.settings.fit)
+                rows.append(measure_frames(frames, asked, learned, name, seed))
+                longest = max(longest, len(frames))
+    return rows, longest
+
+
+def _frames(model: Model, job: _Job, seeds: Sequence[int], title: str, hidden: bool) -> list[Tensor]:
+    first = read_picture(job.item.picture)
+    lasts = None
+    if job.settings.mode == "interpolate" and job.item.end is not None:
+        lasts = [read_picture(job.item.end)] * len(seeds)
+    with Bars(title, hidden) as bars, threads_that_pay(model):
+        made = render(model, job.settings, [first] * len(seeds), lasts, seeds, progress=bars.stage)
+    return [clip.frames for clip in made]
+
+
+# Clips that are there
+
+
+def _ready(
+    given: Namespace, items: Sequence[Item], learned: Learned, hidden: bool, notes: list[str]
+) -> tuple[list[Row], int]:
+    clips = find_clips(given.clips)
+    pairs: list[tuple[Item | None, Path]] = [(None, clip) for clip in clips]
+    if items:
+        found, left = match_clips(items, clips)
+        pairs = list(found)
+        notes += left
+    rows: list[Row] = []
+    longest = 0
+    with Bars("clips", hidden) as bars:
+        for number, (item, clip) in enumerate(pairs, 1):
+            try:
+                frames = read_frames(clip)
+                prompt, seed = _recorded(clip)
+                asked = Asked(prompt, fit=given.fit)
+                if item is not None:
+                    asked = Asked(item.prompt or prompt, item.picture, item.end, given.fit)
+                rows.append(measure_frames(frames, asked, learned, clip_name(clip), seed))
+                longest = max(longest, len(frames))
+            except ClipError as problem:
+                notes.append(f"{clip.name} is left out: {problem}")
+            bars.figures(number, len(pairs))
+    if not rows:
+        raise ClipError(f"none of the {len(pairs)} clip(s) can be measured: {notes[-1]}")
+    return rows, longest
+
+
+def _recorded(clip: Path) -> tuple[str, int | None]:
+    """The prompt and the seed that a clip of this program tells; nothing for others."""
+    with suppress(ClipError):
+        settings = cast(Any, read_metadata(clip).get("settings"))
+        if isinstance(settings, dict):
+            known = cast(dict[str, Any], settings)
+            seed = known.get("seed")
+            return str(known.get("prompt") or ""), seed if isinstance(seed, int) else None
+    return "", None
+
+
+def _real(
+    clips: Sequence[Path], learned: Learned, length: int, hidden: bool, notes: list[str]
+) -> list[Tensor]:
+    """Features of the real clips, as long as the longest that are measured."""
+    if learned.video is None:
+        return []
+    features: list[Tensor] = []
+    with Bars("real clips", hidden) as bars:
+        for number, clip in enumerate(clips, 1):
+            try:
+                features.append(real_features(read_frames(clip), learned, length))
+            except ClipError as problem:
+                notes.append(f"{clip.name} is left out: {problem}")
+            bars.figures(number, len(clips))
+    return features
+
+
+def _print(summary: dict[str, Summary], not_measured: Sequence[str], notes: Sequence[str]) -> None:
+    print(f"{'figure':50} {'mean':>9} {'spread':>8} {'clips':>6}")
+    for name, value in summary.items():
+        spread = "" if value.deviation is None else f"{value.deviation:8.3f}"
+        print(f"{name:50} {value.mean:9.3f} {spread:>8} {value.clips:6}")
+    for line in (*not_measured, *notes):
+        print(line)
