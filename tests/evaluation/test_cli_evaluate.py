@@ -1,0 +1,243 @@
+"""evaluate from the shell's point of view: a folder of pictures, ready clips, and the toy world with several seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from dynamicrafter.cli import main
+from dynamicrafter.errors import Cancelled
+from dynamicrafter.video import write_clip
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = ("--steps", "1", "--frames", "3", "--cfg", "1", "--device", "cpu", "--plain")
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: object) -> tuple[int, str, str]:
+        code = main(["evaluate", *(str(word) for word in words)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return called
+
+
+@pytest.fixture
+def folder(tmp_path: Path, soft_frames: Tensor) -> Path:
+    """Two pictures, one of them with an end, and a list of them."""
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for name, index in (("boat", 0), ("cat", 5), ("cat_end", 11)):
+        Image.fromarray(soft_frames[index].numpy()).save(place / f"{name}.png")
+    lines = ["picture,prompt,end", "boat.png,waves,", "cat.png,a cat walks,cat_end.png"]
+    (place / "prompts.csv").write_text("\n".join(lines), encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def clips(tmp_path: Path, soft_frames: Tensor) -> Path:
+    """A moving clip of the boat, a frozen one, and a broken one."""
+    place = tmp_path / "clips"
+    place.mkdir()
+    write_clip(soft_frames, place / "boat-moving", 8, {"settings": {"prompt": "from the file", "seed": 7}})
+    write_clip(soft_frames[:1].repeat(12, 1, 1, 1), place / "boat-still", 8, {})
+    (place / "cat.mp4").write_bytes(b"broken")
+    return place
+
+
+def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weights: Path) -> None:
+    words = (folder, "--model", small_weights, *QUICK, "--seed", "1,2", "--batch", "2", "--json")
+    code, out, err = call(*words, "--csv", "rows.csv", "--keep", "kept")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["model"] == str(small_weights)
+    assert [(clip["clip"], clip["seed"], clip["prompt"]) for clip in told["clips"]] == [
+        ("boat", 1, "waves"),
+        ("boat", 2, "waves"),
+        ("cat", 1, "a cat walks"),
+        ("cat", 2, "a cat walks"),
+    ]
+    assert told["figures"]["first frame to the picture, dB"]["clips"] == 4
+    assert told["figures"]["last frame to the end picture, dB"]["clips"] == 2
+    assert told["not_measured"] == told["notes"] == []
+    assert [Path(path).name for path in told["kept"]] == [
+        "boat-1.mp4",
+        "boat-2.mp4",
+        "cat-1.mp4",
+        "cat-2.mp4",
+    ]
+    with Path(told["csv"]).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["clip"], row["seed"]) for row in rows] == [
+        ("boat", "1"),
+        ("boat", "2"),
+        ("cat", "1"),
+        ("cat", "2"),
+    ]
+    assert rows[0]["last frame to the end picture, dB"] == ""
+    for row, clip in zip(rows, told["clips"], strict=True):
+        name = "flow, pixels per frame"
+        assert float(row[name]) == clip["figures"][name]
+    # What was kept is measured again without the model, and found by its name.
+    code, out, _ = call(folder, "--clips", "kept", "--plain", "--json")
+    again = json.loads(out)
+    assert (code, again["model"], again["notes"]) == (0, None, [])
+    assert [(clip["clip"], clip["seed"]) for clip in again["clips"]] == [
+        ("boat-1", 1),
+        ("boat-2", 2),
+        ("cat-1", 1),
+        ("cat-2", 2),
+    ]
+
+
+def test_loops_are_measured(call: Call, folder: Path, small_weights: Path) -> None:
+    code, out, _ = call(folder, "--model", small_weights, *QUICK, "--loop", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert "last frame to the end picture, dB" not in told["figures"]
+    assert told["figures"]["last to first over the median step, ratio"]["clips"] == 2
+
+
+def test_ready_clips_are_told_apart(call: Call, folder: Path, clips: Path) -> None:
+    code, out, err = call(folder, "--clips", clips, "--plain", "--quiet", "--csv", "rows.csv")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["figure", "mean", "spread", "clips"]
+    assert any(line.startswith("flow, pixels per frame") and line.endswith(" 2") for line in lines)
+    assert "cat.mp4 is left out" in lines[-1] and len([line for line in lines if "left out" in line]) == 1
+    with Path("rows.csv").open(encoding="utf-8", newline="") as file:
+        moving, still = csv.DictReader(file)
+    assert (moving["clip"], moving["seed"], moving["prompt"]) == ("boat-moving", "7", "waves")
+    assert float(moving["first frame to the picture, dB"]) > 100
+    assert float(moving["flow, pixels per frame"]) == pytest.approx(2, abs=0.4)
+    assert float(still["flow, pixels per frame"]) == 0
+    assert still["difference explained by motion, share"] == ""
+
+
+def test_clips_alone_need_neither_pictures_nor_a_model(call: Call, clips: Path) -> None:
+    code, out, _ = call("--clips", clips / "boat-moving", "--plain", "--json")
+    told = json.loads(out)
+    assert code == 0
+    (clip,) = told["clips"]
+    assert (clip["clip"], clip["prompt"], clip["seed"]) == ("boat-moving", "from the file", 7)
+    assert "first frame to the picture, dB" not in clip["figures"]
+    assert clip["figures"]["flow, pixels per frame"] > 1
+
+
+def test_without_weights_each_learned_measure_has_its_line(
+    call: Call, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lpips", "torchmetrics", "dreamsim"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    code, out, _ = call("--clips", clips / "boat-still", "--real", clips / "boat-moving", "--quiet")
+    assert code == 0
+    lines = [line for line in out.splitlines() if ": not measured, needs " in line]
+    assert [line.partition(":")[0] for line in lines] == ["LPIPS", "CLIP score", "PIC", "FVD and KVD"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("gone",), "there is no folder or list gone"),
+        (("--clips", "gone"), "there is no folder or clip gone"),
+        (("--real", "gone"), "--real only goes with FOLDER or --clips"),
+        (("--image-cfg", "2"), "--image-cfg only goes with FOLDER or --clips"),
+        (("pictures", "--scales"), "--scales is of the toy world; leave FOLDER and --clips out"),
+        (("--clips", "clips", "--steps", "3"), "--steps is for making clips, but those of --clips are ready"),
+        (("--scales", "--cfg", "2"), "--scales sets the guidance scales itself"),
+        (("pictures", "--csv", "no/rows.csv"), "cannot be a csv file"),
+        (("pictures", "--batch", "0"), "batch must be at least 1"),
+        (("pictures", "--steps", "0"), "steps must be 1 to 1000"),
+        (("pictures", "--plain", "--size", "65x64"), "width must be a multiple of 64"),
+        (("pictures", "--i3d", "no.pt"), "there is no file no.pt"),
+    ],
+)
+def test_wrong_usage_is_told_before_the_long_work(
+    call: Call, folder: Path, clips: Path, words: tuple[str, ...], message: str
+) -> None:
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+
+
+def test_no_clip_that_can_be_read_is_an_error(call: Call, clips: Path) -> None:
+    code, _, err = call("--clips", clips / "cat.mp4", "--plain")
+    assert code == 1
+    assert "none of the 1 clip(s) can be measured" in err
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled])
+def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
+    call: Call,
+    folder: Path,
+    small_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: type[BaseException],
+) -> None:
+    from dynamicrafter.cli import measuring
+
+    genuine = measuring.render
+    made: list[Any] = []
+
+    def render(*given: Any, **more: Any) -> Any:
+        if made:
+            raise stop
+        made.append(genuine(*given, **more))
+        return made[0]
+
+    monkeypatch.setattr(measuring, "render", render)
+    words = (folder, "--model", small_weights, *QUICK, "--csv", "rows.csv", "--keep", "kept", "--quiet")
+    code, out, err = call(*words)
+    assert (code, out) == (130, "")
+    assert "nothing but the 1 finished clip(s) was written" in err
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["boat-0.mp4"]
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_a_csv_that_cannot_be_written_leaves_the_one_before(
+    call: Call, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("before", encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dynamicrafter.evaluation.measure.os.replace", full)
+    code, _, err = call("--clips", clips / "boat-still", "--plain", "--csv", "rows.csv")
+    assert code == 1
+    assert "rows.csv could not be written (No space left on device)" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "rows.csv"]
+    assert (tmp_path / "rows.csv").read_text(encoding="utf-8") == "before"
+
+
+def test_several_seeds_of_the_toy_world_give_medians(
+    call: Call, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(_: object, *, seed: int, report: Callable[[str, float], None], **__: object) -> Any:
+        figures = {"one, dB": float(seed**2), "two, share": 0.5}
+        for name, value in figures.items():
+            report(name, value)
+        return figures
+
+    monkeypatch.setattr("dynamicrafter.cli.evaluation.measure_behaviour", measured)
+    words = ("--model", small_weights, "--device", "cpu", "--items", "4")
+    code, out, _ = call(*words, "--seed", "0,5,2", "--json")
+    told = json.loads(out)
+    assert (code, told["seeds"], told["items"]) == (0, [0, 5, 2], 4)
+    assert told["figures"] == {"one, dB": 4.0, "two, share": 0.5}
+    assert [row["one, dB"] for row in told["single"]] == [0.0, 25.0, 4.0]
+    code, out, _ = call(*words, "--seed", "0,5,2", "--quiet")
+    assert [line.split()[-1] for line in out.splitlines()] == ["4.000", "0.500"]
+    code, out, _ = call(*words, "--seed", "3", "--quiet")
+    assert [line.split()[-1] for line in out.splitlines()] == ["9.000", "0.500"]
