@@ -249,9 +249,10 @@ class TestShippedGraphs:
 
 
 def empty_folder(folder: Path) -> None:
-    """Remove every file of a folder."""
+    """Remove every file of a folder; ComfyUI's own folders in it stay."""
     for file in folder.iterdir():
-        file.unlink()
+        if file.is_file():
+            file.unlink()
 
 
 def frames_of(client: Client, run: Run) -> list[Any]:
