@@ -6,45 +6,73 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..api import load
+from ..api import load, pick_device
 from ..errors import UsageError
 from ..training.config import TinyConfig, load_config
 from ..training.finetune import finetune
+from ..training.processes import join_processes, process_index
 from ..training.tiny import STAGES, Stage, train_tiny
 from ..training.trainer import Report
+from .progress import Bars
+
+_UNITS = {"encoding": "clip", "training": "step"}
+
+
+class _Bars(Bars):
+    """The bars of a training, with lines printed above them."""
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` clips encoded or steps trained."""
+        self._show(what, done, total, _UNITS[what])
+
+    def say(self, line: str) -> None:
+        """Print a line without tearing the bar; at once, as a log may be watched for days."""
+        if self._bar is None or self._bar.disable:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
 
 
 def run(given: Namespace) -> dict[str, Any]:
     """Do what ``train`` asks for and return what ``--json`` prints."""
     config = load_config(given.config)
     folder = given.folder or Path(Path(given.config).stem)
-    quiet = given.quiet or given.json
-
-    def report(line: Report, stage: str = "") -> None:
-        if not quiet:
-            measured = " ".join(f"{name} {value:.4g}" for name, value in line.extra.items())
-            print(
-                f"{stage:8} step {line.step:6} loss {line.loss:.4f} {line.seconds:7.0f} s {measured}",
-                flush=True,
-            )
-
-    skipped: list[str] = []
-
-    def skip(reason: str) -> None:
-        skipped.append(reason)
-        if not quiet:
-            print(f"left out: {reason}")
-
+    stages: tuple[Stage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
     if isinstance(config, TinyConfig):
-        stages: tuple[Stage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
         if not stages:
             raise UsageError(f"the stages are {', '.join(STAGES)}, not {given.stage!r}")
-        path = train_tiny(folder, lambda stage, line: report(line, stage), stages)
-    else:
-        if given.stage is not None:
-            raise UsageError("only the tiny recipe has stages; leave --stage out")
-        model = load(config.model, device=given.device, dtype="float32")
-        path = finetune(model, config, folder, skipped=skip, report=report)
-    if not given.json:
+    elif given.stage is not None:
+        raise UsageError("only the tiny recipe has stages; leave --stage out")
+    device = join_processes(None if given.device == "auto" else pick_device(given.device))
+    # One of several processes speaks for all.
+    quiet = given.quiet or given.json or process_index() != 0
+    skipped: list[str] = []
+    notes: list[str] = []
+
+    bars = _Bars("train", hidden=quiet)
+    with bars:
+
+        def say(line: str) -> None:
+            if not quiet:
+                bars.say(line)
+
+        def report(line: Report, stage: str = "") -> None:
+            measured = " ".join(f"{name} {value:.4g}" for name, value in line.extra.items())
+            say(f"{stage:8} step {line.step:6} loss {line.loss:.4f} {line.seconds:7.0f} s {measured}")
+
+        def skip(reason: str) -> None:
+            skipped.append(reason)
+            say(f"left out: {reason}")
+
+        def note(text: str) -> None:
+            notes.append(text)
+            say(f"note: {text}")
+
+        if isinstance(config, TinyConfig):
+            path = train_tiny(folder, lambda stage, line: report(line, stage), stages)
+        else:
+            model = load(config.model, device=str(device), dtype="float32", progress=bars.loading)
+            path = finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
+    if not given.json and process_index() == 0:
         print(path)
-    return {"file": str(path), "left_out": skipped}
+    return {"file": str(path), "left_out": skipped, "notes": notes}

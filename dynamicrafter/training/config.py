@@ -19,6 +19,32 @@ Timesteps = Literal["uniform", "high"]
 
 
 @dataclass(frozen=True)
+class SampleConfig:
+    """Clips that are made during training, with the running mean of the weights if one is kept."""
+
+    every: int = 0
+    """Steps between them; 0 makes none."""
+    pictures: tuple[str, ...] = ()
+    """Picture files; two for each clip of an interpolation. None takes the first clips of the list."""
+    prompts: tuple[str, ...] = ()
+    """One for each clip; none leaves them empty, or takes the captions of the list's clips."""
+    count: int = 1
+    """How many clips of the list are taken where no pictures are given."""
+    steps: int | None = None
+    """Denoising steps; None takes the model's own number, as do the guidance scale and fs."""
+    cfg: float | None = None
+    fs: int | None = None
+    seed: int = 123
+
+    def __post_init__(self) -> None:
+        """Check what can be told without the pictures; raises UsageError."""
+        if self.every < 0 or self.count < 1:
+            raise UsageError(
+                f"samples need every at least 0 (none) and count at least 1, not {self.every} and {self.count}"
+            )
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Training of a released (or any other) checkpoint on a folder of clips; defaults are the released recipe's."""
 
@@ -51,6 +77,9 @@ class FinetuneConfig:
     min_snr: float | None = None
     checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
+    held_out: int = 0
+    """Clips at the end of the list that are not trained on, but measured at every save."""
+    samples: SampleConfig = field(default_factory=SampleConfig)
     trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(learning_rate=1e-5, accumulate=2))
 
 
@@ -109,8 +138,12 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     ):
         if key in plain and plain[key] not in choices:
             raise UsageError(f"{key} in {name} must be one of {', '.join(choices)}, not {plain[key]!r}")
-    if isinstance(plain.get("trainer"), dict):
-        plain["trainer"] = TrainerConfig(**_fitting(TrainerConfig, plain["trainer"], name))
+    for key, kind in (("trainer", TrainerConfig), ("samples", SampleConfig)):
+        if key in plain:
+            inner = plain[key]
+            if not isinstance(inner, dict):
+                raise UsageError(f"{key} in {name} must be an object with settings of its own, not {inner!r}")
+            plain[key] = kind(**_fitting(kind, cast(dict[str, Any], inner), name))
     return FinetuneConfig(**plain)
 
 

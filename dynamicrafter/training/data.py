@@ -10,7 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..settings import SIZE_STEP
+from .movies import ShorterClip, UnusableClip, open_movie
 
 LISTS = ("captions.csv", "captions.jsonl")
 """Names of the list that are looked for in a folder."""
@@ -41,10 +42,6 @@ class Row:
     """What moves and how, without what the picture shows anyway; empty where the list does not say."""
 
 
-class UnusableClip(Exception):
-    """A clip that cannot be trained on; the message says why."""
-
-
 def read_list(folder: Path, listing: Path | None = None) -> list[Row]:
     """The rows of ``listing``, or of the list in ``folder``; paths are relative to ``folder``.
 
@@ -54,6 +51,8 @@ def read_list(folder: Path, listing: Path | None = None) -> list[Row]:
     if not folder.is_dir():
         raise UsageError(f"there is no data folder {folder}; give the folder that holds the clips")
     if listing is None:
+        if not any(folder.iterdir()):
+            raise UsageError(f"the data folder {folder} is empty; put the clips and a captions.csv into it")
         found = [folder / name for name in LISTS if (folder / name).is_file()]
         if not found:
             raise UsageError(
@@ -138,35 +137,22 @@ def read_piece(
     The stride is drawn from ``strides`` and made smaller for clips that are too short, as in the released code.
     Raises UnusableClip for clips that cannot be read or have fewer than ``frames`` frames.
     """
-    pictures, rate = _decode(row.path)
-    if len(pictures) < frames:
-        raise UnusableClip(f"{row.path} has {len(pictures)} frames, but {frames} are needed")
-    stride = int(torch.randint(strides[0], strides[1] + 1, (1,), generator=generator))
-    if (frames - 1) * stride + 1 > len(pictures):
-        stride = len(pictures) // frames
-    room = len(pictures) - (frames - 1) * stride
-    start = int(torch.randint(room, (1,), generator=generator))
-    chosen = torch.stack([_fit(picture, size) for picture in pictures[start::stride][:frames]])
-    return Piece(chosen, (row.fps or rate) / stride, stride)
-
-
-def _decode(path: Path) -> tuple[list[Tensor], float]:
-    """All frames of a clip, uint8 ``[h, w, 3]`` each, and its rate."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with cast(Any, av).open(str(path)) as container:
-            if not container.streams.video:
-                raise UnusableClip(f"{path} holds no video")
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or 8)
-            frames: list[Tensor] = [
-                torch.as_tensor(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)
-            ]
-    except (FFmpegError, OSError, ValueError) as problem:
-        raise UnusableClip(f"{path} cannot be read ({problem})") from problem
-    return frames, rate
+    movie = open_movie(row.path)
+    while True:
+        if movie.frames < frames:
+            raise UnusableClip(f"{row.path} has {movie.frames} frames, but {frames} are needed")
+        stride = int(torch.randint(strides[0], strides[1] + 1, (1,), generator=generator))
+        if (frames - 1) * stride + 1 > movie.frames:
+            stride = movie.frames // frames
+        room = movie.frames - (frames - 1) * stride
+        start = int(torch.randint(room, (1,), generator=generator))
+        try:
+            pictures = movie.read(range(start, start + (frames - 1) * stride + 1, stride))
+            break
+        except ShorterClip as problem:
+            movie = replace(movie, frames=problem.frames)
+    chosen = torch.stack([_fit(picture, size) for picture in pictures])
+    return Piece(chosen, (row.fps or movie.rate) / stride, stride)
 
 
 def _fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
@@ -190,21 +176,6 @@ def bucket(aspect: float, area: int) -> tuple[int, int]:
         return abs(math.log(size[0] / size[1] / wanted)), abs(size[0] * size[1] - area)
 
     return min(sizes, key=distance)
-
-
-def clip_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a clip's frames, told without decoding them; raises UnusableClip."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with cast(Any, av).open(str(path)) as container:
-            if not container.streams.video:
-                raise UnusableClip(f"{path} holds no video")
-            stream = container.streams.video[0]
-            return stream.width, stream.height
-    except (FFmpegError, OSError) as problem:
-        raise UnusableClip(f"{path} cannot be read ({problem})") from problem
 
 
 def enough_for(processes: int, items: Sequence[object]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,36 +16,28 @@ from ..checkpoint.detect import variant_metadata
 from ..checkpoint.entries import Entry, Piece
 from ..checkpoint.layout import PREFIXES
 from ..checkpoint.safetensors_file import write_safetensors
-from ..clip import clip_pixels, encode_image, encode_text, tokenize
-from ..conditioning import place_keyframes, repeat_picture
+from ..clip import encode_text, tokenize
 from ..errors import UsageError
 from ..layers import ResBlock
 from ..pipeline import Model
 from ..schedule import TRAIN_STEPS, make_schedule
 from .config import FinetuneConfig, Target, Timesteps
-from .data import Row, UnusableClip, bucket, clip_size, enough_for, read_list, read_piece
+from .data import enough_for, read_list
+from .encoding import Item, cut_captions, encode_together, frozen_networks, vision_tokens
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
-from .trainer import Batch, Draw, Report, Trainer, load_state, one_process_first, process_count, save_state
+from .processes import join_processes, process_count, process_index, wait_for_all
+from .samples import Sampler
+from .state import clear_unfinished, load_state
+from .trainer import Batch, Draw, Report, Trainer, seed_everything
 
 CACHE = "cache"
+SAMPLES = "samples"
+"""Names of folders in a run's."""
+_GAUGED = (125, 375, 625, 875)
+"""Timesteps at which held-out clips are measured."""
 _HIGH_SHARE, _HIGH_RANGE = 0.75, 0.3
 """Of the timesteps "high": how many samples come from which part of the range."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One stretch of a clip, encoded."""
-
-    latents: Tensor
-    """``[4, t, h, w]`` scaled."""
-    concat: Tensor
-    """``[4, t, h, w]``: the picture latents the network is conditioned on."""
-    text: Tensor
-    """``[77, c]``."""
-    vision: Tensor
-    """``[tokens, c]`` of the condition frame."""
-    fs: int
 
 
 def is_temporal(name: str) -> bool:
@@ -94,136 +83,116 @@ def finetune(
     folder: Path,
     *,
     skipped: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
     report: Callable[[Report], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Train ``model`` in ``folder`` and go on from where it was; returns the path of the finished file.
 
-    ``skipped`` hears of every clip that cannot be used. Raises UsageError for data that cannot be trained on.
+    ``skipped`` hears of every clip that cannot be used, ``note`` of all else that is worth a sentence, ``progress`` of
+    the clips encoded and the steps trained; in the main process only. The model is changed: its network and resampler
+    are the trained ones, its other networks are on the CPU (and empty in all processes but the main one). Raises
+    UsageError for data that cannot be trained on and for settings that contradict each other.
     """
     if config.mode not in model.variant.modes:
         raise UsageError(
             f"{model.variant.name} was made to {' and '.join(model.variant.modes)}, not to {config.mode}; "
             "start from a model of that mode"
         )
+    if model.dtype != torch.float32:
+        raise UsageError(
+            f"training begins with weights in float32, but the model is in {model.dtype}; load it with "
+            'dtype="float32" and set precision in the config'
+        )
     rows = read_list(Path(config.data), None if config.listing is None else Path(config.listing))
+    if not 0 <= config.held_out < len(rows):
+        raise UsageError(
+            f"held_out must leave a clip to train on, but {config.held_out} of {len(rows)} were to be held out"
+        )
+    device = join_processes()
+    main = process_index() == 0
+    if not main:
+        skipped = note = report = progress = None
     folder.mkdir(parents=True, exist_ok=True)
-    with one_process_first():
-        items = encode_items(model, rows, config, folder / CACHE, skipped)
-    enough_for(process_count(), items)
+    if main:
+        clear_unfinished(folder / SAMPLES)
+
+    def encoded(done: int, total: int) -> None:
+        if progress is not None:
+            progress("encoding", done, total)
+
+    def stepped(done: int, total: int) -> None:
+        if progress is not None:
+            progress("training", done, total)
+
+    def tell(text: str) -> None:
+        if note is not None:
+            note(text)
+
+    cut = cut_captions(rows, config)
+    if cut is not None:
+        tell(cut)
+    trained, held_out = rows[: len(rows) - config.held_out], rows[len(rows) - config.held_out :]
+    with frozen_networks(model, device) as placed:
+        items = encode_together(placed, trained, config, folder / CACHE, skipped, encoded)
+        enough_for(process_count(), items)
+        unseen = (
+            encode_together(placed, held_out, config, folder / CACHE, skipped, encoded) if held_out else []
+        )
+        draw = item_draw(placed, items, config)
+        sampler = Sampler(placed, trained, config, folder / SAMPLES, tell) if config.samples.every else None
     loss = DenoisingLoss(model.unet, model.resampler, make_schedule(model.variant.diffusion), config.min_snr)
+    # Fresh adapters must be the same in every process.
+    seed_everything(config.trainer.seed)
     choose_trained(loss, config.target, config.rank)
     if config.checkpointing:
         recompute_activations(loss.unet)
-    Trainer(loss, item_draw(model, items, config), config.trainer, folder, report=report).run()
-    if config.target == "lora":
-        path = folder / "lora.safetensors"
-        save_adapters(adapter_weights(loss.unet), path)
-    else:
-        path = folder / "model.safetensors"
-        save_model(model, path)
+    trainer = Trainer(
+        loss,
+        draw,
+        config.trainer,
+        folder,
+        validate=held_out_gauge(unseen, device) if unseen else None,
+        report=report,
+        progress=stepped,
+        sample=sampler,
+        sample_every=config.samples.every,
+    )
+    trainer.run()
+    network, resampler = trainer.trained_weights(model.unet), trainer.trained_weights(model.resampler)
+    lora = config.target == "lora"
+    path = folder / ("lora.safetensors" if lora else "model.safetensors")
+    if main:
+        if lora:
+            save_adapters(adapter_weights(network), path)
+        else:
+            save_model(model, network, resampler, path)
+    wait_for_all()
     return path
 
 
-@torch.inference_mode()
-def encode_items(
-    model: Model,
-    rows: Sequence[Row],
-    config: FinetuneConfig,
-    cache: Path,
-    skipped: Callable[[str], None] | None = None,
-) -> list[Path]:
-    """Encode every stretch that ``cache`` does not hold yet; returns the files of all usable ones.
+def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
+    """The mean loss on encoded clips, with the same noise every time and nothing dropped."""
 
-    A file's name changes with the clip, its caption, the model and every setting that counts.
-    Raises UsageError when no clip is usable or the disk is full.
-    """
-    found: list[Path] = []
-    for row in rows:
-        try:
-            for view in range(config.views):
-                path = cache / f"{_key(model, row, config, view)}.pt"
-                if not path.exists():
-                    save_state(vars(_encode(model, row, config, view)), path)
-                found.append(path)
-        except UnusableClip as problem:
-            if skipped is not None:
-                skipped(str(problem))
-    if not found:
-        raise UsageError(
-            f"none of the {len(rows)} clip(s) of the list can be used; --debug names the reasons"
-        )
-    return found
+    def measure(module: nn.Module) -> Mapping[str, float]:
+        losses: list[float] = []
+        for number, path in enumerate(items):
+            item = Item(**load_state(path))
+            generator = torch.Generator().manual_seed(number)
+            for t in _GAUGED:
+                batch = {
+                    "latents": item.latents,
+                    "noise": torch.randn(item.latents.shape, generator=generator),
+                    "t": torch.tensor(t),
+                    "concat": item.concat,
+                    "text": item.text,
+                    "vision": item.vision,
+                    "fs": torch.tensor(item.fs),
+                }
+                losses.append(float(module(**{key: value[None].to(device) for key, value in batch.items()})))
+        return {"held_out": sum(losses) / len(losses)}
 
-
-def _key(model: Model, row: Row, config: FinetuneConfig, view: int) -> str:
-    """Name of an encoded stretch; raises UnusableClip where there is no file."""
-    try:
-        file = row.path.stat()
-    except OSError as problem:
-        raise UnusableClip(f"{row.path} cannot be read ({problem.strerror or problem})") from problem
-    counted = {
-        "clip": [str(row.path), file.st_size, file.st_mtime_ns, row.caption, row.motion, row.fps],
-        "model": [
-            model.variant.name,
-            _fingerprint(model.vae),
-            _fingerprint(model.text),
-            _fingerprint(model.vision),
-        ],
-        "how": [
-            config.mode,
-            config.frames,
-            config.area,
-            config.strides,
-            config.random_frame,
-            config.motion_captions,
-        ],
-        "view": view,
-    }
-    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:32]
-
-
-def _fingerprint(module: nn.Module) -> str:
-    """A short digest of some weights of every layer, the same for the same network."""
-    values = [float(parameter.detach().flatten()[:64].float().sum()) for parameter in module.parameters()]
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
-
-
-def _encode(model: Model, row: Row, config: FinetuneConfig, view: int) -> Item:
-    preset = model.variant.preset
-    size = (preset.width, preset.height)
-    if config.area is not None:
-        width, height = clip_size(row.path)
-        size = bucket(width / height, config.area)
-    seed = int(hashlib.sha256(f"{row.path.name} {view}".encode()).hexdigest()[:12], 16)
-    generator = torch.Generator().manual_seed(seed)
-    piece = read_piece(row, config.frames, size, config.strides, generator)
-    frames = piece.frames.to(model.device)
-    z = torch.cat([_latents(model, frame[None], generator) for frame in frames]).transpose(0, 1)[None]
-    if config.mode == "interpolate":
-        seen, concat = 0, place_keyframes({0: z[:, :, 0], -1: z[:, :, -1]}, config.frames)
-    else:
-        seen = int(torch.randint(config.frames, (1,), generator=generator)) if config.random_frame else 0
-        concat = repeat_picture(z[:, :, seen], config.frames)
-    caption = row.motion if config.motion_captions and row.motion else row.caption
-    stride_conditioned = model.variant.preset.fs_still < model.variant.preset.fs_lively
-    return Item(
-        latents=z[0].cpu(),
-        concat=concat[0].cpu().contiguous(),
-        text=encode_text(model.text, tokenize([caption]))[0].float().cpu(),
-        vision=_vision(model, frames[seen : seen + 1])[0],
-        fs=piece.stride if stride_conditioned else int(piece.fps),
-    )
-
-
-def _latents(model: Model, picture: Tensor, generator: torch.Generator) -> Tensor:
-    posterior = model.vae.encode(picture.to(model.dtype))
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-    return (posterior.sample(noise) * model.vae.config.scale_factor).float()
-
-
-def _vision(model: Model, picture: Tensor) -> Tensor:
-    pixels = clip_pixels(picture, model.variant.vision.image_size)
-    return encode_image(model.vision, pixels).float().cpu()
+    return measure
 
 
 def item_draw(model: Model, items: Sequence[Path], config: FinetuneConfig) -> Draw:
@@ -231,7 +200,7 @@ def item_draw(model: Model, items: Sequence[Path], config: FinetuneConfig) -> Dr
     with torch.inference_mode():
         empty = encode_text(model.text, tokenize([""]))[0].float().cpu()
         preset = model.variant.preset
-        grey = _vision(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
+        grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
     sizes: dict[tuple[int, ...], list[Path]] = {}
     for path in items:
         sizes.setdefault(tuple(load_state(path)["latents"].shape), []).append(path)
@@ -270,19 +239,25 @@ def draw_timesteps(count: int, timesteps: Timesteps, generator: torch.Generator)
     return torch.where(high, TRAIN_STEPS - 1 - (t * _HIGH_RANGE).long(), t)
 
 
-def save_model(model: Model, path: Path) -> None:
-    """Write all networks of a model as one checkpoint in the released layout."""
-    parts: dict[str, nn.Module] = {
-        PREFIXES["unet"]: model.unet,
-        PREFIXES["resampler"]: model.resampler,
-        PREFIXES["vae"]: model.vae,
-        PREFIXES["text"]: model.text,
-        PREFIXES["vision"]: model.vision,
+def save_model(
+    model: Model, network: Mapping[str, Tensor], resampler: Mapping[str, Tensor], path: Path
+) -> None:
+    """Write one checkpoint in the released layout: the trained networks, and the other ones of ``model``."""
+    parts: dict[str, Mapping[str, Tensor]] = {
+        PREFIXES["unet"]: network,
+        PREFIXES["resampler"]: resampler,
+        PREFIXES["vae"]: model.vae.state_dict(),
+        PREFIXES["text"]: model.text.state_dict(),
+        PREFIXES["vision"]: model.vision.state_dict(),
     }
-    weights: Mapping[str, Tensor] = {
-        prefix + name: value.detach().cpu().contiguous()
+    weights = {
+        # The learned scales are single numbers, whatever they had to be in training.
+        prefix + name: value.detach()
+        .cpu()
+        .reshape(() if name.endswith(".alpha") else value.shape)
+        .contiguous()
         for prefix, part in parts.items()
-        for name, value in part.state_dict().items()
+        for name, value in part.items()
     }
     entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in weights.items()}
     pieces = (Piece(name, 0, value.flatten()) for name, value in weights.items())

@@ -34,11 +34,11 @@ def add_adapters(unet: nn.Module, rank: int) -> None:
     peft.inject_adapter_in_model(config, unet)
 
 
-def adapter_weights(unet: nn.Module) -> dict[str, Tensor]:
-    """The adapters of ``unet`` under the names of the file."""
+def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters among the ``weights`` of a network, under the names of the file."""
     found = {
         PREFIX + name.replace(".default.", "."): value.detach().cpu().contiguous()
-        for name, value in unet.state_dict().items()
+        for name, value in weights.items()
         if ".lora_A." in name or ".lora_B." in name
     }
     if not found:

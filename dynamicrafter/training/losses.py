@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,15 @@ def uniform_timesteps(count: int, generator: torch.Generator) -> Tensor:
 
 class DenoisingLoss(nn.Module):
     """UNet and resampler, from ready-made latents and tower outputs to the loss of a batch."""
+
+    _no_split_modules: ClassVar = (
+        "VideoUNet",
+        "Resampler",
+        "ResBlock",
+        "SpatialTransformer",
+        "TemporalTransformer",
+    )
+    """What accelerate shares out as one piece under FSDP: the blocks, and the networks that are also used alone."""
 
     def __init__(
         self, unet: VideoUNet, resampler: Resampler, schedule: Schedule, min_snr: float | None = None

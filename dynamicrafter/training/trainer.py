@@ -6,32 +6,36 @@ that was stopped therefore goes on exactly as if it had not been.
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UsageError
 from .muon import Muon
+from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
+from .processes import one_process_first as one_process_first
+from .processes import process_count as process_count
+from .run_log import LogKind, RunLog
+from .run_log import Report as Report
+from .state import clear_unfinished, load_state, save_state
 
 Batch = dict[str, Any]
 Draw = Callable[[torch.Generator], Batch]
 """Makes the batch of a step from a generator, the same one for the same generator."""
+Progress = Callable[[int, int], None]
+"""Called with the steps done and their total."""
 Precision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "linear", "cosine"]
 Method = Literal["adamw", "muon"]
 
 STATE = "state.pt"
-LOG = "log.csv"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class TrainerConfig:
     precision: Precision = "no"
     compile: bool = False
     seed: int = 0
+    log: LogKind = "csv"
+    """log.csv alone, or files for TensorBoard beside it."""
     log_every: int = 50
     save_every: int = 500
 
@@ -64,6 +70,11 @@ class TrainerConfig:
         """Check the ranges; raises UsageError."""
         if self.steps < 1 or self.accumulate < 1 or self.log_every < 1 or self.save_every < 1:
             raise UsageError("steps, accumulate, log_every and save_every must be at least 1")
+        for name, kind in (("method", Method), ("decay", Decay), ("precision", Precision), ("log", LogKind)):
+            if getattr(self, name) not in get_args(kind):
+                raise UsageError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}"
+                )
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be 0 (none) to below 1, but {self.ema} was given; 0.999 is usual")
         if self.learning_rate <= 0:
@@ -82,32 +93,6 @@ class TrainerConfig:
         return self.learning_rate * factor
 
 
-def _accelerate() -> Any:
-    """The accelerate package; raises UsageError that says how to get it."""
-    try:
-        return import_module("accelerate")
-    except ImportError as problem:
-        raise UsageError(
-            "training needs the accelerate package; install it with pip install 'dynamicrafter-studio[train]'"
-        ) from problem
-
-
-def _processes() -> Any:
-    """What accelerate knows of the processes, set up as the trainer would: whoever comes first decides for all."""
-    accelerate = _accelerate()
-    return accelerate.PartialState(cpu=accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-def one_process_first() -> AbstractContextManager[None]:
-    """A context that the main process passes before all others, for work whose result the others only read."""
-    return _processes().main_process_first()
-
-
-def process_count() -> int:
-    """Processes that train together."""
-    return _processes().num_processes
-
-
 def seed_everything(seed: int) -> None:
     """Seed what draws fresh weights."""
     cast(Any, torch).manual_seed(seed)
@@ -116,18 +101,6 @@ def seed_everything(seed: int) -> None:
 def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
     """Seed of the generator of one batch; differs for each step, accumulated batch and process."""
     return ((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process
-
-
-@dataclass
-class Report:
-    """What a run tells about its last stretch of steps."""
-
-    step: int
-    loss: float
-    rate: float
-    seconds: float
-    """Since the beginning of the run, pauses between resumed parts left out."""
-    extra: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Trainer:
@@ -142,15 +115,31 @@ class Trainer:
         *,
         validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         report: Callable[[Report], None] | None = None,
+        progress: Progress | None = None,
+        sample: Callable[[int], None] | None = None,
+        sample_every: int = 0,
     ) -> None:
-        """``validate`` measures the module with its running mean at every save; ``report`` hears every log line."""
-        self._accelerator = _accelerate().Accelerator(mixed_precision=config.precision)
+        """``validate`` measures the module with its running mean at every save; ``report`` hears every log line.
+
+        ``progress`` hears of every step. ``sample`` is called with the running mean as the weights before the
+        first step and after every ``sample_every`` ones (0 is never): in the main process, or with FSDP in all of
+        them, where the first one is left out. Raises UsageError for a run that
+        cannot begin and CheckpointError for a state that is not this run's.
+        """
+        self._accelerator = make_accelerator(config.precision)
         self._plain = module
         self._draw = draw
         self._config = config
         self._folder = folder
         self._validate = validate
         self._report = report
+        self._progress = progress
+        self._sample = sample
+        self._sample_every = sample_every if sample is not None else 0
+        if self._sharded:
+            if config.method == "muon":
+                raise UsageError("muon needs whole weight matrices; with FSDP, set method to adamw")
+            widen_scalars(module)
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:
             raise UsageError("there is nothing to train: no weight of the model is set to be trained")
@@ -164,6 +153,8 @@ class Trainer:
         self._step = 0
         self._seconds = 0.0
         self._mean: dict[str, Tensor] = {}
+        if self._accelerator.is_main_process:
+            clear_unfinished(folder)
         self._resume()
         if config.ema and not self._mean:
             self._mean = {name: p.detach().clone() for name, p in self._trained()}
@@ -173,25 +164,51 @@ class Trainer:
         """Steps done."""
         return self._step
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and reports."""
+        return self._accelerator.is_main_process
+
     def run(self) -> nn.Module:
         """Train to the last step; returns the module with the running mean as its weights, if one is kept."""
         config = self._config
+        log = RunLog(self._folder, config.log, self._step) if self.is_main else None
         begun = time.monotonic() - self._seconds
         losses: list[float] = []
-        while self._step < config.steps:
-            losses.append(self._advance())
-            self._seconds = time.monotonic() - begun
-            last = self._step == config.steps
-            saving = self._step % config.save_every == 0 or last
-            measured: Mapping[str, float] = {}
-            if saving:
-                measured = self._measure()
-                self._save()
-            if saving or self._step % config.log_every == 0:
-                self._log(sum(losses) / len(losses), measured)
-                losses = []
+        try:
+            if self._step == 0:
+                self._make_sample()
+            while self._step < config.steps:
+                losses.append(self._advance())
+                self._seconds = time.monotonic() - begun
+                last = self._step == config.steps
+                saving = self._step % config.save_every == 0 or last
+                measured: Mapping[str, float] = {}
+                if saving:
+                    measured = self._measure()
+                    self._save()
+                if saving or self._step % config.log_every == 0:
+                    self._tell(log, sum(losses) / len(losses), measured)
+                    losses = []
+                if self._progress is not None and self.is_main:
+                    self._progress(self._step, config.steps)
+                self._make_sample()
+        finally:
+            if log is not None:
+                log.close()
         self._swap()
         return self._plain
+
+    def trained_weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """The whole state dict of ``module``, a part of the trained one, on the CPU; empty but in the main process.
+
+        Every process must ask for it.
+        """
+        return self._gathered(module.state_dict())
+
+    @property
+    def _sharded(self) -> bool:
+        return bool(self._accelerator.is_fsdp2)
 
     def _advance(self) -> float:
         """One step of the optimiser; returns its mean loss."""
@@ -203,13 +220,17 @@ class Trainer:
             seed = step_seed(config.seed, self._step, micro, accelerator.process_index)
             batch = self._draw(torch.Generator().manual_seed(seed))
             batch = {key: _moved(value, accelerator.device) for key, value in batch.items()}
-            with accelerator.autocast():
-                loss = self._module(**batch)
-            if not torch.isfinite(loss):
-                raise UsageError(
-                    f"the loss is {loss.item()} at step {self._step}; lower the learning rate, or train in float32"
-                )
-            accelerator.backward(loss / config.accumulate)
+            # With whole networks the processes meet once a step; with parts, waiting would keep whole gradients.
+            alone = micro < config.accumulate - 1 and not self._sharded
+            with accelerator.no_sync(self._module) if alone else nullcontext():
+                with accelerator.autocast():
+                    loss = self._module(**batch)
+                if not torch.isfinite(loss):
+                    raise UsageError(
+                        f"the loss is {loss.item()} at step {self._step}; "
+                        "lower the learning rate, or train in float32"
+                    )
+                accelerator.backward(loss / config.accumulate)
             total += loss.item() / config.accumulate
         if config.clip:
             accelerator.clip_grad_norm_([p for _, p in self._trained()], config.clip)
@@ -220,7 +241,7 @@ class Trainer:
             decay = min(config.ema, (1 + self._step) / (10 + self._step))
             with torch.no_grad():
                 for name, parameter in self._trained():
-                    self._mean[name].lerp_(parameter, 1 - decay)
+                    local(self._mean[name]).lerp_(local(parameter), 1 - decay)
         return total
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
@@ -231,44 +252,76 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._trained():
                 if name in self._mean:
-                    kept = parameter.detach().clone()
-                    parameter.copy_(self._mean[name])
-                    self._mean[name] = kept
+                    kept = local(parameter).clone()
+                    local(parameter).copy_(local(self._mean[name]))
+                    local(self._mean[name]).copy_(kept)
+        forget_gathered(self._plain)
+
+    @contextmanager
+    def _with_mean(self) -> Generator[None]:
+        """A context in which the weights are their running mean."""
+        self._swap()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._swap()
 
     def _measure(self) -> Mapping[str, float]:
         if self._validate is None:
             return {}
-        self._swap()
-        with torch.no_grad():
-            measured = self._validate(self._plain)
-        self._swap()
-        return measured
+        with self._with_mean():
+            return self._validate(self._plain)
 
-    def _log(self, loss: float, extra: Mapping[str, float]) -> None:
-        if not self._accelerator.is_main_process:
+    def _make_sample(self) -> None:
+        if self._sample is None or not self._sample_every or self._step % self._sample_every:
+            return
+        # Shared networks need every process, but must have been used as a whole before one of them is used alone.
+        if self._step == 0 if self._sharded else not self.is_main:
+            return
+        with self._with_mean():
+            self._sample(self._step)
+
+    def _tell(self, log: RunLog | None, loss: float, extra: Mapping[str, float]) -> None:
+        """Write a line of the log; ``loss`` is this process's and becomes the mean of all."""
+        if self._accelerator.num_processes > 1:
+            mean = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device), "mean")
+            loss = float(mean)
+        if log is None:
             return
         line = Report(self._step, loss, self._config.rate(self._step - 1), self._seconds, extra)
-        path = self._folder / LOG
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "loss", "learning_rate", "seconds", "measured"])
-            measured = " ".join(f"{key}={value:.5g}" for key, value in extra.items())
-            writer.writerow([line.step, f"{loss:.6g}", f"{line.rate:.4g}", f"{line.seconds:.1f}", measured])
+        log.write(line)
         if self._report is not None:
             self._report(line)
 
+    def _gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors on the CPU; empty but in the main process."""
+        kept: dict[str, Tensor] = {}
+        for name, value in values.items():
+            full = whole(value)
+            if self.is_main:
+                kept[name] = full.cpu()
+        return kept
+
     def _save(self) -> None:
-        if self._accelerator.is_main_process:
+        module = self._gathered(dict(self._trained()))
+        mean = self._gathered(self._mean)
+        optimizer = self._optimizer.state_dict()
+        moments = {
+            index: {key: whole(value) if isinstance(value, Tensor) else value for key, value in row.items()}
+            for index, row in optimizer["state"].items()
+        }
+        if self.is_main:
             state = {
                 "step": self._step,
                 "seconds": self._seconds,
-                "module": {name: p.detach() for name, p in self._trained()},
-                "optimizer": self._optimizer.state_dict(),
-                "mean": self._mean,
+                "module": module,
+                "optimizer": {**optimizer, "state": moments},
+                "mean": mean,
                 "rng": torch.get_rng_state(),
             }
+            if self._accelerator.scaler is not None:
+                state["scaler"] = self._accelerator.scaler.state_dict()
             save_state(state, self._folder / STATE)
         self._accelerator.wait_for_everyone()
 
@@ -284,34 +337,20 @@ class Trainer:
             )
         with torch.no_grad():
             for name, value in state["module"].items():
-                own[name].copy_(value)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._mean = {name: value.to(own[name].device) for name, value in state["mean"].items()}
+                local(own[name]).copy_(local(spread(value, own[name])))
+        optimizer = state["optimizer"]
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for index, row in optimizer["state"].items():
+            for key, value in row.items():
+                # The count of steps is a number of its own; all else is as large as the weight.
+                if isinstance(value, Tensor) and key != "step":
+                    row[key] = spread(value, parameters[index])
+        self._optimizer.load_state_dict(optimizer)
+        self._mean = {name: spread(value, own[name]) for name, value in state["mean"].items()}
+        if self._accelerator.scaler is not None and "scaler" in state:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
         self._step, self._seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
-
-
-def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``state`` whole or not at all: what was at ``path`` stays until the new file is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        torch.save(state, unfinished)
-        os.replace(unfinished, path)
-    except (OSError, RuntimeError) as problem:
-        raise UsageError(
-            f"{path} could not be written ({problem}); the one before is untouched; make room, then start again"
-        ) from problem
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """What :func:`save_state` wrote; raises CheckpointError for anything else. Runs no code from the file."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        raise CheckpointError(f"{path} is not a whole training state; delete it to begin anew") from problem
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -26,10 +26,10 @@ from dynamicrafter.training.config import (
     shipped_configs,
 )
 from dynamicrafter.training.data import read_list
+from dynamicrafter.training.encoding import encode_items
 from dynamicrafter.training.finetune import (
     choose_trained,
     draw_timesteps,
-    encode_items,
     finetune,
     is_temporal,
     item_draw,
@@ -37,7 +37,8 @@ from dynamicrafter.training.finetune import (
 )
 from dynamicrafter.training.lora import save_adapters
 from dynamicrafter.training.losses import DenoisingLoss
-from dynamicrafter.training.trainer import TrainerConfig, load_state
+from dynamicrafter.training.state import load_state
+from dynamicrafter.training.trainer import TrainerConfig
 from dynamicrafter.unet import VideoUNet
 from dynamicrafter.variants import SMALL, V256
 

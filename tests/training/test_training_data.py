@@ -12,13 +12,12 @@ from training_clips import write_movie, write_rows
 from dynamicrafter.errors import UsageError
 from dynamicrafter.training.data import (
     Row,
-    UnusableClip,
     bucket,
-    clip_size,
     enough_for,
     read_list,
     read_piece,
 )
+from dynamicrafter.training.movies import UnusableClip, clip_size
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -79,6 +78,11 @@ def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
 def test_missing_folders_and_lists_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no data folder"):
         read_list(tmp_path / "nowhere")
+    with pytest.raises(
+        UsageError, match="the data folder .* is empty; put the clips and a captions.csv into"
+    ):
+        read_list(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"a clip")
     with pytest.raises(UsageError, match=r"holds no captions.csv or captions.jsonl"):
         read_list(tmp_path)
     with pytest.raises(UsageError, match="there is no list"):

@@ -1,0 +1,226 @@
+"""Clips through the frozen networks, once: what is kept on disk and trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..clip import clip_pixels, count_tokens, encode_image, encode_text, tokenize
+from ..conditioning import place_keyframes, repeat_picture
+from ..errors import UsageError
+from ..pipeline import Model
+from ..variants import TEXT_TOKENS
+from .config import FinetuneConfig
+from .data import Row, bucket, read_piece
+from .movies import UnusableClip, clip_size
+from .processes import process_count, process_index, wait_for_all
+from .state import clear_unfinished, save_state
+from .trainer import Progress
+
+_MOST_PIECES = TEXT_TOKENS - 2
+"""Word pieces of a caption that are read; start and end take the other two."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One stretch of a clip, encoded."""
+
+    latents: Tensor
+    """``[4, t, h, w]`` scaled."""
+    concat: Tensor
+    """``[4, t, h, w]``: the picture latents the network is conditioned on."""
+    text: Tensor
+    """``[77, c]``."""
+    vision: Tensor
+    """``[tokens, c]`` of the condition frame."""
+    fs: int
+
+
+@contextmanager
+def frozen_networks(model: Model, device: torch.device) -> Generator[Model]:
+    """The model with the networks that only encode on ``device`` and the trained ones on the CPU.
+
+    Afterwards the former are on the CPU, the main process's whole, to be written at the end and to decode samples,
+    and without values in all others.
+    """
+    for part in (model.unet, model.resampler):
+        part.to("cpu")
+    frozen = (model.vae, model.text, model.vision)
+    for part in frozen:
+        part.to(device)
+    try:
+        yield replace(model, device=device)
+    finally:
+        for part in frozen:
+            part.to("cpu" if process_index() == 0 else "meta")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def encode_together(
+    model: Model,
+    rows: Sequence[Row],
+    config: FinetuneConfig,
+    cache: Path,
+    skipped: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """:func:`encode_items` with the work shared among the processes; each returns the files of all rows."""
+    count, index = process_count(), process_index()
+    if index == 0:
+        clear_unfinished(cache)
+    wait_for_all()
+    if count > 1:
+        _encode_rows(model, rows[index::count], config, cache, None, progress)
+        wait_for_all()
+        progress = None
+    return encode_items(model, rows, config, cache, skipped, progress)
+
+
+def encode_items(
+    model: Model,
+    rows: Sequence[Row],
+    config: FinetuneConfig,
+    cache: Path,
+    skipped: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Encode every stretch that ``cache`` does not hold yet; returns the files of all usable ones.
+
+    A file's name changes with the clip, its caption, the model and every setting that counts. ``skipped`` hears of
+    every clip that is left out, ``progress`` of every clip. Raises UsageError when no clip is usable or the disk
+    is full.
+    """
+    reasons: list[str] = []
+
+    def left_out(reason: str) -> None:
+        reasons.append(reason)
+        if skipped is not None:
+            skipped(reason)
+
+    found = _encode_rows(model, rows, config, cache, left_out, progress)
+    if not found:
+        raise UsageError(
+            f"none of the {len(rows)} clip(s) of the list can be used; the first one: {reasons[0]}"
+        )
+    return found
+
+
+@torch.inference_mode()
+def _encode_rows(
+    model: Model,
+    rows: Sequence[Row],
+    config: FinetuneConfig,
+    cache: Path,
+    skipped: Callable[[str], None] | None,
+    progress: Progress | None,
+) -> list[Path]:
+    found: list[Path] = []
+    who = _fingerprints(model)
+    for done, row in enumerate(rows, 1):
+        try:
+            for view in range(config.views):
+                path = cache / f"{_key(model, who, row, config, view)}.pt"
+                if not path.exists():
+                    save_state(vars(_encode(model, row, config, view)), path)
+                found.append(path)
+        except UnusableClip as problem:
+            if skipped is not None:
+                skipped(str(problem))
+        if progress is not None:
+            progress(done, len(rows))
+    return found
+
+
+def cut_captions(rows: Sequence[Row], config: FinetuneConfig) -> str | None:
+    """One sentence about the captions that are longer than the network reads, None where there are none."""
+    lengths = [(row, count_tokens(_caption(row, config))) for row in rows]
+    long = [(row, pieces) for row, pieces in lengths if pieces > _MOST_PIECES]
+    if not long:
+        return None
+    row, pieces = long[0]
+    return (
+        f"{len(long)} caption(s) are longer than the {_MOST_PIECES} word pieces that the network reads and are cut "
+        f"off there; the first one is {pieces} long, that of {row.path}"
+    )
+
+
+def _caption(row: Row, config: FinetuneConfig) -> str:
+    return row.motion if config.motion_captions and row.motion else row.caption
+
+
+def _key(model: Model, who: list[str], row: Row, config: FinetuneConfig, view: int) -> str:
+    """Name of an encoded stretch; raises UnusableClip where there is no file."""
+    try:
+        file = row.path.stat()
+    except OSError as problem:
+        raise UnusableClip(f"{row.path} cannot be read ({problem.strerror or problem})") from problem
+    counted = {
+        "clip": [str(row.path), file.st_size, file.st_mtime_ns, row.caption, row.motion, row.fps],
+        "model": [model.variant.name, *who],
+        "how": [
+            config.mode,
+            config.frames,
+            config.area,
+            config.strides,
+            config.random_frame,
+            config.motion_captions,
+        ],
+        "view": view,
+    }
+    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:32]
+
+
+def _fingerprints(model: Model) -> list[str]:
+    return [_fingerprint(part) for part in (model.vae, model.text, model.vision)]
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """A short digest of some weights of every layer, the same for the same network."""
+    values = [float(parameter.detach().flatten()[:64].float().sum()) for parameter in module.parameters()]
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
+
+def _encode(model: Model, row: Row, config: FinetuneConfig, view: int) -> Item:
+    preset = model.variant.preset
+    size = (preset.width, preset.height)
+    if config.area is not None:
+        width, height = clip_size(row.path)
+        size = bucket(width / height, config.area)
+    seed = int(hashlib.sha256(f"{row.path.name} {view}".encode()).hexdigest()[:12], 16)
+    generator = torch.Generator().manual_seed(seed)
+    piece = read_piece(row, config.frames, size, config.strides, generator)
+    frames = piece.frames.to(model.device)
+    z = torch.cat([_latents(model, frame[None], generator) for frame in frames]).transpose(0, 1)[None]
+    if config.mode == "interpolate":
+        seen, concat = 0, place_keyframes({0: z[:, :, 0], -1: z[:, :, -1]}, config.frames)
+    else:
+        seen = int(torch.randint(config.frames, (1,), generator=generator)) if config.random_frame else 0
+        concat = repeat_picture(z[:, :, seen], config.frames)
+    stride_conditioned = model.variant.preset.fs_still < model.variant.preset.fs_lively
+    return Item(
+        latents=z[0].cpu(),
+        concat=concat[0].cpu().contiguous(),
+        text=encode_text(model.text, tokenize([_caption(row, config)]))[0].float().cpu(),
+        vision=vision_tokens(model, frames[seen : seen + 1])[0],
+        fs=piece.stride if stride_conditioned else int(piece.fps),
+    )
+
+
+def _latents(model: Model, picture: Tensor, generator: torch.Generator) -> Tensor:
+    posterior = model.vae.encode(picture.to(model.dtype))
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+    return (posterior.sample(noise) * model.vae.config.scale_factor).float()
+
+
+def vision_tokens(model: Model, picture: Tensor) -> Tensor:
+    """What the image tower makes of pictures ``[b, 3, H, W]`` in [-1, 1]: ``[b, tokens, c]`` on the CPU."""
+    pixels = clip_pixels(picture, model.variant.vision.image_size)
+    return encode_image(model.vision, pixels).float().cpu()

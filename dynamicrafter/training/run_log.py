@@ -1,0 +1,95 @@
+"""The log of a run: a csv file that a spreadsheet opens, and TensorBoard's files beside it where asked for."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UsageError
+
+LogKind = Literal["csv", "tensorboard"]
+
+CSV = "log.csv"
+TENSORBOARD = "tensorboard"
+"""Name of the file, and of the folder, in the run's folder."""
+
+_COLUMNS = ("step", "loss", "learning_rate", "seconds", "measured")
+
+
+@dataclass
+class Report:
+    """What a run tells about its last stretch of steps."""
+
+    step: int
+    loss: float
+    rate: float
+    seconds: float
+    """Since the beginning of the run, pauses between resumed parts left out."""
+    extra: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class RunLog:
+    """Writes the lines of a run that goes on after ``step``; what a killed run logged beyond it is taken out."""
+
+    def __init__(self, folder: Path, kind: LogKind, step: int) -> None:
+        """Raises UsageError when TensorBoard is asked for and not installed."""
+        self._path = folder / CSV
+        self._board: Any = None
+        if kind == "tensorboard":
+            try:
+                writer = import_module("torch.utils.tensorboard").SummaryWriter
+            except ImportError as problem:
+                raise UsageError(
+                    "a TensorBoard log needs the tensorboard package; install it with pip install tensorboard, "
+                    'or set log to "csv"'
+                ) from problem
+            self._board = writer(str(folder / TENSORBOARD), purge_step=step + 1)
+        self._forget_after(step)
+
+    def write(self, line: Report) -> None:
+        """Add a line; raises UsageError when the disk is full."""
+        fresh = not self._path.exists()
+        measured = " ".join(f"{key}={value:.5g}" for key, value in line.extra.items())
+        cells = [line.step, f"{line.loss:.6g}", f"{line.rate:.4g}", f"{line.seconds:.1f}", measured]
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerows([_COLUMNS, cells] if fresh else [cells])
+        except OSError as problem:
+            raise UsageError(
+                f"{self._path} could not be written ({problem.strerror or problem}); make room, then start again"
+            ) from problem
+        if self._board is not None:
+            self._board.add_scalar("loss", line.loss, line.step)
+            self._board.add_scalar("learning_rate", line.rate, line.step)
+            for key, value in line.extra.items():
+                self._board.add_scalar(f"measured/{key}", value, line.step)
+            self._board.flush()
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+    def _forget_after(self, step: int) -> None:
+        try:
+            with self._path.open(encoding="utf-8", newline="") as file:
+                lines = file.readlines()
+        except (OSError, UnicodeDecodeError):
+            return
+        kept = lines[:1] + [line for line in lines[1:] if _step_of(line) <= step]
+        if len(kept) < len(lines):
+            unfinished = self._path.with_name(f"{CSV}.part")
+            unfinished.write_text("".join(kept), encoding="utf-8", newline="")
+            os.replace(unfinished, self._path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a line that was cut off has none that counts."""
+    number = line.partition(",")[0]
+    return int(number) if number.isdecimal() and line.endswith("\n") else float("inf")

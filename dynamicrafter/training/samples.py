@@ -1,0 +1,198 @@
+"""Clips that are made while a model is trained, always of the same pictures with the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..clip import clip_pixels, encode_image, encode_text, tokenize
+from ..conditioning import assemble, image_tokens, place_keyframes, repeat_picture
+from ..errors import DynamiCrafterError, UsageError
+from ..pictures import fit_picture, read_picture
+from ..pipeline import KeyPictures, Model, decode, latent_shape, make_generators, sample, to_frames
+from ..sampler import draw_noise
+from ..settings import Settings, make_settings, settings_to_json
+from ..video import write_clip
+from .config import FinetuneConfig
+from .data import Row, read_piece
+from .movies import UnusableClip
+from .processes import process_index
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """What the frozen networks make of one sample's pictures and prompt, on the CPU."""
+
+    settings: Settings
+    pictures: KeyPictures
+    text: Tensor
+    """``[2, 77, c]``: the prompt, and no prompt."""
+    vision: Tensor
+    """``[2, tokens, c]``: the first picture, and a grey one."""
+    concat: Tensor
+    """``[1, 4, t, h, w]``."""
+    noise: Tensor
+    """State of the generator after the pictures were encoded."""
+
+
+class Sampler:
+    """Makes the samples of a step and writes them as ``step_000500_1.mp4`` and so on.
+
+    Everything that the towers are needed for is made at once, so that they can leave the device. A sample is the clip
+    that the pipeline makes with the same settings and seed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rows: Sequence[Row],
+        config: FinetuneConfig,
+        folder: Path,
+        tell: Callable[[str], None],
+    ) -> None:
+        """``tell`` hears of samples that could not be made. Raises UsageError and PictureError for wrong settings."""
+        self._model = model
+        self._folder = folder
+        self._tell = tell
+        self._precision = _AUTOCAST.get(config.trainer.precision)
+        self._shots = [_shot(model, *given) for given in _wanted(model, rows, config)]
+        if process_index() == 0:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                raise UsageError(
+                    f"the folder {folder} cannot be made ({problem.strerror or problem}); give another --folder"
+                ) from problem
+
+    def __call__(self, step: int) -> None:
+        """Make and write all samples with the networks as they are; what fails is told, and training goes on."""
+        try:
+            for number, shot in enumerate(self._shots, 1):
+                self._make(shot, self._folder / f"step_{step:06}_{number}.mp4", step)
+        except DynamiCrafterError as problem:
+            self._tell(f"there is no sample of step {step}: {problem}")
+
+    @torch.inference_mode()
+    def _make(self, shot: _Shot, path: Path, step: int) -> None:
+        model, settings = self._model, shot.settings
+        device = model.device
+        (generator,) = make_generators(model, settings, [settings.seed])
+        generator.set_state(shot.noise)
+        with self._autocast():
+            tokens = model.resampler(shot.vision.to(device))
+            tokens = image_tokens(tokens, model.variant.resampler, settings.frames).float()
+            text, none = shot.text.to(device).chunk(2)
+            conditioning = assemble(text, none, tokens[:1], tokens[1:], shot.concat.to(device), settings.fs)
+            latents = sample(model, conditioning, settings, [generator])
+        if process_index() != 0:
+            return
+        model.vae.to(device)
+        try:
+            frames = to_frames(decode(model, latents, shot.pictures))[0]
+        finally:
+            model.vae.to("cpu")
+        write_clip(frames, path, settings.fps, {"settings": settings_to_json(settings), "step": step})
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._precision is None:
+            return nullcontext()
+        return torch.autocast(self._model.device.type, self._precision)
+
+
+def _wanted(model: Model, rows: Sequence[Row], config: FinetuneConfig) -> list[tuple[Settings, KeyPictures]]:
+    """Settings and pictures of every sample."""
+    wish = config.samples
+    each = 2 if config.mode == "interpolate" else 1
+    preset = model.variant.preset
+
+    def settings(prompt: str, size: tuple[int, int], fs: int | None) -> Settings:
+        return make_settings(
+            model.variant,
+            config.mode,
+            size=size,
+            prompt=prompt,
+            frames=config.frames,
+            steps=wish.steps,
+            cfg=wish.cfg,
+            fs=wish.fs if wish.fs is not None else fs,
+            seed=wish.seed,
+        )
+
+    if not wish.pictures:
+        return [
+            (settings(prompt, (preset.width, preset.height), fs), pictures)
+            for prompt, fs, pictures in _of_the_list(model, rows, config)
+        ]
+    if len(wish.pictures) % each:
+        raise UsageError(
+            f"samples of an interpolation need a first and a last picture each, but {len(wish.pictures)} are given"
+        )
+    shots = len(wish.pictures) // each
+    prompts = wish.prompts or ("",) * shots
+    if len(prompts) != shots:
+        raise UsageError(f"samples need one prompt for each clip, but {len(prompts)} are given for {shots}")
+    made: list[tuple[Settings, KeyPictures]] = []
+    for number, prompt in enumerate(prompts):
+        found = [read_picture(Path(name)) for name in wish.pictures[number * each : (number + 1) * each]]
+        chosen = make_settings(model.variant, config.mode, picture_size=found[0].size, prompt=prompt)
+        chosen = settings(prompt, (chosen.width, chosen.height), None)
+        fitted = [fit_picture(picture, chosen.width, chosen.height, chosen.fit)[None] for picture in found]
+        made.append((chosen, KeyPictures(fitted[0], fitted[1] if each == 2 else None)))
+    return made
+
+
+def _of_the_list(
+    model: Model, rows: Sequence[Row], config: FinetuneConfig
+) -> list[tuple[str, int, KeyPictures]]:
+    """Caption, fs and first (and last) picture of the first usable clips of the list."""
+    preset = model.variant.preset
+    strides = preset.fs_still < preset.fs_lively
+    found: list[tuple[str, int, KeyPictures]] = []
+    for row in rows:
+        if len(found) == config.samples.count:
+            break
+        try:
+            size = (preset.width, preset.height)
+            piece = read_piece(row, config.frames, size, config.strides, torch.Generator().manual_seed(0))
+        except UnusableClip:
+            continue
+        prompt = (*config.samples.prompts, *[row.caption] * config.samples.count)[len(found)]
+        last = piece.frames[-1:] if config.mode == "interpolate" else None
+        fs = piece.stride if strides else int(piece.fps)
+        found.append((prompt, fs, KeyPictures(piece.frames[:1], last)))
+    return found
+
+
+@torch.inference_mode()
+def _shot(model: Model, settings: Settings, pictures: KeyPictures) -> _Shot:
+    first = pictures.first.to(model.device)
+    (generator,) = make_generators(model, settings, [settings.seed])
+    draws = draw_noise([generator], (settings.frames, *latent_shape(model.variant, settings)), model.device)[
+        0
+    ]
+
+    def latents(picture: Tensor, noise: Tensor) -> Tensor:
+        return model.vae.latents(picture.to(model.dtype), noise[None].to(model.dtype)).float()
+
+    z = latents(first, draws[0])
+    if pictures.last is None:
+        concat = repeat_picture(z, settings.frames)
+    else:
+        end = latents(pictures.last.to(model.device), draws[-1])
+        concat = place_keyframes({0: z, -1: end}, settings.frames)
+    seen = torch.cat([clip_pixels(first), clip_pixels(torch.zeros_like(first))])
+    return _Shot(
+        settings=settings,
+        pictures=pictures,
+        text=encode_text(model.text, tokenize([settings.prompt, settings.negative])).cpu(),
+        vision=encode_image(model.vision, seen).cpu(),
+        concat=concat.cpu(),
+        noise=generator.get_state(),
+    )

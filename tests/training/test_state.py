@@ -1,0 +1,143 @@
+"""Files that are whole or not there: killed writers, full disks, what they leave and how a run goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_run
+import torch
+
+from dynamicrafter.errors import CheckpointError, UsageError
+from dynamicrafter.training.run_log import CSV, Report, RunLog
+from dynamicrafter.training.state import clear_unfinished, load_state, save_state
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from dynamicrafter.errors import UsageError
+from dynamicrafter.training.state import save_state
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    save_state({"many": torch.zeros(100_000)}, Path(sys.argv[1]))
+except UsageError as problem:
+    print(problem)
+"""
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    known = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(
+        [sys.executable, *words], env={**os.environ, **known}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_killed_in_a_write_goes_on_from_the_state_before(tmp_path: Path, on_the_cpu: None) -> None:
+    pytest.importorskip("accelerate", reason="training needs accelerate")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with start(str(Path(small_run.__file__)), str(folder), "6") as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "halfway\n"
+        # SIGKILL, or what Windows has instead: nothing is cleaned up.
+        writer.kill()
+    (left,) = folder.glob("*.part")
+    with pytest.raises(CheckpointError, match="is not a whole training state"):
+        load_state(left)
+    assert load_state(folder / "state.pt")["step"] == 2
+    # The log is ahead of the state.
+    assert (folder / CSV).read_text(encoding="utf-8").count("\n") == 4
+
+    broken = small_run.run(folder, 6)
+    assert not list(folder.glob("*.part"))
+    unbroken = tmp_path / "unbroken"
+    unbroken.mkdir()
+    assert torch.equal(broken.weight, small_run.run(unbroken, 6).weight)
+    logs = [(place / CSV).read_text(encoding="utf-8").splitlines() for place in (folder, unbroken)]
+    steps = [[row.split(",")[0] for row in rows] for rows in logs]
+    assert steps == [["step", "1", "2", "3", "4", "5", "6"]] * 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a process's files")
+def test_a_file_that_does_not_fit_is_told_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "item.pt"
+    with start("-c", FULL, str(path)) as writer:
+        told = writer.communicate(timeout=300)[0]
+    assert writer.returncode == 0
+    assert told.startswith(f"{path} could not be written (")
+    assert told.endswith("make room, then start again\n")
+    assert told.count("\n") == 1
+    assert not list(path.parent.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"a file")
+    with pytest.raises(UsageError, match=r"item\.pt could not be written"):
+        save_state({}, tmp_path / "cache" / "item.pt")
+
+
+def test_only_unfinished_files_are_cleared(tmp_path: Path) -> None:
+    clear_unfinished(tmp_path / "nowhere")
+    names = ["state.pt", "state.pt.12.part", ".0a1b.part", "apart", "log.csv"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.part").mkdir()
+    clear_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["apart", "folder.part", "log.csv", "state.pt"]
+
+
+def line(step: int) -> Report:
+    return Report(step, 0.5, 0.01, 3.0, {"held_out": 0.25})
+
+
+def test_a_log_forgets_what_is_trained_again(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        RunLog(tmp_path, "csv", step - 2).write(line(step))
+    whole = (tmp_path / CSV).read_bytes()
+    with (tmp_path / CSV).open("ab") as file:
+        file.write(b"8,0.5")
+    RunLog(tmp_path, "csv", 8)
+    assert (tmp_path / CSV).read_bytes() == whole
+    RunLog(tmp_path, "csv", 4)
+    assert (tmp_path / CSV).read_text(encoding="utf-8").splitlines() == [
+        "step,loss,learning_rate,seconds,measured",
+        "2,0.5,0.01,3.0,held_out=0.25",
+        "4,0.5,0.01,3.0,held_out=0.25",
+    ]
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, "csv", 0)
+    (tmp_path / CSV).mkdir()
+    with pytest.raises(UsageError, match=r"log\.csv could not be written"):
+        log.write(line(1))
+
+
+@pytest.mark.filterwarnings("default")
+def test_tensorboard_gets_what_the_csv_gets(tmp_path: Path) -> None:
+    """TensorBoard's own packages warn of each other, which is not ours to mend."""
+    pytest.importorskip("tensorboard", reason="the TensorBoard log needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, "tensorboard", 0)
+    log.write(line(1))
+    log.write(line(2))
+    log.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [(1, 0.5), (2, 0.5)]
+    assert read.Scalars("measured/held_out")[1].value == 0.25
+    assert (tmp_path / CSV).read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_a_missing_tensorboard_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match='pip install tensorboard, or set log to "csv"'):
+        RunLog(tmp_path, "tensorboard", 0)
