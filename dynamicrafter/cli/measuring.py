@@ -131,7 +131,7 @@ def _made(
             for seed, frames in zip(seeds, _frames(model, job, seeds, title, hidden), strict=True):
                 name = job.item.name
                 if given.keep is not None:
-                    path = given.keep / f"{name}-{seed}.mp4"
+                    path = given.keep / f"{name}-seed{seed}.mp4"
                     record = {"settings": {**settings_to_json(job.settings), "seed": seed}}
                     written.append(str(write_clip(frames, path, job.settings.fps, record)))
                 end = job.item.end if job.settings.mode == "interpolate" else None

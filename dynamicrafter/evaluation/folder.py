@@ -151,7 +151,7 @@ def _named(items: Sequence[Item]) -> list[Item]:
         name, number = item.name, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{item.name}-{number}"
+            name = f"{item.name}_{number}"  # A hyphen and a number may be a clip's seed.
         taken.add(name.casefold())
         named.append(replace(item, name=name))
     return named

@@ -71,10 +71,10 @@ def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weig
     assert told["figures"]["last frame to the end picture, dB"]["clips"] == 2
     assert told["not_measured"] == told["notes"] == []
     assert [Path(path).name for path in told["kept"]] == [
-        "boat-1.mp4",
-        "boat-2.mp4",
-        "cat-1.mp4",
-        "cat-2.mp4",
+        "boat-seed1.mp4",
+        "boat-seed2.mp4",
+        "cat-seed1.mp4",
+        "cat-seed2.mp4",
     ]
     with Path(told["csv"]).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -93,10 +93,10 @@ def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weig
     again = json.loads(out)
     assert (code, again["model"], again["notes"]) == (0, None, [])
     assert [(clip["clip"], clip["seed"]) for clip in again["clips"]] == [
-        ("boat-1", 1),
-        ("boat-2", 2),
-        ("cat-1", 1),
-        ("cat-2", 2),
+        ("boat-seed1", 1),
+        ("boat-seed2", 2),
+        ("cat-seed1", 1),
+        ("cat-seed2", 2),
     ]
 
 
@@ -201,7 +201,7 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
     code, out, err = call(*words)
     assert (code, out) == (130, "")
     assert "nothing but the 1 finished clip(s) was written" in err
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["boat-0.mp4"]
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["boat-seed0.mp4"]
     assert not (tmp_path / "rows.csv").exists()
 
 

@@ -50,7 +50,7 @@ def test_a_list_in_the_folder_or_by_its_name(tmp_path: Path, suffix: str, named:
     assert first == Item(
         "a", tmp_path / "a.png", "left, then right", tmp_path / "b.png", tmp_path / "real/a.mp4"
     )
-    assert (second.name, second.prompt, second.end) == ("a-2", "up", None)
+    assert (second.name, second.prompt, second.end) == ("a_2", "up", None)
     assert third == Item("c", tmp_path / "in" / "c.png")
 
 
