@@ -38,6 +38,11 @@ pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 @torch.inference_mode()
+def words(model: Model, prompts: Sequence[str]) -> Tensor:
+    return encode_text(model.text, tokenize(list(prompts)))
+
+
+@torch.inference_mode()
 def at_the_start(model: Model, scenes: Scenes, clips: Tensor, prompts: Sequence[str]) -> Batch:
     """The clips at the last timestep, where nothing but picture and prompt tells what will happen."""
     latents = torch.stack([model.vae.encode(clip).mean * model.vae.config.scale_factor for clip in clips])
@@ -47,7 +52,7 @@ def at_the_start(model: Model, scenes: Scenes, clips: Tensor, prompts: Sequence[
         "noise": torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)),
         "t": torch.full((len(scenes),), 999),
         "concat": repeat_picture(latents[:, :, 0], latents.shape[2]),
-        "text": encode_text(model.text, tokenize(list(prompts))),
+        "text": words(model, prompts),
         "vision": encode_image(model.vision, clip_pixels(clips[:, 0], model.variant.vision.image_size)),
         "fs": scenes.fs,
     }
@@ -81,12 +86,7 @@ def test_a_new_word_is_learnt_and_the_old_ones_stay(tmp_path: Path) -> None:
     known = select(every, torch.tensor([0, 5, 10, 15]))
     batches = {
         "hops": hops,
-        "hops called up": {
-            **hops,
-            "text": at_the_start(
-                model, scenes, hop_clips(scenes, 16)[:, :1], captions(with_motion(scenes, "up"))
-            )["text"],
-        },
+        "hops called up": {**hops, "text": words(model, captions(with_motion(scenes, "up")))},
         "directions": at_the_start(model, known, make_clips(known, 16), captions(known)),
     }
     before = losses(model, batches)
