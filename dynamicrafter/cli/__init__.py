@@ -122,6 +122,8 @@ def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[
     if isinstance(problem, (KeyboardInterrupt, Cancelled)):
         if command == "download":
             return INTERRUPTED, "cancelled; the same command goes on from here"
+        if command == "train":
+            return INTERRUPTED, "cancelled; the same command goes on from the last state that was saved"
         finished = f"nothing but the {len(written)} finished clip(s)" if written else "nothing"
         return INTERRUPTED, f"cancelled; {finished} was written"
     if isinstance(problem, UsageError):

@@ -9,7 +9,7 @@ from typing import Any
 from ..api import load, pick_device
 from ..errors import UsageError
 from ..training.config import TinyConfig, load_config
-from ..training.finetune import finetune
+from ..training.finetune import finetune, listed_clips
 from ..training.processes import join_processes, process_index
 from ..training.tiny import STAGES, Stage, train_tiny
 from ..training.trainer import Report
@@ -71,6 +71,8 @@ def run(given: Namespace) -> dict[str, Any]:
         if isinstance(config, TinyConfig):
             path = train_tiny(folder, lambda stage, line: report(line, stage), stages)
         else:
+            # A list that cannot be used is told before gigabytes are read.
+            listed_clips(config)
             model = load(config.model, device=str(device), dtype="float32", progress=bars.loading)
             path = finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
     if not given.json and process_index() == 0:

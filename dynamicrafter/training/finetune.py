@@ -22,7 +22,7 @@ from ..layers import ResBlock
 from ..pipeline import Model
 from ..schedule import TRAIN_STEPS, make_schedule
 from .config import FinetuneConfig, Target, Timesteps
-from .data import enough_for, read_list
+from .data import Row, enough_for, read_list
 from .encoding import Item, cut_captions, encode_together, frozen_networks, vision_tokens
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
@@ -104,7 +104,7 @@ def finetune(
             f"training begins with weights in float32, but the model is in {model.dtype}; load it with "
             'dtype="float32" and set precision in the config'
         )
-    rows = read_list(Path(config.data), None if config.listing is None else Path(config.listing))
+    rows = listed_clips(config)
     if not 0 <= config.held_out < len(rows):
         raise UsageError(
             f"held_out must leave a clip to train on, but {config.held_out} of {len(rows)} were to be held out"
@@ -169,6 +169,11 @@ def finetune(
             save_model(model, network, resampler, path)
     wait_for_all()
     return path
+
+
+def listed_clips(config: FinetuneConfig) -> list[Row]:
+    """The rows of the config's list; raises UsageError where there is none that can be used."""
+    return read_list(Path(config.data), None if config.listing is None else Path(config.listing))
 
 
 def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:

@@ -78,6 +78,9 @@ def make_accelerator(precision: str) -> Any:
         plugin.mixed_precision_policy = None
         # Every process has read the weights.
         plugin.cpu_ram_efficient_loading = False
+        # The module to be trained says which of its parts are shared out as one.
+        plugin.auto_wrap_policy = import_module("torch.distributed.fsdp.wrap").transformer_auto_wrap_policy
+        plugin.transformer_cls_names_to_wrap = None
     return accelerator
 
 
