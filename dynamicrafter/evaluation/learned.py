@@ -127,7 +127,7 @@ def load_lpips(device: torch.device | str, fetch: bool = False) -> Distance:
     own = _package("lpips")
     with _quietly("LPIPS"):
         if own is not None:
-            network = own.LPIPS(net="alex", verbose=False).to(device).eval()
+            network = own.LPIPS(net="alex", verbose=False).to(device).train(False)
         else:
             images = import_module("torchmetrics.image.lpip")
             network = cast(Any, images).LearnedPerceptualImagePatchSimilarity(net_type="alex").to(device)
@@ -179,7 +179,7 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            network = cast(Any, torch.jit).load(str(place), map_location=device).eval()
+            network = cast(Any, torch.jit).load(str(place), map_location=device).train(False)
     except (RuntimeError, ValueError) as problem:
         raise CheckpointError(f"{place} is no TorchScript network; give I3D as {I3D_FILE}") from problem
 
