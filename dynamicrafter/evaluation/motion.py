@@ -21,10 +21,16 @@ _BLOCKS_ACROSS = 4
 """Blocks along the shorter side, where that gives one of the sizes allowed."""
 _NOISE = 1.0 / 255
 """Standard deviation of a pixel's rounding and coding noise, in [0, 1]; frequencies below it say nothing."""
+_REACH, _FINE = 0.6, 25
+"""Pixels around a peak that are looked at more finely, and the number of places there: one each 0.05 pixels."""
 _PATCH = 7
 """Side of the surroundings, in pixels, that decide between the shifts of a pixel."""
 _CLEARLY = 0.7
 """A shift counts where it leaves less than this share of the difference that no shift leaves."""
+_NOTICED = 0.25 / 255
+"""And where it leaves this much less, in [0, 1]: rounding and coding make such differences in flat areas."""
+_SOFTENED = 3
+"""Side of the square, in pixels, over which frames are averaged to compare what shifts leave."""
 _MOVES = 0.5
 """Pixels per frame from which on a pixel counts as moving."""
 
@@ -80,26 +86,29 @@ def shifts_between(a: Tensor, b: Tensor) -> Tensor:
     height, width = a.shape[-2:]
     window = torch.outer(_hann(height), _hann(width)).to(a.device)
     fft = cast(Any, torch.fft)  # Its functions have no type hints.
-    one, two = (cast(Tensor, fft.rfft2((x - x.mean((-2, -1), keepdim=True)) * window)) for x in (a, b))
+    one, two = (cast(Tensor, fft.fft2((x - x.mean((-2, -1), keepdim=True)) * window)) for x in (a, b))
     cross = two * one.conj()
     # Where a frequency holds nothing but noise, its phase is a random one; the floor keeps it from being heard.
     floor = _NOISE**2 * window.square().sum()
-    surface: Tensor = fft.irfft2(cross / (cross.abs() + floor), s=(height, width))
-    peak = surface.flatten(1).argmax(1)
+    spectrum = cross / (cross.abs() + floor)
+    peak = cast(Tensor, fft.ifft2(spectrum).real).flatten(1).argmax(1)
     row, column = peak // width, peak % width
-    each = torch.arange(len(a), device=a.device)
-
-    def refined(before: Tensor, after: Tensor) -> Tensor:
-        """The top of a parabola through the peak and its neighbours, from -0.5 to 0.5."""
-        top = surface[each, row, column]
-        bend = (2 * top - before - after).clamp(min=1e-12)
-        return ((after - before) / (2 * bend)).clamp(-0.5, 0.5)
-
-    right = refined(surface[each, row, (column - 1) % width], surface[each, row, (column + 1) % width])
-    down = refined(surface[each, (row - 1) % height, column], surface[each, (row + 1) % height, column])
-    x = torch.where(column > width // 2, column - width, column) + right
-    y = torch.where(row > height // 2, row - height, row) + down
+    # The surface lies between its pixels what its frequencies say (a parabola through three pixels would give half
+    # of a shift by a quarter of a pixel), so that it can be looked at around the peak as finely as wanted.
+    near = torch.linspace(-_REACH, _REACH, _FINE, device=a.device)
+    along = _waves(row[:, None] + near, height)
+    across = _waves(column[:, None] + near, width).transpose(1, 2)
+    top = (along @ spectrum @ across).real.flatten(1).argmax(1)
+    x = torch.where(column > width // 2, column - width, column) + near[top % _FINE]
+    y = torch.where(row > height // 2, row - height, row) + near[top // _FINE]
     return torch.stack([x, y], 1)
+
+
+def _waves(places: Tensor, length: int) -> Tensor:
+    """``[n, m, length]``: the waves of all frequencies along a side of that many pixels, at places ``[n, m]``."""
+    frequencies = cast(Tensor, cast(Any, torch.fft).fftfreq(length, device=places.device))
+    turns = 2 * torch.pi * places[..., None] * frequencies
+    return torch.polar(torch.ones_like(turns), turns)
 
 
 def _hann(length: int) -> Tensor:
@@ -111,9 +120,12 @@ def _flow(a: Tensor, b: Tensor) -> Tensor:
     height, width = a.shape[-2:]
     still = torch.zeros(1, 2, height, width, device=a.device)
     whole = shifts_between(a[:, 0], b[:, 0])[:, :, None, None].expand_as(still)
-    best, least = still, _CLEARLY * _nearby((a - b).abs()).clamp(min=2 * _NOISE)
+    # Softened a little, or noise itself would speak for a shift by half a pixel, which softens it.
+    one, two = _mean_around(a, _SOFTENED), _mean_around(b, _SOFTENED)
+    resting = _mean_around((one - two).abs(), _PATCH)
+    best, least = still, torch.minimum(_CLEARLY * resting, resting - _NOTICED)
     for candidate in (whole, *_block_flows(a, b)):
-        left = _nearby((a - _undo(b, candidate)).abs())
+        left = _mean_around((one - _undo(two, candidate)).abs(), _PATCH)
         better = left < least
         best, least = torch.where(better, candidate, best), torch.where(better, left, least)
     return best
@@ -150,5 +162,6 @@ def _undo(frame: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _nearby(error: Tensor) -> Tensor:
-    return F.avg_pool2d(error, _PATCH, stride=1, padding=_PATCH // 2, count_include_pad=False)
+def _mean_around(values: Tensor, side: int) -> Tensor:
+    """``[1, 1, h, w]``: the mean over the square of ``side`` pixels around each pixel, or what is there of it."""
+    return F.avg_pool2d(values, side, stride=1, padding=side // 2, count_include_pad=False)
