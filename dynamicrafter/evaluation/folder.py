@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 from ..errors import UsageError
+from ..training.data import read_lines
 from ..video import EXTENSIONS
 
 LISTS = ("prompts.csv", "prompts.jsonl")
@@ -17,6 +15,7 @@ LISTS = ("prompts.csv", "prompts.jsonl")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 """Suffixes of the files that count as pictures in a folder without a list."""
 _NEEDED, _OPTIONAL = ("picture", "prompt"), ("end", "clip")
+_CALLED = {"picture": "a picture", "end": "an end picture", "clip": "a clip"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ def read_items(place: Path) -> list[Item]:
     for name in LISTS:
         if (place / name).is_file():
             return _listed(place / name)
-    pictures = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+    entries = sorted(entry for entry in place.iterdir() if not _is_hidden(entry))
+    pictures = [entry for entry in entries if entry.suffix.lower() in PICTURES and entry.is_file()]
     if not pictures:
         raise UsageError(
             f"{place} holds no pictures and no {' or '.join(LISTS)}; put pictures with text files of their names there"
@@ -64,7 +64,7 @@ def find_clips(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise UsageError(f"there is no folder or clip {place}; give the folder that holds the clips")
-    clips = sorted(entry for entry in place.iterdir() if _is_clip(entry))
+    clips = sorted(entry for entry in place.iterdir() if not _is_hidden(entry) and _is_clip(entry))
     if not clips:
         raise UsageError(f"{place} holds no clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
     return clips
@@ -101,6 +101,11 @@ def clip_name(clip: Path) -> str:
     return clip.stem if clip.suffix.lower() in EXTENSIONS else clip.name
 
 
+def _is_hidden(path: Path) -> bool:
+    """macOS keeps what other file systems cannot under names such as ``._boat.png``, which are no pictures."""
+    return path.name.startswith(".")
+
+
 def _is_clip(path: Path) -> bool:
     if not path.is_dir():
         return path.suffix.lower() in EXTENSIONS and path.is_file()
@@ -121,7 +126,7 @@ def _prompt_beside(picture: Path) -> str:
 
 def _listed(listing: Path) -> list[Item]:
     items: list[Item] = []
-    for number, row in enumerate(_rows(listing), 1):
+    for number, row in enumerate(read_lines(listing, _NEEDED), 1):
         absent = [name for name in _NEEDED if name not in row]
         if absent:
             have = ", ".join(str(name) for name in row) or "none"
@@ -134,8 +139,12 @@ def _listed(listing: Path) -> list[Item]:
             raise UsageError(f"row {number} of {listing} names no picture; fill the column in")
         paths = {name: listing.parent / cells[name] for name in ("picture", *_OPTIONAL) if cells[name]}
         for name, path in paths.items():
-            if not path.exists():
-                raise UsageError(f"row {number} of {listing} names a {name} that is not there: {path}")
+            try:
+                there = _is_clip(path) if name == "clip" else path.is_file()
+            except (OSError, ValueError):  # A prompt in the wrong column is longer than names may be.
+                there = False
+            if not there:
+                raise UsageError(f"row {number} of {listing} names {_CALLED[name]} that is not there: {path}")
         picture = paths["picture"]
         items.append(Item(picture.stem, picture, cells["prompt"], paths.get("end"), paths.get("clip")))
     if not items:
@@ -155,18 +164,3 @@ def _named(items: Sequence[Item]) -> list[Item]:
         taken.add(name.casefold())
         named.append(replace(item, name=name))
     return named
-
-
-def _rows(listing: Path) -> list[Mapping[str, Any]]:
-    try:
-        with listing.open(encoding="utf-8-sig", newline="") as file:
-            if listing.suffix.lower() != ".jsonl":
-                return list(csv.DictReader(file))
-            values = [json.loads(line) for line in file if line.strip()]
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as problem:
-        raise UsageError(f"{listing} is not a csv or jsonl file in UTF-8 ({problem})") from problem
-    except OSError as problem:
-        raise UsageError(f"{listing} cannot be read ({problem.strerror or problem})") from problem
-    if not all(isinstance(value, dict) for value in values):
-        raise UsageError(f"each line of {listing} must be an object with {' and '.join(_NEEDED)}")
-    return [cast(dict[str, Any], value) for value in values]

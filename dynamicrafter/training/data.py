@@ -62,7 +62,7 @@ def read_list(folder: Path, listing: Path | None = None) -> list[Row]:
     if not listing.is_file():
         raise UsageError(f"there is no list {listing}; give a csv or jsonl file with path and caption")
     rows: list[Row] = []
-    for values in _lines(listing):
+    for values in read_lines(listing, _OWN):
         row = _row(folder, listing, values)
         if row is not None:
             rows.append(row)
@@ -71,26 +71,40 @@ def read_list(folder: Path, listing: Path | None = None) -> list[Row]:
     return rows
 
 
-def _lines(listing: Path) -> Iterator[Mapping[str, Any]]:
+def read_lines(listing: Path, needed: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The lines of a list, csv or jsonl by its extension, by column; ``needed`` are the columns to name in errors.
+
+    Raises UsageError for a file that cannot be read or is no such list, and for a csv line with more cells than
+    columns, which a comma in a text without quotes makes of it.
+    """
     try:
         with listing.open(encoding="utf-8-sig", newline="") as file:
             if listing.suffix.lower() == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield _object(line, listing, number)
-            else:
-                yield from csv.DictReader(file)
+                        yield _object(line, listing, number, needed)
+                return
+            table = csv.DictReader(file)
+            for values in table:
+                if cast(Any, values).get(None):
+                    raise UsageError(
+                        f"line {table.line_num} of {listing} has more cells than there are columns; put texts with "
+                        f"commas in them into double quotes"
+                    )
+                yield values
     except (UnicodeDecodeError, csv.Error) as problem:
         raise UsageError(f"{listing} is not a csv or jsonl file in UTF-8 ({problem})") from problem
+    except OSError as problem:
+        raise UsageError(f"{listing} cannot be read ({problem.strerror or problem})") from problem
 
 
-def _object(line: str, listing: Path, number: int) -> Mapping[str, Any]:
+def _object(line: str, listing: Path, number: int, needed: Sequence[str]) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as problem:
         raise UsageError(f"line {number} of {listing} is not JSON ({problem})") from problem
     if not isinstance(value, dict):
-        raise UsageError(f"line {number} of {listing} must be an object with path and caption")
+        raise UsageError(f"line {number} of {listing} must be an object with {' and '.join(needed)}")
     return cast(dict[str, Any], value)
 
 

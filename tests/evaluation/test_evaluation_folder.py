@@ -69,14 +69,26 @@ def test_a_list_in_the_folder_or_by_its_name(tmp_path: Path, suffix: str, named:
             "picture,prompt\na.png,x\nb.png,y\n",
             "row 2 of .* names a picture that is not there",
         ),
-        ("prompts.csv", "picture,prompt,end\na.png,x,b.png\n", "row 1 of .* names a end that is not there"),
-        ("prompts.jsonl", '{"picture": "a.png"', "is not a csv or jsonl file in UTF-8"),
+        (
+            "prompts.csv",
+            "picture,prompt,end\na.png,x,b.png\n",
+            "row 1 of .* names an end picture that is not there",
+        ),
+        ("prompts.csv", "picture,prompt,clip\na.png,x,a.png\n", "row 1 of .* names a clip that is not there"),
+        ("prompts.csv", f"picture,prompt\n{'waves ' * 90},a.png\n", "names a picture that is not there"),
+        ("prompts.csv", "picture,prompt\na.png,a boat, waves\n", "line 2 of .* more cells .* double quotes"),
+        (
+            "prompts.csv",
+            "picture,prompt\na.png,\xff\n".encode("latin-1"),
+            "is not a csv or jsonl file in UTF-8",
+        ),
+        ("prompts.jsonl", '{"picture": "a.png"', "line 1 of .* is not JSON"),
         ("prompts.jsonl", '["a.png", "x"]', "must be an object with picture and prompt"),
     ],
 )
-def test_lists_that_cannot_be_used(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_lists_that_cannot_be_used(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
     touch(tmp_path, "a.png")
-    (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=message):
         read_items(tmp_path)
 
@@ -101,6 +113,12 @@ def test_clips_are_files_and_folders_of_frames(tmp_path: Path) -> None:
     assert [clip.name for clip in find_clips(tmp_path)] == ["a.GIF", "b.mp4", "frames"]
     assert find_clips(tmp_path / "b.mp4") == [tmp_path / "b.mp4"]
     assert find_clips(tmp_path / "frames") == [tmp_path / "frames"]
+
+
+def test_what_macos_keeps_beside_files_is_neither_picture_nor_clip(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "._a.png", "a.mp4", "._a.mp4")
+    assert [item.name for item in read_items(tmp_path)] == ["a"]
+    assert [clip.name for clip in find_clips(tmp_path)] == ["a.mp4"]
 
 
 def test_clips_find_their_pictures_by_name(tmp_path: Path) -> None:

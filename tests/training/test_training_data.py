@@ -59,6 +59,7 @@ def test_webvid_columns(tmp_path: Path) -> None:
         ("captions.csv", "path,caption\n,\n", "names no clip"),
         ("captions.csv", "", "names no clip"),
         ("captions.csv", "path,caption,fps\na.mp4,x,fast\n", "gives the fps 'fast' for a.mp4"),
+        ("captions.csv", "path,caption\na.mp4,a boat, waves\n", "line 2 of .* has more cells than .* quotes"),
         ("captions.jsonl", "{\n", "line 1 of .* is not JSON"),
         ("captions.jsonl", "[1]\n", "line 1 of .* must be an object"),
     ],
