@@ -27,7 +27,7 @@ _PATCH = 7
 """Side of the surroundings, in pixels, that decide between the shifts of a pixel."""
 _CLEARLY = 0.7
 """A shift counts where it leaves less than this share of the difference that no shift leaves."""
-_NOTICED = 0.25 / 255
+_NOTICED = 0.35 / 255
 """And where it leaves this much less, in [0, 1]: rounding and coding make such differences in flat areas."""
 _SOFTENED = 3
 """Side of the square, in pixels, over which frames are averaged to compare what shifts leave."""

@@ -121,7 +121,7 @@ def test_a_flat_background_rests_while_a_subject_moves(noise: float) -> None:
     # What surrounds the subject by less than the side of a patch goes with it.
     assert 20 * 20 / 96**2 < figures[MOVING.name] < 36 * 36 / 96**2
     flow = find_motion(clip).flow
-    assert (torch.cat([flow[:, :, :28], flow[:, :, 72:]], 2) != 0).float().mean() < 0.005
+    assert (torch.cat([flow[:, :, :28], flow[:, :, 72:]], 2) != 0).float().mean() < 0.01
 
 
 def test_a_faster_clip_has_more_flow_and_only_the_subject_moves() -> None:
