@@ -27,7 +27,9 @@ _MAKING = "keep loop negative motion fs frames size image_cfg eta rescale spacin
 _MEASURING = "real csv plain towers i3d fetch fit"
 """Options of measuring them, and ready ones."""
 _OF_TOYS = "items scales hops"
-_USUAL = {"batch": 1, "fit": "crop", "noise_device": "cpu", "dtype": "auto"}
+_LEARNED = "towers i3d fetch real"
+"""What a plain table has no use for."""
+_USUAL = {"batch": 1, "fit": "crop", "noise_device": "cpu", "dtype": "auto", "seed": [0]}
 """Defaults of options that are not empty without being given."""
 
 Note = Callable[[str, float], None]
@@ -39,9 +41,13 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
         _refuse(given, f"{_MAKING} {_MEASURING} dtype", "only goes with FOLDER or --clips; give one of them")
         return _toy_world(given)
     _refuse(given, _OF_TOYS, "is of the toy world; leave FOLDER and --clips out for it")
+    if given.plain:
+        _refuse(given, _LEARNED, "is for learned measures, but --plain leaves them out; give one of the two")
     if given.clips is not None:
         _refuse(
-            given, f"{_MAKING} steps cfg", "is for making clips, but those of --clips are ready; leave it out"
+            given,
+            f"{_MAKING} steps cfg seed lora dtype",
+            "is for making clips, but those of --clips are ready; leave it out",
         )
     from . import measuring
 
@@ -50,7 +56,9 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
 
 def _refuse(given: Namespace, names: str, reason: str) -> None:
     for name in names.split():
-        if getattr(given, name) not in (None, "", False, _USUAL.get(name)):
+        value = getattr(given, name)
+        # By identity: 0 is a value that was given, although it is equal to False.
+        if not (value is None or value is False or value == "" or value == _USUAL.get(name)):
             raise UsageError(f"--{name.replace('_', '-')} {reason}")
 
 

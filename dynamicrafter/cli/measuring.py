@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..api import ModelFiles, load, pick_device, render, variant_of
 from ..errors import ClipError, UsageError
-from ..evaluation.folder import Item, clip_name, find_clips, match_clips, read_items
+from ..evaluation.folder import LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
 from ..evaluation.measure import (
     Asked,
@@ -30,7 +30,7 @@ from ..pictures import read_picture
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
 from ..variants import Mode
-from ..video import read_frames, read_metadata, write_clip
+from ..video import check_clip_path, read_frames, read_metadata, write_clip
 from .clips import clip_settings, model_source
 from .progress import Bars
 from .shots import Source, threads_that_pay
@@ -50,28 +50,30 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     real = [item.real for item in items if item.real is not None]
     if given.real is not None:
         real += find_clips(given.real)
-    if given.csv is not None:
-        check_rows_path(given.csv)
+    _check_places(given)
+    # Also where ready clips are compared with them: a broken one must not end hours of measuring.
+    sizes = [_size(item) for item in items]
     hidden, notes = given.quiet or given.json, list[str]()
     if given.clips is not None:
+        pairs = _paired(given, items, notes)
         # Of a model only the CLIP towers are of use then.
         files = None if given.model is None else model_source(given).files
         learned, asked = _learned(given, files), None
-        rows, longest = _ready(given, items, learned, hidden, notes)
+        rows, longest = _ready(given, pairs, learned, hidden, notes)
     else:
         source = model_source(given)
         asked = source.asked
-        jobs = _jobs(given, items, source)
+        jobs = _jobs(given, items, sizes, source)
         learned = _learned(given, source.files)
         rows, longest = _made(given, jobs, source, learned, hidden, written)
     compared = _real(real, learned, longest, hidden, notes)
     summary = summarise(rows, compared)
     too_few = distances_missing(rows, compared, learned) if real else None
     not_measured = [*learned.missing, *([too_few] if too_few else [])]
-    if given.csv is not None:
-        write_rows(given.csv, rows)
     if not given.json:
         _print(summary, not_measured, notes)
+    if given.csv is not None:  # After the table, which is not lost then where this fails.
+        write_rows(given.csv, rows)
     return {
         "model": asked,
         "figures": {name: asdict(value) for name, value in summary.items()},
@@ -92,15 +94,40 @@ def _learned(given: Namespace, files: ModelFiles | None) -> Learned:
     return load_learned(device, model=files, towers=given.towers, i3d=given.i3d, fetch=given.fetch)
 
 
+def _check_places(given: Namespace) -> None:
+    """Raise UsageError where the table could not be written, or would take the place of the list it is made from."""
+    if given.csv is None:
+        return
+    check_rows_path(given.csv)
+    lists = [] if given.folder is None else [given.folder, *(given.folder / name for name in LISTS)]
+    if any(given.csv.resolve() == path.resolve() for path in lists):
+        raise UsageError(
+            f"{given.csv} is the list of pictures and prompts; give the table another name with --csv"
+        )
+
+
+def _size(item: Item) -> tuple[int, int]:
+    """Width and height of the picture in pixels; raises PictureError when it, or the end, cannot be read."""
+    size, *_ = [read_picture(file).size for file in (item.picture, item.end) if file is not None]
+    return size
+
+
 # Clips to be made
 
 
-def _jobs(given: Namespace, items: Sequence[Item], source: Source) -> list[_Job]:
+def _jobs(
+    given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], source: Source
+) -> list[_Job]:
     """What is to be made; everything that can be told to be wrong is told before the weights are read."""
     pick_device(given.device)
     variant = variant_of(source.files)
     if given.batch < 1:
         raise UsageError(f"batch must be at least 1, but {given.batch} was given")
+    jobs: list[_Job] = []
+    for item, size in zip(items, sizes, strict=True):
+        mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
+        asked = Namespace(**{**vars(given), "prompt": item.prompt, "fps": None})
+        jobs.append(_Job(item, clip_settings(asked, variant, mode, size)))
     if given.keep is not None:
         try:
             given.keep.mkdir(parents=True, exist_ok=True)
@@ -108,13 +135,13 @@ def _jobs(given: Namespace, items: Sequence[Item], source: Source) -> list[_Job]
             raise ClipError(
                 f"the folder {given.keep} cannot be made ({problem.strerror or problem})"
             ) from problem
-    jobs: list[_Job] = []
-    for item in items:
-        mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
-        size, *_ = [read_picture(file).size for file in (item.picture, item.end) if file is not None]
-        asked = Namespace(**{**vars(given), "prompt": item.prompt, "fps": None})
-        jobs.append(_Job(item, clip_settings(asked, variant, mode, size)))
+        for job in jobs:
+            check_clip_path(_kept(given.keep, job.item, given.seed[0]))
     return jobs
+
+
+def _kept(folder: Path, item: Item, seed: int) -> Path:
+    return folder / f"{item.name}-seed{seed}.mp4"
 
 
 def _made(
@@ -131,7 +158,7 @@ def _made(
             for seed, frames in zip(seeds, _frames(model, job, seeds, title, hidden), strict=True):
                 name = job.item.name
                 if given.keep is not None:
-                    path = given.keep / f"{name}-seed{seed}.mp4"
+                    path = _kept(given.keep, job.item, seed)
                     record = {"settings": {**settings_to_json(job.settings), "seed": seed}}
                     written.append(str(write_clip(frames, path, job.settings.fps, record)))
                 end = job.item.end if job.settings.mode == "interpolate" else None
@@ -154,15 +181,23 @@ def _frames(model: Model, job: _Job, seeds: Sequence[int], title: str, hidden: b
 # Clips that are there
 
 
-def _ready(
-    given: Namespace, items: Sequence[Item], learned: Learned, hidden: bool, notes: list[str]
-) -> tuple[list[Row], int]:
+def _paired(given: Namespace, items: Sequence[Item], notes: list[str]) -> Sequence[tuple[Item | None, Path]]:
+    """The ready clips, each with what it was made of, if that is given."""
     clips = find_clips(given.clips)
-    pairs: list[tuple[Item | None, Path]] = [(None, clip) for clip in clips]
-    if items:
-        found, left = match_clips(items, clips)
-        pairs = list(found)
-        notes += left
+    if not items:
+        return [(None, clip) for clip in clips]
+    found, left = match_clips(items, clips)
+    notes += left
+    return found
+
+
+def _ready(
+    given: Namespace,
+    pairs: Sequence[tuple[Item | None, Path]],
+    learned: Learned,
+    hidden: bool,
+    notes: list[str],
+) -> tuple[list[Row], int]:
     rows: list[Row] = []
     longest = 0
     with Bars("clips", hidden) as bars:

@@ -159,6 +159,20 @@ def test_without_weights_each_learned_measure_has_its_line(
         (("pictures", "--batch", "0"), "batch must be at least 1"),
         (("pictures", "--steps", "0"), "steps must be 1 to 1000"),
         (("pictures", "--plain", "--size", "65x64"), "width must be a multiple of 64"),
+        (("--motion", "0"), "--motion only goes with FOLDER or --clips"),
+        (("pictures", "--items", "0"), "--items is of the toy world"),
+        (("--clips", "clips", "--seed", "3"), "--seed is for making clips"),
+        (("--clips", "clips", "--lora", "my.safetensors"), "--lora is for making clips"),
+        (
+            ("pictures", "--plain", "--real", "clips"),
+            "--real is for learned measures, but --plain leaves them",
+        ),
+        (
+            ("pictures", "--csv", "pictures/prompts.csv"),
+            "is the list of pictures and prompts; give the table an",
+        ),
+        (("pictures/prompts.csv", "--csv", "pictures/prompts.csv"), "is the list of pictures and prompts"),
+        (("pictures", "--keep", "kept", "--steps", "0"), "steps must be 1 to 1000"),
         (("pictures", "--i3d", "no.pt"), "there is no file no.pt"),
     ],
 )
@@ -168,6 +182,34 @@ def test_wrong_usage_is_told_before_the_long_work(
     code, out, err = call(*words)
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1
+    assert not Path("kept").exists()
+    assert (folder / "prompts.csv").read_text(encoding="utf-8").startswith("picture,prompt,end")
+
+
+@pytest.mark.parametrize("words", [("--clips", "clips"), ("--keep", "kept")])
+def test_a_broken_picture_is_told_before_the_long_work(
+    call: Call, folder: Path, clips: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it has begun")
+
+    for name in ("load_learned", "load", "read_frames"):
+        monkeypatch.setattr(f"dynamicrafter.cli.measuring.{name}", never)
+    (folder / "cat_end.png").write_bytes(b"broken")
+    code, out, err = call(folder, *words)
+    assert (code, out) == (1, "")
+    assert "cat_end.png is not a picture" in err
+    assert not Path("kept").exists()
+
+
+def test_clips_that_cannot_be_kept_are_told_before_the_long_work(call: Call, folder: Path) -> None:
+    (folder.parent / "kept" / "cat-seed0.mp4").mkdir(parents=True)
+    code, _, err = call(folder, "--keep", "kept")
+    assert code == 1
+    assert "cat-seed0.mp4 is a folder, not a file" in err
+    code, _, err = call(folder, "--keep", folder / "boat.png")
+    assert code == 1
+    assert "boat.png cannot be made" in err
 
 
 def test_no_clip_that_can_be_read_is_an_error(call: Call, clips: Path) -> None:
@@ -214,8 +256,9 @@ def test_a_csv_that_cannot_be_written_leaves_the_one_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("dynamicrafter.evaluation.measure.os.replace", full)
-    code, _, err = call("--clips", clips / "boat-still", "--plain", "--csv", "rows.csv")
+    code, out, err = call("--clips", clips / "boat-still", "--plain", "--quiet", "--csv", "rows.csv")
     assert code == 1
+    assert out.startswith("figure ") and "flow, pixels per frame" in out
     assert "rows.csv could not be written (No space left on device)" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "rows.csv"]
     assert (tmp_path / "rows.csv").read_text(encoding="utf-8") == "before"
