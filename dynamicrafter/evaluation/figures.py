@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +69,8 @@ def measure_clip(clip: Tensor, picture: Tensor | None = None, end: Tensor | None
 
     ``picture`` and ``end`` are what it begins and ends with, ``[3, h, w]`` in [-1, 1]; without one its figures are
     left out, and colours are compared with the first frame. Figures that a clip cannot have are left out: those of
-    change for a single frame, and the share that motion explains where nothing changes. The frames must be at least
+    change for a single frame, the share that motion explains where nothing changes, and the closure where most
+    frames repeat the one before. The frames must be at least
     :data:`SMALLEST` pixels high and wide.
     """
     figures: dict[str, float] = {}
@@ -82,8 +84,8 @@ def measure_clip(clip: Tensor, picture: Tensor | None = None, end: Tensor | None
     start = clip[0] if picture is None else picture
     figures[DRIFT.name] = _levels(clip.mean((-2, -1)) - start.mean((-2, -1)))
     figures[CONTRAST.name] = _levels(clip.std((-2, -1)) - start.std((-2, -1)))
-    if len(clip) > 1:
-        figures[CLOSURE.name] = loop_closure(clip)
+    if len(clip) > 1 and math.isfinite(closure := loop_closure(clip)):
+        figures[CLOSURE.name] = closure
     return figures
 
 
@@ -139,9 +141,13 @@ def flicker(clip: Tensor) -> float:
 
 
 def loop_closure(clip: Tensor) -> float:
-    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip."""
-    steps = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
-    return float((clip[-1] - clip[0]).abs().mean() / steps.clamp(min=1e-6))
+    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip.
+
+    Infinite where most frames repeat the one before and the last is another than the first: no step to compare with.
+    """
+    step = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
+    apart = (clip[-1] - clip[0]).abs().mean()
+    return float(apart / step) if apart > 0 else 0.0
 
 
 def _levels(difference: Tensor) -> float:

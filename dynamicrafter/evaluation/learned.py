@@ -7,6 +7,7 @@ unless that was asked for.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
@@ -48,6 +49,8 @@ _SIDE = 224
 """Pixels of the square pictures that DreamSim and the video network take."""
 I3D_FILE = "i3d_torchscript.pt"
 """Name of the video network in the weights folder."""
+_TOO_LITTLE_MEMORY = re.compile("(out of|allocate|enough) memory")
+"""How PyTorch says it; TorchScript wraps it in errors of its own."""
 _DREAMSIM_FILES = (
     "dino_vitb16_pretrain.pth",
     "clip_vitb16_pretrain.pth.tar",
@@ -189,7 +192,11 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
         try:
             # The options of the file in use: pictures come at their size and range, features are wanted.
             found = network(video, rescale=False, resize=False, return_features=True)
-        except RuntimeError as problem:
+        except (RuntimeError, cast(Any, torch.jit).Error) as problem:
+            if _TOO_LITTLE_MEMORY.search(str(problem)):  # No fault of the file.
+                raise MemoryError(
+                    f"the video network needs more memory for a clip of {len(clip)} frames"
+                ) from problem
             raise CheckpointError(
                 f"{place} does not take clips as I3D does; give the TorchScript file {I3D_FILE}"
             ) from problem

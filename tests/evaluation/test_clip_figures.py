@@ -168,6 +168,14 @@ def test_a_loop_closes_and_a_one_way_move_does_not() -> None:
     assert away > 1.3 * loop
 
 
+def test_a_clip_whose_frames_mostly_repeat_has_no_closure() -> None:
+    """A median step of nothing made numbers of hundreds of thousands of it, which spoilt every mean."""
+    shown = panned(3, frames=3)[[0, 0, 0, 1, 1, 1, 2]]
+    figures = measure_clip(shown)
+    assert CLOSURE.name not in figures and figures[DIFFERENCE.name] > 0
+    assert measure_clip(shown[[0, 0, 0, 3, 0]])[CLOSURE.name] == 0
+
+
 def test_the_ends_are_compared_with_their_pictures() -> None:
     clip = panned(3)
     exact = measure_clip(clip, clip[0], clip[-1])

@@ -233,6 +233,18 @@ def test_files_that_are_no_video_network_are_told(tmp_path: Path) -> None:
         load_i3d(other, "cpu")(pictures(*[0.0] * 10))
 
 
+def test_too_little_memory_is_not_laid_to_the_file(tmp_path: Path) -> None:
+    class Large(nn.Module):
+        def forward(
+            self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
+        ) -> Tensor:
+            raise RuntimeError("CUDA out of memory")
+
+    path = write_script(Large(), tmp_path / "large.pt")
+    with pytest.raises(MemoryError, match="more memory for a clip of 10 frames"):
+        load_i3d(path, "cpu")(pictures(*[0.0] * 10))
+
+
 def test_made_clips_like_the_real_ones_are_nearer_to_them(i3d: Path, soft_frames: Tensor) -> None:
     learned = Learned(video=load_i3d(i3d, "cpu"))
     like = [soft_frames.roll(index, 2) for index in range(4)]
