@@ -39,6 +39,10 @@ def read_items(place: Path) -> list[Item]:
     the text file of its name, if there is one. Paths in a list are relative to it. Raises UsageError when there is
     nothing to measure, and for a list without its columns or with a file that is not there.
     """
+    if place.suffix.lower() in PICTURES and place.is_file():
+        raise UsageError(
+            f"{place} is a picture; give the folder that holds it, or a list of pictures and prompts"
+        )
     if place.is_file():
         return _listed(place)
     if not place.is_dir():

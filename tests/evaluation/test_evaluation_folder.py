@@ -103,6 +103,8 @@ def test_folders_with_nothing_to_measure(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no clip; clips are .mp4"):
         find_clips(tmp_path)
     touch(tmp_path, "boat.png")
+    with pytest.raises(UsageError, match="boat.png is a picture; give the folder that holds it"):
+        read_items(tmp_path / "boat.png")
     (tmp_path / "boat.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UsageError, match="boat.txt is not a text file in UTF-8"):
         read_items(tmp_path)
