@@ -204,7 +204,7 @@ TINY = replace(
     SMALL,
     name="tiny",
     purpose="trained on coloured shapes that do as told: all modes at 64x64, built in",
-    preset=replace(SMALL.preset, fs=10, steps=6, cfg=1.5, eta=0.0),
+    preset=replace(SMALL.preset, fs=10, steps=16, cfg=1.0, eta=0.0),
     unet=replace(SMALL.unet, num_head_channels=16),
     vae=replace(SMALL.vae, channel_mult=(1, 1, 2, 4)),
 )

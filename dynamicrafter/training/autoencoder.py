@@ -11,10 +11,12 @@ from ..vae import Autoencoder
 from .toy_world import Split, make_clips, render, sample_scenes
 from .trainer import Batch, Draw
 
-_KL_WEIGHT = 1e-4
+_KL_WEIGHT = 3e-3
 """Weight of the mean divergence of a latent number from the normal distribution."""
 _SQUARED_WEIGHT = 8.0
 """Weight of the squared error beside the absolute one; the former is what PSNR counts."""
+_WORST = 0.3
+"""Deviation of the strongest noise that the decoder learns to bear, in units of the latents' own."""
 
 
 class AutoencoderLoss(nn.Module):
@@ -32,6 +34,28 @@ class AutoencoderLoss(nn.Module):
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return error.abs().mean() + _SQUARED_WEIGHT * error.square().mean() + _KL_WEIGHT * divergence
+
+
+class DecoderLoss(nn.Module):
+    """Reconstruction error of latents that are a little wrong, as a network's are; only the decoder is trained."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """``pictures`` ``[n, 3, H, W]`` in [-1, 1] and ``noise`` ``[n, 4, h, w]`` to a scalar loss.
+
+        Picture i of n gets noise of i / n times :data:`_WORST`, so that clean latents stay in every batch.
+        """
+        with torch.no_grad():
+            latents = self.vae.config.scale_factor * self.vae.encode(pictures).mean.float()
+        amount = torch.arange(len(pictures), device=pictures.device) / len(pictures) * _WORST
+        error = self.vae.decode(latents + amount[:, None, None, None] * noise).float() - pictures
+        return error.abs().mean() + _SQUARED_WEIGHT * error.square().mean()
 
 
 def frame_draw(batch: int, channels: int = 4) -> Draw:

@@ -1,8 +1,9 @@
 """The recipe of the built-in ``tiny`` checkpoint: every network trained from nothing on the toy world, in stages.
 
 1. autoencoder; 2. text and image tower, each to tell what a scene holds, then frozen; 3. network and resampler on
-pictures with four captions each at high noise, until the prompt steers; 4. the full mix of motions and modes;
-5. export to one file. Each stage keeps its state in its own folder and goes on from there when it was stopped.
+pictures with four captions each at high noise, until the prompt steers; 4. the full mix of motions and modes; 5. the
+same on fresh scenes and evenly spread timesteps; 6. the decoder alone, on latents as inexact as a network's; 7. export
+to one file. Each stage keeps its state in its own folder and goes on from there when it was stopped.
 """
 
 from __future__ import annotations
@@ -28,10 +29,28 @@ from ..schedule import make_schedule
 from ..unet import VideoUNet
 from ..vae import Autoencoder
 from ..variants import VARIANTS
-from .autoencoder import AutoencoderLoss, decibels, frame_draw, normalise_latents, round_trip, still_frames
-from .losses import DenoisingLoss, add_noise, drop_conditions, per_sample
+from .autoencoder import (
+    AutoencoderLoss,
+    DecoderLoss,
+    decibels,
+    frame_draw,
+    normalise_latents,
+    round_trip,
+    still_frames,
+)
+from .losses import DenoisingLoss, add_noise, drop_conditions, per_sample, uniform_timesteps
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
-from .toy_world import DIRECTIONS, MOTIONS, Scenes, captions, join, make_clips, sample_scenes, with_motion
+from .toy_world import (
+    DIRECTIONS,
+    MOTIONS,
+    SHAPES,
+    Scenes,
+    captions,
+    join,
+    make_clips,
+    sample_scenes,
+    with_motion,
+)
 from .trainer import (
     Batch,
     Draw,
@@ -44,7 +63,7 @@ from .trainer import (
     seed_everything,
 )
 
-Stage = Literal["vae", "text", "vision", "prompted", "mixed", "export"]
+Stage = Literal["vae", "text", "vision", "prompted", "mixed", "refined", "decoder", "export"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 TINY = VARIANTS["tiny"]
@@ -54,17 +73,23 @@ _FRAMES = TINY.resampler.frames
 _ENCODED_AT_ONCE = 64
 
 VAE = TrainerConfig(
-    steps=620, method="muon", learning_rate=4e-3, warm_up=40, decay="linear", betas=(0.9, 0.99),
-    weight_decay=0.0, clip=0.0, ema=0.99, precision="bf16", seed=1, log_every=50, save_every=200,
+    steps=3000, method="muon", learning_rate=4e-3, warm_up=40, decay="linear", betas=(0.9, 0.99),
+    weight_decay=0.0, clip=0.0, ema=0.99, precision="bf16", seed=1, log_every=50, save_every=250,
 )  # fmt: skip
 TEXT = replace(VAE, steps=900, learning_rate=2e-3, warm_up=20, ema=0.0, precision="no", seed=2)
 VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
     VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
 )
-MIXED = replace(PROMPTED, steps=500, learning_rate=2e-3, decay="cosine", seed=5, log_every=25)
+MIXED = replace(
+    PROMPTED, steps=5000, learning_rate=2e-3, decay="cosine", ema=0.995, seed=5, log_every=50, save_every=250
+)
+REFINED = replace(MIXED, steps=800, learning_rate=1.2e-3, seed=7)
+DECODER = replace(VAE, steps=800, learning_rate=1e-3, seed=6)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
+_MOTION_WEIGHTS = {"grow": 1.8, "shrink": 1.8, "turn": 0.8, "colour": 0.8}
+"""How much more often than others a motion is drawn: the size of a subject is learnt last."""
 
 
 @dataclass(frozen=True)
@@ -142,18 +167,40 @@ def _train_prompted(folder: Path, hear: Hear) -> None:
 
 
 def _train_mixed(folder: Path, hear: Hear) -> None:
-    pool = kept_pool(folder, "mixed", lambda: mixed_scenes(400, 13))
+    pool = kept_pool(folder, "mixed", lambda: mixed_scenes(1000, 13))
     loss = denoising_loss(MIXED.seed)
     loss.load_state_dict(load_state(folder / "prompted.pt"))
     gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
-    easy = kept_pool(folder, "prompted", lambda: prompted_scenes(200, 11))
-    draw = mixed_draw(easy, pool, BATCH)
-    Trainer(loss, draw, MIXED, folder / "mixed", validate=gauge, report=hear).run()
+    Trainer(loss, mixed_draw(pool, BATCH), MIXED, folder / "mixed", validate=gauge, report=hear).run()
     _keep(loss.state_dict(), folder, "mixed")
 
 
+def _train_refined(folder: Path, hear: Hear) -> None:
+    pool = kept_pool(folder, "refined", lambda: mixed_scenes(1000, 14))
+    loss = denoising_loss(REFINED.seed)
+    loss.load_state_dict(load_state(folder / "mixed.pt"))
+    gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
+    draw = mixed_draw(pool, BATCH, grouped=0)
+    Trainer(loss, draw, REFINED, folder / "refined", validate=gauge, report=hear).run()
+    _keep(loss.state_dict(), folder, "refined")
+
+
+def _train_decoder(folder: Path, hear: Hear) -> None:
+    seed_everything(DECODER.seed)
+    vae = Autoencoder(TINY.vae)
+    vae.load_state_dict(load_state(folder / "vae.pt"))
+    frames = still_frames(32, 1)
+
+    def validate(module: nn.Module) -> Mapping[str, float]:
+        return {"psnr": decibels(frames, round_trip(cast(DecoderLoss, module).vae, frames))}
+
+    draw = frame_draw(VAE_BATCH)
+    Trainer(DecoderLoss(vae), draw, DECODER, folder / "decoder", validate=validate, report=hear).run()
+    _keep(vae.state_dict(), folder, "decoder")
+
+
 def _export(folder: Path, hear: Hear) -> None:
-    export(folder, load_state(folder / "mixed.pt"), folder / "tiny.safetensors")
+    export(folder, load_state(folder / "refined.pt"), folder / "tiny.safetensors")
 
 
 _RUN: dict[Stage, Callable[[Path, Hear], None]] = {
@@ -162,6 +209,8 @@ _RUN: dict[Stage, Callable[[Path, Hear], None]] = {
     "vision": _train_vision,
     "prompted": _train_prompted,
     "mixed": _train_mixed,
+    "refined": _train_refined,
+    "decoder": _train_decoder,
     "export": _export,
 }
 
@@ -202,10 +251,9 @@ def mixed_scenes(pictures: int, seed: int) -> Scenes:
     generator = torch.Generator().manual_seed(seed)
     names = tuple(MOTIONS)
     first = sample_scenes(pictures, generator, pairs=0.1, loops=0.18)
-    turning = first.shape[:, 0] != 0
-    order = torch.rand(pictures, len(names), generator=generator)
-    order[:, names.index("turn")] = torch.where(turning, order[:, names.index("turn")], 2.0)
-    chosen = order.argsort(1)[:, :GROUP]
+    weight = torch.tensor([_MOTION_WEIGHTS.get(name, 1.0) for name in names]).repeat(pictures, 1)
+    weight[first.shape[:, 0] == SHAPES.index("circle"), names.index("turn")] = 0.0
+    chosen = torch.multinomial(weight, GROUP, generator=generator)
     parts: list[Scenes] = []
     for member in range(GROUP):
         motion = first.motion.clone()
@@ -302,26 +350,29 @@ def prompted_draw(pool: Pool, batch: int) -> Draw:
     return draw
 
 
-def mixed_draw(easy: Pool, pool: Pool, batch: int) -> Draw:
-    """Half of the batch from the easy pool, so that what was learnt stays, half of all motions and modes.
+def mixed_draw(pool: Pool, batch: int, grouped: float = 0.5) -> Draw:
+    """A share ``grouped`` of the batch in whole groups with one noise and one timestep each, the rest any clips.
 
-    All in whole groups with one noise and one timestep each, most of them high: there it is decided what will happen.
+    In the groups high timesteps are frequent: there it is decided what will happen, and only the prompt tells. The
+    others are spread evenly over all timesteps. A quarter of the clips, and all that come back, are interpolations.
     """
-    groups = batch // 2 // GROUP
+    groups = int(batch * grouped) // GROUP
+    single = batch - groups * GROUP
 
     def draw(generator: torch.Generator) -> Batch:
-        parts: list[Batch] = []
-        for source, mixed in ((easy, False), (pool, True)):
-            clips = _groups(source, groups, generator)
-            share, any_t = (torch.rand(groups, generator=generator) for _ in range(2))
-            t = torch.where(share < 0.45, 700 + 299.99 * any_t, 999.99 * any_t).long()
-            t = torch.where(share < 0.15, 999, t).repeat_interleave(GROUP)
-            noise = torch.randn(groups, *source.latents.shape[1:], generator=generator)
-            between = torch.rand(groups, generator=generator).repeat_interleave(GROUP) < 0.25
-            ends = source.loop[clips] | between if mixed else source.loop[clips]
-            parts.append(_batch(source, clips, ends, t, noise.repeat_interleave(GROUP, 0)))
-        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        dropped = drop_conditions(torch.rand(len(values["t"]), generator=generator))
+        clips = torch.cat(
+            [_groups(pool, groups, generator), torch.randint(len(pool.fs), (single,), generator=generator)]
+        )
+        share, any_t = (torch.rand(groups, generator=generator) for _ in range(2))
+        high = torch.where(share < 0.6, 700 + 299.99 * any_t, 999.99 * any_t).long()
+        high = torch.where(share < 0.25, 999, high).repeat_interleave(GROUP)
+        t = torch.cat([high, uniform_timesteps(single, generator)])
+        noise = torch.randn(groups + single, *pool.latents.shape[1:], generator=generator)
+        noise = torch.cat([noise[:groups].repeat_interleave(GROUP, 0), noise[groups:]])
+        between = torch.rand(groups + single, generator=generator) < 0.25
+        between = torch.cat([between[:groups].repeat_interleave(GROUP), between[groups:]])
+        values = _batch(pool, clips, pool.loop[clips] | between, t, noise)
+        dropped = drop_conditions(torch.rand(batch, generator=generator))
         values["text"] = torch.where(dropped.text[:, None, None], pool.empty, values["text"])
         values["vision"] = torch.where(dropped.image[:, None, None], pool.grey, values["vision"])
         return values
@@ -362,7 +413,7 @@ def export(folder: Path, denoising: Mapping[str, Tensor], path: Path) -> None:
     parts: dict[str, Mapping[str, Tensor]] = {
         PREFIXES["unet"]: _below(denoising, "unet."),
         PREFIXES["resampler"]: _below(denoising, "resampler."),
-        PREFIXES["vae"]: load_state(folder / "vae.pt"),
+        PREFIXES["vae"]: load_state(folder / "decoder.pt"),
         PREFIXES["text"]: text.full_weights(),
         PREFIXES["vision"]: load_state(folder / "vision.pt"),
     }

@@ -149,7 +149,7 @@ def sample_scenes(
         apart = 32 + side[:, None] * torch.tensor([-13.0, 13.0])
         x = torch.where(two[:, None], apart + uniform(count, 2, low=-3, high=3), x)
         radius = torch.where(
-            two[:, None], uniform(count, 2, low=8, high=10), uniform(count, 2, low=9, high=13)
+            two[:, None], uniform(count, 2, low=8, high=10), uniform(count, 2, low=10, high=14)
         )
         angle = uniform(count, 2, low=-0.2, high=0.2)
 

@@ -75,7 +75,10 @@ def test_training_again_goes_on(
     ("words", "message"),
     [
         (("train", "nothing"), "there is no config 'nothing'"),
-        (("train", "tiny", "--stage", "last"), "the stages are vae, text, vision, prompted, mixed, export"),
+        (
+            ("train", "tiny", "--stage", "last"),
+            "the stages are vae, text, vision, prompted, mixed, refined, decoder, export",
+        ),
         (("train", "lora", "--stage", "vae"), "only the tiny recipe has stages"),
         (("evaluate", "--model", "tinny"), "there is no model 'tinny'"),
         (("evaluate", "--items", "0"), "items must be at least 4"),

@@ -89,6 +89,8 @@ def test_a_new_word_is_learnt_and_the_old_ones_stay(tmp_path: Path) -> None:
         "hops called up": {**hops, "text": words(model, captions(with_motion(scenes, "up")))},
         "directions": at_the_start(model, known, make_clips(known, 16), captions(known)),
     }
+    other = words(model, captions(known)[1:] + captions(known)[:1])
+    batches["directions called otherwise"] = {**batches["directions"], "text": other}
     before = losses(model, batches)
     path = finetune(model, config, tmp_path / "run")
     taught = load(replace(find_model("tiny"), loras=(Lora(path),)), device="cpu")
@@ -96,4 +98,5 @@ def test_a_new_word_is_learnt_and_the_old_ones_stay(tmp_path: Path) -> None:
     assert after["hops"] < 0.75 * before["hops"]
     # It is the word that is learnt, not to hop whatever is said.
     assert after["hops"] < after["hops called up"]
-    assert after["directions"] < 1.4 * before["directions"]
+    # The known words still tell what will happen.
+    assert after["directions"] < 0.3 * after["directions called otherwise"]

@@ -47,7 +47,9 @@ pytest.importorskip("accelerate", reason="training needs accelerate")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the first stages leave, untrained."""
     place = tmp_path_factory.mktemp("tiny")
-    save_state(Autoencoder(TINY.vae).state_dict(), place / "vae.pt")
+    vae = Autoencoder(TINY.vae).state_dict()
+    save_state(vae, place / "vae.pt")
+    save_state(vae, place / "decoder.pt")
     text = CompactText(TINY.text, toy_vocabulary())
     save_state(text.tower.state_dict(), place / "text.pt")
     save_state(VisionLoss(TINY.vision).tower.state_dict(), place / "vision.pt")
@@ -96,7 +98,7 @@ def test_batches_of_prompts_share_noise_and_time(pool: Pool) -> None:
 
 
 def test_mixed_batches_hold_all_modes(pool: Pool) -> None:
-    draw = mixed_draw(pool, pool, 8)
+    draw = mixed_draw(pool, 8)
     ends, dropped = 0, 0
     for seed in range(40):
         batch = draw(seeded(seed))
@@ -106,6 +108,16 @@ def test_mixed_batches_hold_all_modes(pool: Pool) -> None:
         dropped += int((batch["text"] == pool.empty).flatten(1).all(1).sum())
     assert 20 < ends < 200
     assert 10 < dropped < 60
+
+
+def test_half_of_a_mixed_batch_differs_in_the_prompt_alone(pool: Pool) -> None:
+    batch = mixed_draw(pool, 8)(seeded())
+    group, rest = slice(0, GROUP), slice(GROUP, 8)
+    assert len(set(batch["t"][group].tolist())) == 1
+    assert all(torch.equal(noise, batch["noise"][0]) for noise in batch["noise"][group])
+    assert len(set(batch["t"][rest].tolist())) == GROUP
+    assert not torch.equal(batch["noise"][4], batch["noise"][5])
+    assert len(set(mixed_draw(pool, 8, grouped=0)(seeded())["t"].tolist())) == 8
 
 
 @torch.no_grad()
