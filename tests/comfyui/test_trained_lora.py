@@ -72,7 +72,8 @@ def trained(pack_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Tr
     merged = load(
         type(files)(files.weights, loras=(Lora(loras / "hops.safetensors"),)), device="cpu", dtype="float32"
     )
-    save_model(merged, checkpoints / "tiny_with_hops.safetensors")
+    networks = merged.unet.state_dict(), merged.resampler.state_dict()
+    save_model(merged, *networks, checkpoints / "tiny_with_hops.safetensors")
     return Trained("hops.safetensors", "tiny_with_hops.safetensors")
 
 
