@@ -13,7 +13,13 @@ from dynamicrafter.checkpoint import load_components
 from dynamicrafter.clip import encode_text, tokenize
 from dynamicrafter.resampler import Resampler
 from dynamicrafter.training import tiny
-from dynamicrafter.training.autoencoder import AutoencoderLoss, frame_draw, normalise_latents, still_frames
+from dynamicrafter.training.autoencoder import (
+    AutoencoderLoss,
+    DecoderLoss,
+    frame_draw,
+    normalise_latents,
+    still_frames,
+)
 from dynamicrafter.training.tiny import (
     GROUP,
     TINY,
@@ -157,6 +163,20 @@ def test_every_caption_is_in_the_vocabulary() -> None:
     ids = set(toy_vocabulary().tolist())
     words = captions(sample_scenes(400, seeded(), pairs=0.3), seeded(1))
     assert set(tokenize(words).unique().tolist()) <= ids
+
+
+def test_the_decoder_is_trained_on_latents_that_are_a_little_wrong() -> None:
+    vae = Autoencoder(TINY.vae)
+    loss, batch = DecoderLoss(vae), frame_draw(4)(seeded())
+    trained = {name.partition(".")[0] for name, p in vae.named_parameters() if p.requires_grad}
+    assert trained == {"decoder", "post_quant_conv"}
+    with torch.no_grad():
+        clean = loss(batch["pictures"], torch.zeros_like(batch["noise"]))
+        # The first picture of a batch has clean latents, the others more and more noise.
+        first = torch.zeros_like(batch["noise"])
+        first[0] = batch["noise"][0]
+        assert torch.equal(loss(batch["pictures"], first), clean)
+        assert not torch.equal(loss(**batch), clean)
 
 
 @pytest.mark.parametrize("make", ["vae", "text", "vision"])
