@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..training.autoencoder import psnr
+from ..training.behaviour import loop_closure
 from .motion import find_motion
 
 Better = Literal["higher", "lower", "neither"]
@@ -138,16 +139,6 @@ def flicker(clip: Tensor) -> float:
     if len(means) < 3:
         return 0.0
     return _levels(means[1:-1] - (means[:-2] + means[2:]) / 2)
-
-
-def loop_closure(clip: Tensor) -> float:
-    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip.
-
-    Infinite where most frames repeat the one before and the last is another than the first: no step to compare with.
-    """
-    step = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
-    apart = (clip[-1] - clip[0]).abs().mean()
-    return float(apart / step) if apart > 0 else 0.0
 
 
 def _levels(difference: Tensor) -> float:

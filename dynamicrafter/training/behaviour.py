@@ -85,6 +85,16 @@ def travelled(found: Track) -> Tensor:
     return torch.hypot(found.x[:, -1] - found.x[:, 0], found.y[:, -1] - found.y[:, 0])
 
 
+def loop_closure(clip: Tensor) -> float:
+    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip.
+
+    Infinite where most frames repeat the one before and the last is another than the first: no step to compare with.
+    """
+    step = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
+    apart = (clip[-1] - clip[0]).abs().mean()
+    return float(apart / step) if apart > 0 else 0.0
+
+
 def same_subject(clips: Tensor, scenes: Scenes) -> tuple[float, float]:
     """Shares of clips whose subject has its colour, and its shape, in the last frame.
 
@@ -274,9 +284,10 @@ def measure_behaviour(
     # Loops
     wanted = replace(scenes(items, "right", 9, 6), loop=torch.ones(items, dtype=torch.bool))
     clips = make(model, wanted, captions(wanted), settings("loop"), seed)
-    steps_apart = (clips[:, 1:] - clips[:, :-1]).abs().flatten(2).mean(2).median(1).values
-    closing = (clips[:, -1] - clips[:, 0]).abs().flatten(1).mean(1) / steps_apart.clamp(min=1e-6)
     found = track(clips, wanted)
-    note("loop: last to first over the median step, ratio", closing.median())
+    note(
+        "loop: last to first over the median step, ratio",
+        torch.tensor([loop_closure(c) for c in clips]).median(),
+    )
     note("loop: way out, pixels", (found.x[:, frames // 2] - found.x[:, 0]).mean())
     return figures
