@@ -402,6 +402,7 @@ class _With:
 
 if __name__ == "__main__":
     repository, working = Path(sys.argv[1]), Path(sys.argv[2])
+    sys.argv[1:] = ["--cpu"]
     # Small networks, and other tests beside this one.
     torch.set_num_threads(1)
     findings = Findings(Host(repository, working))

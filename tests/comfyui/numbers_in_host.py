@@ -20,31 +20,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from probed_host import error, load_pack
 from torch import Tensor
 
 FEW_STEPS = (5, 10, 25, 50)
 SETTINGS = {"frames": 4, "steps": 3, "seed": 5, "cfg": 3.0}
-
-
-def load_pack(repository: Path) -> Callable[[str], Any]:
-    """The pack as the host loads it, from its folder; a function from a dotted name below it to the module."""
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    spec = importlib.util.spec_from_file_location(
-        "pack", repository / "__init__.py", submodule_search_locations=[str(repository)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack"] = module
-    spec.loader.exec_module(module)
-    return lambda name: importlib.import_module(f"pack.{name}")
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference over the largest magnitude."""
-    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} is not {tuple(theirs.shape)}"
-    return ((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max()).item()
 
 
 class Numbers:

@@ -32,7 +32,6 @@ def load_pack(repository: Path) -> Callable[[str], Any]:
     """The pack as the host loads it, from its folder; a function from a dotted name below it to the module."""
     import comfy.options
 
-    sys.argv[1:] = ["--cpu"]
     comfy.options.enable_args_parsing()
     spec = importlib.util.spec_from_file_location(
         "pack", repository / "__init__.py", submodule_search_locations=[str(repository)]
