@@ -9,7 +9,7 @@ to one file. Each stage keeps its state in its own folder and goes on from there
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -22,13 +22,11 @@ from ..checkpoint.detect import variant_metadata
 from ..checkpoint.entries import Entry, Piece
 from ..checkpoint.layout import PREFIXES
 from ..checkpoint.safetensors_file import write_safetensors
-from ..clip import clip_pixels, encode_image
-from ..conditioning import place_keyframes, repeat_picture
 from ..resampler import Resampler
 from ..schedule import make_schedule
 from ..unet import VideoUNet
 from ..vae import Autoencoder
-from ..variants import VARIANTS
+from ..variants import TINY
 from .autoencoder import (
     AutoencoderLoss,
     DecoderLoss,
@@ -38,39 +36,29 @@ from .autoencoder import (
     round_trip,
     still_frames,
 )
-from .losses import DenoisingLoss, add_noise, drop_conditions, per_sample, uniform_timesteps
-from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
-from .toy_world import (
-    DIRECTIONS,
-    MOTIONS,
-    SHAPES,
-    Scenes,
-    captions,
-    join,
-    make_clips,
-    sample_scenes,
-    with_motion,
+from .losses import DenoisingLoss, add_noise, per_sample
+from .pools import (
+    GROUP,
+    Pool,
+    kept_pool,
+    make_batch,
+    mixed_draw,
+    mixed_scenes,
+    prompted_draw,
+    prompted_scenes,
 )
+from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 from .trainer import (
-    Batch,
-    Draw,
     Report,
     Trainer,
     TrainerConfig,
     load_state,
-    one_process_first,
     save_state,
     seed_everything,
 )
 
 Stage = Literal["vae", "text", "vision", "prompted", "mixed", "refined", "decoder", "export"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-
-TINY = VARIANTS["tiny"]
-GROUP = 4
-"""Clips of a pool that share their first picture and differ in what happens."""
-_FRAMES = TINY.resampler.frames
-_ENCODED_AT_ONCE = 64
 
 VAE = TrainerConfig(
     steps=3000, method="muon", learning_rate=4e-3, warm_up=40, decay="linear", betas=(0.9, 0.99),
@@ -88,26 +76,6 @@ REFINED = replace(MIXED, steps=800, learning_rate=1.2e-3, seed=7)
 DECODER = replace(VAE, steps=800, learning_rate=1e-3, seed=6)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
-_MOTION_WEIGHTS = {"grow": 1.8, "shrink": 1.8, "turn": 0.8, "colour": 0.8}
-"""How much more often than others a motion is drawn: the size of a subject is learnt last."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Clips encoded once, in groups of :data:`GROUP` with the same first picture."""
-
-    latents: Tensor
-    """``[n, 4, t, h, w]`` scaled."""
-    text: Tensor
-    """``[n, 77, c]``."""
-    vision: Tensor
-    """``[n / GROUP, tokens, c]``: what the image tower makes of the first pictures."""
-    fs: Tensor
-    loop: Tensor
-    empty: Tensor
-    """``[77, c]``: what the text tower makes of no text."""
-    grey: Tensor
-    """``[tokens, c]``: what the image tower makes of a grey picture."""
 
 
 def train_tiny(
@@ -239,147 +207,6 @@ def denoising_loss(seed: int) -> DenoisingLoss:
     return DenoisingLoss(unet, resampler, make_schedule(TINY.diffusion))
 
 
-def prompted_scenes(pictures: int, seed: int, held_out: bool = False) -> Scenes:
-    """Pictures with each of the four directions, fast."""
-    generator = torch.Generator().manual_seed(seed)
-    first = sample_scenes(pictures, generator, "held_out" if held_out else "train", fs=(8, 10))
-    return _grouped([with_motion(first, motion) for motion in DIRECTIONS])
-
-
-def mixed_scenes(pictures: int, seed: int) -> Scenes:
-    """Pictures with four different motions each, at any speed; some with two shapes, some that come back."""
-    generator = torch.Generator().manual_seed(seed)
-    names = tuple(MOTIONS)
-    first = sample_scenes(pictures, generator, pairs=0.1, loops=0.18)
-    weight = torch.tensor([_MOTION_WEIGHTS.get(name, 1.0) for name in names]).repeat(pictures, 1)
-    weight[first.shape[:, 0] == SHAPES.index("circle"), names.index("turn")] = 0.0
-    chosen = torch.multinomial(weight, GROUP, generator=generator)
-    parts: list[Scenes] = []
-    for member in range(GROUP):
-        motion = first.motion.clone()
-        motion[:, 0] = chosen[:, member]
-        parts.append(replace(first, motion=motion))
-    return _grouped(parts)
-
-
-def _grouped(parts: list[Scenes]) -> Scenes:
-    """The members of each group one after the other."""
-    joined = join(parts)
-    order = torch.arange(len(joined)).view(len(parts), -1).T.flatten()
-    return Scenes(**{name: value[order] for name, value in vars(joined).items()})
-
-
-def kept_pool(folder: Path, name: str, scenes: Callable[[], Scenes]) -> Pool:
-    """The pool of that name, encoded with the towers and autoencoder of ``folder`` unless it is there already."""
-    path = folder / f"pool_{name}.pt"
-    with one_process_first():
-        if not path.exists():
-            save_state(vars(encode_pool(scenes(), folder)), path)
-    return Pool(**load_state(path))
-
-
-@torch.no_grad()
-def encode_pool(scenes: Scenes, folder: Path) -> Pool:
-    """Clips, captions and first pictures of ``scenes`` through the frozen networks."""
-    vae = Autoencoder(TINY.vae)
-    vae.load_state_dict(load_state(folder / "vae.pt"))
-    text = CompactText(TINY.text, toy_vocabulary())
-    text.tower.load_state_dict(load_state(folder / "text.pt"))
-    vision = VisionLoss(TINY.vision).tower
-    vision.load_state_dict(load_state(folder / "vision.pt"))
-    size = TINY.vision.image_size
-
-    latents: list[Tensor] = []
-    tokens: list[Tensor] = []
-    step = _ENCODED_AT_ONCE // _FRAMES
-    for start in range(0, len(scenes), step):
-        some = Scenes(**{name: value[start : start + step] for name, value in vars(scenes).items()})
-        clips = make_clips(some, _FRAMES)
-        with torch.autocast("cpu", torch.bfloat16):
-            encoded = vae.encode(clips.flatten(0, 1)).mean.float() * TINY.vae.scale_factor
-        latents.append(rearrange(encoded, "(b t) c h w -> b c t h w", t=_FRAMES))
-        tokens.append(encode_image(vision, clip_pixels(clips[::GROUP, 0], size)))
-    grey = encode_image(vision, clip_pixels(torch.zeros(1, 3, TINY.preset.height, TINY.preset.width), size))
-    words = captions(scenes, torch.Generator().manual_seed(len(scenes)))
-    return Pool(
-        latents=torch.cat(latents),
-        text=text.encode(words),
-        vision=torch.cat(tokens),
-        fs=scenes.fs.clone(),
-        loop=scenes.loop.clone(),
-        empty=text.encode([""])[0],
-        grey=grey[0],
-    )
-
-
-def _groups(pool: Pool, count: int, generator: torch.Generator) -> Tensor:
-    """Indices of all clips of ``count`` random groups."""
-    first = torch.randint(len(pool.fs) // GROUP, (count, 1), generator=generator) * GROUP
-    return (first + torch.arange(GROUP)).flatten()
-
-
-def _batch(pool: Pool, clips: Tensor, ends: Tensor, t: Tensor, noise: Tensor) -> Batch:
-    """The clips as a batch; those with ``ends`` are conditioned on their last picture too."""
-    latents = pool.latents[clips]
-    first, last = latents[:, :, 0], latents[:, :, -1]
-    both = place_keyframes({0: first, -1: last}, _FRAMES)
-    concat = torch.where(ends[:, None, None, None, None], both, repeat_picture(first, _FRAMES))
-    return {
-        "latents": latents,
-        "noise": noise,
-        "t": t,
-        "concat": concat,
-        "text": pool.text[clips],
-        "vision": pool.vision[clips // GROUP],
-        "fs": pool.fs[clips],
-    }
-
-
-def prompted_draw(pool: Pool, batch: int) -> Draw:
-    """Whole groups with one noise and one timestep each: within a group only the prompt tells what to do."""
-
-    def draw(generator: torch.Generator) -> Batch:
-        clips = _groups(pool, batch // GROUP, generator)
-        share = torch.rand(batch // GROUP, generator=generator)
-        any_t = torch.rand(batch // GROUP, generator=generator)
-        t = torch.where(share < 0.8, 800 + 199.99 * any_t, 999.99 * any_t).long()
-        t = torch.where(share < 0.4, 999, t).repeat_interleave(GROUP)
-        noise = torch.randn(batch // GROUP, *pool.latents.shape[1:], generator=generator)
-        return _batch(pool, clips, torch.zeros(batch, dtype=torch.bool), t, noise.repeat_interleave(GROUP, 0))
-
-    return draw
-
-
-def mixed_draw(pool: Pool, batch: int, grouped: float = 0.5) -> Draw:
-    """A share ``grouped`` of the batch in whole groups with one noise and one timestep each, the rest any clips.
-
-    In the groups high timesteps are frequent: there it is decided what will happen, and only the prompt tells. The
-    others are spread evenly over all timesteps. A quarter of the clips, and all that come back, are interpolations.
-    """
-    groups = int(batch * grouped) // GROUP
-    single = batch - groups * GROUP
-
-    def draw(generator: torch.Generator) -> Batch:
-        clips = torch.cat(
-            [_groups(pool, groups, generator), torch.randint(len(pool.fs), (single,), generator=generator)]
-        )
-        share, any_t = (torch.rand(groups, generator=generator) for _ in range(2))
-        high = torch.where(share < 0.6, 700 + 299.99 * any_t, 999.99 * any_t).long()
-        high = torch.where(share < 0.25, 999, high).repeat_interleave(GROUP)
-        t = torch.cat([high, uniform_timesteps(single, generator)])
-        noise = torch.randn(groups + single, *pool.latents.shape[1:], generator=generator)
-        noise = torch.cat([noise[:groups].repeat_interleave(GROUP, 0), noise[groups:]])
-        between = torch.rand(groups + single, generator=generator) < 0.25
-        between = torch.cat([between[:groups].repeat_interleave(GROUP), between[groups:]])
-        values = _batch(pool, clips, pool.loop[clips] | between, t, noise)
-        dropped = drop_conditions(torch.rand(batch, generator=generator))
-        values["text"] = torch.where(dropped.text[:, None, None], pool.empty, values["text"])
-        values["vision"] = torch.where(dropped.image[:, None, None], pool.grey, values["vision"])
-        return values
-
-    return draw
-
-
 def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
     """Loss on unseen pictures at the last timestep, with the right caption and with another one of its group.
 
@@ -387,7 +214,7 @@ def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
     """
     count = len(pool.fs)
     noise = torch.randn(pool.latents.shape, generator=torch.Generator().manual_seed(1))
-    batch = _batch(
+    batch = make_batch(
         pool, torch.arange(count), torch.zeros(count, dtype=torch.bool), torch.full((count,), 999), noise
     )
     other = torch.arange(count).view(-1, GROUP).roll(1, 1).flatten()

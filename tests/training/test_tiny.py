@@ -20,20 +20,16 @@ from dynamicrafter.training.autoencoder import (
     normalise_latents,
     still_frames,
 )
-from dynamicrafter.training.tiny import (
+from dynamicrafter.training.pools import (
     GROUP,
-    TINY,
     Pool,
-    denoising_loss,
-    export,
     kept_pool,
-    matrix_attention,
     mixed_draw,
     mixed_scenes,
     prompted_draw,
     prompted_scenes,
-    text_gauge,
 )
+from dynamicrafter.training.tiny import TINY, denoising_loss, export, matrix_attention, text_gauge
 from dynamicrafter.training.towers import (
     CompactText,
     TextLoss,
@@ -79,6 +75,13 @@ def test_groups_share_the_picture_and_differ_in_motion() -> None:
         assert all(len(set(row.tolist())) == GROUP for row in motions)
         assert (scenes.fs.view(5, GROUP) == scenes.fs.view(5, GROUP)[:, :1]).all()
     assert len(DIRECTIONS) == GROUP
+
+
+def test_ways_of_all_lengths_are_equally_frequent_when_asked() -> None:
+    for by_distance, fast in ((False, 0.26), (True, 0.56)):
+        fs = mixed_scenes(3000, 1, by_distance=by_distance).fs
+        assert (int(fs.min()), int(fs.max())) == (8, 30)
+        assert float((fs <= 13).float().mean()) == pytest.approx(fast, abs=0.03)
 
 
 def test_a_pool_holds_what_the_networks_are_given(pool: Pool) -> None:
