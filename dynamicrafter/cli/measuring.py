@@ -33,7 +33,7 @@ from ..variants import Mode
 from ..video import check_clip_path, read_frames, read_metadata, write_clip
 from .clips import clip_settings, model_source
 from .progress import Bars
-from .shots import Source, threads_that_pay
+from .shots import Source, threads_that_pay, what_is_cut
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
         source = model_source(given)
         asked = source.asked
         jobs = _jobs(given, items, sizes, source)
+        notes += what_is_cut("negative prompt", given.negative)
+        for item in items:
+            notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
         learned = _learned(given, source.files)
         rows, longest = _made(given, jobs, source, learned, hidden, written)
     compared = _real(real, learned, longest, hidden, notes)

@@ -63,7 +63,8 @@ def make(shots: Sequence[Shot], source: Source, given: Namespace, dtype: str, wr
     ``given`` holds the options that all commands share; ``written`` gets each finished clip.
     """
     hidden = given.quiet or given.json
-    notes = _what_is_cut(shots[0].settings)
+    said = shots[0].settings
+    notes = what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative)
     if source.asked == TINY:
         notes.append(_TINY_KNOWS)
     if not given.json:
@@ -215,15 +216,10 @@ def _model_record(model: Model, source: Source, hashes: Hashes) -> dict[str, Any
     }
 
 
-def _what_is_cut(settings: Settings) -> list[str]:
-    """A note for each prompt that is longer than what the model reads."""
+def what_is_cut(name: str, prompt: str) -> list[str]:
+    """A note if ``prompt``, called ``name``, is longer than what the model reads."""
     most = TEXT_TOKENS - 2  # All but the start and the end.
-    counts = {
-        "prompt": count_tokens(settings.prompt),
-        "negative prompt": count_tokens(settings.negative),
-    }
-    return [
-        f"the {name} has {count} word pieces; the model reads the first {most}"
-        for name, count in counts.items()
-        if count > most
-    ]
+    count = count_tokens(prompt)
+    if count <= most:
+        return []
+    return [f"the {name} has {count} word pieces; the model reads the first {most}"]

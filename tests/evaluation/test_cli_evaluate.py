@@ -55,6 +55,21 @@ def clips(tmp_path: Path, soft_frames: Tensor) -> Path:
     return place
 
 
+def test_prompts_that_are_cut_are_told(call: Call, folder: Path, small_weights: Path) -> None:
+    (folder / "prompts.csv").write_text(
+        f"picture,prompt\nboat.png,waves\ncat.png,{'a cat walks ' * 30}", "utf-8"
+    )
+    words = (folder, "--model", small_weights, *QUICK, "--plain", "--negative", "blur " * 80)
+    notes = [
+        "the negative prompt has 80 word pieces; the model reads the first 75",
+        "cat: the prompt has 90 word pieces; the model reads the first 75",
+    ]
+    code, out, _ = call(*words, "--json")
+    assert (code, json.loads(out)["notes"]) == (0, notes)
+    code, out, _ = call(*words)
+    assert out.splitlines()[-2:] == notes
+
+
 def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weights: Path) -> None:
     words = (folder, "--model", small_weights, *QUICK, "--seed", "1,2", "--batch", "2", "--json")
     code, out, err = call(*words, "--csv", "rows.csv", "--keep", "kept")
