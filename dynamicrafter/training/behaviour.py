@@ -224,9 +224,8 @@ def measure_behaviour(
 
     frames = model.variant.preset.frames
     still = still_frames(items, 900 + seed)
-    with torch.inference_mode():
-        trip = psnr(still, round_trip(model.vae.float(), still)).mean()
-    note("autoencoder: round trip, dB", trip)
+    vae = model.vae.float()
+    note("autoencoder: round trip, dB", psnr(still, round_trip(vae, still)).mean())
 
     # Directions: the same pictures with four prompts, and without a prompt
     pictures = max(1, items // len(DIRECTIONS))
@@ -246,6 +245,8 @@ def measure_behaviour(
     note("colour kept to the last frame, share", kept_colour)
     note("shape kept to the last frame, share", kept_shape)
     note("first frame to the picture, dB", first_frames)
+    shown = render(wanted, torch.zeros(pictures, 1))[:, 0]
+    note("round trip of these pictures, dB", psnr(shown, round_trip(vae, shown)).mean())
 
     # Standing still, growing, shrinking
     wanted = scenes(items, "still", 10, 2)
@@ -276,6 +277,10 @@ def measure_behaviour(
     clips = make(model, wanted, captions(wanted), settings("interpolate"), seed, truth[:, -1])
     note("interpolation: first frame, dB", psnr(clips[:, 0], truth[:, 0]).mean())
     note("interpolation: last frame, dB", psnr(clips[:, -1], truth[:, -1]).mean())
+    note(
+        "interpolation: round trip of the last pictures, dB",
+        psnr(truth[:, -1], round_trip(vae, truth[:, -1])).mean(),
+    )
     note(
         "interpolation: middle frame to the true one, dB",
         psnr(clips[:, frames // 2], truth[:, frames // 2]).mean(),

@@ -2,8 +2,8 @@
 
 1. autoencoder; 2. text and image tower, each to tell what a scene holds, then frozen; 3. network and resampler on
 pictures with four captions each at high noise, until the prompt steers; 4. the full mix of motions and modes; 5. the
-same on fresh scenes and evenly spread timesteps; 6. the decoder alone, on latents as inexact as a network's; 7. export
-to one file. Each stage keeps its state in its own folder and goes on from there when it was stopped.
+same on fresh, livelier scenes and evenly spread timesteps; 6. the decoder alone, on latents as inexact as a network's;
+7. export to one file. Each stage keeps its state in its own folder and goes on from there when it was stopped.
 """
 
 from __future__ import annotations
@@ -69,10 +69,8 @@ VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
     VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
 )
-MIXED = replace(
-    PROMPTED, steps=5000, learning_rate=2e-3, decay="cosine", ema=0.995, seed=5, log_every=50, save_every=250
-)
-REFINED = replace(MIXED, steps=800, learning_rate=1.2e-3, seed=7)
+MIXED = replace(PROMPTED, steps=2000, learning_rate=2e-3, ema=0.995, seed=5, log_every=50, save_every=250)
+REFINED = replace(MIXED, steps=3600, decay="cosine", seed=7)
 DECODER = replace(VAE, steps=800, learning_rate=1e-3, seed=6)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
@@ -144,7 +142,7 @@ def _train_mixed(folder: Path, hear: Hear) -> None:
 
 
 def _train_refined(folder: Path, hear: Hear) -> None:
-    pool = kept_pool(folder, "refined", lambda: mixed_scenes(1000, 14))
+    pool = kept_pool(folder, "refined", lambda: mixed_scenes(2500, 14, by_distance=True))
     loss = denoising_loss(REFINED.seed)
     loss.load_state_dict(load_state(folder / "mixed.pt"))
     gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
