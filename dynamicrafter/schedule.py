@@ -64,12 +64,17 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
 
     "uniform" takes every ``1000 // steps``-th step from 1, which can be a few more than asked for;
     "uniform_trailing" counts down from 999 in equal, rounded strides. Indices outside 0..999, at which the original
-    fails or wraps around, are left out.
+    fails or wraps around, are left out. "linspace" (arXiv 2305.08891, table 2), which the original does not have,
+    spreads them evenly from 1 to 999: it begins at pure noise as trailing does, and its last step is from as little
+    noise as with uniform.
     """
     if not 1 <= steps <= TRAIN_STEPS:
         raise ValueError(f"steps must be 1 to {TRAIN_STEPS}, not {steps}")
     if spacing == "uniform":
         chosen = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
+    elif spacing == "linspace":
+        gap = (TRAIN_STEPS - 2) / max(1, steps - 1)
+        chosen = sorted({round(TRAIN_STEPS - 1 - i * gap) for i in range(steps)})
     else:
         # The original takes the stride as the difference of its first two values, whose rounding error decides which
         # way a half goes (48 steps), and rounds half to even. Counting by index never adds an entry below zero.

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 Prediction = Literal["eps", "v"]
-Spacing = Literal["uniform", "uniform_trailing"]
+Spacing = Literal["uniform", "uniform_trailing", "linspace"]
 Mode = Literal["animate", "interpolate", "loop"]
 
 TEXT_TOKENS = 77

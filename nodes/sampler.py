@@ -101,10 +101,11 @@ class DynamiCrafterSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=[AUTO, "uniform_trailing", "uniform"],
+                    options=[AUTO, "uniform_trailing", "uniform", "linspace"],
                     default=AUTO,
                     optional=True,
-                    tooltip="Which of the 1000 noise levels are visited. auto takes the model's own.",
+                    tooltip="Which of the 1000 noise levels are visited: from the least noise up (uniform), from the "
+                    "most down (uniform_trailing), or evenly between the two (linspace). auto takes the model's own.",
                     extra_dict=advanced(),
                 ),
             ],

@@ -238,7 +238,10 @@ def _sampling_options(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--eta", type=float, help="fresh noise in each step, 0 none to 1")
     quality.add_argument("--rescale", type=float, help="0 to 1, against over-exposure by a high --cfg")
     quality.add_argument(
-        "--spacing", choices=get_args(Spacing), help="which of the 1000 noise levels are visited"
+        "--spacing",
+        choices=get_args(Spacing),
+        help="which of the 1000 noise levels are visited: "
+        "from the least up, from the most down, or evenly from end to end",
     )
     quality.add_argument(
         "--noise-device",

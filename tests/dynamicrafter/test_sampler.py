@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_the_nan_list_is_complete_to_two_hundred_steps() -> None:
     assert found == NAN_IN_THE_ORIGINAL
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "uniform_trailing"])
+@pytest.mark.parametrize("spacing", get_args(Spacing))
 @pytest.mark.parametrize("variant", [V256, V512, V1024], ids=lambda v: v.name)
 def test_every_step_of_every_step_count_is_finite(variant: Variant, spacing: Spacing) -> None:
     schedule = make_schedule(variant.diffusion)

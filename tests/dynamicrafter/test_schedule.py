@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from functools import cache
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_256_has_no_dynamic_rescale() -> None:
     assert make_schedule(V256.diffusion).scale is None
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "uniform_trailing"])
+@pytest.mark.parametrize("spacing", get_args(Spacing))
 def test_every_step_count_gives_ascending_timesteps_inside_the_schedule(spacing: Spacing) -> None:
     for steps in ALL_COUNTS:
         chosen = timesteps(spacing, steps)
@@ -149,6 +150,14 @@ def test_a_half_goes_the_way_the_originals_rounding_error_sends_it() -> None:
     assert timesteps("uniform_trailing", 48)[-4] == 936
 
 
+def test_linspace_goes_evenly_from_999_to_1() -> None:
+    for steps in ALL_COUNTS[1:]:
+        chosen = timesteps("linspace", steps)
+        assert (chosen[0], chosen[-1], len(chosen)) == (1, 999, min(steps, 999))
+        for i, t in enumerate(chosen if steps < 1000 else ()):
+            assert abs(t - (1 + i * 998 / (steps - 1))) <= 0.5 + 1e-9, (steps, i)
+
+
 @pytest.mark.parametrize(
     ("spacing", "steps", "expected"),
     [
@@ -165,6 +174,9 @@ def test_a_half_goes_the_way_the_originals_rounding_error_sends_it() -> None:
             [61, 124, 187, 249, 311, 374, 437, 499, 561, 624, 687, 749, 811, 874, 937, 999],
         ),
         ("uniform_trailing", 1000, list(range(1000))),
+        ("linspace", 1, [999]),
+        ("linspace", 4, [1, 334, 666, 999]),
+        ("linspace", 1000, list(range(1, 1000))),
     ],
 )
 def test_timesteps(spacing: Spacing, steps: int, expected: list[int]) -> None:

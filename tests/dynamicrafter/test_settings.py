@@ -146,7 +146,7 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
         ({"eta": 1.1}, r"eta must be 0 to 1, but 1\.1 was given"),
         ({"guidance_rescale": -0.1}, r"rescale must be 0 to 1, but -0\.1 was given"),
         ({"guidance_rescale": 1.1}, r"rescale must be 0 to 1, but 1\.1 was given"),
-        ({"spacing": "quad"}, r"spacing must be one of uniform, uniform_trailing, not 'quad'"),
+        ({"spacing": "quad"}, r"spacing must be one of uniform, uniform_trailing, linspace, not 'quad'"),
         ({"fit": "tile"}, r"fit must be one of crop, pad, stretch, not 'tile'"),
         ({"noise_device": "cuda"}, r"noise_device must be cpu or device, not 'cuda'"),
         ({"fs": -1}, r"fs must be 0 to 1000, but -1 was given; see --motion for a simpler dial"),
