@@ -204,7 +204,7 @@ TINY = replace(
     SMALL,
     name="tiny",
     purpose="trained on coloured shapes that do as told: all modes at 64x64, built in",
-    preset=replace(SMALL.preset, fs=10, steps=40, cfg=1.0, eta=0.0),
+    preset=replace(SMALL.preset, fs=10, steps=12, cfg=1.0, eta=0.0, spacing="linspace"),
     unet=replace(SMALL.unet, model_channels=64, channel_mult=(1, 1), num_head_channels=16),
     vae=replace(SMALL.vae, channel_mult=(1, 1, 2, 4)),
 )

@@ -2,8 +2,9 @@
 
 1. autoencoder; 2. text and image tower, each to tell what a scene holds, then frozen; 3. network and resampler on
 pictures with four captions each at high noise, until the prompt steers; 4. the full mix of motions and modes; 5. the
-same on fresh, livelier scenes and evenly spread timesteps; 6. the decoder alone, on latents as inexact as a network's;
-7. export to one file. Each stage keeps its state in its own folder and goes on from there when it was stopped.
+same on fresh, livelier scenes and evenly spread timesteps; 6. once more on other scenes, with the learning rate raised
+and lowered again; 7. the decoder alone, on latents as inexact as a network's; 8. export to one file. Each stage keeps
+its state in its own folder and goes on from there when it was stopped.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from .pools import (
 )
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 from .trainer import (
+    Draw,
     Report,
     Trainer,
     TrainerConfig,
@@ -57,7 +59,7 @@ from .trainer import (
     seed_everything,
 )
 
-Stage = Literal["vae", "text", "vision", "prompted", "mixed", "refined", "decoder", "export"]
+Stage = Literal["vae", "text", "vision", "prompted", "mixed", "refined", "continued", "decoder", "export"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 VAE = TrainerConfig(
@@ -71,6 +73,7 @@ PROMPTED = replace(
 )
 MIXED = replace(PROMPTED, steps=2000, learning_rate=2e-3, ema=0.995, seed=5, log_every=50, save_every=250)
 REFINED = replace(MIXED, steps=3600, decay="cosine", seed=7)
+CONTINUED = replace(REFINED, steps=5000, seed=8)
 DECODER = replace(VAE, steps=800, learning_rate=1e-3, seed=6)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Samples of one step of one process."""
@@ -134,21 +137,28 @@ def _train_prompted(folder: Path, hear: Hear) -> None:
 
 def _train_mixed(folder: Path, hear: Hear) -> None:
     pool = kept_pool(folder, "mixed", lambda: mixed_scenes(1000, 13))
-    loss = denoising_loss(MIXED.seed)
-    loss.load_state_dict(load_state(folder / "prompted.pt"))
-    gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
-    Trainer(loss, mixed_draw(pool, BATCH), MIXED, folder / "mixed", validate=gauge, report=hear).run()
-    _keep(loss.state_dict(), folder, "mixed")
+    _train_denoising(folder, hear, "mixed", "prompted", MIXED, mixed_draw(pool, BATCH))
 
 
 def _train_refined(folder: Path, hear: Hear) -> None:
     pool = kept_pool(folder, "refined", lambda: mixed_scenes(2500, 14, by_distance=True))
-    loss = denoising_loss(REFINED.seed)
-    loss.load_state_dict(load_state(folder / "mixed.pt"))
+    _train_denoising(folder, hear, "refined", "mixed", REFINED, mixed_draw(pool, BATCH, grouped=0))
+
+
+def _train_continued(folder: Path, hear: Hear) -> None:
+    pool = kept_pool(folder, "continued", lambda: mixed_scenes(2500, 15, by_distance=True))
+    _train_denoising(folder, hear, "continued", "refined", CONTINUED, mixed_draw(pool, BATCH, grouped=0))
+
+
+def _train_denoising(
+    folder: Path, hear: Hear, stage: Stage, before: Stage, config: TrainerConfig, draw: Draw
+) -> None:
+    """Network and resampler as the stage ``before`` left them, on other clips."""
+    loss = denoising_loss(config.seed)
+    loss.load_state_dict(load_state(folder / f"{before}.pt"))
     gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
-    draw = mixed_draw(pool, BATCH, grouped=0)
-    Trainer(loss, draw, REFINED, folder / "refined", validate=gauge, report=hear).run()
-    _keep(loss.state_dict(), folder, "refined")
+    Trainer(loss, draw, config, folder / stage, validate=gauge, report=hear).run()
+    _keep(loss.state_dict(), folder, stage)
 
 
 def _train_decoder(folder: Path, hear: Hear) -> None:
@@ -166,7 +176,7 @@ def _train_decoder(folder: Path, hear: Hear) -> None:
 
 
 def _export(folder: Path, hear: Hear) -> None:
-    export(folder, load_state(folder / "refined.pt"), folder / "tiny.safetensors")
+    export(folder, load_state(folder / "continued.pt"), folder / "tiny.safetensors")
 
 
 _RUN: dict[Stage, Callable[[Path, Hear], None]] = {
@@ -176,6 +186,7 @@ _RUN: dict[Stage, Callable[[Path, Hear], None]] = {
     "prompted": _train_prompted,
     "mixed": _train_mixed,
     "refined": _train_refined,
+    "continued": _train_continued,
     "decoder": _train_decoder,
     "export": _export,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dynamicrafter.cli import main
@@ -77,7 +78,7 @@ def test_training_again_goes_on(
         (("train", "nothing"), "there is no config 'nothing'"),
         (
             ("train", "tiny", "--stage", "last"),
-            "the stages are vae, text, vision, prompted, mixed, refined, decoder, export",
+            "the stages are vae, text, vision, prompted, mixed, refined, continued, decoder, export",
         ),
         (("train", "lora", "--stage", "vae"), "only the tiny recipe has stages"),
         (("evaluate", "--model", "tinny"), "there is no model 'tinny'"),
@@ -131,3 +132,16 @@ def test_a_random_model_is_measured_and_found_wanting(
         "interpolation: last frame, dB",
         "loop: last to first over the median step, ratio",
     }
+
+    from dynamicrafter.api import load
+    from dynamicrafter.training.autoencoder import psnr, round_trip
+    from dynamicrafter.training.toy_world import make_clips, sample_scenes
+
+    vae = load(small_weights, device="cpu").vae.float()
+    for name, salt, count, fs, frame in (
+        ("round trip of these pictures, dB", 1, 1, (8, 30), 0),
+        ("interpolation: round trip of the last pictures, dB", 5, 4, (8, 12), -1),
+    ):
+        scenes = sample_scenes(count, torch.Generator().manual_seed(salt), "held_out", fs=fs)
+        shown = make_clips(scenes, 16)[:, frame]
+        assert figures[name] == pytest.approx(float(psnr(shown, round_trip(vae, shown)).mean()), abs=1e-3)
