@@ -158,6 +158,15 @@ def test_linspace_goes_evenly_from_999_to_1() -> None:
             assert abs(t - (1 + i * 998 / (steps - 1))) <= 0.5 + 1e-9, (steps, i)
 
 
+@pytest.mark.parametrize("steps", [2, 6, 12, 50])
+def test_linspace_ends_where_the_dynamic_rescale_is_as_good_as_one(steps: int) -> None:
+    """The last step leaves the clean latents scaled by the rescale of the lowest timestep, as in the original."""
+    scale = make_schedule(V1024.diffusion).scale
+    assert scale is not None
+    assert scale[timesteps("linspace", steps)[0]].item() > 0.998
+    assert scale[timesteps("uniform_trailing", steps)[0]].item() < 0.97
+
+
 @pytest.mark.parametrize(
     ("spacing", "steps", "expected"),
     [
