@@ -75,6 +75,7 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
         chosen = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
     elif spacing == "linspace":
         gap = (TRAIN_STEPS - 2) / max(1, steps - 1)
+        # A thousand steps fall on 999 timesteps.
         chosen = sorted({round(TRAIN_STEPS - 1 - i * gap) for i in range(steps)})
     else:
         # The original takes the stride as the difference of its first two values, whose rounding error decides which

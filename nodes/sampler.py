@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
 from ..dynamicrafter.guidance import make_guidance
+from ..dynamicrafter.variants import Spacing
 from .encode import LOOP, variant_of
 from .host.sampler import sample_exactly
 from .own_values import LARGEST_CFG, OWN, OWN_COUNT, problem_of, settings_of
@@ -101,7 +102,7 @@ class DynamiCrafterSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=[AUTO, "uniform_trailing", "uniform", "linspace"],
+                    options=[AUTO, *get_args(Spacing)],
                     default=AUTO,
                     optional=True,
                     tooltip="Which of the 1000 noise levels are visited: from the least noise up (uniform), from the "

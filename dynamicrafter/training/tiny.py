@@ -128,11 +128,7 @@ def _train_vision(folder: Path, hear: Hear) -> None:
 
 def _train_prompted(folder: Path, hear: Hear) -> None:
     pool = kept_pool(folder, "prompted", lambda: prompted_scenes(200, 11))
-    loss = denoising_loss(PROMPTED.seed)
-    gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
-    draw = prompted_draw(pool, BATCH)
-    Trainer(loss, draw, PROMPTED, folder / "prompted", validate=gauge, report=hear).run()
-    _keep(loss.state_dict(), folder, "prompted")
+    _train_denoising(folder, hear, "prompted", None, PROMPTED, prompted_draw(pool, BATCH))
 
 
 def _train_mixed(folder: Path, hear: Hear) -> None:
@@ -151,11 +147,12 @@ def _train_continued(folder: Path, hear: Hear) -> None:
 
 
 def _train_denoising(
-    folder: Path, hear: Hear, stage: Stage, before: Stage, config: TrainerConfig, draw: Draw
+    folder: Path, hear: Hear, stage: Stage, before: Stage | None, config: TrainerConfig, draw: Draw
 ) -> None:
-    """Network and resampler as the stage ``before`` left them, on other clips."""
+    """Network and resampler, fresh or as the stage ``before`` left them."""
     loss = denoising_loss(config.seed)
-    loss.load_state_dict(load_state(folder / f"{before}.pt"))
+    if before is not None:
+        loss.load_state_dict(load_state(folder / f"{before}.pt"))
     gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
     Trainer(loss, draw, config, folder / stage, validate=gauge, report=hear).run()
     _keep(loss.state_dict(), folder, stage)
