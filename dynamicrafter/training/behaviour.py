@@ -262,7 +262,7 @@ def measure_behaviour(
     # Speed
     distances: list[Tensor] = []
     for fs in _FS:
-        wanted = scenes(max(1, items // 4), "right", fs, 4)
+        wanted = scenes(items, "right", fs, 4)
         distances.append(
             travelled(track(make(model, wanted, captions(wanted), settings("animate"), seed), wanted))
         )
