@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from .arguments import make_parser
+from .interrupt import HeardCtrlC
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; 130 is what shells report for Ctrl-C."""
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stdout.reconfigure(errors="backslashreplace")
     written: list[str] = []
     try:
-        code = _main(words, written)
+        with HeardCtrlC():
+            code = _main(words, written)
         print(end="", flush=True)
         return code
     except OSError as problem:

@@ -1,0 +1,87 @@
+"""Ctrl-C that is never lost: it waits for the end of an import, and comes again where Python had to drop it."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+import threading
+import time
+from _thread import interrupt_main, start_new_thread
+from types import FrameType, TracebackType
+from typing import Any
+
+_IMPORT = "<frozen importlib._bootstrap>"
+_AGAIN = 0.05
+"""Seconds until a Ctrl-C that could not be heard comes once more."""
+
+
+class HeardCtrlC:
+    """A context in which Ctrl-C raises KeyboardInterrupt where somebody hears it.
+
+    Raised in the middle of an import it can leave a library half loaded, or be taken by the library for a part that is
+    not installed; raised in a callback of the garbage collector it is printed and dropped (``sys.unraisablehook``), and
+    the work would go on for hours. Who presses it again need not wait for the import. Wherever a program handles Ctrl-C
+    itself, or ignores it, nothing is changed.
+    """
+
+    def __enter__(self) -> HeardCtrlC:
+        """Take over from Python's own handler, where that one is in charge."""
+        here = inspect.currentframe()
+        self._outermost = here and here.f_back
+        self._left = False
+        self._awaited = False
+        self._leaving = threading.Lock()
+        self._hook = sys.unraisablehook
+        self._in_charge = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._in_charge:
+            sys.unraisablehook = self._dropped
+            signal.signal(signal.SIGINT, self._asked)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give back what was taken over; a Ctrl-C that still waits came too late."""
+        if self._in_charge:
+            with self._leaving:
+                self._left = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = self._hook
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self._left:
+            return
+        pressed_twice, self._awaited = self._awaited, False
+        if not pressed_twice and self._in_an_import(frame):
+            self._ask_again()
+            return
+        raise KeyboardInterrupt
+
+    def _in_an_import(self, frame: FrameType | None) -> bool:
+        while frame is not None and frame is not self._outermost:
+            if frame.f_code.co_filename == _IMPORT:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _dropped(self, what: Any) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            self._ask_again()
+        else:
+            self._hook(what)
+
+    def _ask_again(self) -> None:
+        self._awaited = True
+        # Not threading.Thread: its locks may be held by the very code that was interrupted.
+        start_new_thread(self._interrupt, ())
+
+    def _interrupt(self) -> None:
+        time.sleep(_AGAIN)
+        with self._leaving:
+            if self._awaited and not self._left:
+                self._awaited = False
+                interrupt_main()
