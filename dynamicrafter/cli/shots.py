@@ -69,7 +69,8 @@ def make(shots: Sequence[Shot], source: Source, given: Namespace, dtype: str, wr
         notes.append(_TINY_KNOWS)
     if not given.json:
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            # In one piece: what stops the program may come between a line and its end.
+            print(f"note: {note}\n", end="", file=sys.stderr)
     with Bars(source.asked, hidden) as bars:
         model = load(source.files, device=given.device, dtype=dtype, progress=bars.loading)
     results: list[dict[str, Any]] = []

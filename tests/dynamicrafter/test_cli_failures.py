@@ -275,8 +275,28 @@ def test_ctrl_c_does_not_wait_for_the_hash_of_the_weights(
     assert stopped == [True]
 
 
+def test_ctrl_c_after_a_note_has_a_line_of_its_own(
+    run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python hears signals after every piece that it has written."""
+
+    class Interrupted(io.StringIO):
+        def write(self, text: str) -> int:
+            super().write(text)
+            if text.startswith("note:"):
+                raise KeyboardInterrupt
+            return len(text)
+
+    shown = Interrupted()
+    monkeypatch.setattr(sys, "stderr", shown)
+    assert main(["animate", str(pictures["wide"]), *QUICK, "--prompt", "long " * 100]) == 130
+    note, verdict = shown.getvalue().splitlines()
+    assert note.startswith("note: the prompt has")
+    assert verdict == "dynamicrafter: cancelled; nothing was written"
+
+
 def test_a_signal_stops_the_program(
-    home: Path, random_weights: Path, pictures: dict[str, Path], tmp_path: Path
+    random_weights: Path, pictures: dict[str, Path], tmp_path: Path, heeds_ctrl_c: None
 ) -> None:
     if os.name != "posix":
         pytest.skip("needs a Ctrl-C that can be sent to one process, which Windows has not")

@@ -15,16 +15,10 @@ import pytest
 
 from dynamicrafter.cli.interrupt import HeardCtrlC
 
+pytestmark = pytest.mark.usefixtures("heeds_ctrl_c")
+
 LONG = 10.0
 """Seconds of work, none of which is waited for."""
-
-
-@pytest.fixture(autouse=True)
-def pythons_own_handler() -> Iterator[None]:
-    """A shell that starts the tests in the background lets them ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
