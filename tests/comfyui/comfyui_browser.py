@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ INSTALLED = {
 # The help of a first visit and the map of the graph would lie over what a test looks at.
 QUIET_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 READY_TIMEOUT = 90_000
+CLICK_TIMEOUT = 10_000
 
 # Middle of the title bar of a node in page coordinates.
 TITLE_POSITION = """type => {
@@ -150,11 +151,20 @@ class Editor:
 
     def open_template(self, pack: str, name: str) -> None:
         """Load a template by the Templates dialog: the pack under Extensions, then the card of this name."""
+        from playwright.sync_api import TimeoutError
+
         self.page.get_by_role("button", name="Templates", exact=True).click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
-        dialog.get_by_test_id(f"template-workflow-{name}").click()
-        dialog.wait_for(state="hidden")
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.click()
+        try:
+            dialog.wait_for(state="hidden", timeout=CLICK_TIMEOUT)
+        except TimeoutError:
+            # The cards are drawn anew when a pack is chosen; a click can hit one that is about to go.
+            with suppress(TimeoutError):
+                card.click(timeout=CLICK_TIMEOUT)
+            dialog.wait_for(state="hidden")
         self.page.get_by_test_id("topbar-workflow-tabs").get_by_text(name, exact=True).first.wait_for()
         # Whether its models are there is asked of the server after the graph is shown.
         self.page.wait_for_load_state("networkidle")

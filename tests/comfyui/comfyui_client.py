@@ -232,8 +232,11 @@ class Client:
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def free(self, unload_models: bool = True, free_memory: bool = True) -> None:
-        """Ask for memory back; the server acts on it when it is idle."""
+        """Give memory back; returns when that is done or the next prompt will find it done."""
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        # The answer does not wait, and a prompt that is queued at once can be taken first. What the server was asked
+        # for it does after every prompt, before it looks for another.
+        self.run({"1": {"class_type": "PreviewAny", "inputs": {"source": "freed"}}})
 
     def upload_image(self, path: Path, name: str | None = None) -> str:
         """Upload a picture to the input folder; returns the name to use in LoadImage."""
