@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return SUCCESS
+    except KeyboardInterrupt:
+        # Pressed once more, while the first one was told.
+        return INTERRUPTED
 
 
 def _main(words: list[str], written: list[str]) -> int:

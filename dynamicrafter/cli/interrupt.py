@@ -29,8 +29,9 @@ class HeardCtrlC:
         """Take over from Python's own handler, where that one is in charge."""
         here = inspect.currentframe()
         self._outermost = here and here.f_back
-        self._left = False
+        self._thread = threading.get_ident()
         self._awaited = False
+        self._left = False
         self._leaving = threading.Lock()
         self._hook = sys.unraisablehook
         self._in_charge = (
@@ -38,8 +39,8 @@ class HeardCtrlC:
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
         if self._in_charge:
-            sys.unraisablehook = self._dropped
             signal.signal(signal.SIGINT, self._asked)
+            sys.unraisablehook = self._dropped
         return self
 
     def __exit__(
@@ -47,26 +48,24 @@ class HeardCtrlC:
     ) -> None:
         """Give back what was taken over; a Ctrl-C that still waits came too late."""
         if self._in_charge:
+            self._left = True
+            # One that is about to come again has come when the lock is free, and is ignored.
             with self._leaving:
-                self._left = True
+                sys.unraisablehook = self._hook
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            sys.unraisablehook = self._hook
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self._left:
             return
-        pressed_twice, self._awaited = self._awaited, False
-        if not pressed_twice and self._in_an_import(frame):
-            self._ask_again()
-            return
-        raise KeyboardInterrupt
-
-    def _in_an_import(self, frame: FrameType | None) -> bool:
+        patient = not self._awaited
         while frame is not None and frame is not self._outermost:
-            if frame.f_code.co_filename == _IMPORT:
-                return True
+            # In the functions of this file nobody hears it, however often.
+            if frame.f_globals is globals() or (patient and frame.f_code.co_filename == _IMPORT):
+                self._ask_again()
+                return
             frame = frame.f_back
-        return False
+        self._awaited = False
+        raise KeyboardInterrupt
 
     def _dropped(self, what: Any) -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
@@ -75,13 +74,18 @@ class HeardCtrlC:
             self._hook(what)
 
     def _ask_again(self) -> None:
-        self._awaited = True
-        # Not threading.Thread: its locks may be held by the very code that was interrupted.
-        start_new_thread(self._interrupt, ())
+        if not self._awaited:
+            self._awaited = True
+            # Not threading.Thread: its locks may be held by the very code that was interrupted.
+            start_new_thread(self._interrupt, ())
 
     def _interrupt(self) -> None:
         time.sleep(_AGAIN)
         with self._leaving:
             if self._awaited and not self._left:
                 self._awaited = False
-                interrupt_main()
+                # What waits (for a lock, a connection) is woken by a real signal only; Windows has none.
+                if sys.platform == "win32":
+                    interrupt_main()
+                else:
+                    signal.pthread_kill(self._thread, signal.SIGINT)

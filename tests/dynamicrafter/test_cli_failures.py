@@ -275,6 +275,14 @@ def test_ctrl_c_does_not_wait_for_the_hash_of_the_weights(
     assert stopped == [True]
 
 
+def test_ctrl_c_once_more_while_the_first_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(problem: BaseException, command: str, written: list[str]) -> tuple[int, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dynamicrafter.cli._verdict", interrupted)
+    assert run("animate", "gone.png").code == 130
+
+
 def test_ctrl_c_after_a_note_has_a_line_of_its_own(
     run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +321,8 @@ def test_a_signal_stops_the_program(
     )
     try:
         # The hash of the weights is there when the clip is in the making.
-        while not ready.exists() and process.poll() is None:
+        end = time.monotonic() + 300
+        while not ready.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -9,15 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from dynamicrafter.cli import interrupt
 from dynamicrafter.cli.interrupt import HeardCtrlC
 
 pytestmark = pytest.mark.usefixtures("heeds_ctrl_c")
 
-LONG = 10.0
+LONG = 60.0
 """Seconds of work, none of which is waited for."""
 
 
@@ -88,6 +91,44 @@ def test_it_comes_again_where_it_was_dropped(capsys: pytest.CaptureFixture[str])
         Callback()
         work()
     assert capsys.readouterr().err == ""
+
+
+def test_it_wakes_what_waits() -> None:
+    """For a lock or for a silent connection, say."""
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), HeardCtrlC():
+        Callback()
+        time.sleep(LONG)
+    assert time.monotonic() - started < LONG / 2
+
+
+@pytest.mark.parametrize("line", range(45))
+def test_it_may_come_in_the_code_that_handles_it(line: int) -> None:
+    """At whichever of the lines that are run from entering, by way of a dropped one, to leaving."""
+    hook = sys.unraisablehook
+    lines = itertools.count()
+
+    def trace(frame: FrameType, event: str, what: Any) -> Any:
+        if frame.f_globals is not vars(interrupt):
+            return None
+        if event == "line" and next(lines) == line:
+            ctrl_c()
+        return trace
+
+    heard = False
+    sys.settrace(trace)
+    try:
+        try:
+            with HeardCtrlC():
+                Callback()
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            heard = True
+    finally:
+        sys.settrace(None)
+    assert heard
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert sys.unraisablehook is hook
 
 
 def test_pressed_again_it_does_not_wait_for_an_import(library: Callable[[str], str]) -> None:
