@@ -170,7 +170,8 @@ def test_the_gpu_benchmark_measures_networks_autoencoders_and_clips(
     assert list(clips) == few
     for row in clips.values():
         assert row[2:5] == ["64x64", "2", "float32"]
-        assert float(row[8]) == pytest.approx(sum(map(float, row[5:8])), abs=0.1)
+        # Each is rounded to 0.01 s; the total has what comes after the last frame besides, however busy the machine.
+        assert sum(map(float, row[5:8])) - 0.02 <= float(row[8]) < sum(map(float, row[5:8])) + 5
 
 
 def test_clips_that_would_not_end_in_time_are_left_out_and_named(few: list[str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ INSTALLED = {
 QUIET_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 READY_TIMEOUT = 90_000
 CLICK_TIMEOUT = 10_000
+HELP_TIMEOUT = 30_000
 
 # Middle of the title bar of a node in page coordinates.
 TITLE_POSITION = """type => {
@@ -52,6 +54,14 @@ NODES = """() => app.graph.nodes.map(node => ({
   missing: !LiteGraph.registered_node_types[node.type] && !app.graph.subgraphs?.has(node.type),
   widgets: (node.widgets ?? []).map(widget => widget.name),
 }))"""
+AT_REST = """async () => {
+  const view = () => [app.canvas.ds.scale, ...app.canvas.ds.offset].join();
+  const frame = () => new Promise(requestAnimationFrame);
+  const before = view();
+  await frame();
+  await frame();
+  return view() === before;
+}"""
 PREVIEWED = """type => {
   const node = app.graph.nodes.find(node => node.type === type);
   const images = node?.imgs ?? [];
@@ -104,7 +114,9 @@ def browser_running() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_ARGUMENTS))
+        browser = playwright.chromium.launch(
+            executable_path=path, args=list(CHROMIUM_ARGUMENTS), timeout=READY_TIMEOUT
+        )
         try:
             yield browser
         finally:
@@ -121,15 +133,39 @@ class Editor:
     def __init__(self, browser: "Browser", url: str, width: int = 1400, height: int = 900) -> None:
         self.url = url
         self.page: Page = browser.new_page(viewport={"width": width, "height": height}, locale="en-US")
+        self.page.set_default_timeout(READY_TIMEOUT)
         self._help_type = self._help_text = ""
         self.script_errors: list[str] = []
         self.failed_requests: list[str] = []
         self.page.on("pageerror", lambda error: self.script_errors.append(str(error)))
         self.page.on("response", self._note_response)
+        self._requested = self._answered = 0
+        self.page.on("request", self._note_request)
+        self.page.on("requestfinished", self._note_end)
+        self.page.on("requestfailed", self._note_end)
 
     def _note_response(self, response: Any) -> None:
         if response.status >= 400:
             self.failed_requests.append(f"{response.status} {response.url}")
+
+    def _note_request(self, request: Any) -> None:
+        self._requested += 1
+
+    def _note_end(self, request: Any) -> None:
+        self._answered += 1
+
+    def _wait_for_answers(self) -> None:
+        """Return when the page has asked for nothing for half a second and has all answers.
+
+        Playwright's own "networkidle" is of the page's first loading only.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT / 1000
+        seen, quiet = -1, 0
+        while quiet < 5:
+            assert time.monotonic() < deadline, "the editor asks the server without end"
+            self.page.wait_for_timeout(100)
+            quiet = quiet + 1 if self._requested == self._answered == seen else 0
+            seen = self._requested
 
     def open(self, settings: dict[str, Any] | None = None) -> None:
         """Open the editor; return when its graph is ready. `settings` are its user settings by id."""
@@ -138,10 +174,8 @@ class Editor:
         )
         assert answer.ok, f"settings were refused: {answer.status} {answer.text()}"
         self.page.goto(self.url)
-        self.page.wait_for_function(
-            "() => window.app?.graph && window.app.extensionManager", timeout=READY_TIMEOUT
-        )
-        self.page.get_by_test_id("queue-button").wait_for(timeout=READY_TIMEOUT)
+        self.page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
+        self.page.get_by_test_id("queue-button").wait_for()
 
     def close(self) -> None:
         """Close the page."""
@@ -167,7 +201,7 @@ class Editor:
             dialog.wait_for(state="hidden")
         self.page.get_by_test_id("topbar-workflow-tabs").get_by_text(name, exact=True).first.wait_for()
         # Whether its models are there is asked of the server after the graph is shown.
-        self.page.wait_for_load_state("networkidle")
+        self._wait_for_answers()
 
     def template_names(self, pack: str) -> list[str]:
         """Names on the cards of a pack in the Templates dialog."""
@@ -176,7 +210,9 @@ class Editor:
         dialog.get_by_text(pack, exact=True).first.click()
         cards = dialog.locator("[data-testid^='template-workflow-']")
         cards.first.wait_for()
-        names = [card.get_attribute("data-testid") or "" for card in cards.all()]
+        # The cards are drawn anew when a pack is chosen.
+        self._wait_for_answers()
+        names: list[str] = cards.evaluate_all("cards => cards.map(card => card.dataset.testid)")
         self.page.keyboard.press("Escape")
         dialog.wait_for(state="hidden")
         return [name.removeprefix("template-workflow-") for name in names]
@@ -252,7 +288,7 @@ class Editor:
         self.page.get_by_test_id("info-button").click()
         # The page of the node selected before stays until the new one has come.
         arguments = [self._help_text, self._help_type == node_type]
-        text = self.page.wait_for_function(HELP_TEXT, arg=arguments, timeout=15_000).json_value()
+        text = self.page.wait_for_function(HELP_TEXT, arg=arguments, timeout=HELP_TIMEOUT).json_value()
         self._help_type, self._help_text = node_type, text
         return text
 
@@ -263,8 +299,9 @@ class Editor:
         # With a selection, only that would be brought into view.
         self.page.evaluate("() => app.canvas.deselectAll()")
         self.page.get_by_role("button", name="Fit View").click()
-        # The view glides to its place.
-        self.page.wait_for_timeout(600)
+        # The view glides to its place; it begins at once and takes 350 ms.
+        self.page.wait_for_timeout(400)
+        self.page.wait_for_function(AT_REST)
 
     def screenshot(self, path: Path) -> None:
         """Write a PNG of the page."""

@@ -232,11 +232,8 @@ class Client:
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def free(self, unload_models: bool = True, free_memory: bool = True) -> None:
-        """Give memory back; returns when that is done or the next prompt will find it done."""
+        """Ask for memory back; the server acts on it when it next looks at its queue."""
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
-        # The answer does not wait, and a prompt that is queued at once can be taken first. What the server was asked
-        # for it does after every prompt, before it looks for another.
-        self.run({"1": {"class_type": "PreviewAny", "inputs": {"source": "freed"}}})
 
     def upload_image(self, path: Path, name: str | None = None) -> str:
         """Upload a picture to the input folder; returns the name to use in LoadImage."""
@@ -282,6 +279,15 @@ class Client:
     ) -> Run:
         """`queue` and `wait`."""
         return self.wait(self.queue(prompt, extra_data), timeout)
+
+    def run_anew(self, prompt: dict[str, Any], timeout: float = 60.0) -> Run:
+        """`free` and `run`, which can overtake it: again until not everything was kept. Raises `TimeoutError`."""
+        self.free()
+        deadline = time.monotonic() + timeout
+        while not (run := self.run(prompt)).executed:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the results of a prompt were kept for {timeout} s after /free")
+        return run
 
     def wait_for(
         self, wanted: Callable[[Message], bool], prompt_id: str | None, timeout: float = 60.0

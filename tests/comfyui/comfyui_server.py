@@ -34,7 +34,9 @@ def copy_pack(source: Path, target: Path, archive: bool = False) -> Path:
     """
     names = git_files(source)
     if names is None:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".git", "*.pyc"))
+        shutil.copytree(
+            source, target, ignore=shutil.ignore_patterns("__pycache__", ".git", ".venv", "*.pyc")
+        )
         return target
     if archive and (source / ".comfyignore").is_file():
         names -= (

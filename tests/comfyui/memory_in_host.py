@@ -1,8 +1,8 @@
 """What lies where, and what happens when memory runs out, inside a real host; for test_partial_loading.py.
 
 The host's modules have short names, parse the command line and warn, so they stay out of the test process.
-Usage: ``python memory_in_host.py REPOSITORY WORKING_FOLDER``; the last line printed is one JSON object: by name what
-was found, or the traceback where that failed.
+Usage: ``python memory_in_host.py REPOSITORY WORKING_FOLDER``; writes ``found.json`` into the working folder: by
+name what was found, or the traceback where that failed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,8 @@ class Findings:
 
     def find(self, name: str, what: Callable[..., Any], *arguments: Any) -> None:
         """Keep what a function returns, or how it failed."""
-        import time
-
-        t = time.process_time()
         try:
             self.results[name] = what(*arguments)
-            sys.stderr.write(f"TIME {time.process_time() - t:.2f} {name}\n")
         except Exception:
             self.results[name] = f"failed: {traceback.format_exc()}"
 
@@ -407,4 +403,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     findings = Findings(Host(repository, working))
     findings.all()
-    sys.stdout.write("\n" + json.dumps(findings.results))
+    (working / "found.json").write_text(json.dumps(findings.results), encoding="utf-8")

@@ -53,7 +53,7 @@ def test_importing_the_pack_loads_nothing_the_host_has_not(comfyui_host: Host, t
     script = tmp_path / "question.py"
     script.write_text(
         "import importlib.util, json, sys\n"
-        "sys.argv[1:], root = ['--cpu'], sys.argv[1]\n"
+        "sys.argv[1:], (root, result) = ['--cpu'], sys.argv[1:]\n"
         "import comfy.options\n"
         "comfy.options.enable_args_parsing()\n"
         "import comfy.sd, comfy.samplers, comfy_api.latest, comfy_execution.graph_utils, folder_paths\n"
@@ -63,8 +63,11 @@ def test_importing_the_pack_loads_nothing_the_host_has_not(comfyui_host: Host, t
         "sys.modules['pack'] = pack = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(pack)\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before} - {'pack'}\n"
-        "sys.stdout.write('\\n' + json.dumps(sorted(new - set(sys.stdlib_module_names))))\n",
+        "with open(result, 'w') as file:\n"
+        "    json.dump(sorted(new - set(sys.stdlib_module_names)), file)\n",
         encoding="utf-8",
     )
-    new = json.loads(run_in_host(comfyui_host, script, str(REPOSITORY)).splitlines()[-1])
+    result = tmp_path / "new.json"
+    run_in_host(comfyui_host, script, str(REPOSITORY), str(result))
+    new = json.loads(result.read_text(encoding="utf-8"))
     assert set(new) <= {"einops", "safetensors"}

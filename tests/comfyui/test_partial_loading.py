@@ -42,7 +42,8 @@ def findings(comfyui_host: Host, tmp_path_factory: pytest.TempPathFactory) -> di
     from comfyui_host import run_in_host
 
     script, folder = Path(__file__).with_name("memory_in_host.py"), tmp_path_factory.mktemp("memory")
-    return json.loads(run_in_host(comfyui_host, script, str(REPOSITORY), str(folder)).splitlines()[-1])
+    run_in_host(comfyui_host, script, str(REPOSITORY), str(folder))
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -250,8 +251,7 @@ class TestServer:
         upload_pictures(client)
         prompt = saved_latent(sampled(conditioned(frames=2)))
         first = latents_of(client, client.run(prompt))
-        client.free()
-        again = client.run(prompt)
+        again = client.run_anew(prompt)
         # Nothing was left to take from the cache: the checkpoint was read again.
         assert {"loader", "cond", "sampler"} <= set(again.executed)
         assert torch.equal(latents_of(client, again), first)

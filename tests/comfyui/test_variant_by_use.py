@@ -17,11 +17,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def told(comfyui_host: Host) -> dict[str, Any]:
+def told(comfyui_host: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from comfyui_host import run_in_host
 
     script = Path(__file__).with_name("variant_in_host.py")
-    return json.loads(run_in_host(comfyui_host, script, str(REPOSITORY)).splitlines()[-1])
+    result = tmp_path_factory.mktemp("variants") / "told.json"
+    run_in_host(comfyui_host, script, str(REPOSITORY), str(result))
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What nodes make of a variant inside a real host, for test_variant_by_use.py: the choice of one, and its own values.
 
-Usage: ``python variant_in_host.py REPOSITORY``; the last line printed is one JSON object.
+Usage: ``python variant_in_host.py REPOSITORY FILE``; writes one JSON object into the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def own_values(module: Any, variant: Any, **given: float) -> dict[str, Any]:
 if __name__ == "__main__":
     import comfy.options
 
-    root = Path(sys.argv[1])
+    root, result = Path(sys.argv[1]), Path(sys.argv[2])
     # The host reads the command line; here it is to use the CPU, which every machine has.
     sys.argv[1:] = ["--cpu"]
     comfy.options.enable_args_parsing()
@@ -52,7 +52,7 @@ if __name__ == "__main__":
     values = importlib.import_module("pack.nodes.own_values")
     family = ["512_v1", "512_interp_v1", "cil_512"]
     pruned = ["512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024"]
-    sys.stdout.write(
+    result.write_text(
         json.dumps(
             {
                 "512 animate": told(node, known, family, "animate"),
@@ -68,5 +68,6 @@ if __name__ == "__main__":
                     values, known["512_v1"], steps=7, cfg=0.0, image_cfg=2.0, eta=0.0, guidance_rescale=0.0
                 ),
             }
-        )
+        ),
+        encoding="utf-8",
     )

@@ -344,10 +344,10 @@ def test_a_terminal_sees_every_stage_with_the_time_left(
     run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = "animate", pictures["wide"], "--model", "random", "--frames", "4", "--output", "clip.mp4"
-    bars = shown(run, monkeypatch, *words, "--steps", "12")
+    bars = shown(run, monkeypatch, *words, "--steps", "60")
     stages = ["random: loading", "clip.mp4: reading", "clip.mp4: drawing", "clip.mp4: developing"]
     assert sorted(stages, key=bars.index) == stages
-    assert re.search(r"drawing: .*/12 \[\d\d:\d\d<\d\d:\d\d", bars)
+    assert re.search(r"drawing: .*/60 \[\d\d:\d\d<\d\d:\d\d", bars)
     assert shown(run, monkeypatch, *words, "--steps", "1", "--quiet") == ""
     assert shown(run, monkeypatch, *words, "--steps", "1", "--json") == ""
 

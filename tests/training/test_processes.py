@@ -72,6 +72,15 @@ def two(*words: str) -> list[tuple[int, str, str]]:
 
     What ``accelerate launch`` does on GPUs; on CPUs it starts only one, unless MPI is there.
     """
+    for _ in range(3):
+        ended = two_once(*words)
+        # Between the choice of a port and its use another program can take it.
+        if not any("address already in use" in errors.lower() for _, _, errors in ended):
+            break
+    return ended
+
+
+def two_once(*words: str) -> list[tuple[int, str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
