@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from training_clips import write_rows
 
 from dynamicrafter.api import load
@@ -296,6 +297,154 @@ def test_a_lora_of_another_model_is_refused(small_model: Model, tmp_path: Path) 
     (tmp_path / "lora.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="cannot be read as a LoRA"):
         read_adapters(tmp_path / "lora.safetensors")
+
+
+LINEAR = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+OTHER = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q"
+"""64 to 64."""
+CONVOLUTION = "diffusion_model.middle_block.0.in_layers.2"
+"""64 to 64, 3x3."""
+NAN, INFINITE = torch.tensor(float("nan")), torch.tensor(float("inf"))
+
+
+def pair(layer: str, down: Tensor, up: Tensor, alpha: Tensor | None = None) -> dict[str, Tensor]:
+    made = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    return made if alpha is None else {**made, f"{layer}.alpha": alpha}
+
+
+def whole(**parts: Tensor) -> dict[str, Tensor]:
+    """A usable pair and besides it ``parts``, named by their endings with two underscores for each dot."""
+    more = {f"{LINEAR}.{name.replace('__', '.')}": value for name, value in parts.items()}
+    return {**pair(LINEAR, torch.ones(2, 64), torch.ones(64, 2)), **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            {f"{OTHER}.lora_A.weight": (2, 64)},
+            rf"but {OTHER}.lora_A.weight belongs to no pair \(1 such in all\)",
+        ),
+        (
+            {f"{OTHER}.lora_B.weight": (64, 2), f"{OTHER}.alpha": ()},
+            rf"{OTHER}.lora_B.weight belongs to no pair \(2 ",
+        ),
+        ({f"{OTHER}.alpha": ()}, rf"but {OTHER}.alpha belongs to no pair"),
+        ({f"{LINEAR}.dora_scale": (64, 1)}, rf"but {LINEAR}.dora_scale belongs to no pair"),
+        ({f"{LINEAR}.diff": (64, 64)}, rf"but {LINEAR}.diff belongs to no pair"),
+        (
+            {f"{OTHER}.lora_down.weight": (2, 64), f"{OTHER}.lora_up.weight": (64, 2)},
+            rf"but {OTHER}.lora_down.weight belongs to no pair \(2 such in all\); give a whole file",
+        ),
+    ],
+)
+def test_no_part_of_a_lora_is_left_out_in_silence(
+    small_model: Model, more: dict[str, tuple[int, ...]], told: str
+) -> None:
+    before = small_model.unet.get_parameter(f"{LINEAR.removeprefix('diffusion_model.')}.weight").clone()
+    weights = {**whole(), **{name: torch.ones(shape) for name, shape in more.items()}}
+    with pytest.raises(CheckpointError, match=rf"^it must hold pairs of lora_A.weight and .*{told}"):
+        merge_adapters(small_model.unet, weights, 1.0, "it")
+    after = small_model.unet.get_parameter(f"{LINEAR.removeprefix('diffusion_model.')}.weight")
+    assert torch.equal(before, after)
+
+
+def test_a_lora_of_one_half_is_told(small_model: Model) -> None:
+    weights = {f"{LINEAR}.lora_A.weight": torch.ones(2, 64)}
+    with pytest.raises(CheckpointError, match=rf"but {LINEAR}.lora_A.weight belongs to no pair \(1 such"):
+        merge_adapters(small_model.unet, weights, 1.0, "it")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        (
+            pair(LINEAR, torch.ones(0, 64), torch.ones(64, 0)),
+            rf"{LINEAR}.lora_A.weight is \(0, 64\) and lora_B.weight \(64, 0\), .* a rank of 1 or more",
+        ),
+        (
+            pair(LINEAR, torch.ones(2, 64), torch.ones(64, 3)),
+            rf"{LINEAR}.lora_A.weight is \(2, 64\) and lora_B.weight \(64, 3\), but the first number of A must be",
+        ),
+        (
+            pair(LINEAR, torch.ones(4, 64), torch.ones(64, 2, 2)),
+            r"lora_B.weight \(64, 2, 2\), but the first number of A must be the second of B",
+        ),
+        (
+            pair(CONVOLUTION, torch.ones(2, 64, 3, 3), torch.ones(64, 2, 3, 3)),
+            r"lora_B.weight \(64, 2, 3, 3\), but .* with at most ones behind it",
+        ),
+        (
+            pair(LINEAR, torch.ones(64), torch.ones(64, 1)),
+            rf"{LINEAR}.lora_A.weight must have two or more dimensions, but its shape is \(64,\)",
+        ),
+        (
+            pair(LINEAR, torch.ones(1, 64), torch.ones(64)),
+            rf"{LINEAR}.lora_B.weight must have two or more dimensions, but its shape is \(64,\)",
+        ),
+        (pair(LINEAR, torch.ones(()), torch.ones(64, 1)), r"lora_A.weight .* but its shape is \(\)"),
+        (
+            pair(LINEAR, torch.ones(2, 32), torch.ones(128, 2)),
+            r"attn1.to_q.weight is \(64, 64\), the change \(128, 32\); it is for another model",
+        ),
+        (
+            pair("diffusion_model.out.0", torch.ones(2, 1), torch.ones(32, 2)),
+            r"out.0.weight is \(32,\), the change \(32, 1\)",
+        ),
+        (
+            pair(CONVOLUTION, torch.ones(2, 64, 9, 1), torch.ones(64, 2, 1, 1)),
+            r"in_layers.2.weight is \(64, 64, 3, 3\), the change \(64, 64, 9, 1\)",
+        ),
+        (
+            pair(LINEAR, torch.ones(2, 64, 3, 3), torch.ones(64, 2, 1, 1)),
+            r"attn1.to_q.weight is \(64, 64\), the change \(64, 64, 3, 3\)",
+        ),
+        (whole(alpha=torch.ones(3)), rf"{LINEAR}.alpha must be one number, but its shape is \(3,\)"),
+        (whole(alpha=torch.ones(0)), rf"{LINEAR}.alpha must be one number, but its shape is \(0,\)"),
+        (whole(alpha=NAN), rf"{LINEAR}.alpha must hold finite real numbers"),
+        (whole(alpha=INFINITE), rf"{LINEAR}.alpha must hold finite real numbers"),
+        (whole(lora_A__weight=NAN.expand(2, 64)), rf"{LINEAR}.lora_A.weight must hold finite real numbers"),
+        (whole(lora_B__weight=INFINITE.expand(64, 2)), rf"{LINEAR}.lora_B.weight must hold finite real"),
+        (whole(alpha=torch.tensor(1j)), rf"{LINEAR}.alpha must hold finite real numbers"),
+        (
+            whole(alpha=torch.tensor(3e38)),
+            "numbers that float32 can hold, .* times the strength 2.0 are too large",
+        ),
+    ],
+)
+def test_a_pair_that_cannot_be_merged_is_told_before_anything_changes(
+    small_model: Model, weights: dict[str, Tensor], told: str
+) -> None:
+    before = {name: value.clone() for name, value in small_model.unet.state_dict().items()}
+    first = pair(OTHER, torch.ones(2, 64), torch.ones(64, 2))
+    with pytest.raises(CheckpointError, match=rf"^my.safetensors .*{told}"):
+        merge_adapters(small_model.unet, {**first, **weights}, 2.0, "my.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in small_model.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("layer", "down", "up"),
+    [
+        (CONVOLUTION, (2, 64, 3, 3), (64, 2, 1, 1)),
+        (CONVOLUTION, (2, 576), (64, 2)),
+        (LINEAR, (2, 64, 1, 1), (64, 2, 1, 1)),
+    ],
+)
+def test_pairs_of_convolutions_are_merged(
+    small_model: Model, layer: str, down: tuple[int, ...], up: tuple[int, ...]
+) -> None:
+    weight = small_model.unet.get_parameter(f"{layer.removeprefix('diffusion_model.')}.weight")
+    before = weight.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=generator) for shape in (down, up))
+    merge_adapters(small_model.unet, pair(layer, a, b), 0.5, "it")
+    expected = before + 0.5 * (b.flatten(1) @ a.flatten(1)).reshape(before.shape)
+    assert torch.allclose(weight, expected, atol=1e-5)
+
+
+def test_a_folder_is_no_lora(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r" is a folder, not a LoRA; give a .safetensors file in it$"):
+        read_adapters(tmp_path)
 
 
 def test_alpha_scales_and_zero_strength_changes_nothing(small_model: Model, tmp_path: Path) -> None:
