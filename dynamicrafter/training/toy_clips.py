@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import torch
 
 from ..errors import ClipError, UsageError
 from ..video import write_clip
-from .data import LISTS
+from .data import LISTS, read_lines
 from .hops import FS, WORD, hop_captions, hop_clips
 from .toy_world import captions, make_clips, sample_scenes
 
 _ENLARGED = 2
 """Pixels of a file for each one of the world, a side: MP4 keeps colour at half the resolution of brightness."""
+_KNOWN = "known"
+"""What clips of the other kind are called."""
+_OWN_NAME = re.compile(rf"\d{{3,}}_({_KNOWN}|{WORD})\.mp4")
+"""Names of clips, however many there are: a longer list of an earlier run is replaced too."""
 
 
 def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed: int = 0) -> list[Path]:
@@ -24,17 +29,20 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
     In one the subject hops, in the other it does something that the built-in model knows, so that training on the
     folder teaches the word without unlearning the others. All scenes are of the toy world's training split; the files
     are 128x128, twice the world's size, which training undoes. Files that are there are replaced; the list comes
-    last. Returns the clips. Raises UsageError for fewer than one picture or two frames and ClipError when a file
-    cannot be written.
+    last. Returns the clips. Raises UsageError for fewer than one picture or two frames, a seed out of range, and a
+    list of other clips in the folder, and ClipError when a file cannot be written.
     """
     if pictures < 1 or frames < 2:
         raise UsageError(
             f"at least one picture and two frames are needed, but {pictures} and {frames} were asked for"
         )
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed must be 0 to 2^63 - 1, but {seed} was given")
+    _keep_other_list(folder / LISTS[0])
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(pictures, generator, fs=FS)
     kinds = {
-        "known": (make_clips(scenes, frames), captions(scenes, generator)),
+        _KNOWN: (make_clips(scenes, frames), captions(scenes, generator)),
         WORD: (hop_clips(scenes, frames), hop_captions(scenes, generator)),
     }
     try:
@@ -56,6 +64,25 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
             rows.append((name, words[index], fps))
     _write_list(rows, folder / LISTS[0])
     return written
+
+
+def _keep_other_list(path: Path) -> None:
+    """Raise UsageError where ``path`` is there and names other clips than those of this file, or cannot be read."""
+    if not os.path.exists(path):
+        return
+    try:
+        names = (str(row.get("path") or "") for row in read_lines(path, ("path", "caption")))
+        other = next((name for name in names if not _OWN_NAME.fullmatch(name)), None)
+    except UsageError as problem:
+        raise UsageError(
+            f"toy clips come with a list of their own, but {path} is there and is none of theirs ({problem}); give "
+            f"another folder"
+        ) from problem
+    if other is not None:
+        raise UsageError(
+            f"toy clips come with a list of their own, but {path} is there and names {other or 'no path'}; give "
+            f"another folder"
+        )
 
 
 def _write_list(rows: list[tuple[str, str, int]], path: Path) -> None:

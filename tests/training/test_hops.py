@@ -107,6 +107,50 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "at least one picture" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("path,caption\nmine.mp4,a dog\n", "is there and names mine.mp4; give another folder"),
+        (
+            "path,caption,fps\n000_known.mp4,a square,8\nclips/000_hops.mp4,a dog,8\n",
+            "and names clips/000_hops.mp4; give",
+        ),
+        ("path,caption\n,a dog\n", "is there and names no path; give another folder"),
+        ("videoid,page_dir,name\n1,a,a dog\n", "is there and names no path; give another folder"),
+        (
+            "path,caption\nmine.mp4,a dog, a cat\n",
+            r"is none of theirs \(line 2 of .* has more cells .*\); give another folder",
+        ),
+    ],
+)
+def test_a_list_of_other_clips_is_kept(tmp_path: Path, text: str, told: str) -> None:
+    listing = tmp_path / "captions.csv"
+    listing.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=f"^toy clips come with a list of their own, but .*captions.csv .*{told}"
+    ):
+        write_toy_clips(tmp_path, pictures=1, frames=2)
+    assert listing.read_text(encoding="utf-8") == text
+    assert list(tmp_path.iterdir()) == [listing]
+
+
+def test_a_list_of_toy_clips_is_replaced(tmp_path: Path) -> None:
+    write_toy_clips(tmp_path, pictures=3, frames=2)
+    write_toy_clips(tmp_path, pictures=1, frames=2)
+    assert [row.path.name for row in read_list(tmp_path)] == ["000_known.mp4", "000_hops.mp4"]
+
+
+@pytest.mark.parametrize("seed", [99999999999999999999, 2**63, -1])
+def test_a_seed_out_of_range_is_told(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(UsageError, match=rf"^seed must be 0 to 2\^63 - 1, but {seed} was given$"):
+        write_toy_clips(tmp_path / "clips", pictures=1, frames=2, seed=seed)
+    assert not (tmp_path / "clips").exists()
+
+
+def test_the_largest_seed_is_usable(tmp_path: Path) -> None:
+    assert len(write_toy_clips(tmp_path, pictures=1, frames=2, seed=2**63 - 1)) == 2
+
+
 def test_a_list_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
