@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from types import UnionType
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
+
+from .json_values import fits, with_tuples
 
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing", "linspace"]
@@ -249,28 +250,8 @@ def _checked(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     wrong = sorted(set(hints).symmetric_difference(values))
     if wrong:
         raise ValueError(f"{kind.__name__} does not fit: {', '.join(wrong)} missing or unknown")
-    plain = {key: _tupled(value) for key, value in values.items()}
+    plain = {key: with_tuples(value) for key, value in values.items()}
     for key, value in plain.items():
-        if not is_dataclass(hints[key]) and not _fits(hints[key], value):
+        if not is_dataclass(hints[key]) and not fits(hints[key], value):
             raise ValueError(f"{kind.__name__}.{key} cannot be {value!r}")
     return plain
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a field's type; a whole number is good for a fraction, a truth value for neither."""
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in choices
-    if origin is UnionType:
-        return any(_fits(choice, value) for choice in choices)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(
-            _fits(choices[0], item) for item in cast(tuple[Any, ...], value)
-        )
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(cast(list[Any], value)) if isinstance(value, list) else value

@@ -30,13 +30,14 @@ BOXES = {
     "settings": ("settings memory", "ground"),
     "download": ("download", "catalogue"),
     "catalogue": ("catalogue", "ground"),
-    "ground": ("backend stages variants errors", ""),
+    "ground": ("backend stages variants errors json_values", ""),
 }
 # The only imports within a box.
 NEIGHBOURS = {
     ("__main__", "cli"),
     ("sampler", "denoiser"),  # the function it samples over
     ("video_decoder", "vae"),  # a decoder that extends the other
+    ("variants", "json_values"),  # how one is read from a file
 }
 
 LOADED_WITH_TORCH = {"torch", "numpy"}

@@ -73,7 +73,15 @@ def run(given: Namespace) -> dict[str, Any]:
         else:
             # A list that cannot be used is told before gigabytes are read.
             listed_clips(config)
-            model = load(config.model, device=str(device), dtype="float32", progress=bars.loading)
+            model = load(
+                config.model,
+                variant=config.variant,
+                text_encoder=config.text_encoder,
+                image_encoder=config.image_encoder,
+                device=str(device),
+                dtype="float32",
+                progress=bars.loading,
+            )
             path = finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
     if not given.json and process_index() == 0:
         print(path)

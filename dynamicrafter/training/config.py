@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_type_hints
 
 from ..errors import UsageError
+from ..json_values import fits, in_words, with_tuples
 from .losses import DROP
 from .trainer import TrainerConfig
+
+RELEASED = TrainerConfig(learning_rate=1e-5, accumulate=2)
+"""What the released recipe says (TRAINING.md, section 2)."""
+_SMALLEST_AREA = 64 * 64
 
 Target = Literal["all", "spatial", "temporal", "image_proj", "lora"]
 TrainedMode = Literal["animate", "interpolate"]
@@ -42,6 +48,8 @@ class SampleConfig:
             raise UsageError(
                 f"samples need every at least 0 (none) and count at least 1, not {self.every} and {self.count}"
             )
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed of the samples must be 0 to 2^63 - 1, but {self.seed} was given")
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,13 @@ class FinetuneConfig:
     data: str
     """Folder of the clips; a relative one is relative to where the program is started."""
     listing: str | None = None
-    """csv or jsonl with the captions; None takes captions.csv or captions.jsonl of the folder."""
+    """csv or jsonl with the captions, relative to where the program is started as well; None takes captions.csv or
+    captions.jsonl of the folder."""
+    variant: str | None = None
+    """Of the model, where its weights cannot tell, as pruned ones; so ``--variant`` of the other commands."""
+    text_encoder: str | None = None
+    image_encoder: str | None = None
+    """Files of the CLIP towers, where the model comes without."""
     target: Target = "lora"
     """What is trained: everything, the layers over space, those over time, the picture's path, or adapters."""
     mode: TrainedMode = "animate"
@@ -80,7 +94,31 @@ class FinetuneConfig:
     held_out: int = 0
     """Clips at the end of the list that are not trained on, but measured at every save."""
     samples: SampleConfig = field(default_factory=SampleConfig)
-    trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(learning_rate=1e-5, accumulate=2))
+    trainer: TrainerConfig = field(default_factory=lambda: RELEASED)
+
+    def __post_init__(self) -> None:
+        """Check the ranges that no model is needed for; raises UsageError."""
+        for name, least in (("frames", 1), ("batch", 1), ("views", 1), ("rank", 1), ("held_out", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, but {getattr(self, name)} was given")
+        if not 1 <= self.strides[0] <= self.strides[1]:
+            raise UsageError(
+                "strides must be the smallest and the largest, from 1 up, "
+                f"but {self.strides[0]} and {self.strides[1]} were given; 1 and 6 are usual"
+            )
+        if self.area is not None and self.area < _SMALLEST_AREA:
+            raise UsageError(
+                f"area must be at least {_SMALLEST_AREA} pixels (64x64), but {self.area} was given; "
+                "null takes the model's own size"
+            )
+        if not 0 <= self.drop <= 1 / 3:
+            raise UsageError(
+                f"drop must be 0 to 1/3, the share each of text, both and picture, but {self.drop} was given"
+            )
+        if self.min_snr is not None and not 0 < self.min_snr < math.inf:
+            raise UsageError(
+                f"min_snr must be above 0, but {self.min_snr} was given; 5 is usual, and null switches it off"
+            )
 
 
 @dataclass(frozen=True)
@@ -105,14 +143,26 @@ def load_config(name: str) -> Config:
         text = (resources.files(__package__ or "") / "configs" / f"{name}.json").read_text(encoding="utf-8")
     else:
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as problem:
+            # Editors of Windows put a mark before the text.
+            text = Path(name).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as problem:
+            raise UsageError(f"{name} is not a JSON file in UTF-8; save it as one") from problem
+        except (OSError, ValueError) as problem:
             raise UsageError(
                 f"there is no config {name!r}; give a JSON file, or one of {', '.join(shipped_configs())}"
             ) from problem
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = sorted({key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1})
+        if twice:
+            raise UsageError(
+                f"{name} has settings that are given twice: {', '.join(twice)}; keep one of each"
+            )
+        return dict(pairs)
+
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as problem:
+        values = json.loads(text, object_pairs_hook=once)
+    except (json.JSONDecodeError, RecursionError) as problem:
         raise UsageError(f"{name} is not JSON ({problem})") from problem
     if not isinstance(values, dict):
         raise UsageError(f"{name} must hold one JSON object")
@@ -131,25 +181,24 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     missing = [key for key in ("model", "data") if not plain.get(key)]
     if missing:
         raise UsageError(f"{name} must say {' and '.join(missing)}")
-    for key, choices in (
-        ("target", get_args(Target)),
-        ("mode", get_args(TrainedMode)),
-        ("timesteps", get_args(Timesteps)),
-    ):
-        if key in plain and plain[key] not in choices:
-            raise UsageError(f"{key} in {name} must be one of {', '.join(choices)}, not {plain[key]!r}")
-    for key, kind in (("trainer", TrainerConfig), ("samples", SampleConfig)):
+    # What is left out of an inner object is what it is where the whole object is left out.
+    for key, usual in (("trainer", RELEASED), ("samples", SampleConfig())):
         if key in plain:
             inner = plain[key]
             if not isinstance(inner, dict):
                 raise UsageError(f"{key} in {name} must be an object with settings of its own, not {inner!r}")
-            plain[key] = kind(**_fitting(kind, cast(dict[str, Any], inner), name))
+            plain[key] = replace(usual, **_fitting(type(usual), cast(dict[str, Any], inner), name))
     return FinetuneConfig(**plain)
 
 
 def _fitting(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """``values`` with lists as tuples, after their keys were compared with the fields of ``kind``."""
-    unknown = sorted(set(values) - {item.name for item in fields(kind)})
+    """``values`` with lists as tuples, after their keys and types were compared with the fields of ``kind``."""
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
     if unknown:
         raise UsageError(f"{name} has unknown settings: {', '.join(unknown)}")
-    return {key: tuple(cast(list[Any], v)) if isinstance(v, list) else v for key, v in values.items()}
+    plain = {key: with_tuples(value) for key, value in values.items()}
+    for key, value in plain.items():
+        if not is_dataclass(hints[key]) and not fits(hints[key], value):
+            raise UsageError(f"{key} in {name} must be {in_words(hints[key])}, not {values[key]!r}")
+    return plain

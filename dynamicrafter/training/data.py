@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ LISTS = ("captions.csv", "captions.jsonl")
 _OWN, _WEBVID = ("path", "caption"), ("videoid", "page_dir", "name")
 _MOTION_WORDING = "dynamic_wording"
 """WebVid10M-motion's column with the part of the caption that tells the motion."""
+_HIGHEST_RATE = 1000.0
 _LONGEST_ASPECT = 2.0
 
 
@@ -42,11 +43,14 @@ class Row:
     """What moves and how, without what the picture shows anyway; empty where the list does not say."""
 
 
-def read_list(folder: Path, listing: Path | None = None) -> list[Row]:
+def read_list(
+    folder: Path, listing: Path | None = None, note: Callable[[str], None] | None = None
+) -> list[Row]:
     """The rows of ``listing``, or of the list in ``folder``; paths are relative to ``folder``.
 
-    Rows that lack a needed value are left out, as in the released code. Raises UsageError for a missing folder or
-    list, one without the needed columns, and one without rows.
+    Rows that lack a needed value are left out, as in the released code; ``note`` hears how many. Raises UsageError for
+    a missing folder or list, two lists of which none is named, one without the needed columns or with values that
+    cannot be used, and one without rows.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no data folder {folder}; give the folder that holds the clips")
@@ -58,16 +62,26 @@ def read_list(folder: Path, listing: Path | None = None) -> list[Row]:
             raise UsageError(
                 f"{folder} holds no {' or '.join(LISTS)}; write one with the columns path and caption"
             )
+        if len(found) > 1:
+            raise UsageError(f'{folder} holds both {" and ".join(LISTS)}; name the one to read as "listing"')
         listing = found[0]
     if not listing.is_file():
         raise UsageError(f"there is no list {listing}; give a csv or jsonl file with path and caption")
     rows: list[Row] = []
-    for values in read_lines(listing, _OWN):
-        row = _row(folder, listing, values)
-        if row is not None:
+    incomplete: list[int] = []
+    for number, values in _numbered_lines(listing, _OWN):
+        row = _row(folder, listing, number, values)
+        if row is None:
+            incomplete.append(number)
+        else:
             rows.append(row)
     if not rows:
         raise UsageError(f"{listing} names no clip; each row needs a path and a caption")
+    if incomplete and note is not None:
+        note(
+            f"{len(incomplete)} row(s) of {listing} lack a path or a caption and are left out; the first one ends on "
+            f"line {incomplete[0]}"
+        )
     return rows
 
 
@@ -75,24 +89,41 @@ def read_lines(listing: Path, needed: Sequence[str]) -> Iterator[Mapping[str, An
     """The lines of a list, csv or jsonl by its extension, by column; ``needed`` are the columns to name in errors.
 
     Raises UsageError for a file that cannot be read or is no such list, and for a csv line with more cells than
-    columns, which a comma in a text without quotes makes of it.
+    columns, which a comma in a text without quotes makes of it, or with a quote that is never closed.
     """
+    for _, values in _numbered_lines(listing, needed):
+        yield values
+
+
+def _numbered_lines(listing: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """:func:`read_lines` with the number of the line on which each ends."""
+    done = 0
     try:
         with listing.open(encoding="utf-8-sig", newline="") as file:
             if listing.suffix.lower() == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield _object(line, listing, number, needed)
+                        yield number, _object(line, listing, number, needed)
                 return
-            table = csv.DictReader(file)
+            # Otherwise a quote that is never closed swallows all lines after it without a word.
+            table = csv.DictReader(file, strict=True)
+            # Read here, the columns count as a row of their own.
+            _ = table.fieldnames
+            done = table.line_num
             for values in table:
+                done = table.line_num
                 if cast(Any, values).get(None):
                     raise UsageError(
-                        f"line {table.line_num} of {listing} has more cells than there are columns; put texts with "
+                        f"line {done} of {listing} has more cells than there are columns; put texts with "
                         f"commas in them into double quotes"
                     )
-                yield values
-    except (UnicodeDecodeError, csv.Error) as problem:
+                yield done, values
+    except csv.Error as problem:
+        raise UsageError(
+            f"the row that begins on line {done + 1} of {listing} is not csv ({problem}); close every double quote, "
+            f"and write those within a text twice"
+        ) from problem
+    except UnicodeDecodeError as problem:
         raise UsageError(f"{listing} is not a csv or jsonl file in UTF-8 ({problem})") from problem
     except OSError as problem:
         raise UsageError(f"{listing} cannot be read ({problem.strerror or problem})") from problem
@@ -101,15 +132,15 @@ def read_lines(listing: Path, needed: Sequence[str]) -> Iterator[Mapping[str, An
 def _object(line: str, listing: Path, number: int, needed: Sequence[str]) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         raise UsageError(f"line {number} of {listing} is not JSON ({problem})") from problem
     if not isinstance(value, dict):
         raise UsageError(f"line {number} of {listing} must be an object with {' and '.join(needed)}")
     return cast(dict[str, Any], value)
 
 
-def _row(folder: Path, listing: Path, values: Mapping[str, Any]) -> Row | None:
-    """One row; None where a needed value is empty. Raises UsageError where a column is missing."""
+def _row(folder: Path, listing: Path, number: int, values: Mapping[str, Any]) -> Row | None:
+    """One row; None where a needed value is empty. Raises UsageError for a missing column and an unusable value."""
     for columns in (_OWN, _WEBVID):
         if all(name in values for name in columns):
             break
@@ -118,18 +149,49 @@ def _row(folder: Path, listing: Path, values: Mapping[str, Any]) -> Row | None:
         raise UsageError(
             f"{listing} needs the columns {' and '.join(_OWN)}, or WebVid's {', '.join(_WEBVID)}; it has {have}"
         )
-    cells = [str(values[name] or "").strip() for name in columns]
+    where = f"line {number} of {listing}"
+    cells = [_text(values, name, where) for name in columns]
     if not all(cells):
         return None
-    motion = str(values.get("motion") or values.get(_MOTION_WORDING) or "").strip()
-    rate = str(values.get("fps") or "").strip()
-    try:
-        fps = float(rate) if rate else None
-    except ValueError as problem:
-        raise UsageError(f"{listing} gives the fps {rate!r} for {cells[0]}; it must be a number") from problem
+    motion = _text(values, "motion", where) or _text(values, _MOTION_WORDING, where)
+    fps = _rate(_text(values, "fps", where), cells[0], where)
     if columns == _OWN:
         return Row(folder / cells[0], cells[1], fps, motion)
     return Row(folder / "videos" / cells[1] / f"{cells[0]}.mp4", cells[2], fps, motion)
+
+
+def _text(values: Mapping[str, Any], name: str, where: str) -> str:
+    """A value as text, empty where there is none; raises UsageError for what is no text or number."""
+    value = values.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, (bool, list, dict)):
+        given = json.dumps(value)
+        raise UsageError(
+            f"{where} gives {given if len(given) < 80 else given[:77] + '...'} as {name}; write a text"
+        )
+    text = str(value).strip()
+    # JSON may escape halves of characters, which can be neither a file's name nor printed.
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"{where} has characters in {name} that are no text, {ascii(text)}; write it anew")
+    return text
+
+
+def _rate(text: str, clip: str, where: str) -> float | None:
+    """Frames per second, None where there is no text. Raises UsageError."""
+    if not text:
+        return None
+    try:
+        rate = float(text)
+    except ValueError as problem:
+        raise UsageError(f"{where} gives the fps {text!r} for {clip}; it must be a number") from problem
+    # Not a number is in no range either.
+    if not 0 < rate <= _HIGHEST_RATE:
+        raise UsageError(
+            f"{where} gives the fps {text} for {clip}; it must be above 0 and at most {_HIGHEST_RATE:g}, or left out "
+            f"to take the clip's own"
+        )
+    return rate
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from ..clip import clip_pixels, count_tokens, encode_image, encode_text, tokenize
 from ..conditioning import place_keyframes, repeat_picture
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..pipeline import Model
 from ..variants import TEXT_TOKENS
 from .config import FinetuneConfig
 from .data import Row, bucket, read_piece
-from .movies import UnusableClip, clip_size
+from .movies import UnusableClip, clip_size, movie_file
 from .processes import process_count, process_index, wait_for_all
-from .state import clear_unfinished, save_state
+from .state import clear_unfinished, load_state, save_state
 from .trainer import Progress
 
+_FORMAT = 2
+"""Number of the way in which clips are encoded and named; encoded clips of another one are not used."""
 _MOST_PIECES = TEXT_TOKENS - 2
 """Word pieces of a caption that are read; start and end take the other two."""
 
@@ -41,6 +43,16 @@ class Item:
     vision: Tensor
     """``[tokens, c]`` of the condition frame."""
     fs: int
+
+
+def load_item(path: Path) -> Item:
+    """An encoded stretch; raises CheckpointError for a file that holds none."""
+    try:
+        return Item(**load_state(path))
+    except (CheckpointError, TypeError) as problem:
+        raise CheckpointError(
+            f"{path} is not a whole encoded clip; delete this file, the clip is then encoded again"
+        ) from problem
 
 
 @contextmanager
@@ -71,17 +83,21 @@ def encode_together(
     cache: Path,
     skipped: Callable[[str], None] | None = None,
     progress: Progress | None = None,
+    *,
+    who: Sequence[str] | None = None,
+    held_out: bool = False,
 ) -> list[Path]:
     """:func:`encode_items` with the work shared among the processes; each returns the files of all rows."""
     count, index = process_count(), process_index()
     if index == 0:
         clear_unfinished(cache)
     wait_for_all()
+    who = fingerprints(model) if who is None else who
     if count > 1:
-        _encode_rows(model, rows[index::count], config, cache, None, progress)
+        _encode_rows(model, who, rows[index::count], config, cache, None, progress)
         wait_for_all()
         progress = None
-    return encode_items(model, rows, config, cache, skipped, progress)
+    return encode_items(model, rows, config, cache, skipped, progress, who=who, held_out=held_out)
 
 
 def encode_items(
@@ -91,12 +107,16 @@ def encode_items(
     cache: Path,
     skipped: Callable[[str], None] | None = None,
     progress: Progress | None = None,
+    *,
+    who: Sequence[str] | None = None,
+    held_out: bool = False,
 ) -> list[Path]:
     """Encode every stretch that ``cache`` does not hold yet; returns the files of all usable ones.
 
     A file's name changes with the clip, its caption, the model and every setting that counts. ``skipped`` hears of
-    every clip that is left out, ``progress`` of every clip. Raises UsageError when no clip is usable or the disk
-    is full.
+    every clip that is left out, ``progress`` of every clip. ``who`` are the model's fingerprints if they are known,
+    ``held_out`` says that the rows are those that are not trained on. Raises UsageError when no clip is usable or the
+    disk is full.
     """
     reasons: list[str] = []
 
@@ -105,7 +125,13 @@ def encode_items(
         if skipped is not None:
             skipped(reason)
 
-    found = _encode_rows(model, rows, config, cache, left_out, progress)
+    who = fingerprints(model) if who is None else who
+    found = _encode_rows(model, who, rows, config, cache, left_out, progress)
+    if not found and held_out:
+        raise UsageError(
+            f"none of the {len(rows)} clip(s) at the end of the list that are held out can be used; end the list with "
+            f"usable clips, or set held_out to 0; the first one: {reasons[0]}"
+        )
     if not found:
         raise UsageError(
             f"none of the {len(rows)} clip(s) of the list can be used; the first one: {reasons[0]}"
@@ -116,6 +142,7 @@ def encode_items(
 @torch.inference_mode()
 def _encode_rows(
     model: Model,
+    who: Sequence[str],
     rows: Sequence[Row],
     config: FinetuneConfig,
     cache: Path,
@@ -123,7 +150,6 @@ def _encode_rows(
     progress: Progress | None,
 ) -> list[Path]:
     found: list[Path] = []
-    who = _fingerprints(model)
     for done, row in enumerate(rows, 1):
         try:
             for view in range(config.views):
@@ -156,13 +182,11 @@ def _caption(row: Row, config: FinetuneConfig) -> str:
     return row.motion if config.motion_captions and row.motion else row.caption
 
 
-def _key(model: Model, who: list[str], row: Row, config: FinetuneConfig, view: int) -> str:
+def _key(model: Model, who: Sequence[str], row: Row, config: FinetuneConfig, view: int) -> str:
     """Name of an encoded stretch; raises UnusableClip where there is no file."""
-    try:
-        file = row.path.stat()
-    except OSError as problem:
-        raise UnusableClip(f"{row.path} cannot be read ({problem.strerror or problem})") from problem
+    file = movie_file(row.path)
     counted = {
+        "format": _FORMAT,
         "clip": [str(row.path), file.st_size, file.st_mtime_ns, row.caption, row.motion, row.fps],
         "model": [model.variant.name, *who],
         "how": [
@@ -178,14 +202,19 @@ def _key(model: Model, who: list[str], row: Row, config: FinetuneConfig, view: i
     return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:32]
 
 
-def _fingerprints(model: Model) -> list[str]:
-    return [_fingerprint(part) for part in (model.vae, model.text, model.vision)]
+def fingerprints(model: Model) -> list[str]:
+    """Digests of the networks that encode; they take seconds per gigabyte."""
+    parts = (model.vae.encoder, model.vae.quant_conv, model.text, model.vision)
+    return [_fingerprint(part) for part in parts]
 
 
 def _fingerprint(module: nn.Module) -> str:
-    """A short digest of some weights of every layer, the same for the same network."""
-    values = [float(parameter.detach().flatten()[:64].float().sum()) for parameter in module.parameters()]
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+    """A digest of all weights, the same for the same network on every device."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
 
 
 def _encode(model: Model, row: Row, config: FinetuneConfig, view: int) -> Item:

@@ -23,12 +23,12 @@ from ..pipeline import Model
 from ..schedule import TRAIN_STEPS, make_schedule
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
-from .encoding import Item, cut_captions, encode_together, frozen_networks, vision_tokens
+from .encoding import cut_captions, encode_together, fingerprints, frozen_networks, load_item, vision_tokens
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all
 from .samples import Sampler
-from .state import clear_unfinished, load_state
+from .state import clear_unfinished, make_folder
 from .trainer import Batch, Draw, Report, Trainer, seed_everything
 
 CACHE = "cache"
@@ -104,7 +104,8 @@ def finetune(
             f"training begins with weights in float32, but the model is in {model.dtype}; load it with "
             'dtype="float32" and set precision in the config'
         )
-    rows = listed_clips(config)
+    incomplete: list[str] = []
+    rows = listed_clips(config, incomplete.append)
     if not 0 <= config.held_out < len(rows):
         raise UsageError(
             f"held_out must leave a clip to train on, but {config.held_out} of {len(rows)} were to be held out"
@@ -113,7 +114,7 @@ def finetune(
     main = process_index() == 0
     if not main:
         skipped = note = report = progress = None
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if main:
         clear_unfinished(folder / SAMPLES)
 
@@ -129,15 +130,22 @@ def finetune(
         if note is not None:
             note(text)
 
+    for text in incomplete:
+        tell(text)
     cut = cut_captions(rows, config)
     if cut is not None:
         tell(cut)
     trained, held_out = rows[: len(rows) - config.held_out], rows[len(rows) - config.held_out :]
     with frozen_networks(model, device) as placed:
-        items = encode_together(placed, trained, config, folder / CACHE, skipped, encoded)
+        who = fingerprints(placed)
+        items = encode_together(placed, trained, config, folder / CACHE, skipped, encoded, who=who)
         enough_for(process_count(), items)
         unseen = (
-            encode_together(placed, held_out, config, folder / CACHE, skipped, encoded) if held_out else []
+            encode_together(
+                placed, held_out, config, folder / CACHE, skipped, encoded, who=who, held_out=True
+            )
+            if held_out
+            else []
         )
         draw = item_draw(placed, items, config)
         sampler = Sampler(placed, trained, config, folder / SAMPLES, tell) if config.samples.every else None
@@ -157,7 +165,13 @@ def finetune(
         progress=stepped,
         sample=sampler,
         sample_every=config.samples.every,
+        identity=_identity(config),
     )
+    if trainer.step >= config.trainer.steps:
+        tell(
+            f"{folder} is at step {trainer.step} of {config.trainer.steps} already, so nothing is trained; "
+            "raise steps to go on, or give another folder to begin anew"
+        )
     trainer.run()
     network, resampler = trainer.trained_weights(model.unet), trainer.trained_weights(model.resampler)
     lora = config.target == "lora"
@@ -171,9 +185,18 @@ def finetune(
     return path
 
 
-def listed_clips(config: FinetuneConfig) -> list[Row]:
-    """The rows of the config's list; raises UsageError where there is none that can be used."""
-    return read_list(Path(config.data), None if config.listing is None else Path(config.listing))
+def _identity(config: FinetuneConfig) -> dict[str, object]:
+    """What a run cannot change while it goes on."""
+    fixed: dict[str, object] = {"model": config.model, "target": config.target, "mode": config.mode}
+    return {**fixed, "rank": config.rank} if config.target == "lora" else fixed
+
+
+def listed_clips(config: FinetuneConfig, note: Callable[[str], None] | None = None) -> list[Row]:
+    """The rows of the config's list; raises UsageError where there is none that can be used.
+
+    ``note`` hears of rows that are left out.
+    """
+    return read_list(Path(config.data), None if config.listing is None else Path(config.listing), note)
 
 
 def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
@@ -182,7 +205,7 @@ def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.
     def measure(module: nn.Module) -> Mapping[str, float]:
         losses: list[float] = []
         for number, path in enumerate(items):
-            item = Item(**load_state(path))
+            item = load_item(path)
             generator = torch.Generator().manual_seed(number)
             for t in _GAUGED:
                 batch = {
@@ -208,14 +231,14 @@ def item_draw(model: Model, items: Sequence[Path], config: FinetuneConfig) -> Dr
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
     sizes: dict[tuple[int, ...], list[Path]] = {}
     for path in items:
-        sizes.setdefault(tuple(load_state(path)["latents"].shape), []).append(path)
+        sizes.setdefault(tuple(load_item(path).latents.shape), []).append(path)
     groups = list(sizes.values())
 
     def draw(generator: torch.Generator) -> Batch:
         chosen = int(torch.randint(len(items), (1,), generator=generator))
         group = next(group for group in groups if items[chosen] in group)
         picks = torch.randint(len(group), (config.batch,), generator=generator)
-        loaded = [Item(**load_state(group[int(pick)])) for pick in picks]
+        loaded = [load_item(group[int(pick)]) for pick in picks]
         dropped = drop_conditions(torch.rand(config.batch, generator=generator), config.drop)
         latents = torch.stack([item.latents for item in loaded])
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ _TARGETS = r".*\.(to_q|to_k|to_v|to_k_ip|to_v_ip|to_out\.0)"
 def add_adapters(unet: nn.Module, rank: int) -> None:
     """Put trainable adapters of ``rank`` on the attention projections of ``unet``; all else stays as it is.
 
-    Raises UsageError when peft is missing or the rank is below 1.
+    Raises UsageError when peft is missing, and for a rank below 1 or above what the layers have.
     """
     if rank < 1:
         raise UsageError(f"rank must be at least 1, but {rank} was given; 16 is usual")
@@ -30,6 +31,13 @@ def add_adapters(unet: nn.Module, rank: int) -> None:
         raise UsageError(
             "training a LoRA needs the peft package; install it with pip install 'dynamicrafter-studio[train]'"
         ) from problem
+    weights = dict(unet.named_parameters())
+    adapted = [name for name in weights if re.fullmatch(_TARGETS + r"\.weight", name)]
+    most = max((min(weights[name].shape) for name in adapted), default=rank)
+    if rank > most:
+        raise UsageError(
+            f"rank must be at most {most}, that of the widest layer, but {rank} was given; 16 is usual"
+        )
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS)
     peft.inject_adapter_in_model(config, unet)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,8 +49,23 @@ class Movie:
     """
 
 
+def movie_file(path: Path) -> os.stat_result:
+    """What the system knows of the file at ``path``; raises UnusableClip where there is no ordinary one."""
+    try:
+        file = path.stat()
+    except (OSError, ValueError) as problem:
+        raise UnusableClip(
+            f"{path} cannot be read ({getattr(problem, 'strerror', None) or problem})"
+        ) from problem
+    if not stat.S_ISREG(file.st_mode):
+        # Opening a pipe would wait for ever.
+        raise UnusableClip(f"{path} cannot be read (it is not an ordinary file)")
+    return file
+
+
 def open_movie(path: Path) -> Movie:
     """The movie at ``path``; raises UnusableClip for what is none."""
+    movie_file(path)
     decoder = torchcodec_decoder()
     return _by_av(path) if decoder is None else _by_torchcodec(path, decoder)
 
@@ -63,14 +80,20 @@ def torchcodec_decoder() -> Any:
 
 
 def clip_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a clip's frames, told without decoding them; raises UnusableClip."""
-    with _stream(path) as (_, stream):
-        return stream.width, stream.height
+    """(width, height) of a clip's frames as they are to be seen, by the first one; raises UnusableClip."""
+    movie_file(path)
+    with _stream(path) as (container, stream):
+        for frame in container.decode(stream):
+            return (frame.height, frame.width) if _quarters(frame) % 2 else (frame.width, frame.height)
+    raise UnusableClip(f"{path} holds no frame")
 
 
 @contextmanager
 def _stream(path: Path) -> Generator[tuple[Any, Any]]:
-    """PyAV's container and first video stream; whatever goes wrong with them becomes UnusableClip."""
+    """PyAV's container and first video stream; whatever goes wrong with them becomes UnusableClip.
+
+    Damage that FFmpeg notices is an error, not patched over.
+    """
     import av
     from av.error import FFmpegError
 
@@ -78,9 +101,25 @@ def _stream(path: Path) -> Generator[tuple[Any, Any]]:
         with cast(Any, av).open(str(path)) as container:
             if not container.streams.video:
                 raise UnusableClip(f"{path} holds no video")
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            context.options = {"err_detect": "explode"}
+            # What threads find is not told, but of VP8 only threads look for it.
+            context.thread_count = 2 if context.name == "vp8" else 1
+            yield container, stream
     except (FFmpegError, OSError, ValueError) as problem:
         raise UnusableClip(f"{path} cannot be read ({problem})") from problem
+
+
+def _quarters(frame: Any) -> int:
+    """Quarter turns counterclockwise that the file wants a frame to be shown with."""
+    return round(frame.rotation / 90)
+
+
+def _picture(frame: Any) -> Tensor:
+    """uint8 ``[h, w, 3]``, upright."""
+    picture = torch.as_tensor(frame.to_ndarray(format="rgb24"))
+    return torch.rot90(picture, _quarters(frame), (0, 1))
 
 
 def _by_av(path: Path) -> Movie:
@@ -95,7 +134,10 @@ def _by_av(path: Path) -> Movie:
         with _stream(path) as (container, stream):
             for frame in container.decode(stream):
                 if count in wanted:
-                    found.append(torch.as_tensor(frame.to_ndarray(format="rgb24")))
+                    # Some decoders only mark what they patched over.
+                    if frame.is_corrupt:
+                        raise UnusableClip(f"{path} cannot be read (its frame {count} is damaged)")
+                    found.append(_picture(frame))
                 count += 1
                 if len(found) == len(wanted):
                     return found

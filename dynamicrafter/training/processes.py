@@ -64,6 +64,10 @@ def make_accelerator(precision: str) -> Any:
         accelerator = accelerate.Accelerator(mixed_precision=precision)
     except ValueError as problem:
         raise UsageError(f"accelerate cannot train like this: {problem}") from problem
+    if precision == "fp16" and accelerator.scaler is None:
+        raise UsageError(
+            f"fp16 needs a GPU, but training runs on {accelerator.device}; set precision to bf16 or no"
+        )
     kinds = accelerate.DistributedType
     kind = accelerator.distributed_type
     sharded = kind == kinds.FSDP

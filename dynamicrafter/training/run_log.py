@@ -61,9 +61,7 @@ class RunLog:
                 writer = csv.writer(file)
                 writer.writerows([_COLUMNS, cells] if fresh else [cells])
         except OSError as problem:
-            raise UsageError(
-                f"{self._path} could not be written ({problem.strerror or problem}); make room, then start again"
-            ) from problem
+            raise self._unwritten(problem) from problem
         if self._board is not None:
             self._board.add_scalar("loss", line.loss, line.step)
             self._board.add_scalar("learning_rate", line.rate, line.step)
@@ -76,6 +74,11 @@ class RunLog:
         if self._board is not None:
             self._board.close()
 
+    def _unwritten(self, problem: OSError) -> UsageError:
+        return UsageError(
+            f"{self._path} could not be written ({problem.strerror or problem}); make room, then start again"
+        )
+
     def _forget_after(self, step: int) -> None:
         try:
             with self._path.open(encoding="utf-8", newline="") as file:
@@ -85,8 +88,11 @@ class RunLog:
         kept = lines[:1] + [line for line in lines[1:] if _step_of(line) <= step]
         if len(kept) < len(lines):
             unfinished = self._path.with_name(f"{CSV}.part")
-            unfinished.write_text("".join(kept), encoding="utf-8", newline="")
-            os.replace(unfinished, self._path)
+            try:
+                unfinished.write_text("".join(kept), encoding="utf-8", newline="")
+                os.replace(unfinished, self._path)
+            except OSError as problem:
+                raise self._unwritten(problem) from problem
 
 
 def _step_of(line: str) -> float:

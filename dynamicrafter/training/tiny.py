@@ -48,6 +48,7 @@ from .pools import (
     prompted_draw,
     prompted_scenes,
 )
+from .state import make_folder
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 from .trainer import (
     Draw,
@@ -85,7 +86,7 @@ def train_tiny(
     """Run the stages in ``folder``, each from where it was; returns the path of the finished checkpoint."""
     for stage in stages:
         place = folder / stage
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
 
         def hear(line: Report, stage: str = stage) -> None:
             report(stage, line)

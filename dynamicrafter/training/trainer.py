@@ -36,6 +36,7 @@ Decay = Literal["constant", "linear", "cosine"]
 Method = Literal["adamw", "muon"]
 
 STATE = "state.pt"
+_STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "rng", "identity"}
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,18 @@ class TrainerConfig:
                 )
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be 0 (none) to below 1, but {self.ema} was given; 0.999 is usual")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"learning_rate must be above 0, but {self.learning_rate} was given")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(
+                f"betas must be 0 to below 1, but {self.betas[0]} and {self.betas[1]} were given; "
+                "0.9 and 0.999 are usual"
+            )
+        for name in ("weight_decay", "clip", "warm_up"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be 0 (none) or more, but {getattr(self, name)} was given")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be 0 to 2^63 - 1, but {self.seed} was given")
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0."""
@@ -100,7 +111,8 @@ def seed_everything(seed: int) -> None:
 
 def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
     """Seed of the generator of one batch; differs for each step, accumulated batch and process."""
-    return ((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process
+    # Generators take 64 bits.
+    return (((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process) % 2**64
 
 
 class Trainer:
@@ -118,14 +130,18 @@ class Trainer:
         progress: Progress | None = None,
         sample: Callable[[int], None] | None = None,
         sample_every: int = 0,
+        identity: Mapping[str, object] | None = None,
     ) -> None:
         """``validate`` measures the module with its running mean at every save; ``report`` hears every log line.
 
         ``progress`` hears of every step. ``sample`` is called with the running mean as the weights before the
         first step and after every ``sample_every`` ones (0 is never): in the main process, or with FSDP in all of
-        them, where the first one is left out. Raises UsageError for a run that
-        cannot begin and CheckpointError for a state that is not this run's.
+        them, where the first one is left out. ``identity`` holds what cannot change while a run goes on, by the names
+        of the settings. Raises UsageError for a run that cannot begin and CheckpointError for a state that is not this
+        run's.
         """
+        self._identity = {key: str(value) for key, value in (identity or {}).items()}
+        self._identity["method"] = config.method
         self._accelerator = make_accelerator(config.precision)
         self._plain = module
         self._draw = draw
@@ -185,6 +201,7 @@ class Trainer:
                 saving = self._step % config.save_every == 0 or last
                 measured: Mapping[str, float] = {}
                 if saving:
+                    self._refuse_spoiled()
                     measured = self._measure()
                     self._save()
                 if saving or self._step % config.log_every == 0:
@@ -217,9 +234,7 @@ class Trainer:
             group["lr"] = config.rate(self._step)
         total = 0.0
         for micro in range(config.accumulate):
-            seed = step_seed(config.seed, self._step, micro, accelerator.process_index)
-            batch = self._draw(torch.Generator().manual_seed(seed))
-            batch = {key: _moved(value, accelerator.device) for key, value in batch.items()}
+            batch = self._batch(micro)
             # With whole networks the processes meet once a step; with parts, waiting would keep whole gradients.
             alone = micro < config.accumulate - 1 and not self._sharded
             with accelerator.no_sync(self._module) if alone else nullcontext():
@@ -243,6 +258,28 @@ class Trainer:
                 for name, parameter in self._trained():
                     local(self._mean[name]).lerp_(local(parameter), 1 - decay)
         return total
+
+    def _batch(self, micro: int) -> Batch:
+        """One of the batches of the next step, on the device."""
+        process = self._accelerator.process_index
+        generator = torch.Generator().manual_seed(step_seed(self._config.seed, self._step, micro, process))
+        return {key: _moved(value, self._accelerator.device) for key, value in self._draw(generator).items()}
+
+    def _refuse_spoiled(self) -> None:
+        """Raise UsageError before weights are saved that have no finite loss: the state before may still be good."""
+        # What is drawn here must not show in what comes after.
+        kept = torch.get_rng_state()
+        with torch.no_grad(), self._accelerator.autocast():
+            loss = self._module(**self._batch(0))
+            if self._accelerator.num_processes > 1:
+                # All must stop, or those that go on wait for ever.
+                loss = self._accelerator.reduce(loss, "mean")
+        torch.set_rng_state(kept)
+        if not torch.isfinite(loss):
+            raise UsageError(
+                f"the loss is {loss.item()} after step {self._step}, and these weights were not saved; "
+                "lower the learning rate, or train in float32"
+            )
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self._plain.named_parameters() if p.requires_grad]
@@ -319,6 +356,7 @@ class Trainer:
                 "optimizer": {**optimizer, "state": moments},
                 "mean": mean,
                 "rng": torch.get_rng_state(),
+                "identity": self._identity,
             }
             if self._accelerator.scaler is not None:
                 state["scaler"] = self._accelerator.scaler.state_dict()
@@ -330,11 +368,17 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
+        if not set(state) >= _STATE_KEYS:
+            raise CheckpointError(f"{path} is not a whole training state; delete it to begin anew")
+        advice = "give this run another folder, or delete that one"
+        for key, value in self._identity.items():
+            before = state["identity"].get(key)
+            if before != value:
+                raise CheckpointError(f"{path} is of a run with {key} {before}, not {value}; {advice}")
         own = dict(self._trained())
-        if set(own) != set(state["module"]):
-            raise CheckpointError(
-                f"{path} is of a run that trained other weights; give this run another folder, or delete that one"
-            )
+        # By number: what FSDP trains as a list of one is a number elsewhere.
+        if {name: p.numel() for name, p in own.items()} != {n: v.numel() for n, v in state["module"].items()}:
+            raise CheckpointError(f"{path} is of a run that trained other weights; {advice}")
         with torch.no_grad():
             for name, value in state["module"].items():
                 local(own[name]).copy_(local(spread(value, own[name])))
@@ -346,7 +390,12 @@ class Trainer:
                 if isinstance(value, Tensor) and key != "step":
                     row[key] = spread(value, parameters[index])
         self._optimizer.load_state_dict(optimizer)
-        self._mean = {name: spread(value, own[name]) for name, value in state["mean"].items()}
+        for group in self._optimizer.param_groups:
+            # These may be changed while a run goes on; the state has the old ones.
+            group["betas"], group["weight_decay"] = self._config.betas, self._config.weight_decay
+        # A mean that is no longer kept up must not come out at the end.
+        if self._config.ema:
+            self._mean = {name: spread(value, own[name]) for name, value in state["mean"].items()}
         if self._accelerator.scaler is not None and "scaler" in state:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._step, self._seconds = state["step"], state["seconds"]

@@ -139,7 +139,8 @@ def test_a_failed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
-        UsageError, match="could not be written .*No space left.*; the one before is untouched"
+        UsageError,
+        match=r"could not be written \(No space left on device\); the one before is untouched; make",
     ):
         train(tmp_path)
     assert (tmp_path / STATE).read_bytes() == before
@@ -170,6 +171,79 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the loss is nan at step 0; lower the learning rate"):
         Trainer(Line(), lambda _: {"x": torch.full((2, 16), torch.nan)}, CONFIG, tmp_path).run()
+
+
+def test_weights_without_a_finite_loss_are_not_saved(tmp_path: Path) -> None:
+    """The first step itself is fine; what it leaves is not."""
+    train(tmp_path, replace(CONFIG, steps=4))
+    before = (tmp_path / STATE).read_bytes()
+    wild = replace(CONFIG, learning_rate=1e30, save_every=1)
+    with pytest.raises(
+        UsageError, match=r"the loss is (inf|nan) after step 5, and these weights were not saved;"
+    ):
+        train(tmp_path, wild)
+    assert (tmp_path / STATE).read_bytes() == before
+    assert train(tmp_path).layer.weight.isfinite().all()
+
+
+def test_looking_at_the_weights_draws_no_numbers_from_the_run(tmp_path: Path) -> None:
+    class Noisy(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + 0.1 * torch.randn_like(x))
+
+    ended = []
+    for save_every in (1, 12):
+        torch.manual_seed(5)
+        module = Noisy()
+        (tmp_path / str(save_every)).mkdir()
+        Trainer(module, draw, replace(CONFIG, save_every=save_every), tmp_path / str(save_every)).run()
+        ended.append(module.layer.weight)
+    assert torch.equal(*ended)
+
+
+def test_a_mean_that_is_switched_off_does_not_come_out(tmp_path: Path) -> None:
+    train(tmp_path, replace(CONFIG, steps=4))
+    module = train(tmp_path, replace(CONFIG, ema=0.0))
+    state = trainer.load_state(tmp_path / STATE)
+    assert state["mean"] == {}
+    assert torch.equal(module.layer.weight, state["module"]["layer.weight"])
+
+
+def test_settings_of_the_optimiser_may_change(tmp_path: Path) -> None:
+    train(tmp_path, replace(CONFIG, steps=4))
+    train(tmp_path, replace(CONFIG, betas=(0.5, 0.9), weight_decay=0.5))
+    (group,) = trainer.load_state(tmp_path / STATE)["optimizer"]["param_groups"]
+    assert (tuple(group["betas"]), group["weight_decay"]) == ((0.5, 0.9), 0.5)
+
+
+def test_what_a_run_is_may_not_change(tmp_path: Path) -> None:
+    train(tmp_path, replace(CONFIG, steps=4), identity={"rank": 4})
+    with pytest.raises(CheckpointError, match="is of a run with rank 4, not 8; give this run another folder"):
+        train(tmp_path, identity={"rank": 8})
+    with pytest.raises(CheckpointError, match="is of a run with method adamw, not muon"):
+        train(tmp_path, replace(CONFIG, method="muon"), identity={"rank": 4})
+
+
+def test_weights_of_other_sizes_are_another_run(tmp_path: Path) -> None:
+    train(tmp_path, replace(CONFIG, steps=4))
+    other = Line()
+    other.layer = nn.Linear(16, 8)
+    with pytest.raises(CheckpointError, match="a run that trained other weights"):
+        Trainer(other, draw, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("held", [{"latents": torch.ones(2)}, [1, 2]])
+def test_a_file_that_holds_something_else_is_no_state(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / STATE)
+    with pytest.raises(CheckpointError, match="is not a whole training state; delete it to begin anew"):
+        train(tmp_path)
+
+
+def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="fp16 needs a GPU, but training runs on cpu; set precision to bf16 or no"
+    ):
+        train(tmp_path, replace(CONFIG, precision="fp16"))
 
 
 def test_nothing_to_train_is_an_error(tmp_path: Path) -> None:

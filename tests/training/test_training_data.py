@@ -58,16 +58,114 @@ def test_webvid_columns(tmp_path: Path) -> None:
         ("captions.csv", "file,words\na.mp4,x\n", "needs the columns path and caption.*it has file, words"),
         ("captions.csv", "path,caption\n,\n", "names no clip"),
         ("captions.csv", "", "names no clip"),
-        ("captions.csv", "path,caption,fps\na.mp4,x,fast\n", "gives the fps 'fast' for a.mp4"),
+        ("captions.csv", "path,caption,fps\na.mp4,x,fast\n", "line 2 of .* gives the fps 'fast' for a.mp4"),
+        (
+            "captions.csv",
+            "path,caption,fps\na.mp4,x,nan\n",
+            "line 2 .* the fps nan .* above 0 and at most 1000",
+        ),
+        (
+            "captions.csv",
+            "path,caption,fps\na.mp4,x,1\na.mp4,x,inf\n",
+            "line 3 .* the fps inf .* above 0 and at",
+        ),
+        (
+            "captions.csv",
+            "path,caption,fps\na.mp4,x,0\n",
+            "line 2 .* the fps 0 .* or left out to take the clip's",
+        ),
+        ("captions.csv", "path,caption,fps\na.mp4,x,-8\n", "line 2 .* the fps -8 .* above 0"),
+        ("captions.csv", "path,caption,fps\na.mp4,x,1e9\n", "line 2 .* the fps 1e9 .* at most 1000"),
+        ("captions.jsonl", '{"path": "a.mp4", "caption": "x", "fps": 0}\n', "line 1 .* the fps 0 .* above 0"),
+        (
+            "captions.csv",
+            'path,caption\na,x\n0.mp4,"a red\n1.mp4,x\n',
+            "begins on line 3 .* not csv .*close every",
+        ),
+        (
+            "captions.csv",
+            'path,caption\na,"x"y\n',
+            "the row that begins on line 2 of .* is not csv .*close every double",
+        ),
+        (
+            "captions.csv",
+            f"path,caption\na,{'x' * 140_000}\n",
+            "the row that begins on line 2 .*larger than field limit",
+        ),
+        ("captions.csv", 'path,"caption\na,x\n', "the row that begins on line 1 of .* is not csv"),
+        (
+            "captions.csv",
+            "path,caption\na\0.mp4,x\n",
+            r"line 2 .* in path that are no text, 'a\\x00.mp4'; write",
+        ),
         ("captions.csv", "path,caption\na.mp4,a boat, waves\n", "line 2 of .* has more cells than .* quotes"),
         ("captions.jsonl", "{\n", "line 1 of .* is not JSON"),
+        ("captions.jsonl", "[" * 100_000 + "\n", "line 1 of .* is not JSON"),
         ("captions.jsonl", "[1]\n", "line 1 of .* must be an object"),
+        (
+            "captions.jsonl",
+            '\n{"path": "a", "caption": ["a", "b"]}\n',
+            r'line 2 .* \["a", "b"\] as caption; write a',
+        ),
+        (
+            "captions.jsonl",
+            '{"path": {"a": 1}, "caption": "x"}\n',
+            r'line 1 .* gives {"a": 1} as path; write a text',
+        ),
+        (
+            "captions.jsonl",
+            '{"path": "a", "caption": true}\n',
+            "line 1 .* gives true as caption; write a text",
+        ),
+        (
+            "captions.jsonl",
+            '{"path": "\\ud800", "caption": "x"}\n',
+            r"line 1 .* path .* no text, '\\ud800'; write",
+        ),
+        ("captions.jsonl", '{"path": "a", "caption": "\\udc00"}\n', "line 1 .* in caption that are no text"),
     ],
 )
 def test_lists_that_cannot_be_used_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=message):
         read_list(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "path,caption\na.mp4,x\nb.mp4,\nc.mp4\n,y\n"),
+        (
+            "captions.jsonl",
+            '{"path": "a.mp4", "caption": "x"}\n\n{"path": "b.mp4", "caption": null}\n'
+            '{"path": "", "caption": "x"}\n{"path": null, "caption": "x"}\n',
+        ),
+    ],
+)
+def test_rows_without_a_path_or_a_caption_are_told(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    told: list[str] = []
+    assert [row.path.name for row in read_list(tmp_path, note=told.append)] == ["a.mp4"]
+    assert told == [
+        f"3 row(s) of {tmp_path / name} lack a path or a caption and are left out; the first one ends on line 3"
+    ]
+
+
+def test_a_whole_list_is_read_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"path": 0, "caption": "x", "fps": null}\n', encoding="utf-8")
+    told: list[str] = []
+    assert read_list(tmp_path, note=told.append) == [Row(tmp_path / "0", "x")]
+    assert not told
+
+
+def test_one_of_two_lists_must_be_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "captions.csv", ["path", "caption"], [["a.mp4", "x"]])
+    (tmp_path / "captions.jsonl").write_text('{"path": "b.mp4", "caption": "x"}\n', encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=r'holds both captions.csv and captions.jsonl; name the one to read as "listing"$'
+    ):
+        read_list(tmp_path)
+    assert read_list(tmp_path, tmp_path / "captions.jsonl") == [Row(tmp_path / "b.mp4", "x")]
 
 
 def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
