@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..api import load, variant_of
@@ -32,6 +32,9 @@ _LEARNED = "towers i3d fetch real"
 _USUAL = {"batch": 1, "fit": "crop", "noise_device": "cpu", "dtype": "auto", "seed": [0]}
 """Defaults of options that are not empty without being given."""
 
+_MOST_SEED, _MOST_TOY_SEED = 63, 46
+"""Powers of 2 that seeds stay below; the toy world draws each clip from its seed times 100003 and its number."""
+
 Note = Callable[[str, float], None]
 
 
@@ -39,6 +42,7 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     """Do what ``evaluate`` asks for and return what ``--json`` prints; ``written`` gets each kept clip."""
     if given.folder is None and given.clips is None:
         _refuse(given, f"{_MAKING} {_MEASURING} dtype", "only goes with FOLDER or --clips; give one of them")
+        _check_seeds(given.seed, _MOST_TOY_SEED, " in the toy world")
         return _toy_world(given)
     _refuse(given, _OF_TOYS, "is of the toy world; leave FOLDER and --clips out for it")
     if given.plain:
@@ -49,6 +53,7 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
             f"{_MAKING} steps cfg seed lora dtype",
             "is for making clips, but those of --clips are ready; leave it out",
         )
+    _check_seeds(given.seed, _MOST_SEED, "")
     from . import measuring
 
     return measuring.run(given, written)
@@ -60,6 +65,15 @@ def _refuse(given: Namespace, names: str, reason: str) -> None:
         # By identity: 0 is a value that was given, although it is equal to False.
         if not (value is None or value is False or value == "" or value == _USUAL.get(name)):
             raise UsageError(f"--{name.replace('_', '-')} {reason}")
+
+
+def _check_seeds(seeds: Sequence[int], power: int, where: str) -> None:
+    """Raise UsageError for a seed that cannot be used, and for one that would be measured twice."""
+    for number, seed in enumerate(seeds):
+        if not 0 <= seed < 2**power:
+            raise UsageError(f"seed must be 0 to 2^{power} - 1{where}, but {seed} was given")
+        if seed in seeds[:number]:
+            raise UsageError(f"seed {seed} is given more than once; give each seed once")
 
 
 def _toy_world(given: Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import ModelFiles, load, pick_device, render, variant_of
+from ..api import TINY, ModelFiles, load, pick_device, render, variant_of
 from ..errors import ClipError, UsageError
 from ..evaluation.folder import LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
@@ -33,7 +33,7 @@ from ..variants import Mode
 from ..video import check_clip_path, read_frames, read_metadata, write_clip
 from .clips import clip_settings, model_source
 from .progress import Bars
-from .shots import Source, threads_that_pay, what_is_cut
+from .shots import Source, threads_that_pay, tiny_knows, what_is_cut
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ class _Job:
 def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     """Measure what was asked for and return what ``--json`` prints; ``written`` gets each kept clip."""
     items = [] if given.folder is None else read_items(given.folder)
+    clips = [] if given.clips is None else find_clips(given.clips)
     real = [item.real for item in items if item.real is not None]
     if given.real is not None:
         real += find_clips(given.real)
-    _check_places(given)
+    _check_places(given, items, [*clips, *real])
     # Also where ready clips are compared with them: a broken one must not end hours of measuring.
     sizes = [_size(item) for item in items]
     hidden, notes = given.quiet or given.json, list[str]()
     if given.clips is not None:
-        pairs = _paired(given, items, notes)
+        pairs = _paired(clips, items, notes)
         # Of a model only the CLIP towers are of use then.
         files = None if given.model is None else model_source(given).files
         learned, asked = _learned(given, files), None
@@ -67,6 +68,13 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
         notes += what_is_cut("negative prompt", given.negative)
         for item in items:
             notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
+        untold = sum(not item.prompt for item in items)
+        if untold:
+            notes.append(
+                f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
+            )
+        if source.asked == TINY:
+            notes += dict.fromkeys(tiny_knows(job.settings.mode) for job in jobs)
         learned = _learned(given, source.files)
         rows, longest = _made(given, jobs, source, learned, hidden, written)
     compared = _real(real, learned, longest, hidden, notes)
@@ -97,16 +105,47 @@ def _learned(given: Namespace, files: ModelFiles | None) -> Learned:
     return load_learned(device, model=files, towers=given.towers, i3d=given.i3d, fetch=given.fetch)
 
 
-def _check_places(given: Namespace) -> None:
-    """Raise UsageError where the table could not be written, or would take the place of the list it is made from."""
+def _check_places(given: Namespace, items: Sequence[Item], clips: Sequence[Path]) -> None:
+    """Raise UsageError where the table could not be written, or it or a kept clip would take an input's place."""
+    read = [file for item in items for file in (item.picture, item.end, item.text) if file is not None]
+    for clip in clips:
+        read += [clip, *clip.iterdir()] if clip.is_dir() else [clip]
+    inputs = _identities(read)
+    if given.keep is not None:
+        for kept in (_kept(given.keep, item, seed) for item in items for seed in given.seed):
+            if _identities([kept]) & inputs:
+                raise UsageError(
+                    f"{kept} is one of the files to be measured, and a kept clip would replace it; "
+                    f"give another folder with --keep"
+                )
     if given.csv is None:
         return
     check_rows_path(given.csv)
     lists = [] if given.folder is None else [given.folder, *(given.folder / name for name in LISTS)]
-    if any(given.csv.resolve() == path.resolve() for path in lists):
+    same = any(given.csv.resolve() == path.resolve() for path in lists)
+    if same or _identities([given.csv]) & _identities(lists):
         raise UsageError(
             f"{given.csv} is the list of pictures and prompts; give the table another name with --csv"
         )
+    if _identities([given.csv]) & inputs:
+        raise UsageError(
+            f"{given.csv} is one of the files to be measured, and the table would replace it; "
+            f"give the table another name with --csv"
+        )
+    if given.csv.suffix.lower() != ".csv":
+        raise UsageError(
+            f"the table is a csv file, but --csv is {given.csv}; give it a name that ends in .csv"
+        )
+
+
+def _identities(files: Iterable[Path]) -> set[tuple[int, int]]:
+    """What tells files that are there apart, by whatever names: links, and cases that systems take for the same."""
+    known: set[tuple[int, int]] = set()
+    for file in files:
+        with suppress(OSError, ValueError):
+            about = file.stat()
+            known.add((about.st_dev, about.st_ino))
+    return known
 
 
 def _size(item: Item) -> tuple[int, int]:
@@ -139,7 +178,8 @@ def _jobs(
                 f"the folder {given.keep} cannot be made ({problem.strerror or problem})"
             ) from problem
         for job in jobs:
-            check_clip_path(_kept(given.keep, job.item, given.seed[0]))
+            for seed in given.seed:
+                check_clip_path(_kept(given.keep, job.item, seed))
     return jobs
 
 
@@ -184,9 +224,10 @@ def _frames(model: Model, job: _Job, seeds: Sequence[int], title: str, hidden: b
 # Clips that are there
 
 
-def _paired(given: Namespace, items: Sequence[Item], notes: list[str]) -> Sequence[tuple[Item | None, Path]]:
+def _paired(
+    clips: Sequence[Path], items: Sequence[Item], notes: list[str]
+) -> Sequence[tuple[Item | None, Path]]:
     """The ready clips, each with what it was made of, if that is given."""
-    clips = find_clips(given.clips)
     if not items:
         return [(None, clip) for clip in clips]
     found, left = match_clips(items, clips)

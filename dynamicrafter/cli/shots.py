@@ -25,7 +25,7 @@ from ..hashing import file_sha256, remembered_sha256
 from ..pictures import read_picture
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
-from ..variants import TEXT_TOKENS
+from ..variants import TEXT_TOKENS, Mode
 from ..video import write_clip
 from .progress import Bars
 
@@ -33,10 +33,8 @@ RECORD = "dynamicrafter"
 """Name of the program in the metadata of its clips."""
 
 
-_TINY_KNOWS = (
-    "the built-in tiny model knows coloured shapes only; for real pictures fetch a released one with "
-    "'dynamicrafter download 512' and add --model 512"
-)
+_RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "loop": "512_interp"}
+"""A model of the catalogue for each mode."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def make(shots: Sequence[Shot], source: Source, given: Namespace, dtype: str, wr
     said = shots[0].settings
     notes = what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative)
     if source.asked == TINY:
-        notes.append(_TINY_KNOWS)
+        notes.append(tiny_knows(said.mode))
     if not given.json:
         for note in notes:
             # In one piece: what stops the program may come between a line and its end.
@@ -215,6 +213,15 @@ def _model_record(model: Model, source: Source, hashes: Hashes) -> dict[str, Any
             {**(hashes.known(lora.path) or {}), "strength": lora.strength} for lora in source.files.loras
         ],
     }
+
+
+def tiny_knows(mode: Mode) -> str:
+    """The note that the built-in model is none for real pictures, with one that is trained for ``mode``."""
+    name = _RELEASED[mode]
+    return (
+        f"the built-in tiny model knows coloured shapes only; to {mode} real pictures fetch a released one with "
+        f"'dynamicrafter download {name}' and add --model {name}"
+    )
 
 
 def what_is_cut(name: str, prompt: str) -> list[str]:

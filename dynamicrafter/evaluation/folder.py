@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Item:
     """Picture the clip is to end with; the clip is an interpolation then."""
     real: Path | None = None
     """Real clip, for the distances between made and real ones."""
+    text: Path | None = None
+    """File that the prompt was read from, where it has one of its own."""
 
 
 def read_items(place: Path) -> list[Item]:
@@ -56,7 +58,8 @@ def read_items(place: Path) -> list[Item]:
         raise UsageError(
             f"{place} holds no pictures and no {' or '.join(LISTS)}; put pictures with text files of their names there"
         )
-    return _named([Item(picture.stem, picture, _prompt_beside(picture)) for picture in pictures])
+    texts = {entry.stem: entry for entry in entries if entry.suffix.lower() == ".txt" and entry.is_file()}
+    return _named([_with_text_beside(picture, texts) for picture in pictures])
 
 
 def find_clips(place: Path) -> list[Path]:
@@ -96,7 +99,7 @@ def match_clips(items: Sequence[Item], clips: Iterable[Path]) -> tuple[list[tupl
             "no clip is named after a picture; call the clips of boat.png boat.mp4 or boat-something.mp4"
         )
     used = {item.name for item, _ in pairs}
-    notes += [f"{item.picture.name} has no clip" for item in items if item.name not in used]
+    notes += [f"{item.name} has no clip" for item in items if item.name not in used]
     return pairs, notes
 
 
@@ -118,12 +121,16 @@ def _is_clip(path: Path) -> bool:
     return not others and any(entry.suffix.lower() == ".png" for entry in inside)
 
 
-def _prompt_beside(picture: Path) -> str:
-    text = picture.with_suffix(".txt")
+def _with_text_beside(picture: Path, texts: Mapping[str, Path]) -> Item:
+    """The picture with the prompt in the file of its name; ``texts`` are those whose suffix may be in capitals."""
+    text: Path | None = picture.with_suffix(".txt")
     if not text.is_file():
-        return ""
+        text = texts.get(picture.stem)
+    if text is None:
+        return Item(picture.stem, picture)
     try:
-        return " ".join(text.read_text(encoding="utf-8-sig").split())
+        prompt = " ".join(text.read_text(encoding="utf-8-sig").split())
+        return Item(picture.stem, picture, prompt, text=text)
     except UnicodeDecodeError as problem:
         raise UsageError(f"{text} is not a text file in UTF-8; save it as one") from problem
 

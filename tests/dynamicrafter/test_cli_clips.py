@@ -15,7 +15,10 @@ from cli_runs import QUICK, Run, paint
 from PIL import Image
 from torch import Tensor
 
+from dynamicrafter.api import find_model
+from dynamicrafter.catalogue import find
 from dynamicrafter.hashing import file_sha256
+from dynamicrafter.variants import VARIANTS
 from dynamicrafter.video import read_frames, read_metadata
 
 FORMATS = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
@@ -31,6 +34,28 @@ def same(one: Path, other: Path) -> bool:
 
 
 # Output
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("animate", "512"), ("interpolate", "512_interp"), ("loop", "512_interp")]
+)
+def test_the_note_of_the_built_in_model_names_one_for_the_command(
+    run: Run,
+    pictures: dict[str, Path],
+    random_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    name: str,
+) -> None:
+    files = find_model(str(random_weights))
+    monkeypatch.setattr("dynamicrafter.cli.clips.find_model", lambda *_, **__: files)
+    words = [pictures["wide"], pictures["other"]] if command == "interpolate" else [pictures["wide"]]
+    ran = run(command, *words, "--steps", "2", "--frames", "4", "--output", "clip.gif", "--json")
+    assert command in VARIANTS[str(find(name).variant)].modes
+    assert ran.json["notes"] == [
+        f"the built-in tiny model knows coloured shapes only; to {command} real pictures fetch a released one with "
+        f"'dynamicrafter download {name}' and add --model {name}"
+    ]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -12,8 +12,12 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from dynamicrafter.api import find_model, load
+from dynamicrafter.catalogue import find
 from dynamicrafter.cli import main
 from dynamicrafter.errors import Cancelled
+from dynamicrafter.training.hops import measure_hops
+from dynamicrafter.variants import VARIANTS
 from dynamicrafter.video import write_clip
 
 Call = Callable[..., tuple[int, str, str]]
@@ -199,6 +203,157 @@ def test_wrong_usage_is_told_before_the_long_work(
     assert message in err and err.count("\n") == 1
     assert not Path("kept").exists()
     assert (folder / "prompts.csv").read_text(encoding="utf-8").startswith("picture,prompt,end")
+
+
+@pytest.fixture
+def begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that begins is a failure."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it has begun")
+
+    for name in ("load_learned", "load", "read_frames", "write_rows", "write_clip"):
+        monkeypatch.setattr(f"dynamicrafter.cli.measuring.{name}", never)
+
+
+@pytest.mark.parametrize(
+    ("words", "replaced"),
+    [
+        (("listed", "--csv"), "listed/boat.png"),
+        (("listed", "--csv"), "listed/cat_end.png"),
+        (("listed", "--csv"), "real/boat-seed1.mp4"),
+        (("beside", "--csv"), "beside/boat.txt"),
+        (("--clips", "clips", "--csv"), "clips/boat-seed1.mp4"),
+        (("--clips", "clips", "--csv"), "clips/frames/frame_0001.png"),
+        (("beside", "--real", "real", "--csv"), "real/boat-seed1.mp4"),
+        (("beside", "--csv"), "link.csv"),
+        (("listed", "--seed", "0,1", "--keep", "real"), "real/boat-seed1.mp4"),
+        (("beside", "--seed", "0,1", "--real", "real", "--keep", "real"), "real/boat-seed1.mp4"),
+        (("listed", "--seed", "0,1", "--keep", "links"), "links/boat-seed1.mp4"),
+    ],
+)
+def test_inputs_are_not_replaced(
+    call: Call, folder: Path, tmp_path: Path, begins: None, words: tuple[str, ...], replaced: str
+) -> None:
+    for name in ("beside", "clips/frames", "real", "links"):
+        (tmp_path / name).mkdir(parents=True)
+    folder.rename(tmp_path / "listed")
+    for name in ("clips/frames/frame_0001.png", "beside/boat.png"):
+        (tmp_path / name).write_bytes((tmp_path / "listed" / "boat.png").read_bytes())
+    (tmp_path / "beside" / "boat.txt").write_text("waves", encoding="utf-8")
+    for name in ("clips", "real"):
+        (tmp_path / name / "boat-seed1.mp4").write_bytes(b"dear to me")
+    (tmp_path / "listed" / "prompts.csv").write_text(
+        "picture,prompt,end,clip\nboat.png,waves,cat_end.png,../real/boat-seed1.mp4", encoding="utf-8"
+    )
+    for link, file in (("link.csv", "beside/boat.png"), ("links/boat-seed1.mp4", "real/boat-seed1.mp4")):
+        try:
+            (tmp_path / link).symlink_to(tmp_path / file)
+        except OSError:
+            if link == replaced:
+                pytest.skip("this system makes no links")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, out, err = call(*words, *([replaced] if words[-1] == "--csv" else []))
+    assert (code, out) == (2, "")
+    option = "--csv" if "--csv" in words else "--keep"
+    assert f"{Path(replaced)} is one of the files to be measured" in err and f"with {option}\n" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_table_is_a_csv_file(call: Call, folder: Path, begins: None) -> None:
+    code, _, err = call(folder, "--csv", "rows.txt")
+    assert code == 2
+    assert "the table is a csv file, but --csv is rows.txt; give it a name that ends in .csv" in err
+    assert not Path("rows.txt").exists()
+
+
+def test_every_kept_clip_has_its_place_before_the_long_work(call: Call, folder: Path, begins: None) -> None:
+    (folder.parent / "kept" / "cat-seed2.mp4").mkdir(parents=True)
+    code, _, err = call(folder, "--keep", "kept", "--seed", "0,2")
+    assert code == 1
+    assert "cat-seed2.mp4 is a folder, not a file" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pictures", "--seed", f"0,{2**63}"), f"seed must be 0 to 2^63 - 1, but {2**63} was given"),
+        (("--seed", f"0,{2**46}"), f"seed must be 0 to 2^46 - 1 in the toy world, but {2**46} was given"),
+        (("--hops", "--seed", "9" * 20), "seed must be 0 to 2^46 - 1 in the toy world, but 999"),
+        (
+            ("pictures", "--seed", "1,1", "--keep", "kept"),
+            "seed 1 is given more than once; give each seed once",
+        ),
+        (("--seed", "3,0,3"), "seed 3 is given more than once"),
+    ],
+)
+def test_seeds_that_cannot_be_used_are_refused(
+    call: Call,
+    folder: Path,
+    begins: None,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr("dynamicrafter.cli.evaluation.load", None)
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+    assert not Path("kept").exists()
+
+
+def test_the_largest_seed_of_the_toy_world_can_be_drawn_from(small_weights: Path) -> None:
+    model = load(find_model(str(small_weights)), device="cpu", dtype="float32")
+    figures = measure_hops(model, items=4, seed=2**46 - 1, steps=1, cfg=1, report=lambda *_: None)
+    assert figures
+
+
+@pytest.mark.parametrize(
+    ("row", "words", "wanted"),
+    [
+        ("boat.png,waves,", (), [("animate", "512")]),
+        ("boat.png,waves,", ("--loop",), [("loop", "512_interp")]),
+        ("boat.png,waves,cat.png", (), [("interpolate", "512_interp")]),
+        (
+            "boat.png,a,\nboat.png,b,\ncat.png,c,boat.png",
+            (),
+            [("animate", "512"), ("interpolate", "512_interp")],
+        ),
+    ],
+)
+def test_the_built_in_model_is_told_to_be_none_for_real_pictures(
+    call: Call,
+    folder: Path,
+    small_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    row: str,
+    words: tuple[str, ...],
+    wanted: list[tuple[str, str]],
+) -> None:
+    small = find_model(str(small_weights))
+    monkeypatch.setattr("dynamicrafter.cli.clips.find_model", lambda *_, **__: small)
+    (folder / "prompts.csv").write_text(f"picture,prompt,end\n{row}", encoding="utf-8")
+    notes = [
+        f"the built-in tiny model knows coloured shapes only; to {mode} real pictures fetch a released one with "
+        f"'dynamicrafter download {name}' and add --model {name}"
+        for mode, name in wanted
+    ]
+    for mode, name in wanted:
+        assert mode in VARIANTS[str(find(name).variant)].modes
+    code, out, _ = call(folder, *QUICK, *words, "--json")
+    assert (code, json.loads(out)["notes"]) == (0, notes)
+    code, out, _ = call(folder, *QUICK, *words)
+    assert out.splitlines()[-len(notes) :] == notes
+    assert json.loads(call(folder, *QUICK, *words, "--model", "x", "--json")[1])["notes"] == []
+
+
+def test_pictures_without_a_prompt_are_counted(call: Call, folder: Path, small_weights: Path) -> None:
+    (folder / "prompts.csv").unlink()
+    (folder / "boat.TXT").write_text("waves", encoding="utf-8")
+    code, out, _ = call(folder, "--model", small_weights, *QUICK, "--json")
+    told = json.loads(out)
+    assert [clip["prompt"] for clip in told["clips"]] == ["waves", "", ""]
+    assert told["notes"] == ["2 of 3 picture(s) have no prompt; nothing is said of what happens there"]
 
 
 @pytest.mark.parametrize("words", [("--clips", "clips"), ("--keep", "kept")])

@@ -25,8 +25,8 @@ def test_pictures_with_text_files(tmp_path: Path) -> None:
     (tmp_path / "boat.txt").write_text("\ufeffa boat\n  rocks \n", encoding="utf-8")
     (tmp_path / "cat.txt").write_text("", encoding="utf-8")
     assert read_items(tmp_path) == [
-        Item("boat", tmp_path / "boat.PNG", "a boat rocks"),
-        Item("cat", tmp_path / "cat.jpg"),
+        Item("boat", tmp_path / "boat.PNG", "a boat rocks", text=tmp_path / "boat.txt"),
+        Item("cat", tmp_path / "cat.jpg", text=tmp_path / "cat.txt"),
         Item("sea", tmp_path / "sea.webp"),
     ]
 
@@ -135,10 +135,23 @@ def test_clips_find_their_pictures_by_name(tmp_path: Path) -> None:
     assert notes == [
         "catalogue.mp4 is left out: no picture has the beginning of its name",
         "bird.gif is left out: no picture has the beginning of its name",
-        "dog.png has no clip",
+        "dog has no clip",
     ]
     with pytest.raises(UsageError, match="no clip is named after a picture"):
         match_clips(items, [tmp_path / "bird.gif"])
+
+
+def test_rows_of_one_picture_that_have_no_clip_are_told_apart(tmp_path: Path) -> None:
+    items = [Item(name, tmp_path / "circle.png") for name in ("circle", "circle_2", "circle_3")]
+    _, notes = match_clips(items, [tmp_path / "circle.mp4"])
+    assert notes == ["circle_2 has no clip", "circle_3 has no clip"]
+
+
+def test_a_text_file_is_found_in_capitals_too(tmp_path: Path) -> None:
+    touch(tmp_path, "boat.PNG", "cat.png")
+    (tmp_path / "boat.TXT").write_text("a boat rocks", encoding="utf-8")
+    (tmp_path / "cat.txt").write_text("a cat walks", encoding="utf-8")
+    assert [item.prompt for item in read_items(tmp_path)] == ["a boat rocks", "a cat walks"]
 
 
 def test_a_picture_may_be_an_animation(tmp_path: Path) -> None:
