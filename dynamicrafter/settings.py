@@ -19,6 +19,12 @@ MAX_STEPS = 1000
 """The schedule has 1000 noise levels."""
 
 
+def check_seed(seed: int, power: int = 63, where: str = "") -> None:
+    """Raise UsageError for a seed that is negative or not below 2 to the ``power``; ``where`` says what it is of."""
+    if not 0 <= seed < 2**power:
+        raise UsageError(f"seed must be 0 to 2^{power} - 1{where}, but {seed} was given")
+
+
 @dataclass(frozen=True)
 class Settings:
     """All choices behind one clip; two equal settings on the same model and pictures give the same clip."""
@@ -91,8 +97,7 @@ class Settings:
             )
         if not 1 <= self.fps <= 240:
             raise UsageError(f"fps must be 1 to 240, but {self.fps} was given")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be 0 to 2^63 - 1, but {self.seed} was given")
+        check_seed(self.seed)
 
 
 def default_size(variant: Variant, picture_size: tuple[int, int] | None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from ..api import load, variant_of
 from ..errors import UsageError
 from ..evaluation.scales import measure_scales
 from ..pipeline import Model
+from ..settings import check_seed
 from ..training.behaviour import measure_behaviour
 from ..training.hops import measure_hops
 from .clips import model_source
@@ -70,8 +71,7 @@ def _refuse(given: Namespace, names: str, reason: str) -> None:
 def _check_seeds(seeds: Sequence[int], power: int, where: str) -> None:
     """Raise UsageError for a seed that cannot be used, and for one that would be measured twice."""
     for number, seed in enumerate(seeds):
-        if not 0 <= seed < 2**power:
-            raise UsageError(f"seed must be 0 to 2^{power} - 1{where}, but {seed} was given")
+        check_seed(seed, power, where)
         if seed in seeds[:number]:
             raise UsageError(f"seed {seed} is given more than once; give each seed once")
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_type_hints
 
 from ..errors import UsageError
 from ..json_values import fits, in_words, with_tuples
+from ..settings import check_seed
 from .losses import DROP
 from .trainer import TrainerConfig
 
@@ -48,8 +49,7 @@ class SampleConfig:
             raise UsageError(
                 f"samples need every at least 0 (none) and count at least 1, not {self.every} and {self.count}"
             )
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed of the samples must be 0 to 2^63 - 1, but {self.seed} was given")
+        check_seed(self.seed, where=" in samples")
 
 
 @dataclass(frozen=True)

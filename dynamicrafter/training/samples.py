@@ -22,6 +22,7 @@ from .config import FinetuneConfig
 from .data import Row, read_piece
 from .movies import UnusableClip
 from .processes import process_index
+from .state import make_folder
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,12 +65,7 @@ class Sampler:
         self._precision = _AUTOCAST.get(config.trainer.precision)
         self._shots = [_shot(model, *given) for given in _wanted(model, rows, config)]
         if process_index() == 0:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as problem:
-                raise UsageError(
-                    f"the folder {folder} cannot be made ({problem.strerror or problem}); give another --folder"
-                ) from problem
+            make_folder(folder)
 
     def __call__(self, step: int) -> None:
         """Make and write all samples with the networks as they are; what fails is told, and training goes on."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ClipError, UsageError
+from ..settings import check_seed
 from ..video import write_clip
 from .data import LISTS, read_lines
 from .hops import FS, WORD, hop_captions, hop_clips
@@ -36,8 +37,7 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
         raise UsageError(
             f"at least one picture and two frames are needed, but {pictures} and {frames} were asked for"
         )
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be 0 to 2^63 - 1, but {seed} was given")
+    check_seed(seed)
     _keep_other_list(folder / LISTS[0])
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(pictures, generator, fs=FS)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UsageError
+from ..settings import check_seed
 from .muon import Muon
 from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
 from .processes import one_process_first as one_process_first
@@ -88,8 +89,7 @@ class TrainerConfig:
         for name in ("weight_decay", "clip", "warm_up"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be 0 (none) or more, but {getattr(self, name)} was given")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be 0 to 2^63 - 1, but {self.seed} was given")
+        check_seed(self.seed)
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0."""

@@ -82,7 +82,7 @@ def test_types(values: dict[str, Any], message: str) -> None:
         ({"trainer": {"clip": -1}}, "clip must be 0 (none) or more, but -1 was given"),
         ({"trainer": {"warm_up": -5}}, "warm_up must be 0 (none) or more, but -5 was given"),
         ({"trainer": {"seed": -1}}, "seed must be 0 to 2^63 - 1, but -1 was given"),
-        ({"samples": {"seed": 2**63}}, "seed of the samples must be 0 to 2^63 - 1, but 9223372036854775808"),
+        ({"samples": {"seed": 2**63}}, "seed must be 0 to 2^63 - 1 in samples, but 9223372036854775808"),
     ],
 )
 def test_ranges(values: dict[str, Any], message: str) -> None:
