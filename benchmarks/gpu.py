@@ -34,13 +34,14 @@ from measure import (
 from unet import HEADER as UNET_HEADER
 from unet import measure as measure_unet
 
-from dynamicrafter.clip import build_text_tower, build_vision_tower
+from dynamicrafter.model.configs import LATENT_FACTOR
+from dynamicrafter.model.encoders import build_text_tower, build_vision_tower
+from dynamicrafter.model.resampler import Resampler
+from dynamicrafter.model.unet import VideoUNet
+from dynamicrafter.model.variants import SMALL, VARIANTS, Variant
+from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencoder
 from dynamicrafter.pipeline import KeyPictures, Model, generate
-from dynamicrafter.resampler import Resampler
 from dynamicrafter.settings import make_settings
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.variants import LATENT_FACTOR, SMALL, VARIANTS, Variant
-from dynamicrafter.video_decoder import VideoAutoencoder, build_autoencoder
 
 RESULTS = Path(__file__).parent / "results"
 VAE_HEADER = ("variant", "what", "size", "dtype", "s min", "s median", "peak GiB")

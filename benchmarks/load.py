@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from measure import DTYPES, Table, peak_bytes, processor, versions
 
-from dynamicrafter.checkpoint import load_components
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.variants import VARIANTS
+from dynamicrafter.model.variants import VARIANTS
+from dynamicrafter.weights.load import load_components
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 CPU = torch.device("cpu")
 HEADER = ("file GB", "to", "model GB", "s min", "s median", "peak GB", "peak / model", "grown / model")

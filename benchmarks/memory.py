@@ -29,13 +29,14 @@ from measure import Table, machine, versions
 from torch import Tensor, nn
 from unet import inputs
 
-from dynamicrafter.backend import Attention, Backend, fused_attention
-from dynamicrafter.clip import build_text_tower, build_vision_tower, encode_image, encode_text
-from dynamicrafter.memory import SLICE, unet_bytes, vae_decode_bytes, vae_encode_bytes
-from dynamicrafter.resampler import Resampler
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.variants import LATENT_FACTOR, SMALL, TEXT_TOKENS, TOON_512, V512, Variant
-from dynamicrafter.video_decoder import VideoAutoencoder, build_autoencoder
+from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS
+from dynamicrafter.model.encoders import build_text_tower, build_vision_tower, encode_image, encode_text
+from dynamicrafter.model.memory import SLICE, unet_bytes, vae_decode_bytes, vae_encode_bytes
+from dynamicrafter.model.operations import Attention, Operations, fused_attention
+from dynamicrafter.model.resampler import Resampler
+from dynamicrafter.model.unet import VideoUNet
+from dynamicrafter.model.variants import SMALL, TOON_512, V512, Variant
+from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencoder
 
 SIZES = ((256, 256), (320, 512), (576, 1024))
 """Heights and widths of the released models."""
@@ -94,9 +95,9 @@ class Setup:
     kernel: Attention | None = None
     """The attention that really runs; by default what ``attention`` names."""
 
-    def backend(self) -> Backend:
+    def operations(self) -> Operations:
         kernel = self.kernel or ATTENTIONS[self.attention]
-        return Backend(attention=kernel, dtype=self.dtype, device=self.device)
+        return Operations(attention=kernel, dtype=self.dtype, device=self.device)
 
     def empty(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -113,7 +114,7 @@ def unet_cases(
     variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]], batch: int = 1
 ) -> Iterator[Case]:
     """One evaluation for each of ``(frames, height, width)`` in pixels."""
-    network = ready(VideoUNet(variant.unet, setup.backend()))
+    network = ready(VideoUNet(variant.unet, setup.operations()))
     for frames, height, width in shapes:
         shape = (batch, frames, height // LATENT_FACTOR, width // LATENT_FACTOR)
         given = inputs(variant, shape, setup.dtype, setup.device)
@@ -132,7 +133,7 @@ def unet_cases(
 
 def vae_cases(variant: Variant, setup: Setup, sizes: list[tuple[int, int]]) -> Iterator[Case]:
     """One picture encoded, one frame decoded."""
-    network = ready(build_autoencoder(variant.vae, setup.backend()))
+    network = ready(build_autoencoder(variant.vae, setup.operations()))
     for height, width in sizes:
         pixels = height * width
         picture = setup.empty(1, 3, height, width)
@@ -150,7 +151,7 @@ def vae_cases(variant: Variant, setup: Setup, sizes: list[tuple[int, int]]) -> I
 
 def toon_cases(variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]]) -> Iterator[Case]:
     """ToonCrafter: both key pictures encoded with their features kept, and a whole clip decoded with them."""
-    network: VideoAutoencoder = ready(VideoAutoencoder(variant.vae, setup.backend()))
+    network: VideoAutoencoder = ready(VideoAutoencoder(variant.vae, setup.operations()))
     for frames, height, width in shapes:
         pixels = height * width
         picture = setup.empty(1, 3, height, width)
@@ -179,7 +180,7 @@ def small_cases(variant: Variant, setup: Setup) -> Iterator[Case]:
     text = ready(build_text_tower(variant.text, setup.dtype, setup.device))
     tokens = torch.zeros(2, TEXT_TOKENS, dtype=torch.int64, device=setup.device)
     yield Case("CLIP text tower", 1, TEXT_TOKENS, 2, lambda: encode_text(text, tokens))
-    resampler = ready(Resampler(variant.resampler, setup.backend()))
+    resampler = ready(Resampler(variant.resampler, setup.operations()))
     patches = (side // variant.vision.patch) ** 2 + 1
     seen = setup.empty(2, patches, variant.resampler.input_dim)
     yield Case("resampler", 1, patches, 2, lambda: resampler(seen))

@@ -27,10 +27,11 @@ from measure import (
 )
 from torch import Tensor
 
-from dynamicrafter.backend import Backend
-from dynamicrafter.stages import Context
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.variants import LATENT_FACTOR, TEXT_TOKENS, VARIANTS, Variant
+from dynamicrafter.model.conditioning import Context
+from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.unet import VideoUNet
+from dynamicrafter.model.variants import VARIANTS, Variant
 
 HEADER = ("variant", "input", "dtype", "s min", "s median", "TFLOP", "TFLOP/s", "peak GiB")
 
@@ -61,7 +62,7 @@ def flops(variant: Variant, shape: tuple[int, int, int, int]) -> int:
     """Floating-point operations of one evaluation."""
 
     def build(attention: Callable[..., Tensor]) -> Callable[[], object]:
-        network = VideoUNet(variant.unet, Backend(attention=attention))
+        network = VideoUNet(variant.unet, Operations(attention=attention))
         arguments = inputs(variant, shape, torch.float32, torch.device("meta"))
         return lambda: network(*arguments)
 

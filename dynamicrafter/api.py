@@ -12,18 +12,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .catalogue import find, with_requirements
-from .checkpoint import choose, detect, load_components, open_weights, variant_metadata
-from .download import local_path, weights_folder
+from .diffusion.samplers import Callback
 from .errors import CheckpointError, UsageError
-from .lora import merge_adapters, read_adapters
-from .pictures import PictureLike, as_picture, fit_picture
+from .media.pictures import PictureLike, as_picture, fit_picture
+from .media.video import write_clip
+from .model.variants import SMALL, Variant
 from .pipeline import KeyPictures, Model, Progress, generate
-from .random_model import write_random_checkpoint
-from .sampler import Callback
 from .settings import Settings, make_settings, settings_to_json
-from .variants import SMALL, Variant
-from .video import write_clip
+from .weights.catalogue import find, with_requirements
+from .weights.detect import choose, detect, variant_metadata
+from .weights.download import local_path, weights_folder
+from .weights.formats.files import open_weights
+from .weights.load import load_components
+from .weights.lora import merge_adapters, read_adapters
+from .weights.random_model import write_random_checkpoint
 
 RANDOM = "random"
 """Name of the built-in model with random weights; its clips are noise."""
@@ -35,7 +37,7 @@ BUILT_IN = (TINY, RANDOM)
 """Names of the models that need no download."""
 
 
-_TINY_WEIGHTS = Path(__file__).parent / "models" / "tiny.safetensors"
+_TINY_WEIGHTS = Path(__file__).parent / "weights" / "built_in" / "tiny.safetensors"
 
 
 @dataclass(frozen=True, eq=False)

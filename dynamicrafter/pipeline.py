@@ -10,20 +10,20 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .clip import clip_pixels, encode_image, encode_text, tokenize
-from .conditioning import assemble, image_tokens, place_keyframes, repeat_picture
-from .denoiser import make_denoiser
+from .diffusion.denoiser import make_denoiser
+from .diffusion.guidance import make_guidance
+from .diffusion.samplers import Callback, Step, draw_noise, sample_ddim
+from .diffusion.schedule import ddim_plan, make_schedule
 from .errors import DynamiCrafterError
-from .guidance import make_guidance
-from .resampler import Resampler
-from .sampler import Callback, Step, draw_noise, sample_ddim
-from .schedule import ddim_plan, make_schedule
+from .model.autoencoder import Autoencoder
+from .model.conditioning import Conditioning, assemble, image_tokens, place_keyframes, repeat_picture
+from .model.configs import LATENT_FACTOR
+from .model.encoders import clip_pixels, encode_image, encode_text, tokenize
+from .model.resampler import Resampler
+from .model.unet import VideoUNet
+from .model.variants import Variant
+from .model.video_decoder import VideoAutoencoder
 from .settings import Settings
-from .stages import Conditioning
-from .unet import VideoUNet
-from .vae import Autoencoder
-from .variants import LATENT_FACTOR, Variant
-from .video_decoder import VideoAutoencoder
 
 Stage = Literal["encode", "sample", "decode"]
 Progress = Callable[[Stage, int, int], None]

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from .diffusion.config import Spacing
 from .errors import UsageError
-from .variants import LATENT_FACTOR, Mode, Spacing, Variant
+from .model.configs import LATENT_FACTOR
+from .model.variants import Mode, Variant
 
 Fit = Literal["crop", "pad", "stretch"]
 NoiseDevice = Literal["cpu", "device"]

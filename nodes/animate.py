@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from ..dynamicrafter.variants import VARIANTS, Mode
+from ..dynamicrafter.model.variants import VARIANTS, Mode
 from .host.files import fingerprint, list_checkpoints
 from .loader import AUTO, VARIANT_TIP, variant_for
 from .own_values import LARGEST_CFG, OWN, OWN_COUNT, problem_of

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dynamicrafter.conditioning import image_tokens
-from ..dynamicrafter.pictures import as_picture, fit_picture
+from ..dynamicrafter.media.pictures import as_picture, fit_picture
+from ..dynamicrafter.model.conditioning import image_tokens
+from ..dynamicrafter.model.configs import LATENT_FACTOR
+from ..dynamicrafter.model.variants import Mode, Variant
 from ..dynamicrafter.settings import SIZE_STEP, default_size, motion_to_fs
-from ..dynamicrafter.variants import LATENT_FACTOR, Mode, Variant
 from .host.model import FS, KEYFRAMES, TOKENS, KeyframeLatents
 from .host.resampler import resample
 from .host.towers import check_text, check_vision, encode_picture, encode_prompt

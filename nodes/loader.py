@@ -6,9 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dynamicrafter.checkpoint import choose, detect, open_weights
 from ..dynamicrafter.errors import DynamiCrafterError
-from ..dynamicrafter.variants import VARIANTS, Mode
+from ..dynamicrafter.model.variants import VARIANTS, Mode
+from ..dynamicrafter.weights.detect import choose, detect
+from ..dynamicrafter.weights.formats.files import open_weights
 from .host.files import checkpoint_path, fingerprint, list_checkpoints
 from .host.loading import WEIGHT_DTYPES, load_checkpoint
 from .sockets import CATEGORY, schema

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ..dynamicrafter.errors import UsageError
+from ..dynamicrafter.model.variants import Variant
 from ..dynamicrafter.settings import Settings, make_settings
-from ..dynamicrafter.variants import Variant
 
 OWN = -1.0
 """Leaves a scale or share to the model."""

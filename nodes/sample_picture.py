@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..dynamicrafter.pictures import read_picture
+from ..dynamicrafter.media.pictures import read_picture
 from .sockets import CATEGORY, schema
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures"

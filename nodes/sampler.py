@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..dynamicrafter.guidance import make_guidance
-from ..dynamicrafter.variants import Spacing
+from ..dynamicrafter.diffusion.config import Spacing
+from ..dynamicrafter.diffusion.guidance import make_guidance
 from .encode import LOOP, variant_of
 from .host.sampler import sample_exactly
 from .own_values import LARGEST_CFG, OWN, OWN_COUNT, problem_of, settings_of

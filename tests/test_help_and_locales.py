@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dynamicrafter.catalogue import RELEASES
+from dynamicrafter.weights.catalogue import RELEASES
 from tools.make_preset_tables import PAGES as PRESET_PAGES
 from tools.make_preset_tables import with_table
 

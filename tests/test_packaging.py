@@ -22,7 +22,7 @@ PYTHON = [
 ]
 NEEDED = (
     "__init__.py",
-    "dynamicrafter/unet.py",
+    "dynamicrafter/model/unet.py",
     "nodes/loader.py",
     "pictures/red_circle.png",
     "web/docs/DynamiCrafterAnimate.md",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynamicrafter.variants import TINY, VARIANTS
+from dynamicrafter.model.variants import TINY, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynamicrafter.training.toy_world import (
+from dynamicrafter.model.variants import TINY
+from dynamicrafter.toy.world import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,
@@ -23,7 +24,6 @@ from dynamicrafter.training.toy_world import (
     render,
     sample_scenes,
 )
-from dynamicrafter.variants import TINY
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures"
 SIDE = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamicrafter.catalogue import Release, find
+from dynamicrafter.weights.catalogue import Release, find
 
 from .graphs import Graph, Node, Output
 

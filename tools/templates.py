@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dynamicrafter.catalogue import find
+from dynamicrafter.weights.catalogue import find
 
 from .graphs import Graph
 from .template_parts import (

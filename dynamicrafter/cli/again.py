@@ -11,9 +11,9 @@ from typing import Any
 from ..api import Lora, ModelFiles, find_model
 from ..errors import ClipError, UsageError
 from ..hashing import file_sha256
-from ..pictures import read_picture
+from ..media.pictures import read_picture
+from ..media.video import read_metadata
 from ..settings import Settings, settings_from_json
-from ..video import read_metadata
 from .clips import clip_target, model_source
 from .shots import RECORD, Shot, Source, make, weights_hash
 

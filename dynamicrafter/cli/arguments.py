@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from ..diffusion.config import Spacing
 from ..errors import UsageError
+from ..model.variants import VARIANTS
 from ..settings import Fit, NoiseDevice
-from ..variants import VARIANTS, Spacing
 
 EPILOG = """\
 examples:

@@ -10,10 +10,10 @@ from typing import cast
 
 from ..api import TINY, Lora, find_model, pick_device, variant_of
 from ..errors import UsageError
-from ..pictures import read_picture
+from ..media.pictures import read_picture
+from ..media.video import check_clip_path
+from ..model.variants import Mode, Variant
 from ..settings import Settings, make_settings
-from ..variants import Mode, Variant
-from ..video import check_clip_path
 from .shots import Shot, Source, make
 
 _Files = tuple[Path, ...]

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..api import load, variant_of
 from ..errors import UsageError
-from ..evaluation.scales import measure_scales
 from ..pipeline import Model
 from ..settings import check_seed
-from ..training.behaviour import measure_behaviour
-from ..training.hops import measure_hops
+from ..toy.behaviour import measure_behaviour
+from ..toy.hops import measure_hops
+from ..toy.scales import measure_scales
 from .clips import model_source
 from .progress import Bars
 from .shots import threads_that_pay

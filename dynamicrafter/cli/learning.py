@@ -8,10 +8,10 @@ from typing import Any
 
 from ..api import load, pick_device
 from ..errors import UsageError
+from ..toy.tiny import STAGES, Stage, train_tiny
 from ..training.config import TinyConfig, load_config
 from ..training.finetune import finetune, listed_clips
 from ..training.processes import join_processes, process_index
-from ..training.tiny import STAGES, Stage, train_tiny
 from ..training.trainer import Report
 from .progress import Bars
 

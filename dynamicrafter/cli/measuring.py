@@ -26,11 +26,11 @@ from ..evaluation.measure import (
     summarise,
     write_rows,
 )
-from ..pictures import read_picture
+from ..media.pictures import read_picture
+from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
+from ..model.variants import Mode
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
-from ..variants import Mode
-from ..video import check_clip_path, read_frames, read_metadata, write_clip
 from .clips import clip_settings, model_source
 from .progress import Bars
 from .shots import Source, threads_that_pay, tiny_knows, what_is_cut

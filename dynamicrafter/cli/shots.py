@@ -15,18 +15,19 @@ from types import TracebackType
 from typing import Any
 
 from ..api import TINY, ModelFiles, load, render
-from ..checkpoint import file_sha256 as weights_sha256
-from ..checkpoint import open_weights
-from ..checkpoint.fill import single_thread
-from ..clip import count_tokens
-from ..download import weights_folder
 from ..errors import Cancelled
 from ..hashing import file_sha256, remembered_sha256
-from ..pictures import read_picture
+from ..media.pictures import read_picture
+from ..media.video import write_clip
+from ..model.configs import TEXT_TOKENS
+from ..model.encoders import count_tokens
+from ..model.variants import Mode
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
-from ..variants import TEXT_TOKENS, Mode
-from ..video import write_clip
+from ..weights.download import weights_folder
+from ..weights.fill import single_thread
+from ..weights.formats.files import file_sha256 as weights_sha256
+from ..weights.formats.files import open_weights
 from .progress import Bars
 
 RECORD = "dynamicrafter"

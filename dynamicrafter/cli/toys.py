@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from ..training.toy_clips import write_toy_clips
+from ..toy.clips import write_toy_clips
 
 
 def run(given: Namespace) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from typing import Any, cast
 import torch
 
 from ..api import RANDOM, TINY
-from ..catalogue import Release, find, with_requirements
-from ..checkpoint import Report, convert, inspect
-from ..download import download, status_rows, weights_folder
-from ..variants import VARIANTS
+from ..model.variants import VARIANTS
+from ..weights.catalogue import Release, find, with_requirements
+from ..weights.convert import convert
+from ..weights.download import download, status_rows, weights_folder
+from ..weights.inspect import Report, inspect
 from .progress import Bars
 
 

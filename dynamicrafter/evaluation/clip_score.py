@@ -17,13 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..api import ModelFiles
-from ..catalogue import TOWERS, find
-from ..checkpoint import WeightsFile, open_weights
-from ..checkpoint.entries import read_tensor
-from ..clip import build_text_tower, build_vision_tower, clip_pixels, encode_image, encode_text, tokenize
-from ..download import local_path
 from ..errors import CheckpointError
-from ..variants import V512, TextConfig, VisionConfig
+from ..model.configs import TextConfig, VisionConfig
+from ..model.encoders import (
+    build_text_tower,
+    build_vision_tower,
+    clip_pixels,
+    encode_image,
+    encode_text,
+    tokenize,
+)
+from ..model.variants import V512
+from ..weights.catalogue import TOWERS, find
+from ..weights.download import local_path
+from ..weights.formats.entries import WeightsFile, read_tensor
+from ..weights.formats.files import open_weights
 
 _PREFIXES = (("cond_stage_model.model.", "embedder.model."), ("", ""))
 """What stands before the names of the text and of the image side: in checkpoints, and in open_clip's files."""

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training.autoencoder import psnr
-from ..training.behaviour import loop_closure
 from .motion import find_motion
 
 Better = Literal["higher", "lower", "neither"]
@@ -108,6 +106,12 @@ def _change(clip: Tensor) -> dict[str, float]:
     return figures
 
 
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB for each of ``[n, ...]`` pictures in [-1, 1]."""
+    error = (a - b).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-12))
+
+
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each of the pictures ``[n, 3, h, w]`` in [-1, 1]: ``[n]``, 1 for equal ones.
 
@@ -128,6 +132,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     alike = (2 * mean_x * mean_y + _K1**2) * (2 * common + _K2**2)
     total = (mean_x**2 + mean_y**2 + _K1**2) * (spread_x + spread_y + _K2**2)
     return (alike / total).flatten(1).mean(1)
+
+
+def loop_closure(clip: Tensor) -> float:
+    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip.
+
+    Infinite where most frames repeat the one before and the last is another than the first: no step to compare with.
+    """
+    step = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
+    apart = (clip[-1] - clip[0]).abs().mean()
+    return float(apart / step) if apart > 0 else 0.0
 
 
 def flicker(clip: Tensor) -> float:

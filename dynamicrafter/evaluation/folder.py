@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UsageError
-from ..training.data import read_lines
-from ..video import EXTENSIONS
+from ..media.lists import read_lines
+from ..media.video import EXTENSIONS
 
 LISTS = ("prompts.csv", "prompts.jsonl")
 """Names of the list that are looked for in a folder."""
@@ -137,7 +137,7 @@ def _with_text_beside(picture: Path, texts: Mapping[str, Path]) -> Item:
 
 def _listed(listing: Path) -> list[Item]:
     items: list[Item] = []
-    for number, row in enumerate(read_lines(listing, _NEEDED), 1):
+    for number, (_, row) in enumerate(read_lines(listing, _NEEDED), 1):
         absent = [name for name in _NEEDED if name not in row]
         if absent:
             have = ", ".join(str(name) for name in row) or "none"

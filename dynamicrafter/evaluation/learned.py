@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..api import ModelFiles
-from ..catalogue import TOWERS
-from ..download import weights_folder
 from ..errors import CheckpointError, DynamiCrafterError, UsageError
+from ..weights.catalogue import TOWERS
+from ..weights.download import weights_folder
 from .clip_score import ClipScorer, find_towers, load_scorer
 from .figures import Figure
 

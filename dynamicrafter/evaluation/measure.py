@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ClipError, UsageError
-from ..pictures import fit_picture, read_picture
+from ..media.pictures import fit_picture, read_picture
 from ..settings import Fit
 from .distributions import FEWEST, frechet_distance, kernel_distance
 from .figures import SMALLEST, WEIGHT_FREE, measure_clip

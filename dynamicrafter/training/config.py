@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
 from ..errors import UsageError
-from ..json_values import fits, in_words, with_tuples
+from ..forms import fits, in_words, with_tuples
 from ..settings import check_seed
 from .losses import DROP
 from .trainer import TrainerConfig

@@ -6,19 +6,19 @@ Lists are csv or jsonl with ``path`` and ``caption`` (and, if known, ``fps`` and
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UsageError
+from ..media.lists import read_lines
 from ..settings import SIZE_STEP
 from .movies import ShorterClip, UnusableClip, open_movie
 
@@ -69,7 +69,7 @@ def read_list(
         raise UsageError(f"there is no list {listing}; give a csv or jsonl file with path and caption")
     rows: list[Row] = []
     incomplete: list[int] = []
-    for number, values in _numbered_lines(listing, _OWN):
+    for number, values in read_lines(listing, _OWN):
         row = _row(folder, listing, number, values)
         if row is None:
             incomplete.append(number)
@@ -83,60 +83,6 @@ def read_list(
             f"line {incomplete[0]}"
         )
     return rows
-
-
-def read_lines(listing: Path, needed: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """The lines of a list, csv or jsonl by its extension, by column; ``needed`` are the columns to name in errors.
-
-    Raises UsageError for a file that cannot be read or is no such list, and for a csv line with more cells than
-    columns, which a comma in a text without quotes makes of it, or with a quote that is never closed.
-    """
-    for _, values in _numbered_lines(listing, needed):
-        yield values
-
-
-def _numbered_lines(listing: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """:func:`read_lines` with the number of the line on which each ends."""
-    done = 0
-    try:
-        with listing.open(encoding="utf-8-sig", newline="") as file:
-            if listing.suffix.lower() == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _object(line, listing, number, needed)
-                return
-            # Otherwise a quote that is never closed swallows all lines after it without a word.
-            table = csv.DictReader(file, strict=True)
-            # Read here, the columns count as a row of their own.
-            _ = table.fieldnames
-            done = table.line_num
-            for values in table:
-                done = table.line_num
-                if cast(Any, values).get(None):
-                    raise UsageError(
-                        f"line {done} of {listing} has more cells than there are columns; put texts with "
-                        f"commas in them into double quotes"
-                    )
-                yield done, values
-    except csv.Error as problem:
-        raise UsageError(
-            f"the row that begins on line {done + 1} of {listing} is not csv ({problem}); close every double quote, "
-            f"and write those within a text twice"
-        ) from problem
-    except UnicodeDecodeError as problem:
-        raise UsageError(f"{listing} is not a csv or jsonl file in UTF-8 ({problem})") from problem
-    except OSError as problem:
-        raise UsageError(f"{listing} cannot be read ({problem.strerror or problem})") from problem
-
-
-def _object(line: str, listing: Path, number: int, needed: Sequence[str]) -> Mapping[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as problem:
-        raise UsageError(f"line {number} of {listing} is not JSON ({problem})") from problem
-    if not isinstance(value, dict):
-        raise UsageError(f"line {number} of {listing} must be an object with {' and '.join(needed)}")
-    return cast(dict[str, Any], value)
 
 
 def _row(folder: Path, listing: Path, number: int, values: Mapping[str, Any]) -> Row | None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..clip import clip_pixels, count_tokens, encode_image, encode_text, tokenize
-from ..conditioning import place_keyframes, repeat_picture
 from ..errors import CheckpointError, UsageError
+from ..model.conditioning import place_keyframes, repeat_picture
+from ..model.configs import TEXT_TOKENS
+from ..model.encoders import clip_pixels, count_tokens, encode_image, encode_text, tokenize
 from ..pipeline import Model
-from ..variants import TEXT_TOKENS
 from .config import FinetuneConfig
 from .data import Row, bucket, read_piece
 from .movies import UnusableClip, clip_size, movie_file

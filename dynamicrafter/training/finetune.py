@@ -11,19 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
 
-from ..attention import SpatialTransformer, TemporalTransformer
-from ..checkpoint.detect import variant_metadata
-from ..checkpoint.entries import Entry, Piece
-from ..checkpoint.layout import PREFIXES
-from ..checkpoint.safetensors_file import write_safetensors
-from ..clip import encode_text, tokenize
+from ..diffusion.schedule import TRAIN_STEPS, make_schedule
 from ..errors import UsageError
-from ..layers import ResBlock
+from ..model.attention import SpatialTransformer, TemporalTransformer
+from ..model.encoders import encode_text, tokenize
+from ..model.layers import ResBlock
 from ..pipeline import Model
-from ..schedule import TRAIN_STEPS, make_schedule
+from ..weights.detect import variant_metadata
+from ..weights.formats.entries import Entry, Piece
+from ..weights.formats.safetensors_file import write_safetensors
+from ..weights.layout import PREFIXES
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
-from .encoding import cut_captions, encode_together, fingerprints, frozen_networks, load_item, vision_tokens
+from .encoding import (
+    cut_captions,
+    encode_together,
+    fingerprints,
+    frozen_networks,
+    load_item,
+    vision_tokens,
+)
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all

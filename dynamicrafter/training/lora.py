@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..checkpoint.entries import Entry, Piece
-from ..checkpoint.safetensors_file import write_safetensors
 from ..errors import UsageError
-from ..lora import PREFIX
+from ..weights.formats.entries import Entry, Piece
+from ..weights.formats.safetensors_file import write_safetensors
+from ..weights.lora import PREFIX
 
 _TARGETS = r".*\.(to_q|to_k|to_v|to_k_ip|to_v_ip|to_out\.0)"
 """All projections of all attentions, over space, over time and to the conditions."""

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..conditioning import image_tokens
-from ..resampler import Resampler
-from ..schedule import TRAIN_STEPS, Schedule
-from ..stages import Context
-from ..unet import VideoUNet
+from ..diffusion.schedule import TRAIN_STEPS, Schedule
+from ..model.conditioning import Context, image_tokens
+from ..model.resampler import Resampler
+from ..model.unet import VideoUNet
 
 DROP = 0.05
 """Share of samples for each of: text dropped, picture dropped, both dropped (the released ``uncond_prob``)."""

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..clip import clip_pixels, encode_image, encode_text, tokenize
-from ..conditioning import assemble, image_tokens, place_keyframes, repeat_picture
+from ..diffusion.samplers import draw_noise
 from ..errors import DynamiCrafterError, UsageError
-from ..pictures import fit_picture, read_picture
+from ..media.pictures import fit_picture, read_picture
+from ..media.video import write_clip
+from ..model.conditioning import assemble, image_tokens, place_keyframes, repeat_picture
+from ..model.encoders import clip_pixels, encode_image, encode_text, tokenize
 from ..pipeline import KeyPictures, Model, decode, latent_shape, make_generators, sample, to_frames
-from ..sampler import draw_noise
 from ..settings import Settings, make_settings, settings_to_json
-from ..video import write_clip
 from .config import FinetuneConfig
 from .data import Row, read_piece
 from .movies import UnusableClip

@@ -7,7 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...dynamicrafter.api import RANDOM, TINY, find_model
-from ...dynamicrafter.checkpoint import SUFFIXES
+from ...dynamicrafter.weights.formats.files import SUFFIXES
 
 OWN_FOLDER = "dynamicrafter"
 """Our kind of model folder; extra_model_paths.yaml may add places to it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...dynamicrafter.checkpoint.tensors import components_in, load_tensors
+from ...dynamicrafter.weights.tensors import components_in, load_tensors
 from .model import STORAGE_DTYPES, build_model
 from .resampler import attach_resampler
 from .towers import build_clip, build_clip_vision

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import comfy.model_management
 import torch
 
-from ...dynamicrafter.memory import unet_bytes, vae_decode_bytes, vae_encode_bytes
-from ...dynamicrafter.variants import UNetConfig
+from ...dynamicrafter.model.configs import UNetConfig
+from ...dynamicrafter.model.memory import unet_bytes, vae_decode_bytes, vae_encode_bytes
 from .run import free_gigabytes, is_out_of_memory, release
 
 __all__ = [

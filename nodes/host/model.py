@@ -15,12 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...dynamicrafter.backend import Backend
-from ...dynamicrafter.conditioning import place_keyframes, repeat_picture
-from ...dynamicrafter.schedule import make_schedule
-from ...dynamicrafter.stages import Context
-from ...dynamicrafter.unet import VideoUNet
-from ...dynamicrafter.variants import UNetConfig, Variant
+from ...dynamicrafter.diffusion.schedule import make_schedule
+from ...dynamicrafter.model.conditioning import Context, place_keyframes, repeat_picture
+from ...dynamicrafter.model.configs import UNetConfig
+from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.unet import VideoUNet
+from ...dynamicrafter.model.variants import Variant
 from .memory import unet_activation_bytes
 from .run import check_latent
 from .sampling import RescaledSampling
@@ -84,7 +84,7 @@ class HostUNet(VideoUNet):
 
     def __init__(self, config: UNetConfig, dtype: Any, device: Any, operations: Any) -> None:
         host_attention = HostAttention()
-        super().__init__(config, Backend(operations, host_attention, dtype, device))
+        super().__init__(config, Operations(operations, host_attention, dtype, device))
         self.dtype = dtype
         self.host_attention = host_attention
 
@@ -118,7 +118,7 @@ class HostUNet(VideoUNet):
 
 
 class HostConfig(comfy.supported_models_base.BASE):
-    """The host's description of the model; a :class:`~dynamicrafter.variants.Variant` says all there is to know."""
+    """The host's description of the model, read off its variant."""
 
     latent_format = comfy.latent_formats.SD15
     unet_extra_config: dict[str, Any] = {}

@@ -9,9 +9,9 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ...dynamicrafter.backend import Backend
-from ...dynamicrafter.resampler import Resampler
-from ...dynamicrafter.variants import Variant
+from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.resampler import Resampler
+from ...dynamicrafter.model.variants import Variant
 from .model import HostAttention, load_weights, make_patcher
 
 _ATTACHMENT = "dynamicrafter_resampler"
@@ -28,8 +28,8 @@ def attach_resampler(
     management = comfy.model_management
     device, offload = management.get_torch_device(), management.unet_offload_device()
     compute = management.unet_manual_cast(dtype, device) or dtype
-    backend = Backend(comfy.ops.manual_cast, HostAttention(), dtype, offload)
-    module = Resampler(variant.resampler, backend)
+    operations = Operations(comfy.ops.manual_cast, HostAttention(), dtype, offload)
+    module = Resampler(variant.resampler, operations)
     patcher = make_patcher(module, device, offload, disable_dynamic)
     load_weights(module, weights, patcher, dtype)
     patcher.set_model_compute_dtype(compute) if hasattr(patcher, "set_model_compute_dtype") else None

@@ -10,12 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...dynamicrafter.denoiser import translate
-from ...dynamicrafter.guidance import Branch, Guidance
-from ...dynamicrafter.sampler import Step, sample_ddim
-from ...dynamicrafter.schedule import ddim_plan, make_schedule
-from ...dynamicrafter.stages import Estimate
-from ...dynamicrafter.variants import Spacing
+from ...dynamicrafter.diffusion.config import Spacing
+from ...dynamicrafter.diffusion.denoiser import Estimate, translate
+from ...dynamicrafter.diffusion.guidance import Branch, Guidance
+from ...dynamicrafter.diffusion.samplers import Step, sample_ddim
+from ...dynamicrafter.diffusion.schedule import ddim_plan, make_schedule
 from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
 from .run import Progress, check_latent, get_previewer, is_out_of_memory

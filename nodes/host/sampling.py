@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...dynamicrafter.schedule import TRAIN_STEPS, Schedule
+from ...dynamicrafter.diffusion.schedule import TRAIN_STEPS, Schedule
 
 _TOP_RATIO = 4.0
 """Least ratio of the stand-in for the infinite sigma of pure noise to the sigma below it.

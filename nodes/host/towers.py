@@ -19,8 +19,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...dynamicrafter.clip import clip_pixels
-from ...dynamicrafter.variants import TEXT_TOKENS, TextConfig, Variant, VisionConfig
+from ...dynamicrafter.model.configs import TEXT_TOKENS, TextConfig, VisionConfig
+from ...dynamicrafter.model.encoders import clip_pixels
+from ...dynamicrafter.model.variants import Variant
 from .model import make_patcher
 
 _SPECIAL = {"start": 49406, "end": 49407, "pad": 0}

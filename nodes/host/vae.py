@@ -12,10 +12,10 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...dynamicrafter.backend import Backend
-from ...dynamicrafter.vae import Autoencoder, Posterior
-from ...dynamicrafter.variants import VaeConfig
-from ...dynamicrafter.video_decoder import VideoAutoencoder
+from ...dynamicrafter.model.autoencoder import Autoencoder, Posterior
+from ...dynamicrafter.model.configs import VaeConfig
+from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.video_decoder import VideoAutoencoder
 from .memory import make_room, out_of_memory, vae_decode_bytes, vae_encode_bytes, with_room
 from .model import HostAttention, load_weights, make_patcher
 from .run import Progress, check_latent, is_out_of_memory
@@ -96,8 +96,8 @@ def build_vae(config: VaeConfig, weights: dict[str, Tensor], disable_dynamic: bo
     stand_in = comfy.ldm.models.autoencoder.AutoencoderKL(**params)
     vae = comfy.sd.VAE(sd=stand_in.state_dict(), config={"params": params})
     load_device, offload_device = vae.patcher.load_device, vae.patcher.offload_device
-    backend = Backend(comfy.ops.manual_cast, _PictureAttention(), vae.vae_dtype, offload_device)
-    module = kind(config, backend)
+    operations = Operations(comfy.ops.manual_cast, _PictureAttention(), vae.vae_dtype, offload_device)
+    module = kind(config, operations)
     vae.first_stage_model = module
     vae.patcher = make_patcher(module, load_device, offload_device, disable_dynamic)
     load_weights(module, weights, vae.patcher, vae.vae_dtype)

@@ -12,8 +12,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from dynamicrafter.backend import fused_attention
-from dynamicrafter.variants import V512
+from dynamicrafter.model.operations import fused_attention
+from dynamicrafter.model.variants import V512
 
 ROOT = Path(__file__).parents[2]
 

@@ -73,11 +73,11 @@ class Numbers:
 
     def small(self, prediction: str = "v", zero_snr: bool = True, base_scale: float | None = 0.7) -> Any:
         """A small random checkpoint of a noise process, loaded into the host; its weights are exact in float16."""
-        variants = self.pack("dynamicrafter.variants")
+        variants = self.pack("dynamicrafter.model.variants")
         diffusion = variants.DiffusionConfig(prediction, zero_snr, base_scale)
         path = self.working / f"{prediction}_{base_scale}.safetensors"
         if not path.exists():
-            write = self.pack("dynamicrafter.random_model").write_random_checkpoint
+            write = self.pack("dynamicrafter.weights.random_model").write_random_checkpoint
             write(path, replace(variants.SMALL, diffusion=diffusion), dtype=torch.float16)
         return path, self.pack("nodes.host.loading").load_checkpoint(path, None, "auto")
 
@@ -92,7 +92,10 @@ class Numbers:
     # --- core's Euler against our DDIM ---
 
     def schedule(self, *base: Any) -> Any:
-        variants, schedule = self.pack("dynamicrafter.variants"), self.pack("dynamicrafter.schedule")
+        variants, schedule = (
+            self.pack("dynamicrafter.model.variants"),
+            self.pack("dynamicrafter.diffusion.schedule"),
+        )
         return schedule, schedule.make_schedule(variants.DiffusionConfig(*base))
 
     def simple_scheduler(self, *base: Any) -> dict[int, bool]:
@@ -120,7 +123,7 @@ class Numbers:
         _, parts = self.small(*base)
         picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
         positive, _, _, latent = self.encode(parts, "animate", [picture], frames=2, prompt="a boat")
-        guidance = self.pack("dynamicrafter.guidance").NoGuidance()
+        guidance = self.pack("dynamicrafter.diffusion.guidance").NoGuidance()
         abar = schedule.alphas_cumprod.double()
         found: dict[int, float] = {}
         for steps in FEW_STEPS:
@@ -163,7 +166,7 @@ class Numbers:
         path, parts = self.small()
         pictures = [self.repository / "pictures" / name for name in ("hill_day.png", "hill_dusk.png")]
         opened = [
-            self.pack("dynamicrafter.pictures").as_picture(picture).pixels / 255 for picture in pictures
+            self.pack("dynamicrafter.media.pictures").as_picture(picture).pixels / 255 for picture in pictures
         ]
         kind = mode if mode in ("interpolate", "loop") else "animate"
         settings = {**SETTINGS, "cfg": 1.0} if mode == "no guidance" else SETTINGS
@@ -214,7 +217,7 @@ class Numbers:
             height=64,
         )
         image_cfg = (info.get("cfg_img") or info["cfg"]) if info.get("multiple_cond_cfg") else None
-        make_guidance = self.pack("dynamicrafter.guidance").make_guidance
+        make_guidance = self.pack("dynamicrafter.diffusion.guidance").make_guidance
         guidance = make_guidance(info["cfg"], image_cfg, info["guidance_rescale"])
         branches = {"full": positive, "unconditional": negative, "image_only": image_only}
         sampled = self.pack("nodes.host.sampler").sample_exactly(
@@ -239,10 +242,10 @@ class Numbers:
         """The weights of a golden as a checkpoint that says what it is."""
         checkpoint, networks = (
             self.pack("dynamicrafter.checkpoint"),
-            self.pack("dynamicrafter.checkpoint.layout"),
+            self.pack("dynamicrafter.weights.layout"),
         )
-        files = self.pack("dynamicrafter.checkpoint.safetensors_file")
-        entries = self.pack("dynamicrafter.checkpoint.entries")
+        files = self.pack("dynamicrafter.weights.formats.safetensors_file")
+        entries = self.pack("dynamicrafter.weights.formats.entries")
         path = self.working / f"{case.name}.safetensors"
         variant = replace(model.variant, modes=("animate", "interpolate", "loop"))
         tensors = {
@@ -272,7 +275,7 @@ class Numbers:
         siglip = comfy.clip_vision.ClipVisionModel({"model_type": "siglip_vision_model", **sizes, **shape})
         encode = self.pack("nodes.encode")
         towers, vae = self.pack("nodes.host.towers"), self.pack("nodes.host.vae")
-        variant = self.pack("dynamicrafter.variants").SMALL
+        variant = self.pack("dynamicrafter.model.variants").SMALL
         calls: dict[str, Callable[[], Any]] = {
             "model": lambda: encode.variant_of(SimpleNamespace(model=torch.nn.Identity())),
             "siglip": lambda: towers.check_vision(siglip, variant),

@@ -91,7 +91,7 @@ class Host:
 
         self.management = comfy.model_management
         self.loading = self.pack("nodes.host.loading")
-        variants = self.pack("dynamicrafter.variants")
+        variants = self.pack("dynamicrafter.model.variants")
         small = variants.SMALL
         self.variants = {
             "plain": small,
@@ -103,7 +103,7 @@ class Host:
         }
         self.paths = {name: working / f"{name}.safetensors" for name in self.variants}
         for name, variant in self.variants.items():
-            write = self.pack("dynamicrafter.random_model").write_random_checkpoint
+            write = self.pack("dynamicrafter.weights.random_model").write_random_checkpoint
             # The host keeps towers in float16, whose weights are then the file's to the last digit.
             write(self.paths[name], variant, dtype=torch.float16)
 
@@ -197,7 +197,7 @@ class Host:
 
     def sample(self, parts: Any, encoded: Any, steps: int = 2) -> Tensor:
         """Latents by our sampler with guidance."""
-        guidance = self.pack("dynamicrafter.guidance").make_guidance(3.0, None, 0.7)
+        guidance = self.pack("dynamicrafter.diffusion.guidance").make_guidance(3.0, None, 0.7)
         branches = {"full": encoded[0], "unconditional": encoded[1]}
         with torch.inference_mode():
             return self.pack("nodes.host.sampler").sample_exactly(

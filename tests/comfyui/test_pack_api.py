@@ -185,8 +185,9 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
 def own_size(checkpoint: str) -> tuple[int, int]:
     """Height and width of the clips that a built-in model makes of a picture wider than tall."""
     from dynamicrafter.api import find_model
-    from dynamicrafter.checkpoint import choose, detect, open_weights
-    from dynamicrafter.variants import SMALL
+    from dynamicrafter.model.variants import SMALL
+    from dynamicrafter.weights.detect import choose, detect
+    from dynamicrafter.weights.formats.files import open_weights
 
     if checkpoint == BUILT_IN:
         return SMALL.preset.height, SMALL.preset.width
@@ -357,7 +358,7 @@ class TestSameAsTheCommand:
         import torch
         from PIL import Image
 
-        from dynamicrafter.random_model import write_random_checkpoint
+        from dynamicrafter.weights.random_model import write_random_checkpoint
 
         # The host keeps CLIP towers in float16, so these weights are exact in it.
         checkpoint = pack_server.base / "models" / "checkpoints" / "exact.safetensors"
@@ -390,7 +391,7 @@ class TestSameAsTheCommand:
 
 class TestOwnValues:
     def test_what_is_left_to_the_model_is_its_preset(self, ready: Client) -> None:
-        from dynamicrafter.variants import SMALL
+        from dynamicrafter.model.variants import SMALL
 
         preset = SMALL.preset
         left = {"steps": 0, "cfg": -1.0, "eta": -1.0, "seed": 51}
@@ -413,7 +414,7 @@ class TestOwnValues:
         assert not made[0].equal(made[2])
 
     def test_core_samplers_get_them_from_a_node(self, ready: Client) -> None:
-        from dynamicrafter.variants import SMALL
+        from dynamicrafter.model.variants import SMALL
 
         preset = SMALL.preset
         linked = {"steps": ["preset", 0], "cfg": ["preset", 1], "seed": 53}

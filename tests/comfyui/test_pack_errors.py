@@ -41,8 +41,9 @@ def checkpoints(pack_server: Server) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from dynamicrafter.random_model import write_random_checkpoint
-    from dynamicrafter.variants import SMALL, ResamplerConfig
+    from dynamicrafter.model.configs import ResamplerConfig
+    from dynamicrafter.model.variants import SMALL
+    from dynamicrafter.weights.random_model import write_random_checkpoint
 
     folder = pack_server.base / "models" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from pack_graphs import REPOSITORY, conditioned, decoded, latents_of, sampled, saved_latent, upload_pictures
 
-from dynamicrafter.memory import unet_bytes, vae_decode_bytes, vae_encode_bytes
-from dynamicrafter.variants import SMALL
+from dynamicrafter.model.memory import unet_bytes, vae_decode_bytes, vae_encode_bytes
+from dynamicrafter.model.variants import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -44,9 +44,9 @@ def trained(pack_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Tr
     for package in ("accelerate", "peft"):
         pytest.importorskip(package, reason=f"training a LoRA needs {package}")
     from dynamicrafter.api import Lora, find_model, load
+    from dynamicrafter.toy.clips import write_toy_clips
     from dynamicrafter.training.config import FinetuneConfig
     from dynamicrafter.training.finetune import finetune, save_model
-    from dynamicrafter.training.toy_clips import write_toy_clips
     from dynamicrafter.training.trainer import TrainerConfig
 
     folder = tmp_path_factory.mktemp("trained")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dynamicrafter.variants import TINY, VARIANTS
+from dynamicrafter.model.variants import TINY, VARIANTS
 
 if TYPE_CHECKING:
     from comfyui_host import Host

@@ -48,7 +48,7 @@ if __name__ == "__main__":
     sys.modules["pack"] = pack
     spec.loader.exec_module(pack)
     node = importlib.import_module("pack.nodes.loader")
-    known = importlib.import_module("pack.dynamicrafter.variants").VARIANTS
+    known = importlib.import_module("pack.dynamicrafter.model.variants").VARIANTS
     values = importlib.import_module("pack.nodes.own_values")
     family = ["512_v1", "512_interp_v1", "cil_512"]
     pruned = ["512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024"]

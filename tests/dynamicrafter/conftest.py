@@ -13,8 +13,8 @@ from cli_runs import Ran, Run, paint
 
 from dynamicrafter.api import find_model
 from dynamicrafter.cli import main
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.variants import SMALL
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from dynamicrafter.backend import Backend
-from dynamicrafter.stages import Conditioning, Context
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.variants import SMALL, TEXT_TOKENS, UNetConfig
+from dynamicrafter.model.conditioning import Conditioning, Context
+from dynamicrafter.model.configs import TEXT_TOKENS, UNetConfig
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.unet import VideoUNet
+from dynamicrafter.model.variants import SMALL
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -54,8 +55,10 @@ def filled(network: Network, seed: int = 0) -> Network:
     return network.requires_grad_(False).train(False)
 
 
-def tiny_unet(config: UNetConfig = TINY_UNET, backend: Backend = Backend(), seed: int = 0) -> VideoUNet:
-    return filled(VideoUNet(config, backend), seed)
+def tiny_unet(
+    config: UNetConfig = TINY_UNET, operations: Operations = Operations(), seed: int = 0
+) -> VideoUNet:
+    return filled(VideoUNet(config, operations), seed)
 
 
 def context(batch: int, image_frames: int, image_tokens: int = 3, dim: int = 12, seed: int = 1) -> Context:

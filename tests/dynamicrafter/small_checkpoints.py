@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dynamicrafter.checkpoint import Components
-from dynamicrafter.checkpoint.fill import single_thread
-from dynamicrafter.checkpoint.networks import COMPONENTS, Component
-from dynamicrafter.clip import encode_image, encode_text, tokenize
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.stages import Context
+from dynamicrafter.model.conditioning import Context
+from dynamicrafter.model.encoders import encode_image, encode_text, tokenize
+from dynamicrafter.weights.fill import single_thread
+from dynamicrafter.weights.load import Components
+from dynamicrafter.weights.networks import COMPONENTS, Component
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 PREFIXES: dict[Component, str] = {
     "unet": "model.diffusion_model.",

@@ -12,13 +12,13 @@ from PIL import Image
 
 import dynamicrafter
 from dynamicrafter.api import ModelFiles, find_model, pick_device, pick_dtype, render, variant_of
-from dynamicrafter.checkpoint import variant_metadata
 from dynamicrafter.errors import CheckpointError, PictureError, UsageError
-from dynamicrafter.pictures import read_picture
+from dynamicrafter.media.pictures import read_picture
+from dynamicrafter.media.video import read_frames, read_metadata
+from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import make_settings
-from dynamicrafter.variants import SMALL
-from dynamicrafter.video import read_frames, read_metadata
+from dynamicrafter.weights.detect import variant_metadata
 
 FEW = {"steps": 2, "frames": 4}
 

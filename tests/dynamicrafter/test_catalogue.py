@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from dynamicrafter.catalogue import RELEASES, TOWERS, Release, find, with_requirements
 from dynamicrafter.errors import UsageError
-from dynamicrafter.variants import VARIANTS
+from dynamicrafter.model.variants import VARIANTS
+from dynamicrafter.weights.catalogue import RELEASES, TOWERS, Release, find, with_requirements
 
 # Parameters of the released networks: UNet, VAE and resampler; those with both CLIP towers as the originals
 # keep them; the two complete CLIP towers alone; what ToonCrafter's decoder has more than the ordinary one.

@@ -12,10 +12,13 @@ import torch
 from small_checkpoints import hugging_face, outputs, save, small
 from torch import Tensor
 
-from dynamicrafter.checkpoint import convert, inspect, load_components, open_weights
-from dynamicrafter.checkpoint.entries import read_tensor
 from dynamicrafter.errors import CheckpointError, UsageError
-from dynamicrafter.variants import SMALL
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.weights.convert import convert
+from dynamicrafter.weights.formats.entries import read_tensor
+from dynamicrafter.weights.formats.files import open_weights
+from dynamicrafter.weights.inspect import inspect
+from dynamicrafter.weights.load import load_components
 
 BUFFERS = {"betas": torch.linspace(0.001, 0.01, 1000), "scale_arr": torch.full((1400,), 0.7)}
 LEFTOVERS = {"embedder.model.logit_scale": torch.zeros(())}

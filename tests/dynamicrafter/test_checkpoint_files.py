@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamicrafter.checkpoint import Entry, file_sha256, inspect, open_weights
-from dynamicrafter.checkpoint import torch_file as torch_file_module
-from dynamicrafter.checkpoint.entries import PIECE_BYTES, Piece, read_tensor
-from dynamicrafter.checkpoint.safetensors_file import write_safetensors
 from dynamicrafter.errors import CheckpointError
+from dynamicrafter.weights.formats import torch_file as torch_file_module
+from dynamicrafter.weights.formats.entries import PIECE_BYTES, Entry, Piece, read_tensor
+from dynamicrafter.weights.formats.files import file_sha256, open_weights
+from dynamicrafter.weights.formats.safetensors_file import write_safetensors
+from dynamicrafter.weights.inspect import inspect
 
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3),

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from small_checkpoints import PREFIXES, features, hugging_face, open_clip_model, outputs, save, small
 from torch import Tensor, nn
 
-from dynamicrafter.backend import Backend, Operations
-from dynamicrafter.checkpoint import Components, load_components, variant_metadata
-from dynamicrafter.checkpoint.networks import COMPONENTS, Component
 from dynamicrafter.errors import CheckpointError, UsageError
-from dynamicrafter.variants import SMALL
+from dynamicrafter.model.operations import LayerClasses, Operations
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.weights.detect import variant_metadata
+from dynamicrafter.weights.load import Components, load_components
+from dynamicrafter.weights.networks import COMPONENTS, Component
 
 CORE: tuple[Component, ...] = ("unet", "vae", "resampler")
 
@@ -189,9 +190,9 @@ def test_layers_come_from_the_callers_namespace(tmp_path: Path) -> None:
     class Ours(nn.Linear):
         pass
 
-    namespace = cast(Operations, type("Layers", (), {**vars(nn), "Linear": Ours}))
+    namespace = cast(LayerClasses, type("Layers", (), {**vars(nn), "Linear": Ours}))
     path = save(tmp_path / "a.safetensors", small(*CORE))
-    loaded = load_components(path, towers=False, backend=Backend(operations=namespace))
+    loaded = load_components(path, towers=False, operations=Operations(layers=namespace))
     linear = [m for m in loaded.unet.modules() if isinstance(m, nn.Linear)]
     assert linear and all(type(m) is Ours for m in linear)
     assert_holds(loaded, small())

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamicrafter.backend import Backend
-from dynamicrafter.checkpoint import Entry, choose, detect
-from dynamicrafter.checkpoint.accounting import require, take_stock
-from dynamicrafter.checkpoint.entries import Piece
-from dynamicrafter.checkpoint.networks import COMPONENTS, CORE, Component, build
 from dynamicrafter.errors import CheckpointError
-from dynamicrafter.variants import TOON_512, V256, V512, V512_INTERP, V1024, VARIANTS
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.variants import TOON_512, V256, V512, V512_INTERP, V1024, VARIANTS
+from dynamicrafter.weights.accounting import require, take_stock
+from dynamicrafter.weights.detect import choose, detect
+from dynamicrafter.weights.formats.entries import Entry, Piece
+from dynamicrafter.weights.networks import COMPONENTS, CORE, Component, build
 
 FOLDER = Path(__file__).parents[1] / "data" / "manifests"
 RELEASED = ("256_v1", "512_v1", "1024_v1", "512_interp_v1")
@@ -155,7 +155,7 @@ def test_a_misshapen_tensor_is_named_with_both_shapes() -> None:
 def test_networks_keep_nothing_that_no_checkpoint_holds(component: Component) -> None:
     """A buffer outside the checkpoint would stay on the meta device."""
     for variant in (V256, TOON_512):
-        network = build(variant, component, Backend(dtype=torch.bfloat16, device="meta"))
+        network = build(variant, component, Operations(dtype=torch.bfloat16, device="meta"))
         assert [name for name, _ in network.named_buffers()] == []
         assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
         assert {name for name, _ in network.named_parameters()} == set(network.state_dict())

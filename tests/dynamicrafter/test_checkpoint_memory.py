@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynamicrafter.checkpoint.networks import CORE, expected
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.variants import SMALL, Variant, variant_to_json
+from dynamicrafter.model.variants import SMALL, Variant, variant_to_json
+from dynamicrafter.weights.networks import CORE, expected
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 ROOT = Path(__file__).parents[2]
 LARGER = replace(SMALL, name="larger", unet=replace(SMALL.unet, model_channels=224, norm_groups=32))

@@ -9,8 +9,10 @@ import torch
 from small_checkpoints import PREFIXES, hugging_face, open_clip_model, save, small
 from torch import Tensor
 
-from dynamicrafter.checkpoint import convert, inspect, load_components
 from dynamicrafter.errors import CheckpointError
+from dynamicrafter.weights.convert import convert
+from dynamicrafter.weights.inspect import inspect
+from dynamicrafter.weights.load import load_components
 
 UNET = PREFIXES["unet"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cli_runs import QUICK, Run, paint
 
-from dynamicrafter.video import read_frames, read_metadata, write_clip
+from dynamicrafter.media.video import read_frames, read_metadata, write_clip
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from dynamicrafter.api import find_model
-from dynamicrafter.catalogue import find
 from dynamicrafter.hashing import file_sha256
-from dynamicrafter.variants import VARIANTS
-from dynamicrafter.video import read_frames, read_metadata
+from dynamicrafter.media.video import read_frames, read_metadata
+from dynamicrafter.model.variants import VARIANTS
+from dynamicrafter.weights.catalogue import find
 
 FORMATS = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
 

@@ -18,7 +18,7 @@ import torch
 from cli_runs import QUICK, Run, complaint, left, paint
 
 from dynamicrafter.cli import main
-from dynamicrafter.unet import VideoUNet
+from dynamicrafter.model.unet import VideoUNet
 
 ROOT = Path(__file__).resolve().parents[2]
 

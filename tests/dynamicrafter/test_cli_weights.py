@@ -13,9 +13,9 @@ import torch
 from cli_runs import QUICK, Run, complaint, left
 from local_hub import Hub, Server
 
-from dynamicrafter.catalogue import RELEASES, Release
 from dynamicrafter.errors import Cancelled
-from dynamicrafter.video import read_frames, read_metadata
+from dynamicrafter.media.video import read_frames, read_metadata
+from dynamicrafter.weights.catalogue import RELEASES, Release
 
 # models
 
@@ -79,8 +79,8 @@ def toy(
         monkeypatch.delenv(variable.lower(), raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("dynamicrafter.catalogue.RELEASES", (release,))
-    monkeypatch.setattr("dynamicrafter.download.RELEASES", (release,))
+    monkeypatch.setattr("dynamicrafter.weights.catalogue.RELEASES", (release,))
+    monkeypatch.setattr("dynamicrafter.weights.download.RELEASES", (release,))
     huggingface_hub.close_session()
     yield release, hub
     huggingface_hub.close_session()

@@ -6,8 +6,7 @@ import pytest
 import torch
 from networks import TINY_RESAMPLER, normal
 
-from dynamicrafter.conditioning import assemble, image_tokens, place_keyframes, repeat_picture
-from dynamicrafter.stages import Context
+from dynamicrafter.model.conditioning import Context, assemble, image_tokens, place_keyframes, repeat_picture
 
 
 def test_a_clip_of_the_trained_length_gives_each_frame_its_own_tokens() -> None:

@@ -9,11 +9,12 @@ import torch
 from networks import calls_of, conditioning, normal, relative_difference, tiny_unet
 from torch import Tensor
 
-from dynamicrafter.denoiser import make_denoiser, translate
-from dynamicrafter.guidance import Guidance, NoGuidance, TextGuidance, TextImageGuidance
-from dynamicrafter.schedule import make_schedule
-from dynamicrafter.stages import Conditioning, Context
-from dynamicrafter.variants import V256, V512, DiffusionConfig
+from dynamicrafter.diffusion.config import DiffusionConfig
+from dynamicrafter.diffusion.denoiser import make_denoiser, translate
+from dynamicrafter.diffusion.guidance import Guidance, NoGuidance, TextGuidance, TextImageGuidance
+from dynamicrafter.diffusion.schedule import make_schedule
+from dynamicrafter.model.conditioning import Conditioning, Context
+from dynamicrafter.model.variants import V256, V512
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

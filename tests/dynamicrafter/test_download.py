@@ -17,9 +17,9 @@ from filelock import FileLock
 from huggingface_hub.utils import are_progress_bars_disabled
 from local_hub import CONTENT, PATH, Hub, Server
 
-from dynamicrafter.catalogue import Release
-from dynamicrafter.download import ATTEMPTS, download, local_path
 from dynamicrafter.errors import Cancelled, DownloadError
+from dynamicrafter.weights.catalogue import Release
+from dynamicrafter.weights.download import ATTEMPTS, download, local_path
 
 PIECE = 4096
 RELEASE = Release(

@@ -7,7 +7,7 @@ import torch
 from networks import normal
 from torch import Tensor
 
-from dynamicrafter.guidance import (
+from dynamicrafter.diffusion.guidance import (
     Guidance,
     NoGuidance,
     TextGuidance,

@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from dynamicrafter import attention
-from dynamicrafter.backend import PLAIN
-from dynamicrafter.memory import MARGIN, unet_bytes, vae_decode_bytes, vae_encode_bytes
-from dynamicrafter.variants import SMALL, TOON_512, V512, Variant
+from dynamicrafter.model import attention
+from dynamicrafter.model.memory import MARGIN, unet_bytes, vae_decode_bytes, vae_encode_bytes
+from dynamicrafter.model.operations import PLAIN
+from dynamicrafter.model.variants import SMALL, TOON_512, V512, Variant
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 LARGEST_WEIGHT = 9 * 2 * 1280 * 1280

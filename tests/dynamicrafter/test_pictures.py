@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor
 
-from dynamicrafter import pictures
 from dynamicrafter.errors import PictureError
-from dynamicrafter.pictures import (
+from dynamicrafter.media import pictures
+from dynamicrafter.media.pictures import (
     Picture,
     as_picture,
     centre_crop_or_pad,

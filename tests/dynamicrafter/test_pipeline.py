@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from dynamicrafter.api import load
+from dynamicrafter.diffusion.samplers import Step
 from dynamicrafter.errors import Cancelled, DynamiCrafterError
+from dynamicrafter.model.variants import SMALL, Mode
 from dynamicrafter.pipeline import (
     KeyPictures,
     Model,
@@ -23,10 +25,8 @@ from dynamicrafter.pipeline import (
     sample,
     to_frames,
 )
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.sampler import Step
 from dynamicrafter.settings import Settings, make_settings
-from dynamicrafter.variants import SMALL, Mode
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 
 @pytest.fixture(scope="module")

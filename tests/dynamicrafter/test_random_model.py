@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from small_checkpoints import outputs
 
-from dynamicrafter.checkpoint import load_components, open_weights
 from dynamicrafter.errors import CheckpointError
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.variants import SMALL
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.weights.formats.files import open_weights
+from dynamicrafter.weights.load import load_components
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 
 def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import torch
 from networks import normal, relative_difference
 from torch import Tensor
 
-from dynamicrafter.denoiser import Denoise
-from dynamicrafter.sampler import Step, ddim_step, draw_noise, sample_ddim
-from dynamicrafter.schedule import DdimPlan, Schedule, ddim_plan, make_schedule
-from dynamicrafter.stages import Estimate
-from dynamicrafter.variants import V256, V512, V1024, Spacing, Variant
+from dynamicrafter.diffusion.config import Spacing
+from dynamicrafter.diffusion.denoiser import Denoise, Estimate
+from dynamicrafter.diffusion.samplers import Step, ddim_step, draw_noise, sample_ddim
+from dynamicrafter.diffusion.schedule import DdimPlan, Schedule, ddim_plan, make_schedule
+from dynamicrafter.model.variants import V256, V512, V1024, Variant
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 2, 3, 3)

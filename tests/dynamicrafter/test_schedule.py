@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from dynamicrafter.schedule import ddim_plan, make_schedule, timesteps
-from dynamicrafter.variants import V256, V512, V1024, Spacing, Variant
+from dynamicrafter.diffusion.config import Spacing
+from dynamicrafter.diffusion.schedule import ddim_plan, make_schedule, timesteps
+from dynamicrafter.model.variants import V256, V512, V1024, Variant
 
 ALL_COUNTS = range(1, 1001)
 INDEX_ERROR_IN_THE_ORIGINAL = [3, 9, 27, 36, 37, *range(101, 112), *range(251, 334), *range(501, 1001)]

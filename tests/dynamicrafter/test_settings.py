@@ -11,15 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamicrafter.errors import UsageError
-from dynamicrafter.settings import (
-    Settings,
-    default_size,
-    make_settings,
-    motion_to_fs,
-    settings_from_json,
-    settings_to_json,
-)
-from dynamicrafter.variants import (
+from dynamicrafter.model.variants import (
     SMALL,
     TOON_512,
     V256,
@@ -29,6 +21,14 @@ from dynamicrafter.variants import (
     VARIANTS,
     Mode,
     Variant,
+)
+from dynamicrafter.settings import (
+    Settings,
+    default_size,
+    make_settings,
+    motion_to_fs,
+    settings_from_json,
+    settings_to_json,
 )
 
 GOOD = make_settings(V512, "animate")

@@ -9,12 +9,12 @@ import torch
 from networks import TINY_UNET, context, filled, normal, relative_difference, tiny_unet
 from torch import Tensor
 
-from dynamicrafter.attention import CrossAttention, SpatialTransformer, TemporalTransformer
-from dynamicrafter.backend import PLAIN, fused_attention
-from dynamicrafter.layers import Downsample, ResBlock, TemporalConvBlock, Upsample, sinusoidal_embedding
-from dynamicrafter.stages import Context
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.variants import UNetConfig
+from dynamicrafter.model.attention import CrossAttention, SpatialTransformer, TemporalTransformer
+from dynamicrafter.model.conditioning import Context
+from dynamicrafter.model.configs import UNetConfig
+from dynamicrafter.model.layers import Downsample, ResBlock, TemporalConvBlock, Upsample, sinusoidal_embedding
+from dynamicrafter.model.operations import PLAIN, fused_attention
+from dynamicrafter.model.unet import VideoUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from networks import TINY_VAE, filled, normal, relative_difference
 
-from dynamicrafter.backend import Backend
-from dynamicrafter.vae import Autoencoder, Downsample, PixelAttention, Posterior
-from dynamicrafter.variants import VaeConfig
-from dynamicrafter.video_decoder import VideoAutoencoder, build_autoencoder
+from dynamicrafter.model.autoencoder import Autoencoder, Downsample, PixelAttention, Posterior
+from dynamicrafter.model.configs import VaeConfig
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,7 +76,7 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
 
 
 def test_downsampling_pads_at_the_right_and_at_the_bottom_only() -> None:
-    layer = Downsample(1, Backend())
+    layer = Downsample(1, Operations())
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.fill_(1 if parameter.ndim > 1 else 0)
@@ -85,7 +85,7 @@ def test_downsampling_pads_at_the_right_and_at_the_bottom_only() -> None:
 
 
 def test_attention_looks_at_the_whole_picture() -> None:
-    layer = filled(PixelAttention(8, TINY_VAE, Backend()))
+    layer = filled(PixelAttention(8, TINY_VAE, Operations()))
     x = normal(1, 8, 3, 4)
     changed = x.clone()
     changed[..., 2, 3] += 1
@@ -93,7 +93,7 @@ def test_attention_looks_at_the_whole_picture() -> None:
 
 
 def test_attention_is_written_out_as_single_head_softmax() -> None:
-    layer = filled(PixelAttention(8, TINY_VAE, Backend())).double()
+    layer = filled(PixelAttention(8, TINY_VAE, Operations())).double()
     x = normal(2, 8, 3, 4).double()
     q, k, v = (conv(layer.norm(x)).flatten(2) for conv in (layer.q, layer.k, layer.v))
     weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(8), dim=-1)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from dynamicrafter.variants import (
+from dynamicrafter.diffusion.config import DiffusionConfig
+from dynamicrafter.model.configs import UNetConfig
+from dynamicrafter.model.variants import (
     CIL_512,
     CIL_1024,
     SMALL,
@@ -18,8 +20,6 @@ from dynamicrafter.variants import (
     V512_INTERP,
     V1024,
     VARIANTS,
-    DiffusionConfig,
-    UNetConfig,
     Variant,
     variant_from_json,
     variant_to_json,

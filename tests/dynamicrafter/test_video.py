@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from dynamicrafter.errors import ClipError, UsageError
-from dynamicrafter.video import EXTENSIONS, check_clip_path, read_frames, read_metadata, write_clip
+from dynamicrafter.media.video import EXTENSIONS, check_clip_path, read_frames, read_metadata, write_clip
 
 NAMES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
 SETTINGS = {

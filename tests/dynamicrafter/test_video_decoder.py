@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynamicrafter.variants import VaeConfig
-from dynamicrafter.video_decoder import VideoAutoencoder, build_autoencoder
+from dynamicrafter.model.configs import VaeConfig
+from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencoder
 
 CONFIG = VaeConfig(channels=32, channel_mult=(1, 2, 2, 2), num_res_blocks=1, video_decoder=True)
 FRAMES = 4

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dynamicrafter.catalogue import RELEASES, Release, find
-from dynamicrafter.download import local_path, status_rows, weights_folder
+from dynamicrafter.weights.catalogue import RELEASES, Release, find
+from dynamicrafter.weights.download import local_path, status_rows, weights_folder
 
 UNSIZED = find("512_interp_full")
 

@@ -7,16 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.variants import SMALL
-
-
-@pytest.fixture(scope="session")
-def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_random_checkpoint(path, SMALL)
-    return path
-
 
 @pytest.fixture(autouse=True)
 def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

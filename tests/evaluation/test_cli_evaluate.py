@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from dynamicrafter.api import find_model, load
-from dynamicrafter.catalogue import find
 from dynamicrafter.cli import main
 from dynamicrafter.errors import Cancelled
-from dynamicrafter.training.hops import measure_hops
-from dynamicrafter.variants import VARIANTS
-from dynamicrafter.video import write_clip
+from dynamicrafter.media.video import write_clip
+from dynamicrafter.model.variants import VARIANTS
+from dynamicrafter.toy.hops import measure_hops
+from dynamicrafter.weights.catalogue import find
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--steps", "1", "--frames", "3", "--cfg", "1", "--device", "cpu", "--plain")

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from dynamicrafter.api import ModelFiles
-from dynamicrafter.clip import clip_pixels, tokenize
 from dynamicrafter.errors import CheckpointError
 from dynamicrafter.evaluation.clip_score import find_towers, load_scorer
 from dynamicrafter.evaluation.learned import Learned, measure_learned
-from dynamicrafter.variants import V512, TextConfig, VisionConfig
+from dynamicrafter.model.configs import TextConfig, VisionConfig
+from dynamicrafter.model.encoders import clip_pixels, tokenize
+from dynamicrafter.model.variants import V512
 
 TEXT = TextConfig(width=32, layers=2, heads=2)
 VISION = VisionConfig(width=48, layers=2, heads=3, patch=16, image_size=32)

@@ -12,8 +12,23 @@ from einops import rearrange
 from golden import Golden
 from torch import Tensor, nn
 
-from dynamicrafter.backend import Backend
-from dynamicrafter.clip import (
+from dynamicrafter.diffusion.config import DiffusionConfig
+from dynamicrafter.diffusion.denoiser import make_denoiser
+from dynamicrafter.diffusion.guidance import make_guidance
+from dynamicrafter.diffusion.samplers import Step, sample_ddim
+from dynamicrafter.diffusion.schedule import ddim_plan, make_schedule
+from dynamicrafter.media.pictures import as_picture, centre_crop_or_pad, normalise, resize_exact
+from dynamicrafter.model.autoencoder import Autoencoder, Posterior
+from dynamicrafter.model.conditioning import Context, assemble
+from dynamicrafter.model.configs import (
+    TEXT_TOKENS,
+    ResamplerConfig,
+    TextConfig,
+    UNetConfig,
+    VaeConfig,
+    VisionConfig,
+)
+from dynamicrafter.model.encoders import (
     build_text_tower,
     build_vision_tower,
     clip_pixels,
@@ -21,33 +36,14 @@ from dynamicrafter.clip import (
     encode_text,
     tokenize,
 )
-from dynamicrafter.conditioning import assemble
-from dynamicrafter.denoiser import make_denoiser
-from dynamicrafter.guidance import make_guidance
-from dynamicrafter.layers import sinusoidal_embedding
-from dynamicrafter.pictures import as_picture, centre_crop_or_pad, normalise, resize_exact
+from dynamicrafter.model.layers import sinusoidal_embedding
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.resampler import Resampler
+from dynamicrafter.model.unet import VideoUNet
+from dynamicrafter.model.variants import V256, V512, V1024, Variant
+from dynamicrafter.model.video_decoder import VideoAutoencoder
 from dynamicrafter.pipeline import KeyPictures, Model, decode, encode, make_generators, sample
-from dynamicrafter.resampler import Resampler
-from dynamicrafter.sampler import Step, sample_ddim
-from dynamicrafter.schedule import ddim_plan, make_schedule
 from dynamicrafter.settings import Settings
-from dynamicrafter.stages import Context
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.vae import Autoencoder, Posterior
-from dynamicrafter.variants import (
-    TEXT_TOKENS,
-    V256,
-    V512,
-    V1024,
-    DiffusionConfig,
-    ResamplerConfig,
-    TextConfig,
-    UNetConfig,
-    VaeConfig,
-    Variant,
-    VisionConfig,
-)
-from dynamicrafter.video_decoder import VideoAutoencoder
 
 MODULE = 5e-6
 """A module's tolerance; wrong norm epsilons show from 6e-6 on."""
@@ -393,7 +389,7 @@ def pipeline_model(case: Golden) -> Model:
     text, vision = loaded_towers(clip.info["config"], section(clip, "clip."))
     return Model(
         variant=variant,
-        unet=loaded(VideoUNet(variant.unet, Backend()), unet_case.weights),  # pyright: ignore
+        unet=loaded(VideoUNet(variant.unet, Operations()), unet_case.weights),  # pyright: ignore
         vae=loaded(Autoencoder(variant.vae), section(parts, "first_stage_model.")),  # pyright: ignore
         resampler=loaded(Resampler(variant.resampler), section(parts, "image_proj_model.")),  # pyright: ignore
         text=text,

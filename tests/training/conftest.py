@@ -9,28 +9,12 @@ import pytest
 import torch
 from training_clips import write_movie, write_rows
 
-from dynamicrafter.api import load
-from dynamicrafter.pipeline import Model
-from dynamicrafter.random_model import write_random_checkpoint
-from dynamicrafter.training.toy_world import captions, make_clips, sample_scenes
-from dynamicrafter.variants import SMALL
+from dynamicrafter.toy.world import captions, make_clips, sample_scenes
 
 
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-
-
-@pytest.fixture(scope="session")
-def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_random_checkpoint(path, SMALL)
-    return path
-
-
-@pytest.fixture
-def small_model(small_weights: Path) -> Model:
-    return load(small_weights, device="cpu")
 
 
 @pytest.fixture

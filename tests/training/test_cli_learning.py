@@ -95,8 +95,8 @@ def test_wrong_usage_is_told(
 def test_a_model_of_another_size_is_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from dataclasses import replace
 
-    from dynamicrafter.random_model import write_random_checkpoint
-    from dynamicrafter.variants import SMALL
+    from dynamicrafter.model.variants import SMALL
+    from dynamicrafter.weights.random_model import write_random_checkpoint
 
     wide = replace(SMALL, preset=replace(SMALL.preset, width=128))
     write_random_checkpoint(tmp_path / "wide.safetensors", wide)
@@ -134,8 +134,9 @@ def test_a_random_model_is_measured_and_found_wanting(
     }
 
     from dynamicrafter.api import load
-    from dynamicrafter.training.autoencoder import psnr, round_trip
-    from dynamicrafter.training.toy_world import make_clips, sample_scenes
+    from dynamicrafter.evaluation.figures import psnr
+    from dynamicrafter.toy.autoencoder import round_trip
+    from dynamicrafter.toy.world import make_clips, sample_scenes
 
     vae = load(small_weights, device="cpu").vae.float()
     for name, salt, count, fs, frame in (

@@ -14,11 +14,11 @@ from torch import Tensor
 from training_clips import write_rows
 
 from dynamicrafter.api import load
-from dynamicrafter.checkpoint import load_components
+from dynamicrafter.diffusion.schedule import make_schedule
 from dynamicrafter.errors import CheckpointError, UsageError
-from dynamicrafter.lora import merge_adapters, read_adapters
+from dynamicrafter.model.unet import VideoUNet
+from dynamicrafter.model.variants import SMALL, V256
 from dynamicrafter.pipeline import Model
-from dynamicrafter.schedule import make_schedule
 from dynamicrafter.training.config import (
     FinetuneConfig,
     TinyConfig,
@@ -40,8 +40,8 @@ from dynamicrafter.training.lora import save_adapters
 from dynamicrafter.training.losses import DenoisingLoss
 from dynamicrafter.training.state import load_state
 from dynamicrafter.training.trainer import TrainerConfig
-from dynamicrafter.unet import VideoUNet
-from dynamicrafter.variants import SMALL, V256
+from dynamicrafter.weights.load import load_components
+from dynamicrafter.weights.lora import merge_adapters, read_adapters
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 pytestmark = pytest.mark.usefixtures("on_the_cpu")

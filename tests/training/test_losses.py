@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dynamicrafter.schedule import make_schedule
+from dynamicrafter.diffusion.config import DiffusionConfig
+from dynamicrafter.diffusion.schedule import make_schedule
+from dynamicrafter.model.variants import V256, V512, V1024
 from dynamicrafter.training.losses import (
     add_noise,
     drop_conditions,
@@ -16,7 +18,6 @@ from dynamicrafter.training.losses import (
     per_sample,
     uniform_timesteps,
 )
-from dynamicrafter.variants import V256, V512, V1024, DiffusionConfig
 
 
 def abar(zero_snr: bool) -> np.ndarray:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from training_clips import write_movie
 
+from dynamicrafter.media.video import write_clip
 from dynamicrafter.training import data, movies
 from dynamicrafter.training.data import Row, read_piece
 from dynamicrafter.training.movies import UnusableClip, clip_size, open_movie
-from dynamicrafter.video import write_clip
 
 
 class Decoder:

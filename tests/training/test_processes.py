@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from dynamicrafter.api import load
 from dynamicrafter.errors import UsageError
-from dynamicrafter.random_model import write_random_checkpoint
+from dynamicrafter.model.variants import SMALL, Variant
 from dynamicrafter.training import processes, trainer
 from dynamicrafter.training.config import FinetuneConfig, load_config
 from dynamicrafter.training.finetune import finetune
 from dynamicrafter.training.state import load_state
 from dynamicrafter.training.trainer import STATE, Trainer, TrainerConfig
-from dynamicrafter.variants import SMALL, Variant
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 pytestmark = pytest.mark.usefixtures("on_the_cpu")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dynamicrafter.api import render
 from dynamicrafter.errors import ClipError, UsageError
-from dynamicrafter.pictures import as_picture
+from dynamicrafter.media.pictures import as_picture
+from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import settings_from_json
 from dynamicrafter.training import samples
@@ -22,7 +23,6 @@ from dynamicrafter.training.finetune import finetune
 from dynamicrafter.training.samples import Sampler
 from dynamicrafter.training.state import load_state
 from dynamicrafter.training.trainer import STATE, TrainerConfig
-from dynamicrafter.video import read_frames, read_metadata
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 pytestmark = pytest.mark.usefixtures("on_the_cpu")

@@ -126,7 +126,7 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_tensorboard_gets_what_the_csv_gets(tmp_path: Path) -> None:
     """TensorBoard's own packages warn of each other, which is not ours to mend."""
     pytest.importorskip("tensorboard", reason="the TensorBoard log needs tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.operations.event_processing.event_accumulator import EventAccumulator
 
     log = RunLog(tmp_path, "tensorboard", 0)
     log.write(line(1))

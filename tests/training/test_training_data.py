@@ -10,13 +10,7 @@ import torch
 from training_clips import write_movie, write_rows
 
 from dynamicrafter.errors import UsageError
-from dynamicrafter.training.data import (
-    Row,
-    bucket,
-    enough_for,
-    read_list,
-    read_piece,
-)
+from dynamicrafter.training.data import Row, bucket, enough_for, read_list, read_piece
 from dynamicrafter.training.movies import UnusableClip, clip_size
 
 

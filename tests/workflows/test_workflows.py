@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from dynamicrafter.catalogue import RELEASES
+from dynamicrafter.weights.catalogue import RELEASES
 from tools.make_thumbnails import FRAME, FRAMES, GAP, GRAPH_SIZE, drawn, frame_left
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -1,0 +1,20 @@
+"""What there is to choose of the noise process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Prediction = Literal["eps", "v"]
+Spacing = Literal["uniform", "uniform_trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process: 1000 steps, betas linear in their root from 0.00085 to 0.012."""
+
+    prediction: Prediction = "v"
+    zero_snr: bool = True
+    """Betas rescaled so that the last step is pure noise (arXiv 2305.08891)."""
+    base_scale: float | None = 0.7
+    """End value of the dynamic rescale of x0, reached at step 400; None where the variant has none."""

@@ -1,0 +1,79 @@
+"""DDIM as pure functions over a denoiser: from noise to latents, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..diffusion.denoiser import Estimate
+from .denoiser import Denoise
+from .schedule import DdimPlan
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees after each step."""
+
+    index: int
+    """0 for the first executed step."""
+    total: int
+    timestep: int
+    x: Tensor
+    """Latents after the step, float32 ``[b, 4, t, h, w]``."""
+    x0: Tensor
+    """The step's estimate of the clean latents, rescaled as it enters ``x``; the same shape."""
+
+
+Callback = Callable[[Step], None]
+"""Called after every step; whatever it raises stops the run."""
+
+
+def ddim_step(x0: Tensor, noise: Tensor, fresh: Tensor, plan: DdimPlan, i: int) -> Tensor:
+    """Latents at the target of step ``i`` from (rescaled) x0, the estimated noise and fresh standard normal noise.
+
+    ``sqrt(aprev) x0 + sqrt(1 - aprev - sigma^2) noise + sigma fresh`` (arXiv 2010.02502, equation 12). The middle
+    root's argument is evaluated in float32 and clamped at 0: at some step counts it rounds below zero, where the
+    original gives NaN.
+    """
+    previous, sigma = (value[i].to(x0.device) for value in (plan.alphas_prev, plan.sigmas))
+    direction = (1 - previous - sigma * sigma).clamp(min=0).sqrt() * noise
+    return previous.sqrt() * x0 + direction + sigma * fresh
+
+
+def sample_ddim(
+    denoise: Denoise,
+    plan: DdimPlan,
+    x: Tensor,
+    draw: Callable[[], Tensor],
+    callback: Callback | None = None,
+) -> Tensor:
+    """Run all steps of ``plan`` on the noise ``x`` (float32 ``[b, 4, t, h, w]``); returns latents of that shape.
+
+    ``draw`` gives fresh noise of the shape of ``x`` and is called once a step, also where eta is 0, so that the
+    random numbers of a seed do not depend on eta.
+    """
+    total = len(plan.timesteps)
+    for index, i in enumerate(reversed(range(total))):
+        timestep = plan.timesteps[i]
+        estimate: Estimate = denoise(x, timestep)
+        x0 = estimate.x0 * plan.rescale[i].to(x.device)
+        x = ddim_step(x0, estimate.noise, draw(), plan, i)
+        if callback is not None:
+            callback(Step(index, total, timestep, x, x0))
+    return x
+
+
+def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
+    """Standard normal float32 ``[b, *shape]`` on ``device``, one generator for each clip of the batch.
+
+    Each is drawn on its generator's own device, so that a clip does not depend on its neighbours in the batch nor,
+    with CPU generators, on the device the model runs on.
+    """
+    drawn = [
+        torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
+        for generator in generators
+    ]
+    return torch.stack([noise.to(device) for noise in drawn])

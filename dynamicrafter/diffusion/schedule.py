@@ -1,0 +1,113 @@
+"""The noise process in numbers: noise levels, zero-terminal SNR, dynamic rescale and the choice of timesteps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import DiffusionConfig, Prediction, Spacing
+
+TRAIN_STEPS = 1000
+_FIRST_BETA, _LAST_BETA = 0.00085, 0.012
+_RESCALE_STEPS = 400
+"""Timestep at which the dynamic rescale has reached its end value."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Constants of the noise process for t = 0..999, float32 as the checkpoints store them."""
+
+    prediction: Prediction
+    betas: Tensor
+    alphas_cumprod: Tensor
+    """abar_t: share of the clean latents' power left at t; exactly 0 at the end with zero-terminal SNR."""
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+    scale: Tensor | None
+    """Dynamic rescale of the clean latents at each t (1400 entries, the last 400 unused), or None."""
+
+
+def make_schedule(config: DiffusionConfig) -> Schedule:
+    """The schedule of a variant; computed in float64 and stored as float32, bit for bit the original's."""
+    roots = torch.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, TRAIN_STEPS, dtype=torch.float64)
+    betas = roots**2
+    if config.zero_snr:
+        betas = _zero_snr(betas)
+    alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+    scale = None
+    if config.base_scale is not None:
+        ramp = torch.linspace(1.0, config.base_scale, _RESCALE_STEPS, dtype=torch.float64)
+        scale = torch.cat([ramp, torch.full((TRAIN_STEPS,), config.base_scale, dtype=torch.float64)]).float()
+    return Schedule(
+        prediction=config.prediction,
+        betas=betas.float(),
+        alphas_cumprod=alphas_cumprod.float(),
+        sqrt_alphas_cumprod=alphas_cumprod.sqrt().float(),
+        sqrt_one_minus_alphas_cumprod=(1 - alphas_cumprod).sqrt().float(),
+        scale=scale,
+    )
+
+
+def _zero_snr(betas: Tensor) -> Tensor:
+    """Betas shifted and scaled so that the last step holds no signal (arXiv 2305.08891, algorithm 1)."""
+    roots = torch.cumprod(1 - betas, dim=0).sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    abar = ((roots - last) * (first / (first - last))) ** 2
+    alphas = torch.cat([abar[:1], abar[1:] / abar[:-1]])
+    return 1 - alphas
+
+
+def timesteps(spacing: Spacing, steps: int) -> list[int]:
+    """Ascending timesteps for about ``steps`` denoising steps (1 to 1000).
+
+    "uniform" takes every ``1000 // steps``-th step from 1, which can be a few more than asked for;
+    "uniform_trailing" counts down from 999 in equal, rounded strides. Indices outside 0..999, at which the original
+    fails or wraps around, are left out. "linspace" (arXiv 2305.08891, table 2), which the original does not have,
+    spreads them evenly from 1 to 999: it begins at pure noise as trailing does and ends at the least as uniform does,
+    where the dynamic rescale is as good as 1. The last step leaves the clean latents scaled by that of the lowest
+    timestep, 0.94 with 12 trailing steps and a base of 0.7.
+    """
+    if not 1 <= steps <= TRAIN_STEPS:
+        raise ValueError(f"steps must be 1 to {TRAIN_STEPS}, not {steps}")
+    if spacing == "uniform":
+        chosen = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
+    elif spacing == "linspace":
+        gap = (TRAIN_STEPS - 2) / max(1, steps - 1)
+        # A thousand steps fall on 999 timesteps.
+        chosen = sorted({round(TRAIN_STEPS - 1 - i * gap) for i in range(steps)})
+    else:
+        # The original takes the stride as the difference of its first two values, whose rounding error decides which
+        # way a half goes (48 steps), and rounds half to even. Counting by index never adds an entry below zero.
+        stride = TRAIN_STEPS - (TRAIN_STEPS - TRAIN_STEPS / steps)
+        chosen = [round(TRAIN_STEPS - i * stride) - 1 for i in reversed(range(steps))]
+    return [t for t in chosen if 0 <= t < TRAIN_STEPS]
+
+
+@dataclass(frozen=True)
+class DdimPlan:
+    """Constants of a DDIM run, ascending in t; float32 ``[n]``."""
+
+    timesteps: list[int]
+    alphas: Tensor
+    """abar at each step."""
+    alphas_prev: Tensor
+    """abar at the step's target; the last executed step ends at abar[0], not at 1."""
+    sigmas: Tensor
+    """Standard deviation of the fresh noise."""
+    rescale: Tensor
+    """What x0 is multiplied by: the dynamic rescale of the target over that of the step (1 without it)."""
+
+
+def ddim_plan(schedule: Schedule, spacing: Spacing, steps: int, eta: float) -> DdimPlan:
+    """Constants for DDIM (arXiv 2010.02502, equation 16) from the float32 abar, as in the original."""
+    chosen = timesteps(spacing, steps)
+    alphas = schedule.alphas_cumprod[chosen]
+    alphas_prev = torch.cat([schedule.alphas_cumprod[:1], alphas[:-1]]).double()
+    sigmas = eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
+    rescale = torch.ones(len(chosen))
+    if schedule.scale is not None:
+        scale = schedule.scale[chosen]
+        rescale = torch.cat([scale[:1], scale[:-1]]) / scale
+    return DdimPlan(chosen, alphas, alphas_prev.float(), sigmas.float(), rescale)

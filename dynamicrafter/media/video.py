@@ -1,0 +1,497 @@
+"""Clips to files and back, with everything that made them stored inside.
+
+The extension chooses the format; a name without one, or ending in a slash, is a folder of PNG pictures. A
+file or folder comes to its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ClipError, UsageError
+
+EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
+"""Extensions of clip files; everything else is a folder or an error."""
+
+Frames: TypeAlias = "np.ndarray[Any, Any] | Tensor"
+"""uint8 ``[t, h, w, 3]``, RGB 0..255."""
+
+_RECORD_KIND = "dynamicrafter clip"
+_RECORD_NAME = "clip.json"
+_FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
+_IMAGE_DESCRIPTION_TAG = 0x010E  # EXIF 2.32, section 4.6.4
+_GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
+
+# libav's numbers; 1 is BT.709 as a matrix, as primaries and as a transfer function (ITU-T H.273).
+_BT709 = 1
+_BT601 = 5
+_LIMITED = 1
+_FULL = 2
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """A video format in libav's words."""
+
+    container: str
+    name: str
+    options: Mapping[str, str]
+    container_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    avx512_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Options that are added on a processor with AVX-512."""
+
+
+# High profile in 4:2:0 and the index at the front are what browsers, phones and slide programs want.
+_VIDEO = {
+    ".mp4": _Codec(
+        container="mp4",
+        name="libx264",
+        options={"crf": "10", "profile": "high"},  # crf of the original script.
+        container_options={"movflags": "+faststart"},
+        # x264's AVX-512 code for macroblock trees takes eight macroblocks at a time and looks beyond the end of a row
+        # at memory that was never set. Clips whose width is no multiple of 128 then differ from one writing to the
+        # next. Its AVX2 code stops where the row does; every processor with AVX-512 has AVX2 too. To do without these
+        # trees on every processor instead would make the files 1.3 to 1.8 times as large.
+        avx512_options={"x264-params": "asm=AVX2"},
+    ),
+    ".webm": _Codec(
+        container="webm",
+        name="libvpx-vp9",
+        options={"crf": "8", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is stored in a clip besides its frames."""
+
+    fps: int
+    frames: int
+    metadata: Mapping[str, Any]
+    kind: str = _RECORD_KIND
+    version: int = 1
+
+    def to_text(self) -> str:
+        """JSON in plain ASCII: it passes through every container unchanged."""
+        return json.dumps(asdict(self), ensure_ascii=True)
+
+    @staticmethod
+    def from_text(text: str) -> _Record | None:
+        """The record, or None when ``text`` is not one of ours."""
+        try:
+            values = json.loads(text)
+        except ValueError:
+            return None
+        if not isinstance(values, dict):
+            return None
+        record = cast(dict[str, Any], values)
+        fps, frames, metadata = record.get("fps"), record.get("frames"), record.get("metadata")
+        ours = record.get("kind") == _RECORD_KIND and isinstance(metadata, dict)
+        if not ours or not isinstance(fps, int) or not isinstance(frames, int) or fps < 1:
+            return None
+        return _Record(fps=fps, frames=frames, metadata=cast(dict[str, Any], metadata))
+
+
+def check_clip_path(path: str | os.PathLike[str]) -> Path:
+    """``path``, absolute, after making sure that a clip can be written there; ask it before the long work.
+
+    Raises UsageError when the extension is unknown, and ClipError when the folder is missing or cannot be written
+    to, or a folder with other things in it stands in the way. An existing clip is no error: it will be replaced.
+    """
+    target = _target(path)
+    with _complete_or_nothing(target, keep=False) as part:
+        part.touch()
+    return target
+
+
+def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata: Mapping[str, Any]) -> Path:
+    """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip of ``fps`` frames a second; returns the full path.
+
+    ``.mp4`` is H.264, ``.webm`` VP9 (both BT.709 4:2:0, so width and height must be even). ``.gif`` has one
+    palette for all frames and plays at 50 fps at most; it and the animated ``.webp`` repeat for ever. A
+    folder gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is
+    stored in each of them for :func:`read_metadata`. A clip that is already there is replaced. On one machine the
+    same clip gives the same file, but for the random numbers by which every ``.webm`` is told from others.
+
+    Raises ClipError for frames of another kind, for a place that :func:`check_clip_path` refuses, and when
+    writing fails, for example because the disk is full. Nothing is left behind then, and an older clip stays.
+    """
+    pixels = _checked_frames(frames)
+    if not 1 <= fps <= 240:
+        raise ClipError(f"fps must be 1 to 240, but {fps} was given")
+    record = _Record(fps=fps, frames=len(pixels), metadata=dict(metadata))
+    text = record.to_text()
+    target = _target(path)
+    extension = _extension(target)
+    if extension in _VIDEO and (pixels.shape[1] % 2 or pixels.shape[2] % 2):
+        raise ClipError(
+            f"{extension} needs an even width and height, not {pixels.shape[2]}x{pixels.shape[1]}; "
+            f"crop a line or write .gif, .webp or a folder"
+        )
+    with _complete_or_nothing(target) as part:
+        if extension in _VIDEO:
+            _write_video(part, extension, pixels, fps, text)
+        elif extension == ".gif":
+            _write_gif(part, pixels, fps, text)
+        elif extension == ".webp":
+            _write_webp(part, pixels, fps, text)
+        else:
+            _write_folder(part, pixels, text)
+    return target
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata that :func:`write_clip` stored in the clip at ``path``.
+
+    Raises ClipError when there is no clip, or when it was not written by this program (or lost its metadata
+    in an editor or on a website).
+    """
+    with _reading(path):
+        source = _existing(path)
+        record = _read_record(source)
+    if record is None:
+        raise ClipError(
+            f"{source} holds no settings of this program; give a clip as it was written, "
+            f"not one that an editor or a website has saved again"
+        )
+    return dict(record.metadata)
+
+
+def read_frames(path: str | os.PathLike[str]) -> Tensor:
+    """All frames of a clip, uint8 ``[t, h, w, 3]`` RGB; raises ClipError when there are none to be read."""
+    with _reading(path):
+        source = _existing(path)
+        extension = _extension(source)
+        if extension in _VIDEO:
+            frames = _read_video(source)
+        elif extension:
+            frames = _read_animation(source)
+        else:
+            frames = _read_folder(source)
+        if not frames:
+            raise ClipError(f"{source} holds no frames; write the clip again")
+        return torch.as_tensor(np.stack(frames))
+
+
+def _checked_frames(frames: Frames) -> np.ndarray[Any, Any]:
+    pixels: np.ndarray[Any, Any] = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames
+    shape = pixels.shape
+    if pixels.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ClipError(
+            f"frames must be uint8 of shape (frames, height, width, 3), not {pixels.dtype} of shape {shape}"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+# Names
+
+
+def _extension(path: Path) -> str:
+    """The lower case extension of a clip file, or "" for a folder."""
+    extension = path.suffix.lower()
+    return extension if extension in EXTENSIONS and not path.is_dir() else ""
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """``path``, absolute, where a clip may be written by name."""
+    given = os.fspath(path)
+    folder = given.endswith(("/", os.sep))
+    with _telling(f"{given} cannot be written", Path(given).parent):
+        target = Path(given).resolve()
+        extension = target.suffix.lower()
+        if target.is_dir():
+            _check_folder(target, extension in EXTENSIONS and not folder)
+        elif (folder or not extension) and target.exists():
+            raise ClipError(
+                f"{target} is a file, not a folder; give another name or an extension such as .mp4"
+            )
+        elif folder and extension in EXTENSIONS:
+            raise ClipError(
+                f"a folder cannot be called {target.name}; leave out the last slash for a {extension} file"
+            )
+        elif not folder and extension and extension not in EXTENSIONS:
+            raise UsageError(
+                f"{target.name} has the extension {target.suffix}, but a clip can be "
+                f"{', '.join(EXTENSIONS)}, or a folder of PNGs (end the name with a slash)"
+            )
+        if not target.parent.is_dir():
+            raise ClipError(f"there is no folder {target.parent}; make it first or give another one")
+    return target
+
+
+def _check_folder(folder: Path, file_wanted: bool) -> None:
+    """Raises ClipError when the existing ``folder`` may not be replaced by a folder of frames."""
+    if file_wanted:
+        raise ClipError(f"{folder} is a folder, not a file; give a name in it or another one")
+    names = [entry.name for entry in folder.iterdir()]
+    only_frames = all(name == _RECORD_NAME or _FRAME_NAME.fullmatch(name) for name in names)
+    if names and (not only_frames or _read_record(folder) is None):
+        raise ClipError(
+            f"the folder {folder} holds other things than a clip of this program; give a new name, "
+            f"for example {folder / 'clip.mp4'}"
+        )
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    source = Path(path).resolve()
+    if source.is_dir():
+        return source
+    if not source.is_file():
+        raise ClipError(f"there is no clip {source}; check its name and folder")
+    if not _extension(source):
+        raise ClipError(f"{source} is no clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
+    return source
+
+
+# Complete or nothing
+
+
+@contextmanager
+def _complete_or_nothing(target: Path, *, keep: bool = True) -> Generator[Path]:
+    """A name beside ``target`` to write to, which at the end becomes ``target`` (if ``keep``) or is removed.
+
+    The block makes a file or a folder there. What goes wrong with the disk or an encoder becomes a ClipError.
+    """
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with _telling(f"{target} could not be written", target.parent):
+            yield part
+            if keep:
+                _replace(part, target)
+    finally:  # Also after Ctrl-C.
+        _remove(part)
+
+
+def _replace(part: Path, target: Path) -> None:
+    if not target.is_dir():
+        part.replace(target)
+        return
+    # A folder cannot be replaced in one step; the old one comes back if the second step fails.
+    old = part.with_suffix(".old")
+    target.rename(old)
+    try:
+        part.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _telling(failure: str, folder: Path) -> Generator[None]:
+    """Turns what the disk and the encoders raise into one sentence that begins with ``failure``."""
+    from av.error import FFmpegError
+
+    try:
+        yield
+    except (OSError, ValueError, FFmpegError) as problem:
+        code = getattr(problem, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            cause = "the disk is full; free some space or give a place on another disk"
+        elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            cause = f"the folder {folder} cannot be written to; give another one"
+        else:
+            cause = f"{getattr(problem, 'strerror', None) or problem}; try another place or format"
+        raise ClipError(f"{failure}: {cause}") from problem
+
+
+@contextmanager
+def _reading(source: str | os.PathLike[str]) -> Generator[None]:
+    try:
+        yield
+    except ClipError:
+        raise
+    except Exception as problem:  # Damaged files make the decoders fail in every way there is.
+        reason = getattr(problem, "strerror", None) or problem
+        raise ClipError(f"{source} cannot be read ({reason}); it may be damaged, write it again") from problem
+
+
+# Formats
+
+
+def _container(path: Path, mode: str = "r", **choices: Any) -> Any:
+    """PyAV's container for a video file; its type hints have gaps, so it goes without."""
+    import av
+
+    opener: Any = av.open
+    return opener(str(path), mode, **choices)
+
+
+def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+    import av
+
+    codec = _VIDEO[extension]
+    options = dict(codec.options)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        options |= codec.avx512_options
+    with _container(path, "w", format=codec.container, options=dict(codec.container_options)) as output:
+        output.metadata["comment"] = text
+        stream = output.add_stream(codec.name, rate=fps, options=options)
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        for picture in pixels:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+                format="yuv420p",
+                src_colorspace=_BT709,
+                dst_colorspace=_BT709,
+                src_color_range=_FULL,
+                dst_color_range=_LIMITED,
+            )
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+
+
+def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
+    frames: list[np.ndarray[Any, Any]] = []
+    with _container(path) as source:
+        for frame in source.decode(video=0):
+            matrix = _BT709 if frame.colorspace == _BT709 else _BT601
+            rgb = frame.reformat(
+                format="rgb24",
+                src_colorspace=matrix,
+                dst_colorspace=matrix,
+                src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+                dst_color_range=_FULL,
+            )
+            frames.append(rgb.to_ndarray())
+    return frames
+
+
+def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+    from PIL import Image
+
+    # One palette for all frames: colours that stay the same do not flicker.
+    stride = max(1, math.isqrt(pixels[..., 0].size // 500_000))
+    sample = np.concatenate(list(pixels[:, ::stride, ::stride]))
+    palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    images = [Image.fromarray(picture).quantize(palette=palette) for picture in pixels]
+    images[0].save(
+        path,
+        "GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=[10 * ticks for ticks in _ticks(len(pixels), min(fps, _GIF_FASTEST), 100)],
+        loop=0,
+        comment=text.encode("ascii"),
+    )
+
+
+def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION_TAG] = text
+    images = [Image.fromarray(picture) for picture in pixels]
+    images[0].save(
+        path,
+        "WEBP",
+        save_all=True,
+        append_images=images[1:],
+        duration=_ticks(len(pixels), fps, 1000),
+        loop=0,
+        quality=90,
+        method=4,
+        exif=exif.tobytes(),
+    )
+
+
+def _ticks(frames: int, fps: int, per_second: int) -> list[int]:
+    """How many ticks each frame is shown, rounded so that the sum stays right."""
+    edges = [round(index * per_second / fps) for index in range(frames + 1)]
+    return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+
+
+def _read_animation(path: Path) -> list[np.ndarray[Any, Any]]:
+    from PIL import Image
+
+    with path.open("rb") as file:
+        animation = Image.open(file, formats=("GIF", "WEBP"))
+        stored: list[tuple[np.ndarray[Any, Any], float]] = []
+        for index in range(getattr(animation, "n_frames", 1)):
+            animation.seek(index)
+            pixels = np.array(animation.convert("RGB"))  # Loads the frame, and with it how long it is shown.
+            stored.append((pixels, float(animation.info.get("duration", 0))))
+    record = _read_record(path)
+    if record is None:
+        return [frame for frame, _ in stored]
+    # Both formats keep equal neighbours as one frame that is shown for longer, a single frame even for ever.
+    if len(stored) == 1:
+        return [stored[0][0]] * record.frames
+    fps = min(record.fps, _GIF_FASTEST) if _extension(path) == ".gif" else record.fps
+    return [frame for frame, shown in stored for _ in range(max(1, round(shown * fps / 1000)))]
+
+
+def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str) -> None:
+    from PIL import Image
+
+    path.mkdir()
+    for number, picture in enumerate(pixels, start=1):
+        Image.fromarray(picture).save(path / f"frame_{number:04d}.png", "PNG", compress_level=3)
+    (path / _RECORD_NAME).write_text(text + "\n", encoding="ascii")
+
+
+def _read_folder(path: Path) -> list[np.ndarray[Any, Any]]:
+    from PIL import Image
+
+    names = sorted(
+        (entry.name for entry in path.iterdir() if _FRAME_NAME.fullmatch(entry.name)), key=_by_number
+    )
+    frames: list[np.ndarray[Any, Any]] = []
+    for name in names:
+        with (path / name).open("rb") as file:
+            frames.append(np.array(Image.open(file, formats=("PNG",)).convert("RGB")))
+    return frames
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    return len(name), name
+
+
+def _read_record(path: Path) -> _Record | None:
+    """What :func:`write_clip` stored in the clip at ``path``, or None when there is nothing of ours."""
+    extension = _extension(path)
+    if extension in _VIDEO:
+        with _container(path) as source:
+            # Matroska writes its tags in capitals.
+            text = next((value for key, value in source.metadata.items() if key.lower() == "comment"), "")
+    elif extension:
+        from PIL import Image
+
+        with path.open("rb") as file:
+            image = Image.open(file, formats=("GIF", "WEBP"))
+            given = (
+                image.info.get("comment", b"")
+                if extension == ".gif"
+                else image.getexif().get(_IMAGE_DESCRIPTION_TAG)
+            )
+        text = given.decode("ascii", "replace") if isinstance(given, bytes) else str(given)
+    else:
+        record = path / _RECORD_NAME
+        text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
+    return _Record.from_text(text)

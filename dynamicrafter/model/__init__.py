@@ -1,0 +1,1 @@
+"""The networks, what each released checkpoint is, and what the networks are conditioned on."""

@@ -1,0 +1,233 @@
+"""The transformers of the network: text + image cross-attention over space, self-attention over time.
+
+Attribute names are the released checkpoints' names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .conditioning import Context
+from .operations import Operations
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over ``[b, n, c]``; no mask and no position, so n is free."""
+
+    def __init__(self, channels: int, heads: int, operations: Operations) -> None:
+        super().__init__()
+        ops = operations.layers
+        self.heads = heads
+        self.attention = operations.attention
+        self.to_q = ops.Linear(channels, channels, bias=False, **operations.factory)
+        self.to_k = ops.Linear(channels, channels, bias=False, **operations.factory)
+        self.to_v = ops.Linear(channels, channels, bias=False, **operations.factory)
+        self.to_out = nn.ModuleList([ops.Linear(channels, channels, **operations.factory)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[b, n, c]`` in and out."""
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+
+class CrossAttention(nn.Module):
+    """One query attends to text and to image tokens separately; the results are added (paper, equation 2).
+
+    The image part is weighted by ``tanh(alpha) + 1`` where the variant learned a scale, else by 1.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, context_dim: int, learned_image_scale: bool, operations: Operations
+    ) -> None:
+        super().__init__()
+        ops = operations.layers
+        self.heads = heads
+        self.attention = operations.attention
+        self.to_q = ops.Linear(channels, channels, bias=False, **operations.factory)
+        self.to_k = ops.Linear(context_dim, channels, bias=False, **operations.factory)
+        self.to_v = ops.Linear(context_dim, channels, bias=False, **operations.factory)
+        self.to_k_ip = ops.Linear(context_dim, channels, bias=False, **operations.factory)
+        self.to_v_ip = ops.Linear(context_dim, channels, bias=False, **operations.factory)
+        self.to_out = nn.ModuleList([ops.Linear(channels, channels, **operations.factory)])
+        if learned_image_scale:
+            self.alpha = nn.Parameter(torch.zeros((), **operations.factory))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """``x`` is ``[(b t), n, c]``; keys and values are made once per clip and then shared by its frames."""
+        frames = x.shape[0] // context.text.shape[0]
+        q = self.to_q(x)
+        text = self.attention(
+            q,
+            repeat(self.to_k(context.text), "b n c -> (b t) n c", t=frames),
+            repeat(self.to_v(context.text), "b n c -> (b t) n c", t=frames),
+            self.heads,
+        )
+        image = self.attention(
+            q,
+            _per_frame(self.to_k_ip(context.image), frames),
+            _per_frame(self.to_v_ip(context.image), frames),
+            self.heads,
+        )
+        if hasattr(self, "alpha"):
+            # A host may leave this lone parameter on another device than the layers it streams.
+            image = image * (self.alpha.to(image.device, image.dtype).tanh() + 1)
+        joined = text + image
+        del q, text, image
+        return self.to_out[0](joined)
+
+
+def _per_frame(tokens: Tensor, frames: int) -> Tensor:
+    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``; f is the number of frames, or 1 for tokens all frames see."""
+    if tokens.shape[1] == frames:
+        return rearrange(tokens, "b t n c -> (b t) n c")
+    return repeat(tokens, "b 1 n c -> (b t) n c", t=frames)
+
+
+class GatedLinear(nn.Module):
+    """GEGLU: a linear layer whose first half is multiplied by the exact GELU of its second."""
+
+    def __init__(self, channels: int, inner: int, operations: Operations) -> None:
+        super().__init__()
+        self.proj = operations.layers.Linear(channels, 2 * inner, **operations.factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., channels]`` to ``[..., inner]``."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        # In place, because these are the network's largest tensors.
+        return F.gelu(gate).mul_(value)
+
+
+_FEED_FORWARD_VALUES = 2**26
+"""About as many values are held between the two layers at once: enough to keep any device busy."""
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width and back."""
+
+    def __init__(self, channels: int, operations: Operations) -> None:
+        super().__init__()
+        # Index 1 held the trained network's dropout; the checkpoint counts it.
+        self.net = nn.Sequential(
+            GatedLinear(channels, 4 * channels, operations),
+            nn.Identity(),
+            operations.layers.Linear(4 * channels, channels, **operations.factory),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., channels]`` in and out."""
+        tokens = x.flatten(0, -2)
+        # In between, a token takes 12 times its space, which would be the peak of the whole network.
+        size = max(1, _FEED_FORWARD_VALUES // (12 * tokens.shape[1]))
+        if tokens.shape[0] <= size:
+            return self.net(x)
+        starts = range(0, tokens.shape[0], size)
+        return torch.cat([self.net(tokens[start : start + size]) for start in starts]).view_as(x)
+
+
+class _Block(nn.Module):
+    """Three pre-normed residual steps; what the middle one attends to differs between space and time."""
+
+    def __init__(self, channels: int, attn1: nn.Module, attn2: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        ops = operations.layers
+        self.norm1 = ops.LayerNorm(channels, **operations.factory)
+        self.attn1 = attn1
+        self.norm2 = ops.LayerNorm(channels, **operations.factory)
+        self.attn2 = attn2
+        self.norm3 = ops.LayerNorm(channels, **operations.factory)
+        self.ff = FeedForward(channels, operations)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        given = () if context is None else (context,)
+        x = x + self.attn2(self.norm2(x), *given)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Attention over the positions of each frame, and from them to text and image tokens."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        context_dim: int,
+        norm_groups: int,
+        learned_image_scale: bool,
+        operations: Operations,
+    ) -> None:
+        super().__init__()
+        ops = operations.layers
+        self.norm = ops.GroupNorm(norm_groups, channels, eps=1e-6, **operations.factory)
+        self.proj_in = ops.Linear(channels, channels, **operations.factory)
+        block = _Block(
+            channels,
+            SelfAttention(channels, heads, operations),
+            CrossAttention(channels, heads, context_dim, learned_image_scale, operations),
+            operations,
+        )
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = ops.Linear(channels, channels, **operations.factory)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """``[(b t), c, h, w]`` in and out."""
+        height = x.shape[-2]
+        # Contiguous, or the linear layer becomes a batch of small products.
+        h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
+        h = self.proj_out(self.transformer_blocks[0](h, context))
+        return x + rearrange(h, "n (h w) c -> n c h w", h=height)
+
+
+class TemporalTransformer(nn.Module):
+    """Self-attention over the frames at each position; both attentions of its block look at the frames only.
+
+    ``projection`` is "conv" for the transformer after the first convolution, whose inner width differs from its
+    channels, and "linear" for all others.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        inner: int,
+        heads: int,
+        norm_groups: int,
+        projection: Literal["linear", "conv"],
+        operations: Operations,
+    ) -> None:
+        super().__init__()
+        ops = operations.layers
+        self.projection = projection
+        self.norm = ops.GroupNorm(norm_groups, channels, eps=1e-6, **operations.factory)
+        block = _Block(
+            inner,
+            SelfAttention(inner, heads, operations),
+            SelfAttention(inner, heads, operations),
+            operations,
+        )
+        self.transformer_blocks = nn.ModuleList([block])
+        if projection == "conv":
+            self.proj_in = ops.Conv1d(channels, inner, 1, **operations.factory)
+            self.proj_out = ops.Conv1d(inner, channels, 1, **operations.factory)
+        else:
+            self.proj_in = ops.Linear(channels, inner, **operations.factory)
+            self.proj_out = ops.Linear(inner, channels, **operations.factory)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``[(b t), c, h, w]`` in and out; the norm's statistics include time."""
+        height, width = x.shape[-2:]
+        clip = rearrange(x, "(b t) c h w -> b c t h w", t=frames)
+        if self.projection == "conv":
+            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) c t"))
+            h = h.transpose(1, 2).contiguous()
+        else:
+            h = self.proj_in(rearrange(self.norm(clip), "b c t h w -> (b h w) t c").contiguous())
+        h = self.transformer_blocks[0](h)
+        if self.projection == "conv":
+            h = self.proj_out(h.transpose(1, 2)).transpose(1, 2)
+        else:
+            h = self.proj_out(h)
+        return x + rearrange(h, "(b h w) t c -> (b t) c h w", h=height, w=width)

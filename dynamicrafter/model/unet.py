@@ -1,0 +1,145 @@
+"""The denoising network: a UNet over frames with spatial and temporal transformers (paper section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .attention import SpatialTransformer, TemporalTransformer
+from .conditioning import Context
+from .configs import UNetConfig
+from .layers import Downsample, ResBlock, Upsample, embedding_mlp, sinusoidal_embedding
+from .operations import PLAIN, Operations
+
+_FIRST_ATTENTION_HEADS = 8
+"""The transformer after the first convolution has 8 heads whatever the width."""
+
+
+class VideoUNet(nn.Module):
+    """Predicts noise or velocity from noisy latents, picture latents, timestep, frame rate and context.
+
+    Height and width of the latents must be multiples of ``2 ** (levels - 1)``; the number of frames is free.
+    """
+
+    def __init__(self, config: UNetConfig, operations: Operations = PLAIN) -> None:
+        super().__init__()
+        ops = operations.layers
+        base = config.model_channels
+        embedding = 4 * base
+        widths = [base * factor for factor in config.channel_mult]
+        last = len(widths) - 1
+        self.config = config
+
+        def res(channels: int, out_channels: int) -> ResBlock:
+            return ResBlock(channels, out_channels, embedding, config.norm_groups, operations)
+
+        def transformers(channels: int) -> list[nn.Module]:
+            heads = channels // config.num_head_channels
+            return [
+                SpatialTransformer(
+                    channels,
+                    heads,
+                    config.context_dim,
+                    config.norm_groups,
+                    config.learned_image_scale,
+                    operations,
+                ),
+                TemporalTransformer(channels, channels, heads, config.norm_groups, "linear", operations),
+            ]
+
+        def attended(level: int, channels: int) -> list[nn.Module]:
+            return transformers(channels) if 2**level in config.attention_factors else []
+
+        self.time_embed = embedding_mlp(base, operations)
+        self.fps_embedding = embedding_mlp(base, operations)
+
+        first = ops.Conv2d(config.in_channels, base, 3, padding=1, **operations.factory)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
+        self.init_attn = nn.ModuleList(
+            [
+                TemporalTransformer(
+                    base,
+                    _FIRST_ATTENTION_HEADS * config.num_head_channels,
+                    _FIRST_ATTENTION_HEADS,
+                    config.norm_groups,
+                    "conv",
+                    operations,
+                )
+            ]
+        )
+        channels = base
+        skips = [base]
+        for level, width in enumerate(widths):
+            for _ in range(config.num_res_blocks):
+                self.input_blocks.append(nn.ModuleList([res(channels, width), *attended(level, width)]))
+                channels = width
+                skips.append(channels)
+            if level < last:
+                self.input_blocks.append(nn.ModuleList([Downsample(channels, operations)]))
+                skips.append(channels)
+
+        self.middle_block = nn.ModuleList(
+            [res(channels, channels), *transformers(channels), res(channels, channels)]
+        )
+
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for index in range(config.num_res_blocks + 1):
+                stage = [res(channels + skips.pop(), width), *attended(level, width)]
+                channels = width
+                if level > 0 and index == config.num_res_blocks:
+                    stage.append(Upsample(channels, operations))
+                self.output_blocks.append(nn.ModuleList(stage))
+
+        self.out = nn.Sequential(
+            ops.GroupNorm(config.norm_groups, base, eps=1e-5, **operations.factory),
+            nn.SiLU(inplace=True),
+            ops.Conv2d(base, config.out_channels, 3, padding=1, **operations.factory),
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+        """One evaluation.
+
+        ``x`` is ``[b, 8, t, h, w]`` (noisy latents, then picture latents), ``timesteps`` and ``fs`` are ``[b]``,
+        ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, t or 1, n, c]``. Returns ``[b, 4, t, h, w]``.
+        """
+        frames = x.shape[2]
+
+        # Embed time and frame rate
+        dim = self.config.model_channels
+        embedding = self.time_embed(sinusoidal_embedding(timesteps, dim).to(x.dtype))
+        embedding = embedding + self.fps_embedding(sinusoidal_embedding(fs, dim).to(x.dtype))
+        embedding = repeat(embedding, "b e -> (b t) e", t=frames)
+
+        # Down. What later stages want is kept on a stack and nowhere else, so that it is freed when it is taken.
+        h = rearrange(x, "b c t h w -> (b t) c h w")
+        h = _run(self.input_blocks[0], h, embedding, context, frames)
+        made = [self.init_attn[0](h, frames)]
+        del h
+        for stage in self.input_blocks[1:]:
+            made.append(_run(stage, made[-1], embedding, context, frames))
+
+        # Middle
+        made.append(_run(self.middle_block, made[-1], embedding, context, frames))
+
+        # Up
+        for stage in self.output_blocks:
+            made.append(_run(stage, torch.cat([made.pop(), made.pop()], dim=1), embedding, context, frames))
+
+        # Out
+        return rearrange(self.out(made.pop()), "(b t) c h w -> b c t h w", t=frames)
+
+
+def _run(stage: nn.Module, h: Tensor, embedding: Tensor, context: Context, frames: int) -> Tensor:
+    """Pass ``h`` through the layers of one stage, giving each what it needs."""
+    for layer in stage.children():
+        if isinstance(layer, ResBlock):
+            h = layer(h, embedding, frames)
+        elif isinstance(layer, SpatialTransformer):
+            h = layer(h, context)
+        elif isinstance(layer, TemporalTransformer):
+            h = layer(h, frames)
+        else:
+            h = layer(h)
+    return h

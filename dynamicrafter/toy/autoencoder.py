@@ -1,0 +1,114 @@
+"""Training an autoencoder from scratch on single frames of the toy world."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..evaluation.figures import psnr
+from ..model.autoencoder import Autoencoder
+from ..training.trainer import Batch, Draw
+from .world import Split, make_clips, render, sample_scenes
+
+_KL_WEIGHT = 3e-3
+"""Weight of the mean divergence of a latent number from the normal distribution."""
+_SQUARED_WEIGHT = 8.0
+"""Weight of the squared error beside the absolute one; the former is what PSNR counts."""
+_WORST = 0.3
+"""Deviation of the strongest noise that the decoder learns to bear, in units of the latents' own."""
+
+
+class AutoencoderLoss(nn.Module):
+    """Reconstruction error plus a little divergence of the latents from the normal distribution."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """``pictures`` ``[n, 3, H, W]`` in [-1, 1] and ``noise`` ``[n, 4, h, w]`` to a scalar loss."""
+        scale = self.vae.config.scale_factor
+        posterior = self.vae.encode(pictures)
+        error = self.vae.decode(scale * posterior.sample(noise)).float() - pictures
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return error.abs().mean() + _SQUARED_WEIGHT * error.square().mean() + _KL_WEIGHT * divergence
+
+
+class DecoderLoss(nn.Module):
+    """Reconstruction error of latents that are a little wrong, as a network's are; only the decoder is trained."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """``pictures`` ``[n, 3, H, W]`` in [-1, 1] and ``noise`` ``[n, 4, h, w]`` to a scalar loss.
+
+        Picture i of n gets noise of i / n times :data:`_WORST`, so that clean latents stay in every batch.
+        """
+        with torch.no_grad():
+            latents = self.vae.config.scale_factor * self.vae.encode(pictures).mean.float()
+        amount = torch.arange(len(pictures), device=pictures.device) / len(pictures) * _WORST
+        error = self.vae.decode(latents + amount[:, None, None, None] * noise).float() - pictures
+        return error.abs().mean() + _SQUARED_WEIGHT * error.square().mean()
+
+
+def frame_draw(batch: int, channels: int = 4) -> Draw:
+    """Batches of single frames of training scenes, half of them with shapes of unusual sizes and places."""
+
+    def draw(generator: torch.Generator) -> Batch:
+        usual = sample_scenes(batch // 2, generator, pairs=0.2)
+        unusual = sample_scenes(batch - batch // 2, generator, pairs=0.4, scattered=True)
+        frames = [render(s, torch.rand(len(s), 1, generator=generator))[:, 0] for s in (usual, unusual)]
+        pictures = torch.cat(frames)
+        size = pictures.shape[-1] // 8
+        return {
+            "pictures": pictures,
+            "noise": torch.randn(batch, channels, size, size, generator=generator),
+        }
+
+    return draw
+
+
+def still_frames(count: int, seed: int, split: Split = "held_out") -> Tensor:
+    """``[count, 3, H, W]``: the frame in the middle of each of as many clips."""
+    scenes = sample_scenes(count, torch.Generator().manual_seed(seed), split)
+    return make_clips(scenes, 3)[:, 1]
+
+
+@torch.no_grad()
+def round_trip(vae: Autoencoder, pictures: Tensor) -> Tensor:
+    """Pictures encoded to the mode and decoded, clamped to [-1, 1]."""
+    return vae.decode(vae.config.scale_factor * vae.encode(pictures).mean).clamp(-1, 1)
+
+
+@torch.no_grad()
+def normalise_latents(vae: Autoencoder, pictures: Tensor) -> None:
+    """Shift and scale the latents to mean 0 and, once multiplied by the scale factor, deviation 1 in each channel.
+
+    Folded into the two convolutions of width 1 around the latents, so that decoding is unchanged.
+    """
+    mean = vae.encode(pictures).mean
+    centre, spread = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
+    factor = 1 / (vae.config.scale_factor * spread)
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    channels = len(centre)
+    weight, bias = inner.get_parameter("weight"), inner.get_parameter("bias")
+    weight[:channels] *= factor[:, None, None, None]
+    bias[:channels] = (bias[:channels] - centre) * factor
+    bias[channels:] += 2 * torch.log(factor)
+    back, offset = outer.get_parameter("weight"), outer.get_parameter("bias")
+    offset += (back[:, :, 0, 0] * centre).sum(1)
+    back /= factor[None, :, None, None]
+
+
+def decibels(pictures: Tensor, made: Tensor) -> float:
+    """Mean PSNR, NaN where a picture is not finite."""
+    value = float(psnr(pictures, made).mean())
+    return value if math.isfinite(value) else math.nan

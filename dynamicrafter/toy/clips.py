@@ -1,0 +1,100 @@
+"""A folder of toy clips as files, as one's own clips would be: to try training on, and to teach a new word."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from ..errors import ClipError, UsageError
+from ..media.lists import read_lines
+from ..media.video import write_clip
+from ..settings import check_seed
+from ..training.data import LISTS
+from .hops import FS, WORD, hop_captions, hop_clips
+from .world import captions, make_clips, sample_scenes
+
+_ENLARGED = 2
+"""Pixels of a file for each one of the world, a side: MP4 keeps colour at half the resolution of brightness."""
+_KNOWN = "known"
+"""What clips of the other kind are called."""
+_OWN_NAME = re.compile(rf"\d{{3,}}_({_KNOWN}|{WORD})\.mp4")
+"""Names of clips, however many there are: a longer list of an earlier run is replaced too."""
+
+
+def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed: int = 0) -> list[Path]:
+    """Write two clips for each of ``pictures`` first pictures and a ``captions.csv`` with their captions and rates.
+
+    In one the subject hops, in the other it does something that the built-in model knows, so that training on the
+    folder teaches the word without unlearning the others. All scenes are of the toy world's training split; the files
+    are 128x128, twice the world's size, which training undoes. Files that are there are replaced; the list comes
+    last. Returns the clips. Raises UsageError for fewer than one picture or two frames, a seed out of range, and a
+    list of other clips in the folder, and ClipError when a file cannot be written.
+    """
+    if pictures < 1 or frames < 2:
+        raise UsageError(
+            f"at least one picture and two frames are needed, but {pictures} and {frames} were asked for"
+        )
+    check_seed(seed)
+    _keep_other_list(folder / LISTS[0])
+    generator = torch.Generator().manual_seed(seed)
+    scenes = sample_scenes(pictures, generator, fs=FS)
+    kinds = {
+        _KNOWN: (make_clips(scenes, frames), captions(scenes, generator)),
+        WORD: (hop_clips(scenes, frames), hop_captions(scenes, generator)),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ClipError(
+            f"{folder} cannot be made ({problem.strerror or problem}); give another one"
+        ) from problem
+    written: list[Path] = []
+    rows: list[tuple[str, str, int]] = []
+    for index in range(pictures):
+        for kind, (clips, words) in kinds.items():
+            name = f"{index:03}_{kind}.mp4"
+            pixels = ((clips[index].clamp(-1, 1) + 1) * 127.5).round().byte()
+            large = pixels.repeat_interleave(_ENLARGED, 2).repeat_interleave(_ENLARGED, 3)
+            fps = int(scenes.fs[index])
+            about = {"caption": words[index], "seed": seed}
+            written.append(write_clip(large.permute(0, 2, 3, 1), folder / name, fps, about))
+            rows.append((name, words[index], fps))
+    _write_list(rows, folder / LISTS[0])
+    return written
+
+
+def _keep_other_list(path: Path) -> None:
+    """Raise UsageError where ``path`` is there and names other clips than those of this file, or cannot be read."""
+    if not os.path.exists(path):
+        return
+    try:
+        names = (str(row.get("path") or "") for _, row in read_lines(path, ("path", "caption")))
+        other = next((name for name in names if not _OWN_NAME.fullmatch(name)), None)
+    except UsageError as problem:
+        raise UsageError(
+            f"toy clips come with a list of their own, but {path} is there and is none of theirs ({problem}); give "
+            f"another folder"
+        ) from problem
+    if other is not None:
+        raise UsageError(
+            f"toy clips come with a list of their own, but {path} is there and names {other or 'no path'}; give "
+            f"another folder"
+        )
+
+
+def _write_list(rows: list[tuple[str, str, int]], path: Path) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "caption", "fps"), *rows])
+        os.replace(unfinished, path)
+    except OSError as problem:
+        raise ClipError(
+            f"{path} could not be written ({problem.strerror or problem}); make room or give another folder"
+        ) from problem
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""A motion that the built-in model does not know, to teach it: the subject hops, up and down again within the clip.
+
+Made of the toy world's own scenes, so that everything but the motion and its word is known already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..pipeline import Model
+from ..settings import Settings, make_settings
+from .behaviour import Track, directions, make, track
+from .world import (
+    ARTICLES,
+    COLOURS,
+    DIRECTIONS,
+    SHAPES,
+    Scenes,
+    captions,
+    join,
+    render,
+    sample_scenes,
+    with_motion,
+)
+
+WORD = "hops"
+_HEIGHT = 0.6
+"""Top of a hop, as a share of the way that a subject travels up in a whole clip: 13 pixels at fs 8."""
+_RISEN, _BACK, _ASIDE = 5.0, 3.0, 4.0
+"""Pixels: a hop rises by at least the first, ends within the second of its start and keeps within the third of its
+line. A subject that goes one way only, or stands still, does none of it."""
+FS = (8, 10)
+"""Frame rates of hops, the liveliest the model knows."""
+
+
+def hop_clips(scenes: Scenes, frames: int) -> Tensor:
+    """Clips ``[n, frames, 3, 64, 64]`` in [-1, 1] in which the first subject hops once, as a thrown ball does."""
+    line = torch.linspace(0, 1, frames).expand(len(scenes), -1)
+    return render(with_motion(scenes, "up"), _HEIGHT * 4 * line * (1 - line))
+
+
+def hop_captions(scenes: Scenes, generator: torch.Generator | None = None) -> list[str]:
+    """One caption for each scene; without a generator with "a", else with a random article or none."""
+    names = list(COLOURS)
+
+    def article() -> str:
+        pick = 0 if generator is None else int(torch.randint(len(ARTICLES), (1,), generator=generator))
+        return ARTICLES[pick]
+
+    return [
+        f"{article()}{names[int(colour)]} {SHAPES[int(shape)]} {WORD}"
+        for colour, shape in zip(scenes.colour[:, 0], scenes.shape[:, 0], strict=True)
+    ]
+
+
+def hopped(found: Track) -> list[bool]:
+    """Whether the subject of each clip rose and came back to where it was, without going aside."""
+    risen = found.y[:, 0] - found.y.min(1).values
+    off = (found.y[:, -1] - found.y[:, 0]).abs()
+    aside = (found.x - found.x[:, :1]).abs().max(1).values
+    return [bool(done) for done in (risen >= _RISEN) & (off <= _BACK) & (aside <= _ASIDE)]
+
+
+def measure_hops(
+    model: Model,
+    *,
+    items: int = 16,
+    seed: int = 0,
+    steps: int | None = None,
+    cfg: float | None = None,
+    report: Callable[[str, float], None] | None = None,
+) -> dict[str, float]:
+    """Shares of about ``items`` unseen scenes: which hop when told, and which go in the four directions when told.
+
+    ``report`` hears every figure as soon as it is known.
+    """
+    settings = make_settings(model.variant, "animate", steps=steps, cfg=cfg)
+    generator = torch.Generator().manual_seed(seed * 1009 + 7)
+    scenes = sample_scenes(items, generator, "held_out", fs=FS)
+    pictures = max(1, items // len(DIRECTIONS))
+    some = sample_scenes(pictures, generator, "held_out", fs=FS)
+    told = join([with_motion(some, direction) for direction in DIRECTIONS])
+    wanted = [direction for direction in DIRECTIONS for _ in range(pictures)]
+    figures: dict[str, float] = {}
+
+    def note(name: str, right: Sequence[bool]) -> None:
+        figures[name] = sum(right) / len(right)
+        if report is not None:
+            report(name, figures[name])
+
+    note("hops when told, share", hopped(_tracked(model, scenes, hop_captions(scenes), settings, seed)))
+    found = _tracked(model, told, captions(told), settings, seed)
+    note("prompted direction, share", [a == b for a, b in zip(directions(found), wanted, strict=True)])
+    note("hops when told to go a direction, share", hopped(found))
+    return figures
+
+
+def _tracked(model: Model, scenes: Scenes, prompts: Sequence[str], settings: Settings, seed: int) -> Track:
+    return track(make(model, scenes, prompts, settings, seed), scenes)

@@ -1,0 +1,161 @@
+"""Pretraining the small text and image towers: each learns to tell what a scene holds, then is frozen.
+
+An untrained text tower hardly tells captions apart at the padding positions, which are most of what the network
+attends to; a network trained with such a tower never learns to read. A minute of this is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..model.configs import TextConfig, VisionConfig
+from ..model.encoders import (
+    build_text_tower,
+    build_vision_tower,
+    clip_pixels,
+    encode_image,
+    encode_text,
+    tokenize,
+)
+from ..training.trainer import Batch, Draw
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scenes, captions, render, sample_scenes
+
+_NOTHING = -100
+"""Label that counts for nothing in the loss."""
+_COLOUR_MOTION = tuple(MOTIONS).index("colour")
+
+
+def vocabulary(tokenized: Tensor) -> Tensor:
+    """The ids that occur in ``tokenized``, ascending; a tower is trained with a table of these alone."""
+    return cast(Tensor, cast(Any, torch).unique(tokenized))
+
+
+def toy_vocabulary() -> Tensor:
+    """Ids of all words that captions of the toy world are made of, with start, end and padding."""
+    phrases = [phrase.replace("{}", "") for wordings in MOTIONS.values() for phrase in wordings]
+    return vocabulary(tokenize([*phrases, *COLOURS, *SHAPES, "a the and", ""]))
+
+
+class CompactText(nn.Module):
+    """A text tower with a table of a few words, and the way back to the whole vocabulary."""
+
+    def __init__(self, config: TextConfig, ids: Tensor) -> None:
+        super().__init__()
+        self._config = config
+        self.register_buffer("ids", ids)
+        small = TextConfig(config.width, config.layers, config.heads, vocabulary=len(ids))
+        self.tower = build_text_tower(small, torch.float32, "cpu")
+        nn.init.normal_(cast(Any, self.tower).token_embedding.weight, std=0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Ids of the whole vocabulary ``[b, 77]`` to hidden states ``[b, 77, width]``."""
+        return encode_text(self.tower, torch.searchsorted(cast(Tensor, self.ids), tokens))
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts to hidden states ``[b, 77, width]``; every word must be in the table."""
+        return self(tokenize(prompts))
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Weights of the tower with the whole vocabulary; words that were never seen are zero."""
+        weights = {name: value.detach().clone() for name, value in self.tower.state_dict().items()}
+        table = torch.zeros(self._config.vocabulary, self._config.width)
+        table[cast(Tensor, self.ids)] = weights["token_embedding.weight"]
+        return {**weights, "token_embedding.weight": table}
+
+
+def _labels(scenes: Scenes) -> dict[str, Tensor]:
+    """What a caption says of each of the two shapes, ``[n, 2]`` each."""
+    gone = ~scenes.present
+    same = scenes.motion != _COLOUR_MOTION
+    return {
+        "motion": scenes.motion.masked_fill(gone, len(MOTIONS)),
+        "colour": scenes.colour.masked_fill(gone, _NOTHING),
+        "shape": scenes.shape.masked_fill(gone, _NOTHING),
+        "target": scenes.target.masked_fill(gone | same, _NOTHING),
+    }
+
+
+_HEADS = {"motion": len(MOTIONS) + 1, "colour": len(COLOURS), "shape": len(SHAPES), "target": len(COLOURS)}
+
+
+class TextLoss(nn.Module):
+    """Linear heads read the scene from every position from the end token on."""
+
+    def __init__(self, text: CompactText, width: int) -> None:
+        super().__init__()
+        self.text = text
+        self.heads = nn.ModuleDict({name: nn.Linear(width, 2 * count) for name, count in _HEADS.items()})
+
+    def forward(self, tokens: Tensor, **labels: Tensor) -> Tensor:
+        """Mean cross entropy; ``labels`` are ``[b, 2]`` each."""
+        states = self.text(tokens)
+        ended = torch.arange(tokens.shape[1]) >= tokens.argmax(1, keepdim=True)
+        losses: list[Tensor] = []
+        for name, label in labels.items():
+            logits = self.heads[name](states).unflatten(-1, (2, -1))
+            expected = label[:, None].expand(-1, states.shape[1], -1)
+            expected = torch.where(ended[..., None], expected, _NOTHING)
+            total = F.cross_entropy(
+                logits.flatten(0, 2), expected.flatten(), ignore_index=_NOTHING, reduction="sum"
+            )
+            losses.append(total / (expected != _NOTHING).sum().clamp(min=1))
+        return torch.stack(losses).sum()
+
+
+def caption_draw(batch: int) -> Draw:
+    """Captions of random scenes, tokenized, with what they say."""
+
+    def draw(generator: torch.Generator) -> Batch:
+        scenes = sample_scenes(batch, generator, pairs=0.25)
+        return {"tokens": tokenize(captions(scenes, generator)), **_labels(scenes)}
+
+    return draw
+
+
+class VisionLoss(nn.Module):
+    """Linear heads read shape, colour, place, size and background from the mean of the picture's tokens."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.size = config.image_size
+        self.tower = build_vision_tower(config, torch.float32, "cpu")
+        self.shape = nn.Linear(config.width, len(SHAPES))
+        self.colour = nn.Linear(config.width, len(COLOURS))
+        self.background = nn.Linear(config.width, len(BACKGROUNDS))
+        self.place = nn.Linear(config.width, 3)
+
+    def forward(
+        self, pictures: Tensor, shape: Tensor, colour: Tensor, background: Tensor, place: Tensor
+    ) -> Tensor:
+        """``pictures`` ``[b, 3, H, W]`` in [-1, 1], ``place`` ``[b, 3]`` around zero; a scalar loss."""
+        mean = encode_image(self.tower, clip_pixels(pictures, self.size)).mean(1)
+        entropies = (
+            F.cross_entropy(self.shape(mean), shape),
+            F.cross_entropy(self.colour(mean), colour),
+            F.cross_entropy(self.background(mean), background),
+        )
+        return torch.stack(entropies).sum() + F.mse_loss(self.place(mean), place)
+
+
+def picture_draw(batch: int) -> Draw:
+    """First pictures of random scenes with one shape, and what they show."""
+
+    def draw(generator: torch.Generator) -> Batch:
+        scenes = sample_scenes(batch, generator)
+        place = torch.stack(
+            [(scenes.x[:, 0] - 32) / 5, (scenes.y[:, 0] - 32) / 5, (scenes.radius[:, 0] - 11) / 2], dim=1
+        )
+        return {
+            "pictures": render(scenes, torch.zeros(batch, 1))[:, 0],
+            "shape": scenes.shape[:, 0],
+            "colour": scenes.colour[:, 0],
+            "background": scenes.background,
+            "place": place,
+        }
+
+    return draw

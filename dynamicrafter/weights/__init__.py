@@ -1,0 +1,1 @@
+"""Weights files: formats, layouts, accounting, the catalogue, downloads, adapters, conversion."""

@@ -1,0 +1,153 @@
+"""Accounts for every tensor of a file: each is used, known and unused, of the wrong shape, or unexpected."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..model.variants import Variant
+from .formats.entries import Entry
+from .layout import PREFIXES, Place, locate
+from .networks import TITLES, Component, expected
+
+_PARTS = 3
+"""Into how many parts a file may split a tensor: query, key and value."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A tensor that is there but cannot be used."""
+
+    key: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.found} instead of {self.wanted}"
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What a file holds of a variant's networks."""
+
+    placed: Mapping[Component, Mapping[str, Place]]
+    """By network, the file's names of its tensors and where they go."""
+    missing: Mapping[Component, tuple[str, ...]]
+    """By network, released names of the tensors that are not there."""
+    misfits: tuple[Misfit, ...]
+    unexpected: tuple[str, ...]
+    unused: tuple[str, ...]
+    """Tensors that are known and never used, or belong to networks that were not asked for."""
+
+    def holds(self, component: Component) -> bool:
+        """Whether anything at all of a network is there."""
+        return bool(self.placed[component])
+
+
+def take_stock(entries: Mapping[str, Entry], variant: Variant, components: Collection[Component]) -> Stock:
+    """Compare a file's tensors with those of the named networks of a variant."""
+    wanted: dict[Component, dict[str, tuple[int, ...]]] = {
+        component: expected(variant, component) for component in components
+    }
+    placed: dict[Component, dict[str, Place]] = {component: {} for component in components}
+    filled: dict[tuple[Component, str], set[int]] = {}
+    misfits: list[Misfit] = []
+    unexpected: list[str] = []
+    unused: list[str] = []
+    for key, entry in entries.items():
+        place = locate(key)
+        if place is None:
+            unexpected.append(key)
+        elif place.component is None or place.component not in wanted:
+            unused.append(key)
+        elif _never_run(place, variant):
+            unused.append(key)
+        elif place.name not in wanted[place.component]:
+            unexpected.append(key)
+        else:
+            taken = filled.setdefault((place.component, place.name), set())
+            stretch = {place.part} if place.parts > 1 else set(range(_PARTS))
+            if taken & stretch:
+                unexpected.append(key)
+                continue
+            taken |= stretch
+            placed[place.component][key] = place
+            misfit = _compare(key, entry, wanted[place.component][place.name], place)
+            if misfit is not None:
+                misfits.append(misfit)
+    missing: dict[Component, tuple[str, ...]] = {
+        component: tuple(
+            PREFIXES[component] + name for name in names if len(filled.get((component, name), ())) < _PARTS
+        )
+        for component, names in wanted.items()
+    }
+    return Stock(placed, missing, tuple(misfits), tuple(unexpected), tuple(unused))
+
+
+def _never_run(place: Place, variant: Variant) -> bool:
+    """Whether a tensor is of the text tower's last trained block, whose output nobody looks at."""
+    return place.component == "text" and place.name.startswith(
+        f"transformer.resblocks.{variant.text.layers}."
+    )
+
+
+def _compare(key: str, entry: Entry, shape: tuple[int, ...], place: Place) -> Misfit | None:
+    if place.parts > 1:
+        shape = (shape[0] // place.parts, *shape[1:])
+    if entry.shape != shape:
+        return Misfit(key, str(list(entry.shape)), str(list(shape)))
+    if not entry.dtype.is_floating_point:
+        return Misfit(key, f"stored as {_plain(entry)}", "floating-point numbers")
+    return None
+
+
+def _plain(entry: Entry) -> str:
+    return str(entry.dtype).removeprefix("torch.")
+
+
+def require(stock: Stock, components: Iterable[Component], path: Path, variant: Variant) -> None:
+    """Raise CheckpointError unless the file holds the named networks whole and nothing unknown besides."""
+    components = list(components)
+    missing = [name for component in components for name in stock.missing[component]]
+    problems: list[str] = []
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing ({_first(missing)})")
+    if stock.misfits:
+        problems.append(f"{len(stock.misfits)} do not fit ({_first(map(str, stock.misfits))})")
+    if stock.unexpected:
+        problems.append(f"{len(stock.unexpected)} are unexpected ({_first(stock.unexpected)})")
+    if problems:
+        what = "" if "unet" in components else f"the {TITLES[components[0]]} of "
+        raise CheckpointError(
+            f"{path} does not hold exactly {what}{variant.name}: {', '.join(problems)}; "
+            f"{_cause(stock, components)}"
+        )
+
+
+def _cause(stock: Stock, components: list[Component]) -> str:
+    """The likely reason and what to do about it."""
+    absent: list[Component] = [component for component in components if not stock.holds(component)]
+    towers = {"text": "--text-encoder", "vision": "--image-encoder"}
+    options = [towers[component] for component in absent if component in towers]
+    if absent and len(absent) == len(options):
+        titles = " and the ".join(TITLES[component] for component in absent)
+        return f"it was pruned of the {titles}: pass {' and '.join(f'{option} FILE' for option in options)}"
+    if absent:
+        titles = ", ".join(TITLES[component] for component in absent)
+        return f"the {titles} is not in it at all: use the complete checkpoint"
+    if any("scale_weight" in key or "weight_scale" in key or key == "scaled_fp8" for key in stock.unexpected):
+        return "it is in scaled fp8, which is not read: use a plain fp8, fp16 or bf16 file"
+    if stock.misfits and "unet" not in components:
+        return "it is another CLIP model: use the towers of ViT-H-14 (laion2b), as in 'download towers'"
+    if stock.misfits:
+        return "it is of another architecture or was quantised: use a released checkpoint"
+    if stock.unexpected:
+        return "it was merged with something else or is of another architecture: use a released checkpoint"
+    return "it is damaged or was pruned of too much: fetch it again"
+
+
+def _first(names: Iterable[str], count: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")

@@ -1,0 +1,280 @@
+"""The released files: where they lie, how large they are, and which short name asks for them.
+
+The short name of a variant (``512``, ``1024``, ``512_interp``, ...) is the file most people want: half
+precision and without the CLIP towers, which are the same for all models and come once, as ``towers``.
+``_full`` is the authors' own float32 file with the towers inside; ``_bf16`` and ``_fp16`` are half-precision
+files with the towers inside. Of the 256 model only the authors' file exists, so ``256`` is that one.
+
+Sizes and sha256 are those of the repositories' Git LFS pointers; None where no public record of them was
+found, in which case the server's own announcement is what a download is checked against. A revision is pinned
+where a file has been renamed on or removed from the main branch, and for ``512_interp_full``, whose hash is
+not known; all other files come from ``main``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import UsageError
+from ..model.variants import VARIANTS
+
+HUB = "https://huggingface.co"
+"""Where the repositories are; ``HF_ENDPOINT`` points a download elsewhere."""
+
+Kind = Literal["model", "towers"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+TOWERS = "towers"
+"""Name of the release with both CLIP towers, which every model without towers requires."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One released file."""
+
+    name: str
+    """Short name, unique in the catalogue."""
+    variant: str | None
+    """Key of :data:`~dynamicrafter.model.variants.VARIANTS`; None for the towers, which fit all of them."""
+    repository: str
+    """``owner/name`` on the hub."""
+    filename: str
+    licence: str
+    purpose: str
+    precision: Precision
+    contains_towers: bool
+    size_gb: float
+    """Size in units of 1e9 bytes, rounded as the repository shows it."""
+    size_bytes: int | None = None
+    """Exact size, where known."""
+    sha256: str | None = None
+    """Hash of the whole file in lower-case hexadecimal, where known."""
+    revision: str = "main"
+    kind: Kind = "model"
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Names of the releases without which this one cannot make a clip."""
+        return () if self.contains_towers else (TOWERS,)
+
+    @property
+    def resolution(self) -> str:
+        """Width x height in pixels the model was trained for, such as ``512x320``; ``any`` for the towers."""
+        if self.variant is None:
+            return "any"
+        preset = VARIANTS[self.variant].preset
+        return f"{preset.width}x{preset.height}"
+
+    @property
+    def source(self) -> str:
+        """Address of the page that describes the file."""
+        return f"{HUB}/{self.repository}"
+
+    @property
+    def url(self) -> str:
+        """Address of the file itself."""
+        return f"{HUB}/{self.repository}/resolve/{self.revision}/{self.filename}"
+
+
+def _original(name: str, variant: str, repository: str) -> Release:
+    """An authors' file: float32, towers inside."""
+    return Release(
+        name=name,
+        variant=variant,
+        repository=repository,
+        filename="model.ckpt",
+        licence="Apache-2.0",
+        purpose=VARIANTS[variant].purpose,
+        precision="fp32",
+        contains_towers=True,
+        size_gb=10.4,
+    )
+
+
+def _pruned(name: str, variant: str, filename: str, sha256: str) -> Release:
+    """A half-precision file without towers; the five of ordinary architecture have the same size."""
+    return Release(
+        name=name,
+        variant=variant,
+        repository="Kijai/DynamiCrafter_pruned",
+        filename=filename,
+        licence="none stated (made from Apache-2.0 weights)",
+        purpose=VARIANTS[variant].purpose,
+        precision="fp16",
+        contains_towers=False,
+        size_gb=3.14,
+        size_bytes=3_142_870_350,
+        sha256=sha256,
+    )
+
+
+def _half(name: str, pruned: Release, filename: str, precision: Precision, revision: str) -> Release:
+    """A half-precision file with towers, which only an older revision of the repository still holds."""
+    return replace(
+        pruned,
+        name=name,
+        filename=filename,
+        precision=precision,
+        contains_towers=True,
+        size_gb=5.22,
+        size_bytes=None,
+        sha256=None,
+        revision=revision,
+    )
+
+
+_R256 = replace(
+    _original("256", "256_v1", "Doubiiu/DynamiCrafter"),
+    size_bytes=10_437_545_635,
+    sha256="328d23963f1fe5af1324793117dfa80c8f5d3d31a2a7d5a6089a1c8aa72fb2da",
+)
+_R512 = _pruned(
+    "512",
+    "512_v1",
+    "dynamicrafter_512_fp16_pruned.safetensors",
+    "abe38e28a9521c2f38e8d08fad5d44643c2fec932288dc7088c0a24b9ce5289b",
+)
+_R1024 = _pruned(
+    "1024",
+    "1024_v1",
+    "dynamicrafter_1024_fp16_pruned.safetensors",
+    "8f2c62b7da8b613ba158a201527cdf4646a520a4cbf7e0647796d55de9a20830",
+)
+_R512_INTERP = _pruned(
+    "512_interp",
+    "512_interp_v1",
+    "dynamicrafter_512_interp_fp16_pruned.safetensors",
+    "c6f50c98f1ec3b97ecfb347e2378e721cf796ebc866692631435070510e09b3d",
+)
+_CIL_512 = _pruned(
+    "cil_512",
+    "cil_512",
+    "dynamicrafter-CIL-512-no-watermark-fixed-pruned-fp16.safetensors",
+    "dc1bc18ae3c37408014c25e6479fd45ef677f575266d60f3d41bcdf822f03697",
+)
+_CIL_1024 = _pruned(
+    "cil_1024",
+    "cil_1024",
+    "dynamicrafter-CIL-1024-no-watermark-pruned-fp16.safetensors",
+    "2f77af7a23d706ab62a0ccecacda3fb1dd947da7fdbffaed654163db1f2d9706",
+)
+_TOONCRAFTER = replace(
+    _pruned(
+        "tooncrafter",
+        "tooncrafter_512",
+        "tooncrafter_512_interp-pruned-fp16.safetensors",
+        "7a60eefa72b85b98400fe12c6cc66ea1af84d51b8bd4472cc7764dce499f8891",
+    ),
+    size_gb=3.18,
+    size_bytes=3_175_466_358,
+)
+_TOWERS = Release(
+    name=TOWERS,
+    variant=None,
+    repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    filename="open_clip_model.safetensors",
+    licence="MIT",
+    purpose="CLIP text and image towers for all models that come without them",
+    precision="fp32",
+    contains_towers=True,
+    size_gb=3.94,
+    size_bytes=3_944_517_836,
+    sha256="0084e75319a50ad85ef45377bad5bc38f2f58824459eb690048d51c9f8863be5",
+    revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+    kind="towers",
+)
+
+RELEASES: tuple[Release, ...] = (
+    _R256,
+    _R512,
+    _R1024,
+    _R512_INTERP,
+    _CIL_512,
+    _CIL_1024,
+    _TOONCRAFTER,
+    _TOWERS,
+    replace(
+        _original("512_full", "512_v1", "Doubiiu/DynamiCrafter_512"),
+        size_bytes=10_437_548_346,
+        sha256="87b5eb1981ffa96110369dfc358c5a9e90b8ee18b24d711badab4e58baeaba97",
+    ),
+    replace(
+        _original("1024_full", "1024_v1", "Doubiiu/DynamiCrafter_1024"),
+        sha256="97181be1431cc1c08fe31f8d0385a43c2beb1c7f36d25d2df301636f0c4f20f2",
+    ),
+    _half(
+        "1024_bf16",
+        _R1024,
+        "dynamicrafter_1024_v1_bf16.safetensors",
+        "bf16",
+        "0c913968901b471703d76bdda430a08a35897eb0",
+    ),
+    replace(
+        _original("512_interp_full", "512_interp_v1", "Doubiiu/DynamiCrafter_512_Interp"),
+        revision="5163d01e6f5601a64dbdd8f89a27b1a700313324",
+    ),
+    replace(
+        _half(
+            "512_interp_bf16",
+            _R512_INTERP,
+            "dynamicrafter_512_interp_v1_bf16.safetensors",
+            "bf16",
+            "0c913968901b471703d76bdda430a08a35897eb0",
+        ),
+        sha256="d58301059e073bf9e6f5f341136c16682b15c88fefa49b7af6fb5e2ff593a593",
+    ),
+    replace(
+        _original("cil_512_full", "cil_512", "GraceZhao/DynamiCrafter-CIL-512"),
+        filename="timenoise.ckpt",
+        sha256="ec5641dd44bfd4d5e7bf0d7ecfa7bb918818a383697f2c8a6439d78bbe8038ba",
+    ),
+    replace(
+        _original("cil_1024_full", "cil_1024", "GraceZhao/DynamiCrafter-CIL-1024"),
+        filename="timenoise.ckpt",
+    ),
+    replace(
+        _original("tooncrafter_full", "tooncrafter_512", "Doubiiu/ToonCrafter"),
+        size_gb=10.5,
+        sha256="e4df5aecd9919af2f41a92912bb6391e03531b269785a7448d87e964462edf53",
+    ),
+    replace(
+        _half(
+            "tooncrafter_fp16",
+            _TOONCRAFTER,
+            "tooncrafter_512_interp-fp16.safetensors",
+            "fp16",
+            "df571a58cd69e11ba006d6b6b65330fd90993eea",
+        ),
+        size_gb=5.25,
+        sha256="e259c201d34d497e57bc1ff1e7d2fbb03f3e9dbda660f7b8d16407e2305acbbb",
+    ),
+)
+"""Every known file; the first one of a variant is the one to recommend."""
+
+
+def find(name: str) -> Release:
+    """The release called ``name``; the name of a variant gives the recommended release of it.
+
+    Case and the choice of ``-`` or ``_`` do not matter. Raises UsageError that suggests the nearest name when
+    there is no such release.
+    """
+    key = name.strip().lower().replace("-", "_")
+    for release in RELEASES:
+        if release.name == key:
+            return release
+    for release in RELEASES:
+        if release.variant == key:
+            return release
+    names = [release.name for release in RELEASES]
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(names)};"
+    raise UsageError(
+        f"there is no model {name!r} to download; {hint} 'dynamicrafter models' describes all of them"
+    )
+
+
+def with_requirements(release: Release) -> tuple[Release, ...]:
+    """``release`` and all that it requires, in the order in which to fetch them."""
+    return (release, *(find(name) for name in release.requires))

@@ -1,0 +1,106 @@
+"""Writes a checkpoint anew: one safetensors file, in another precision, with its variant in the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from ..model.variants import Variant
+from .accounting import Stock, require, take_stock
+from .detect import choose, detect, variant_metadata
+from .fill import copy_piece, single_thread
+from .formats.entries import Entry, Piece, Progress, WeightsFile
+from .formats.files import open_weights
+from .formats.safetensors_file import write_safetensors
+from .layout import PREFIXES
+from .networks import CORE, TOWERS, Component
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    prune: bool = False,
+    variant: str | None = None,
+    progress: Progress | None = None,
+) -> Variant:
+    """Write ``source``, of any readable format, as the safetensors file ``target``; returns its variant.
+
+    ``dtype`` None keeps the precision of every tensor. fp8 is used for matrices and kernels only: all else, a
+    thousandth of the whole, becomes bfloat16, because norms do not survive fp8. ``prune`` leaves out the
+    CLIP towers, which are the same in all checkpoints and are given with ``--text-encoder`` and ``--image-
+    encoder``, and all that is never used; without it everything is kept, what is unused in its own
+    precision. The variant goes into the metadata, so that it need not be asked for again.
+
+    Little more than a few per cent of the file are in memory at a time. ``target`` appears only when it is
+    whole, and replaces what was there. ``progress`` gets the bytes read and their total. Raises UsageError
+    when the target is the source or no ``.safetensors``, and CheckpointError as loading does, or when there
+    is too little room.
+    """
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise UsageError(f"{target} must end in .safetensors, the only format that is written")
+    file = open_weights(source)
+    if target.exists() and any(target.samefile(part) for part in file.files):
+        raise UsageError(f"{target} is the file to convert itself; give another name to write to")
+    chosen = choose(detect(file), variant, file)
+    stock = _stock(file, chosen, prune)
+    names = _names(stock, keep_unused=not prune)
+    entries = {
+        name: Entry(
+            file.entries[key].shape, _stored(file.entries[key], dtype if key not in stock.unused else None)
+        )
+        for key, name in names.items()
+    }
+    pieces = _cast(file, names, entries, progress)
+    with single_thread():
+        write_safetensors(target, entries, pieces, variant_metadata(chosen))
+    return chosen
+
+
+def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
+    """What the file holds, after making sure that it is complete; towers may be absent but not in part."""
+    components: tuple[Component, ...] = CORE
+    if not prune:
+        held = take_stock(file.entries, variant, (*CORE, *TOWERS))
+        components = (*CORE, *(component for component in TOWERS if held.holds(component)))
+    stock = take_stock(file.entries, variant, components)
+    require(stock, components, file.path, variant)
+    return stock
+
+
+def _names(stock: Stock, keep_unused: bool) -> dict[str, str]:
+    """The file's tensors that are written, and the names they get."""
+    names: dict[str, str] = {}
+    for component, places in stock.placed.items():
+        for key, place in places.items():
+            # A tower in Hugging Face's naming stays so: its tensors are parts of ours.
+            names[key] = PREFIXES[component] + place.name if place.parts == 1 else key
+    if keep_unused:
+        names.update({key: key for key in stock.unused})
+    return names
+
+
+def _stored(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+    if dtype is None or not entry.dtype.is_floating_point:
+        return entry.dtype
+    return torch.bfloat16 if dtype.itemsize == 1 and len(entry.shape) < 2 else dtype
+
+
+def _cast(
+    file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry], progress: Progress | None
+) -> Iterator[Piece]:
+    total = sum(file.entries[key].nbytes for key in names)
+    done = 0
+    for piece in file.pieces(names):
+        name = names[piece.name]
+        values = torch.empty(piece.values.numel(), dtype=entries[name].dtype)
+        copy_piece(piece, values, file.path)
+        yield Piece(name, piece.start, values)
+        done += piece.values.nbytes
+        if progress is not None:
+            progress(done, total)

@@ -1,0 +1,163 @@
+"""Tells the variant of a checkpoint by its metadata or its tensors, never by its file name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import CheckpointError, UsageError
+from ..model.configs import UNetConfig
+from ..model.variants import VARIANTS, Variant, variant_from_json, variant_to_json
+from .architectures import recognise
+from .formats.entries import Entry, WeightsFile, read_tensor
+from .layout import locate
+
+VARIANT_KEY = "dynamicrafter.variant"
+"""Metadata of files we write: the whole variant as JSON."""
+FORMAT_KEY = "dynamicrafter.format"
+FORMAT = "1"
+"""Version of the layout of files we write."""
+
+_SCALE = "scale_arr"
+_SCALE_TOLERANCE = 0.1
+"""How far a stored base scale may be off; fp8 turns 0.7 into 0.75, and 0.3 and 0.7 are all there is."""
+
+_FIRST_ATTENTION_HEADS = 8
+"""Heads of the first temporal transformer, whatever the width."""
+
+
+def variant_metadata(variant: Variant) -> dict[str, str]:
+    """Metadata from which :func:`detect` reads the variant back."""
+    return {FORMAT_KEY: FORMAT, VARIANT_KEY: json.dumps(variant_to_json(variant), separators=(",", ":"))}
+
+
+def detect(file: WeightsFile) -> tuple[Variant, ...]:
+    """All variants that a file can be, in the order of the catalogue; none when it is something else.
+
+    A file that we wrote names its variant. In others the learned image scale tells 256, the reference-
+    guided decoder ToonCrafter, and the end of the dynamic rescale 1024 from 512. Nothing tells 512 from its
+    interpolation model, nor 1024 from 512 in files without the noise schedule. Raises CheckpointError for
+    metadata that makes no sense.
+    """
+    if VARIANT_KEY in file.metadata:
+        return (_from_metadata(file.path, file.metadata),)
+    names = {place.name: key for key in file.entries if (place := locate(key)) and place.component == "unet"}
+    shapes = {name: file.entries[key].shape for name, key in names.items()}
+    if not any(name.endswith("attn2.to_k_ip.weight") for name in shapes):
+        return ()
+    found = _sizes(shapes)
+    decoders = {
+        "attn_refinement" in key for key in file.entries if key.startswith("first_stage_model.decoder.")
+    }
+    scale = _base_scale(file)
+    return tuple(
+        variant
+        for variant in VARIANTS.values()
+        if _fits(found, variant.unet)
+        and (not decoders or variant.vae.video_decoder == any(decoders))
+        and (scale is None or _near(scale, variant.diffusion.base_scale))
+    )
+
+
+def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Variant:
+    """The one variant to use of those that fit, which the caller may have named.
+
+    Variants with equal networks, noise and defaults (a release and its retrained successor) are no choice:
+    the first stands for all. Raises CheckpointError when none fits, when the one asked for does not, or
+    when the caller has to say which; UsageError when there is no variant of that name.
+    """
+    if not fits:
+        raise CheckpointError(
+            f"{file.path} is not a DynamiCrafter checkpoint but {recognise(file.entries)}; "
+            "'dynamicrafter models' lists the ones that can be used"
+        )
+    if asked is not None:
+        return _asked(fits, asked, file.path)
+    different: dict[Variant, Variant] = {}
+    for variant in fits:
+        different.setdefault(replace(variant, name="", purpose=""), variant)
+    if len(different) == 1:
+        return fits[0]
+    options = ", ".join(f"{variant.name} ({variant.purpose})" for variant in different.values())
+    raise CheckpointError(
+        f"{file.path} can be any of {options}, and its weights do not tell which; say it with --variant NAME"
+    )
+
+
+def _asked(fits: Sequence[Variant], asked: str, path: Path) -> Variant:
+    key = asked.strip().lower().replace("-", "_")
+    known = {variant.name: variant for variant in (*VARIANTS.values(), *fits)}
+    name = key if key in known else f"{key}_v1"
+    if name not in known:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "see the list;"
+        raise UsageError(f"there is no variant {asked!r}; {hint} known are {', '.join(known)}")
+    for variant in fits:
+        if variant.name == name:
+            return variant
+    raise CheckpointError(
+        f"{path} is {' or '.join(variant.name for variant in fits)} by its content, not {name}; "
+        "leave the variant out or choose another file"
+    )
+
+
+def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Variant:
+    version = metadata.get(FORMAT_KEY)
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} was written in layout {version!r} but this version reads {FORMAT!r}; use a newer version"
+        )
+    try:
+        return variant_from_json(json.loads(metadata[VARIANT_KEY]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} describes its variant in a way that makes no sense ({error}); convert it again"
+        ) from error
+
+
+def _base_scale(file: WeightsFile) -> float | None:
+    """End of the dynamic rescale, in files that still hold the noise schedule."""
+    entry: Entry | None = file.entries.get(_SCALE)
+    if entry is None or entry.numel == 0 or len(entry.shape) != 1:
+        return None
+    return float(read_tensor(file, _SCALE)[-1])
+
+
+def _near(scale: float, base: float | None) -> bool:
+    return base is not None and abs(scale - base) < _SCALE_TOLERANCE
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
+    """What the names and shapes of a denoising network say about its config, as far as they are there."""
+    blocks = [int(found[1]) for name in shapes if (found := re.match(r"input_blocks\.(\d+)\.", name))]
+    sizes: dict[str, object] = {
+        "blocks": max(blocks, default=-1) + 1,
+        "alpha": any(name.endswith("attn2.alpha") for name in shapes),
+    }
+    first = shapes.get("input_blocks.0.0.weight", ())
+    if len(first) == 4:
+        sizes["model_channels"], sizes["in_channels"] = first[:2]
+    context = next((shape for name, shape in shapes.items() if name.endswith("attn2.to_k_ip.weight")), ())
+    if len(context) == 2:
+        sizes["context"] = context[1]
+    inner = shapes.get("init_attn.0.proj_in.weight", ())
+    if inner:
+        sizes["head_channels"] = inner[0] / _FIRST_ATTENTION_HEADS
+    return sizes
+
+
+def _fits(found: Mapping[str, object], config: UNetConfig) -> bool:
+    levels = len(config.channel_mult)
+    wanted: dict[str, object] = {
+        "blocks": 1 + levels * config.num_res_blocks + levels - 1,
+        "alpha": config.learned_image_scale,
+        "model_channels": config.model_channels,
+        "in_channels": config.in_channels,
+        "context": config.context_dim,
+        "head_channels": config.num_head_channels,
+    }
+    return all(wanted[size] == value for size, value in found.items())

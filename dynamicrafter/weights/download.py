@@ -1,0 +1,394 @@
+"""Fetching released files: resumed when cut, checked before they get their name, never half there.
+
+A file lies at ``<weights folder>/<owner>/<repository>/<file name>``, so one fetched by hand can be put there
+as well. While it comes it is called ``<file name>.<part of its sha256>.part``; only after the check does it
+get its own name.
+
+All traffic is plain HTTP by huggingface_hub, with its login, proxy settings and time limits; the ``hf_xet``
+transport is never used, so any mirror or web server with the hub's addresses will do. To use one, set
+``HF_ENDPOINT``, for example to ``https://hf-mirror.com``, or pass ``endpoint=``. ``HF_HUB_OFFLINE=1`` forbids
+all traffic. Both are read at each call, not once at import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from ..errors import DownloadError
+from .catalogue import HUB, RELEASES, Release
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+Progress = Callable[[str, int, "int | None"], None]
+"""Called with what is done (``"downloading"`` or ``"checking"``), the bytes done and, where known, all bytes.
+
+It may raise (:class:`~dynamicrafter.errors.Cancelled`, for example); what came so far is kept for next time.
+"""
+
+ATTEMPTS = 3
+"""Times in a row that a connection may break without a new byte before a download is given up."""
+CHUNK = 1 << 23
+"""Bytes read at a time while a file is checked."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_log = logging.getLogger(__name__)
+
+
+def weights_folder() -> Path:
+    """Where files are kept: ``DYNAMICRAFTER_HOME``, or else ``dynamicrafter`` in the user's cache folder.
+
+    That folder is ``%LOCALAPPDATA%`` on Windows, ``~/Library/Caches`` on macOS, and elsewhere
+    ``XDG_CACHE_HOME`` or ``~/.cache``. It need not exist.
+    """
+    chosen = os.environ.get("DYNAMICRAFTER_HOME")
+    if chosen:
+        return Path(chosen).expanduser()
+    return _cache_folder(sys.platform) / "dynamicrafter"
+
+
+def local_path(release: Release, folder: Path | None = None) -> Path | None:
+    """Where ``release`` lies in ``folder`` (default :func:`weights_folder`), or None if it is not all there.
+
+    Only a checked file ever gets this name; its size is compared as well, where known, in case it was put
+    there by hand.
+    """
+    path = _final_path(release, folder)
+    if not path.is_file():
+        return None
+    if release.size_bytes is not None and path.stat().st_size != release.size_bytes:
+        return None
+    return path
+
+
+def status_rows(folder: Path | None = None) -> list[tuple[Release, Path | None]]:
+    """Every known release with its :func:`local_path`, in the catalogue's order."""
+    return [(release, local_path(release, folder)) for release in RELEASES]
+
+
+def download(
+    release: Release,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    endpoint: str | None = None,
+) -> Path:
+    """Fetch ``release`` into ``folder`` (default :func:`weights_folder`) and return its path.
+
+    A file that is already there is returned at once, without any traffic; a transfer that was cut, in this or
+    an earlier call, goes on where it stopped. The sha256 is checked against the catalogue's, or the server's
+    where the catalogue has none. Nothing is shown; ``progress`` is told. What ``release.requires`` does not
+    come along.
+
+    Raises DownloadError with one sentence on what to do when offline mode is on, the server cannot be
+    reached, refuses, does not have the file or offers another one, the disk is too full or not writable,
+    another process is fetching the same file, or the bytes are wrong (they are then removed).
+    """
+    present = local_path(release, folder)
+    if present is not None:
+        return present
+    final = _final_path(release, folder)
+    server = _server(endpoint)
+    if _is_set("HF_HUB_OFFLINE"):
+        raise DownloadError(_offline(release, final))
+    offer = _ask(release, server, final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(release, final):
+            part = final.with_name(f"{final.name}.{offer.sha256[:12] if offer.sha256 else 'unchecked'}.part")
+            if offer.sha256 is None:
+                # Without a hash nothing tells whether an old piece belongs to the file now offered.
+                part.unlink(missing_ok=True)
+            _require_space(release, offer, part)
+            _transfer(release, server, offer, part, progress)
+            _check(release, server, offer, part, progress)
+            os.replace(part, final)
+    except OSError as error:
+        raise DownloadError(
+            f"{release.name} could not be stored in {final.parent} ({error.strerror or error}); "
+            f"make that folder writable or set DYNAMICRAFTER_HOME to another one"
+        ) from error
+    return final
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What a server says it has."""
+
+    url: str
+    token: bool | None
+    """False when the file is to be asked for without the user's token."""
+    size: int | None
+    sha256: str | None
+    """What the content must hash to, by the catalogue or else by the server."""
+
+
+def _ask(release: Release, server: str, final: Path) -> _Offer:
+    """What ``server`` says of the file; raises DownloadError when it has none or another one."""
+    hub = _hub()
+    url = hub.hf_hub_url(release.repository, release.filename, revision=release.revision, endpoint=server)
+    token = None
+    try:
+        try:
+            metadata = hub.get_hf_file_metadata(url, token=token)
+        except Exception as error:
+            if _status(error) != 401:
+                raise
+            # A stored token that has expired is refused even where everybody may read.
+            token = False
+            metadata = hub.get_hf_file_metadata(url, token=token)
+    # requests, httpx and httpx2 share no base class, and huggingface_hub's version decides which one it is.
+    except Exception as error:
+        raise DownloadError(_sentence(error, release, server, final)) from error
+    announced: str | None = metadata.etag if _SHA256.fullmatch(metadata.etag or "") else None
+    size: int | None = metadata.size
+    for what, wanted, offered in (
+        ("size", release.size_bytes, size),
+        ("sha256", release.sha256, announced),
+    ):
+        if wanted is not None and offered is not None and wanted != offered:
+            raise DownloadError(
+                f"{server} offers another file as {release.repository}/{release.filename}: "
+                f"its {what} is {offered} instead of {wanted}; set HF_ENDPOINT to another mirror"
+            )
+    sha256 = release.sha256 or announced
+    if sha256 is None:
+        _log.warning("neither the catalogue nor %s knows the sha256 of %s", server, release.name)
+    return _Offer(url, token, release.size_bytes or size, sha256)
+
+
+def _require_space(release: Release, offer: _Offer, part: Path) -> None:
+    """Raise DownloadError unless the disk has room for what is still to come."""
+    if offer.size is None:
+        return
+    needed = offer.size - (part.stat().st_size if part.exists() else 0)
+    free = shutil.disk_usage(part.parent).free
+    if free < needed:
+        raise DownloadError(
+            f"{release.name} needs {needed / 1e9:.2f} GB more in {part.parent}, "
+            f"but only {free / 1e9:.2f} GB are free; make room or set DYNAMICRAFTER_HOME to a larger disk"
+        )
+
+
+def _transfer(release: Release, server: str, offer: _Offer, part: Path, progress: Progress | None) -> None:
+    """Bring ``part`` to its full length, going on after each cut as long as that gains anything."""
+    hub = _hub()
+    # A compressed answer could not be resumed at a byte of the file.
+    headers = {**hub.build_hf_headers(token=offer.token), "Accept-Encoding": "identity"}
+    furthest, idle = 0, 0
+    while True:
+        with _Part(part, offer.size, progress) as file, _no_bar():
+            if offer.size is not None and file.tell() > offer.size:
+                file.seek(0)
+                file.truncate()
+            furthest = max(furthest, file.tell())
+            try:
+                hub.http_get(
+                    offer.url,
+                    file,
+                    resume_size=file.tell(),
+                    headers=headers,
+                    expected_size=offer.size,
+                )
+            # As in _ask: the exceptions of three HTTP libraries share no base class.
+            except Exception as error:
+                if file.failed:
+                    raise
+                idle = 0 if file.tell() > furthest else idle + 1
+                status = _status(error)
+                if status == 416:
+                    # There is nothing after what an earlier call has brought; so begin anew.
+                    file.seek(0)
+                    file.truncate()
+                elif status is not None and status < 500:
+                    idle = ATTEMPTS
+                if idle >= ATTEMPTS:
+                    raise DownloadError(_sentence(error, release, server, part, file.tell())) from error
+            else:
+                # The name must not outlive a power cut that the bytes do not.
+                os.fsync(file.fileno())
+                return
+        time.sleep(2**idle)
+
+
+def _check(release: Release, server: str, offer: _Offer, part: Path, progress: Progress | None) -> None:
+    """Compare ``part`` with what it should be; remove it and raise DownloadError if it is something else."""
+    if offer.sha256 is None:
+        return
+    size = part.stat().st_size
+    digest = hashlib.sha256()
+    with part.open("rb") as file:
+        for block in iter(lambda: file.read(CHUNK), b""):
+            digest.update(block)
+            if progress is not None:
+                progress("checking", file.tell(), size)
+    if digest.hexdigest() != offer.sha256:
+        part.unlink()
+        raise DownloadError(
+            f"{server} sent wrong bytes for {release.name} (sha256 {digest.hexdigest()} instead of "
+            f"{offer.sha256}); they were removed, so try again or set HF_ENDPOINT to another mirror"
+        )
+
+
+class _Part(io.FileIO):
+    """The growing file: appends, tells the progress, and remembers whether a failure was its own."""
+
+    def __init__(self, path: Path, size: int | None, progress: Progress | None) -> None:
+        super().__init__(str(path), "ab")
+        self.failed = False
+        self._size = size
+        self._progress = progress
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        view = memoryview(data)
+        left = view
+        try:
+            # An unbuffered write may take only a piece.
+            while left:
+                left = left[super().write(left) :]
+            if self._progress is not None:
+                self._progress("downloading", self.tell(), self._size)
+        except BaseException:
+            self.failed = True
+            raise
+        return len(view)
+
+
+@contextmanager
+def _alone(release: Release, final: Path) -> Generator[None, None, None]:
+    """Hold the right to fetch ``final``; two writers of one part would spoil it."""
+    from filelock import FileLock, Timeout
+
+    path = Path(f"{final}.lock")
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                # Windows refuses while the file is open, but there it goes when the lock does.
+                with suppress(OSError):
+                    path.unlink()
+    except Timeout as error:
+        raise DownloadError(
+            f"another process is fetching {release.name} into {final.parent}; wait until it is done"
+        ) from error
+
+
+@contextmanager
+def _no_bar() -> Generator[None, None, None]:
+    """Keep huggingface_hub from drawing its own progress bar on stderr."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    group = "huggingface_hub.http_get"
+    if are_progress_bars_disabled(group):
+        yield
+        return
+    disable_progress_bars(group)
+    try:
+        yield
+    finally:
+        enable_progress_bars(group)
+
+
+def _hub() -> Any:
+    """huggingface_hub's module with the parts of a download; its signatures are only partly typed."""
+    from huggingface_hub import file_download
+
+    return cast(Any, file_download)
+
+
+def _sentence(error: Exception, release: Release, server: str, path: Path, so_far: int = 0) -> str:
+    """One sentence on ``error``, which came while ``server`` was asked for ``release``."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return _offline(release, path)
+    what = f"{release.repository}/{release.filename}"
+    status = _status(error)
+    if status in (401, 403):
+        return (
+            f"{server} refused {what} (HTTP {status}); log in with 'hf auth login', renew HF_TOKEN, "
+            f"or set HF_ENDPOINT to a mirror"
+        )
+    if status == 404:
+        return (
+            f"{server} does not have {what} at revision {release.revision} (HTTP 404); "
+            f"set HF_ENDPOINT to another mirror"
+        )
+    if status is not None:
+        return (
+            f"{server} could not give {what} (HTTP {status}); try again later or set HF_ENDPOINT to a mirror"
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if so_far:
+        return (
+            f"the connection to {server} kept breaking after {so_far / 1e9:.2f} GB of {release.name} "
+            f"({reason}); start again to go on from there"
+        )
+    return (
+        f"{server} could not be reached for {release.name} ({reason}); check the connection and HF_ENDPOINT, "
+        f"or set it to a mirror"
+    )
+
+
+def _offline(release: Release, path: Path) -> str:
+    return (
+        f"{release.name} is not below {path.parent} and offline mode forbids to fetch it; "
+        f"unset HF_HUB_OFFLINE or put {release.filename} there by hand"
+    )
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status behind ``error``, or None when there was no answer."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _server(endpoint: str | None) -> str:
+    """The server's address without a slash at its end; raises DownloadError when it is no web address."""
+    address = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise DownloadError(
+            f"HF_ENDPOINT must be a web address such as {HUB}, but it is {address!r}; correct or unset it"
+        )
+    return address
+
+
+def _is_set(variable: str) -> bool:
+    """Whether a switch in the environment is on, by the rule of huggingface_hub."""
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _final_path(release: Release, folder: Path | None) -> Path:
+    return (folder or weights_folder()).joinpath(*release.repository.split("/"), release.filename)
+
+
+def _cache_folder(platform: str) -> Path:
+    """The folder for what can be fetched again, by the custom of ``platform`` (a ``sys.platform``)."""
+    if platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

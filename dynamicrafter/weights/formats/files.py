@@ -1,0 +1,164 @@
+"""Opens weights files of any format by their content: single, sharded or in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import CheckpointError
+from .entries import PIECE_BYTES, Entry, Piece, Progress, WeightsFile, unreadable
+from .safetensors_file import open_safetensors
+from .torch_file import open_torch
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Suffixes of weights files, for those who look for them in a folder."""
+
+_INDEX = ".index.json"
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+
+
+@dataclass(frozen=True)
+class ShardedFile:
+    """Several files that together hold one set of tensors."""
+
+    path: Path
+    shards: tuple[WeightsFile, ...]
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All shards."""
+        return tuple(path for shard in self.shards for path in shard.files)
+
+    @property
+    def kind(self) -> str:
+        """The format of the shards and their number."""
+        return f"{self.shards[0].kind} in {len(self.shards)} shards"
+
+    def pieces(self, names: Collection[str]) -> Iterator[Piece]:
+        """The values of the named tensors, shard after shard."""
+        wanted = set(names)
+        for shard in self.shards:
+            yield from shard.pieces(wanted.intersection(shard.entries))
+
+
+def open_weights(path: Path | str) -> WeightsFile:
+    """Open a weights file, one shard or the index of a sharded one, or the folder with one of these.
+
+    Only names, shapes and metadata are read. Raises CheckpointError when there is nothing to read, or when
+    it is damaged, incomplete or unsafe.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}; check the path, or fetch the model with 'download'")
+    if path.is_dir():
+        return open_weights(_only_weights_in(path))
+    if path.name.endswith(_INDEX):
+        return _sharded(path, [path.with_name(name) for name in _indexed(path)])
+    shard = _SHARD.fullmatch(path.name)
+    if shard is not None and int(shard[3]) > 1:
+        names = [f"{shard[1]}-{i + 1:05d}-of-{shard[3]}{shard[4]}" for i in range(int(shard[3]))]
+        return _sharded(path, [path.with_name(name) for name in names])
+    return _single(path)
+
+
+def file_sha256(path: Path | str, progress: Progress | None = None) -> str:
+    """Lower-case hexadecimal hash of a weights file, or of all shards of one as if they were one file."""
+    files = open_weights(path).files
+    total = sum(file.stat().st_size for file in files)
+    digest = hashlib.sha256()
+    done = 0
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                while block := stream.read(PIECE_BYTES):
+                    digest.update(block)
+                    done += len(block)
+                    if progress is not None:
+                        progress(done, total)
+        except OSError as error:
+            raise unreadable(file, error) from error
+    return digest.hexdigest()
+
+
+def _single(path: Path) -> WeightsFile:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not start:
+        raise CheckpointError(f"{path} is empty; fetch it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is only Git LFS's note of where the file lies; fetch the file itself")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise CheckpointError(f"{path} is a web page, not weights; fetch the file itself")
+    if start.startswith(b"GGUF"):
+        raise CheckpointError(f"{path} is in GGUF format, which is not read; use a safetensors file")
+    if start.startswith(b"PK"):
+        return open_torch(path, mapped=True)
+    # A safetensors file begins with a length and then JSON, a pickle with an opcode.
+    if start[8:9] != b"{" and (start[0] == 0x80 or path.suffix in SUFFIXES[1:]):
+        return open_torch(path, mapped=False)
+    return open_safetensors(path)
+
+
+def _only_weights_in(folder: Path) -> Path:
+    """The one weights file of a folder; an index speaks for its shards."""
+    indices = sorted(folder.glob(f"*{_INDEX}"))
+    found = indices or sorted(
+        p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".")
+    )
+    shards = [match for p in found if (match := _SHARD.fullmatch(p.name))]
+    if len(found) == len(shards) and len({match[1] for match in shards}) == 1:
+        found = found[:1]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(p.name for p in found[:4])
+        raise CheckpointError(
+            f"the folder {folder} holds {len(found)} weights files ({names}); name one of them"
+        )
+    raise CheckpointError(
+        f"the folder {folder} holds no weights file ({', '.join(SUFFIXES)}); give the path of the file itself"
+    )
+
+
+def _indexed(path: Path) -> list[str]:
+    """Names of the shards that an index lists."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        shards = {str(name) for name in index["weight_map"].values()}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a readable index of a sharded file; fetch it again") from error
+    if not shards or any(Path(name).name != name for name in shards):
+        raise CheckpointError(f"{path} does not list files beside it; fetch it again")
+    return sorted(shards)
+
+
+def _sharded(path: Path, files: Sequence[Path]) -> WeightsFile:
+    absent = [file.name for file in files if not file.exists()]
+    if absent:
+        raise CheckpointError(
+            f"{path} belongs to a model in {len(files)} files of which {len(absent)} are missing "
+            f"({', '.join(absent[:3])}); put all of them into one folder"
+        )
+    shards = tuple(_single(file) for file in files)
+    entries: dict[str, Entry] = {}
+    metadata: dict[str, str] = {}
+    for shard in shards:
+        twice = entries.keys() & shard.entries.keys()
+        if twice:
+            raise CheckpointError(
+                f"{path} belongs to a sharded model that holds {min(twice)!r} twice; fetch all of it again"
+            )
+        entries.update(shard.entries)
+        metadata.update(shard.metadata)
+    return ShardedFile(path, shards, entries, metadata)

@@ -1,0 +1,215 @@
+"""The safetensors format: 8 bytes with the length of a JSON header, the header, then the tensors' bytes.
+
+Read through small memory maps that are dropped one after the other, because mapped pages count as the
+process's memory, and written as a stream, so that neither way needs a model's worth of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from .entries import PIECE_BYTES, Entry, Piece, unreadable
+
+_DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_LARGEST_HEADER = 100_000_000
+"""The format's own limit, in bytes."""
+_METADATA = "__metadata__"
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """One safetensors file, opened by :func:`open_safetensors`."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    offsets: Mapping[str, int]
+    """Byte at which each tensor begins, counted from the start of the file."""
+    kind: str = "safetensors"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file itself."""
+        return (self.path,)
+
+    def pieces(self, names: Collection[str]) -> Iterator[Piece]:
+        """The values of the named tensors, as :class:`~.entries.WeightsFile` says."""
+        try:
+            with self.path.open("rb") as stream:
+                for name in sorted(names, key=self.offsets.__getitem__):
+                    entry = self.entries[name]
+                    step = PIECE_BYTES // entry.dtype.itemsize
+                    for start in range(0, entry.numel, step):
+                        count = min(step, entry.numel - start)
+                        begin = self.offsets[name] + start * entry.dtype.itemsize
+                        yield Piece(name, start, _mapped(stream, begin, count, entry.dtype))
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        except ValueError as error:
+            # What mmap raises when the file has become shorter since it was opened.
+            raise CheckpointError(
+                f"{self.path} changed while it was read ({error}); load it again"
+            ) from error
+
+
+def _mapped(stream: BinaryIO, begin: int, count: int, dtype: torch.dtype) -> Tensor:
+    """``count`` values from byte ``begin`` on; the map lives as long as the tensor does."""
+    shift = begin % mmap.ALLOCATIONGRANULARITY
+    length = shift + count * dtype.itemsize
+    # A private copy-on-write map: PyTorch warns about memory that cannot be written.
+    window = mmap.mmap(stream.fileno(), length, access=mmap.ACCESS_COPY, offset=begin - shift)
+    if shift % dtype.itemsize:
+        # Old writers did not align their tensors.
+        return torch.frombuffer(window, dtype=torch.uint8, offset=shift).clone().view(dtype)
+    return torch.frombuffer(window, dtype=dtype, count=count, offset=shift)
+
+
+def open_safetensors(path: Path) -> SafetensorsFile:
+    """Read and check the header of a safetensors file.
+
+    Raises CheckpointError when the file is truncated or its header makes no sense.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > _LARGEST_HEADER:
+                raise _damaged(path, "it does not begin as a safetensors file does")
+            if 8 + length > size:
+                raise _truncated(path, 8 + length, size)
+            raw = stream.read(length)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not a list of tensors")
+    return _checked(path, cast(dict[str, Any], header), 8 + length, size)
+
+
+def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> SafetensorsFile:
+    """The file of a decoded header whose tensors begin at byte ``data``."""
+    metadata: Any = header.pop(_METADATA, None) or {}
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "its metadata is not a table of texts")
+    entries: dict[str, Entry] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for name, described in header.items():
+        try:
+            code = described["dtype"]
+            shape = tuple(int(length) for length in described["shape"])
+            begin, end = (int(offset) for offset in described["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, f"its header does not describe {name!r}") from error
+        if code not in _DTYPES:
+            raise CheckpointError(
+                f"{path} stores {name!r} as {code}, which cannot be read; "
+                "use a file in fp32, fp16, bf16 or fp8"
+            )
+        entries[name] = Entry(shape, _DTYPES[code])
+        if min(shape, default=0) < 0 or end - begin != entries[name].nbytes:
+            raise _damaged(path, f"its header gives {name!r} a size that is not that of its shape")
+        spans[name] = (begin, end)
+    reached = 0
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != reached:
+            raise _damaged(path, f"its tensors do not follow each other at {name!r}")
+        reached = end
+    if data + reached > size:
+        raise _truncated(path, data + reached, size)
+    if data + reached < size:
+        raise _damaged(path, f"it has {size - data - reached} bytes more than its header says")
+    return SafetensorsFile(
+        path=path,
+        entries=entries,
+        metadata={str(key): str(value) for key, value in cast(dict[Any, Any], metadata).items()},
+        offsets={name: data + begin for name, (begin, _) in spans.items()},
+    )
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} is not a readable safetensors file: {why}; fetch it again")
+
+
+def _truncated(path: Path, wanted: int, size: int) -> CheckpointError:
+    return CheckpointError(f"{path} is truncated: {size} of {wanted} bytes are there; fetch it again")
+
+
+def write_safetensors(
+    path: Path,
+    entries: Mapping[str, Entry],
+    pieces: Iterable[Piece],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file piece by piece; the pieces may come in any order.
+
+    The file appears under its name only when it is whole. Raises CheckpointError when the folder is
+    missing, cannot be written or has too little room.
+    """
+    header: dict[str, Any] = {_METADATA: dict(metadata)}
+    offsets: dict[str, int] = {}
+    end = 0
+    # Widest values first, as the reference writer does, so that every tensor is aligned to its values.
+    for name, entry in sorted(entries.items(), key=lambda item: -item[1].dtype.itemsize):
+        offsets[name], end = end, end + entry.nbytes
+        header[name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [offsets[name], end],
+        }
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    data = 8 + len(raw)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if free < data + end:
+            raise CheckpointError(
+                f"{path} needs {(data + end) / 1e9:.2f} GB but {path.parent} has {free / 1e9:.2f} GB free; "
+                "make room or choose another folder"
+            )
+        with partial.open("wb") as stream:
+            stream.write(len(raw).to_bytes(8, "little") + raw)
+            # Sets the length at once, so that a tensor without values at the end is no special case.
+            stream.truncate(data + end)
+            for piece in pieces:
+                stream.seek(data + offsets[piece.name] + piece.start * piece.values.element_size())
+                stream.write(_bytes(piece.values))
+        os.replace(partial, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _bytes(values: Tensor) -> memoryview:
+    return memoryview(cast(Any, values.detach().cpu().contiguous().view(torch.uint8).numpy()))

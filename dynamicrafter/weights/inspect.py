@@ -1,0 +1,100 @@
+"""Describes a weights file without loading it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .accounting import Stock, take_stock
+from .architectures import recognise
+from .detect import detect
+from .formats.entries import WeightsFile
+from .formats.files import open_weights
+from .layout import locate
+from .networks import COMPONENTS, TITLES, Component
+
+
+@dataclass(frozen=True)
+class ComponentReport:
+    """One network in a file."""
+
+    name: Component
+    title: str
+    tensors: int
+    parameters: int
+    missing: int
+    """Tensors that the network needs and the file lacks; all of them where the network is not there."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the network can be loaded from the file."""
+        return self.tensors > 0 and self.missing == 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in a weights file; plain values, so that ``dataclasses.asdict`` is ready for JSON."""
+
+    path: str
+    format: str
+    files: int
+    size_bytes: int
+    variants: tuple[str, ...]
+    """Names of all variants the file can be; empty where it is something else."""
+    architecture: str
+    """What the file is, as a noun."""
+    parameters: int
+    """Of all tensors, used or not."""
+    dtypes: dict[str, int]
+    """Parameters stored in each precision."""
+    components: tuple[ComponentReport, ...]
+    """All five networks, whether there or not; empty where no variant fits."""
+    unexpected: tuple[str, ...]
+    """Names that belong to no network."""
+    misfits: tuple[str, ...]
+    """Tensors of the wrong shape, with what was found and wanted."""
+    unused: int
+    """Tensors that are known and never used."""
+    metadata: dict[str, str]
+
+
+def inspect(path: Path | str) -> Report:
+    """Describe a file of any readable format, DynamiCrafter or not; only its list of tensors is read.
+
+    Raises CheckpointError when it cannot be read at all.
+    """
+    file = open_weights(path)
+    fits = detect(file)
+    dtypes: Counter[str] = Counter()
+    for entry in file.entries.values():
+        dtypes[str(entry.dtype).removeprefix("torch.")] += entry.numel
+    held = {place.component for key in file.entries if (place := locate(key)) and place.component}
+    present: list[Component] = [component for component in COMPONENTS if component in held]
+    stock = take_stock(file.entries, fits[0], present) if fits else None
+    return Report(
+        path=str(file.path),
+        format=file.kind,
+        files=len(file.files),
+        size_bytes=sum(part.stat().st_size for part in file.files),
+        variants=tuple(variant.name for variant in fits),
+        architecture="a DynamiCrafter checkpoint" if fits else recognise(file.entries),
+        parameters=sum(dtypes.values()),
+        dtypes=dict(dtypes),
+        components=tuple(_component(file, stock, name) for name in COMPONENTS) if stock else (),
+        unexpected=stock.unexpected if stock else (),
+        misfits=tuple(map(str, stock.misfits)) if stock else (),
+        unused=len(stock.unused) if stock else 0,
+        metadata=dict(file.metadata),
+    )
+
+
+def _component(file: WeightsFile, stock: Stock, name: Component) -> ComponentReport:
+    keys = stock.placed.get(name, {})
+    return ComponentReport(
+        name=name,
+        title=TITLES[name],
+        tensors=len(keys),
+        parameters=sum(file.entries[key].numel for key in keys),
+        missing=len(stock.missing.get(name, ())),
+    )

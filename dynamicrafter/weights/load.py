@@ -1,0 +1,144 @@
+"""Loads a checkpoint: from a path to networks that are ready to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..model.autoencoder import Autoencoder
+from ..model.operations import Operations
+from ..model.resampler import Resampler
+from ..model.unet import VideoUNet
+from ..model.variants import Variant
+from .accounting import Stock, require, take_stock
+from .detect import choose, detect
+from .fill import copy_piece, single_thread, targets
+from .formats.entries import Progress, WeightsFile
+from .formats.files import open_weights
+from .networks import CORE, TOWERS, Component, build
+
+
+@dataclass(frozen=True)
+class Components:
+    """The networks of a checkpoint on one device, in evaluation mode and without gradients."""
+
+    variant: Variant
+    unet: VideoUNet
+    vae: Autoencoder
+    resampler: Resampler
+    text: nn.Module | None
+    """None only where the towers were not asked for."""
+    vision: nn.Module | None
+    device: torch.device
+    dtype: torch.dtype
+    path: Path
+    """The checkpoint, as it was asked for."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Networks that come out of one file."""
+
+    file: WeightsFile
+    stock: Stock
+    components: tuple[Component, ...]
+
+
+def load_components(
+    path: Path | str,
+    *,
+    variant: str | None = None,
+    text_encoder: Path | str | None = None,
+    image_encoder: Path | str | None = None,
+    towers: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    operations: Operations | None = None,
+    progress: Progress | None = None,
+) -> Components:
+    """Load a checkpoint of any format, with its CLIP towers from the same file or from others.
+
+    ``variant`` is needed only where the weights do not tell (:func:`~.detect.detect`). ``text_encoder`` and
+    ``image_encoder`` are files in open_clip's or Hugging Face's naming, or other checkpoints that hold the
+    towers; they come before what the checkpoint itself holds. ``towers=False`` leaves both out, for callers
+    with features of their own. ``operations`` gives layers and attention; its dtype and device are not looked
+    at.
+
+    Every tensor is copied once, straight into a network of ``dtype`` on ``device``; besides the networks no
+    more than a few per cent of the file are in memory at a time (all of it for pickles older than PyTorch
+    1.6). ``progress`` gets the bytes read and their total.
+
+    Raises CheckpointError when a file is missing, unreadable, unsafe, of another architecture or variant,
+    lacks a tensor, holds an unknown one, or holds values that are not finite in ``dtype``; UsageError when
+    there is no such variant.
+    """
+    file = open_weights(path)
+    chosen = choose(detect(file), variant, file)
+    elsewhere: dict[Component, Path | str] = {}
+    if towers:
+        if text_encoder is not None:
+            elsewhere["text"] = text_encoder
+        if image_encoder is not None:
+            elsewhere["vision"] = image_encoder
+    own: list[Component] = list(CORE)
+    if towers:
+        own.extend(component for component in TOWERS if component not in elsewhere)
+    parts = [_part(file, chosen, tuple(own))]
+    for component, source in elsewhere.items():
+        parts.append(_part(open_weights(source), chosen, (component,)))
+
+    kind = replace(operations or Operations(), dtype=dtype, device="meta")
+    networks: dict[Component, nn.Module] = {}
+    found: list[tuple[WeightsFile, dict[str, Tensor]]] = []
+    for part in parts:
+        stretches: dict[str, Tensor] = {}
+        for component in part.components:
+            network = build(chosen, component, kind).train(False)
+            _allocate(network, device)
+            networks[component] = network
+            stretches.update(targets(network, part.stock.placed[component]))
+        found.append((part.file, stretches))
+    _copy(found, progress)
+    return Components(
+        variant=chosen,
+        unet=cast(VideoUNet, networks["unet"]),
+        vae=cast(Autoencoder, networks["vae"]),
+        resampler=cast(Resampler, networks["resampler"]),
+        text=networks.get("text"),
+        vision=networks.get("vision"),
+        device=torch.device(device),
+        dtype=dtype,
+        path=Path(path),
+    )
+
+
+def _part(file: WeightsFile, variant: Variant, components: tuple[Component, ...]) -> _Part:
+    stock = take_stock(file.entries, variant, components)
+    require(stock, components, file.path, variant)
+    return _Part(file, stock, components)
+
+
+def _allocate(network: nn.Module, device: torch.device | str) -> None:
+    """Give every parameter of a network built on the meta device memory of its own, not yet written to."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            # PyTorch's own to_empty takes seconds to import what it works with.
+            memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(memory, requires_grad=False))
+
+
+def _copy(found: list[tuple[WeightsFile, dict[str, Tensor]]], progress: Progress | None) -> None:
+    total = sum(file.entries[key].nbytes for file, stretches in found for key in stretches)
+    done = 0
+    with single_thread():
+        for file, stretches in found:
+            for piece in file.pieces(stretches):
+                length = piece.values.numel()
+                copy_piece(piece, stretches[piece.name][piece.start : piece.start + length], file.path)
+                done += piece.values.nbytes
+                if progress is not None:
+                    progress(done, total)
