@@ -35,7 +35,7 @@ from unet import HEADER as UNET_HEADER
 from unet import measure as measure_unet
 
 from dynamicrafter.model.configs import LATENT_FACTOR
-from dynamicrafter.model.encoders import build_text_tower, build_vision_tower
+from dynamicrafter.model.encoders import ClipImageEncoder, ClipTextEncoder
 from dynamicrafter.model.resampler import Resampler
 from dynamicrafter.model.unet import VideoUNet
 from dynamicrafter.model.variants import SMALL, VARIANTS, Variant
@@ -194,8 +194,8 @@ def random_model(variant: Variant, dtype: torch.dtype, device: torch.device) -> 
         unet=with_random_weights(lambda: VideoUNet(variant.unet), dtype, device),
         vae=with_random_weights(lambda: build_autoencoder(variant.vae), dtype, device),
         resampler=with_random_weights(lambda: Resampler(variant.resampler), dtype, device),
-        text=build_text_tower(variant.text, dtype, device),
-        vision=build_vision_tower(variant.vision, dtype, device),
+        text=ClipTextEncoder(variant.text, dtype, device),
+        vision=ClipImageEncoder(variant.vision, dtype, device),
         device=device,
         dtype=dtype,
     )
@@ -217,7 +217,7 @@ def measure_clip(variant: Variant, plan: Plan, dtype: torch.dtype) -> tuple[str,
 
     start_counting_memory(plan.device)
     start = time.perf_counter()
-    generate(model, pictures, settings, [123], progress)
+    generate(model, pictures, [replace(settings, seed=123)], progress)
     total = time.perf_counter() - start
     return (
         f"{ended['encode'] - start:.2f}",

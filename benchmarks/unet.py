@@ -27,9 +27,9 @@ from measure import (
 )
 from torch import Tensor
 
-from dynamicrafter.model.conditioning import Context
 from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS
 from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.unet import VideoUNet
 from dynamicrafter.model.variants import VARIANTS, Variant
 

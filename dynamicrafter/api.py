@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .diffusion.samplers import Callback
 from .errors import CheckpointError, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
+from .model.encoders import ClipImageEncoder, ClipTextEncoder
 from .model.variants import SMALL, Variant
-from .pipeline import KeyPictures, Model, Progress, generate
+from .pipeline import KeyPictures, Model, Progress, TorchModel, generate
 from .settings import Settings, make_settings, settings_to_json
 from .weights.catalogue import find, with_requirements
 from .weights.detect import choose, detect, variant_metadata
@@ -188,7 +189,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     progress: Callable[[int, int], None] | None = None,
-) -> Model:
+) -> TorchModel:
     """Load a model by name or path.
 
     ``variant`` is needed only where the weights cannot tell (pruned 512 and 512 interpolation files are alike);
@@ -211,14 +212,14 @@ def load(
         progress=progress,
     )
     for lora, weights in adapters:
-        merge_adapters(cast(nn.Module, parts.unet), weights, lora.strength, str(lora.path))
-    return Model(
+        merge_adapters(parts.unet, weights, lora.strength, str(lora.path))
+    return TorchModel(
         variant=parts.variant,
         unet=parts.unet,
         vae=parts.vae,
         resampler=parts.resampler,
-        text=cast(nn.Module, parts.text),
-        vision=cast(nn.Module, parts.vision),
+        text=cast(ClipTextEncoder, parts.text),
+        vision=cast(ClipImageEncoder, parts.vision),
         device=place,
         dtype=precision,
     )
@@ -250,8 +251,9 @@ def render(
             f"a batch needs as many seeds as pictures, but {len(firsts)} pictures and {len(seeds)} seeds were given"
         )
     pictures = KeyPictures(_fitted(firsts, settings), None if lasts is None else _fitted(lasts, settings))
-    made = generate(model, pictures, settings, seeds, progress, callback)
-    return [Clip(frames, replace(settings, seed=seed)) for frames, seed in zip(made, seeds, strict=True)]
+    each = [replace(settings, seed=seed) for seed in seeds]
+    made = generate(model, pictures, each, progress, callback)
+    return [Clip(frames, chosen) for frames, chosen in zip(made, each, strict=True)]
 
 
 def animate(

@@ -1,28 +1,35 @@
-"""The arrows composed: pictures and a prompt to conditioning, to latents, to frames."""
+"""The arrows composed: pictures and prompts to conditioning, to latents, to frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from .diffusion.denoiser import make_denoiser
-from .diffusion.guidance import make_guidance
-from .diffusion.samplers import Callback, Step, draw_noise, sample_ddim
-from .diffusion.schedule import ddim_plan, make_schedule
-from .errors import DynamiCrafterError
+from .diffusion.denoiser import DenoiseWrapper, Evaluate, make_denoiser
+from .diffusion.guidance import Branch, make_guidance
+from .diffusion.samplers import SAMPLERS, Callback, Step, draw_noise
+from .diffusion.schedule import make_plan, make_schedule
+from .errors import DynamiCrafterError, UsageError
 from .model.autoencoder import Autoencoder
-from .model.conditioning import Conditioning, assemble, image_tokens, place_keyframes, repeat_picture
+from .model.conditioning import Conditioning, Request, condition, perceive
 from .model.configs import LATENT_FACTOR
-from .model.encoders import clip_pixels, encode_image, encode_text, tokenize
+from .model.encoders import ClipImageEncoder, ClipTextEncoder
+from .model.protocols import (
+    ImageEncoder,
+    Network,
+    NetworkWrapper,
+    PictureCodec,
+    TextEncoder,
+    TokenResampler,
+)
 from .model.resampler import Resampler
 from .model.unet import VideoUNet
 from .model.variants import Variant
-from .model.video_decoder import VideoAutoencoder
 from .settings import Settings
 
 Stage = Literal["encode", "sample", "decode"]
@@ -38,14 +45,25 @@ class Model:
     """A loaded checkpoint: its networks on one device, ready to run."""
 
     variant: Variant
-    unet: VideoUNet
-    vae: Autoencoder
-    resampler: Resampler
-    text: nn.Module
-    vision: nn.Module
+    unet: Network
+    vae: PictureCodec
+    resampler: TokenResampler
+    text: TextEncoder
+    vision: ImageEncoder
     device: torch.device
     dtype: torch.dtype
     """What the networks compute in; sampling is float32 in any case."""
+
+
+@dataclass(frozen=True)
+class TorchModel(Model):
+    """A model of PyTorch modules, which can be trained."""
+
+    unet: VideoUNet
+    vae: Autoencoder
+    resampler: Resampler
+    text: ClipTextEncoder
+    vision: ClipImageEncoder
 
 
 @dataclass(frozen=True)
@@ -56,40 +74,70 @@ class KeyPictures:
     last: Tensor | None = None
 
 
-def make_generators(model: Model, settings: Settings, seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator for each clip, on the CPU or, if the settings say so, on the model's device."""
-    device = torch.device("cpu") if settings.noise_device == "cpu" else model.device
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+def make_generators(model: Model, settings: Sequence[Settings]) -> list[torch.Generator]:
+    """One generator for each clip, on the CPU or, if its settings say so, on the model's device."""
+    return [
+        torch.Generator("cpu" if each.noise_device == "cpu" else model.device).manual_seed(each.seed)
+        for each in settings
+    ]
+
+
+def may_share_a_batch(one: Settings, other: Settings) -> bool:
+    """Whether two clips can be made together: they differ in seed, prompts and fs at most."""
+    return replace(one, seed=other.seed, prompt=other.prompt, negative=other.negative, fs=other.fs) == other
 
 
 @torch.inference_mode()
 def encode(
-    model: Model, pictures: KeyPictures, settings: Settings, generators: Sequence[torch.Generator]
+    model: Model,
+    pictures: KeyPictures,
+    settings: Sequence[Settings],
+    generators: Sequence[torch.Generator],
 ) -> Conditioning:
-    """Conditions of a batch of clips.
+    """Conditions of a batch of clips, each with settings of its own.
 
     Draws the posterior noise of all frames of a clip even where one frame's is used, as the original script does, so
     that the same seed continues with the same random numbers.
     """
-    batch = pictures.first.shape[0]
-    first = pictures.first.to(model.device)
+    perceived = perceive(model, request_of(model, pictures, settings))
+    return condition(
+        perceived, model.resampler, model.variant.resampler, draw_posterior(model, settings[0], generators)
+    )
 
-    prompts = [settings.prompt] * batch + [settings.negative] * batch
-    text, negative = encode_text(model.text, tokenize(prompts)).to(model.dtype).chunk(2)
 
-    seen = torch.cat([clip_pixels(first), clip_pixels(torch.zeros_like(first[:1]))])
-    tokens = model.resampler(encode_image(model.vision, seen).to(model.dtype))
-    tokens = image_tokens(tokens, model.variant.resampler, settings.frames)
-    grey = tokens[-1:].expand(batch, -1, -1, -1)
+def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]) -> Request:
+    """What the model's encoders are asked for."""
+    return Request(
+        mode=settings[0].mode,
+        frames=settings[0].frames,
+        prompts=[each.prompt for each in settings],
+        negatives=[each.negative for each in settings],
+        fs=[each.fs for each in settings],
+        first=pictures.first.to(model.device),
+        last=None if pictures.last is None else pictures.last.to(model.device),
+    )
 
-    draws = draw_noise(generators, (settings.frames, *latent_shape(model.variant, settings)), model.device)
-    z_first = _latents(model, first, draws[:, 0])
-    if settings.mode == "animate":
-        concat = repeat_picture(z_first, settings.frames)
-    else:
-        end = first if pictures.last is None else pictures.last.to(model.device)
-        concat = place_keyframes({0: z_first, -1: _latents(model, end, draws[:, -1])}, settings.frames)
-    return assemble(text, negative, tokens[:-1], grey, concat, settings.fs)
+
+def draw_posterior(model: Model, settings: Settings, generators: Sequence[torch.Generator]) -> Tensor:
+    """The first draw of every clip, ``[b, t, 4, h, w]``: noise for the latents of its pictures."""
+    return draw_noise(generators, (settings.frames, *latent_shape(model.variant, settings)), model.device)
+
+
+def evaluator(network: Network, conditioning: Conditioning, dtype: torch.dtype = torch.float32) -> Evaluate:
+    """The evaluations of a network under all conditions of a batch of clips; the network computes in ``dtype``."""
+    contexts = {
+        "full": conditioning.full,
+        "unconditional": conditioning.unconditional,
+        "image_only": conditioning.image_only,
+    }
+    concat = conditioning.concat.to(dtype)
+
+    def evaluate(x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
+        joined = torch.cat([x.to(dtype), concat], dim=1)
+        t = torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
+        return [network(joined, t, contexts[branch], conditioning.fs).float() for branch in branches]
+
+    return evaluate
 
 
 @torch.inference_mode()
@@ -99,15 +147,24 @@ def sample(
     settings: Settings,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
+    *,
+    network_wrappers: Sequence[NetworkWrapper] = (),
+    denoise_wrappers: Sequence[DenoiseWrapper] = (),
 ) -> Tensor:
     """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` sees every step and may raise.
 
-    Raises DynamiCrafterError after the first step whose result is not finite.
+    Wrappers are applied in order, each around what those before it made. Raises DynamiCrafterError after the first
+    step whose result is not finite.
     """
     schedule = make_schedule(model.variant.diffusion)
+    network = model.unet
+    for wrap_network in network_wrappers:
+        network = wrap_network(network)
     guidance = make_guidance(settings.cfg, settings.image_cfg, settings.guidance_rescale)
-    denoise = make_denoiser(model.unet, schedule, conditioning, guidance, model.dtype)
-    plan = ddim_plan(schedule, settings.spacing, settings.steps, settings.eta)
+    denoise = make_denoiser(evaluator(network, conditioning, model.dtype), schedule, guidance)
+    for wrap_denoise in denoise_wrappers:
+        denoise = wrap_denoise(denoise)
+    plan = make_plan(schedule, settings.spacing, settings.steps, settings.eta)
     channels, height, width = latent_shape(model.variant, settings)
 
     def draw() -> Tensor:
@@ -119,7 +176,7 @@ def sample(
         if callback is not None:
             callback(step)
 
-    return sample_ddim(denoise, plan, draw(), draw, checked)
+    return SAMPLERS[settings.sampler](denoise, plan, draw(), draw, checked)
 
 
 @torch.inference_mode()
@@ -131,26 +188,24 @@ def decode(
 ) -> Tensor:
     """Frames ``[b, 3, t, H, W]`` around [-1, 1], unclamped, on the CPU in float32.
 
-    Ordinary autoencoders decode one frame at a time. ToonCrafter's decodes a clip at once and looks at ``pictures``
-    if they are given. ``callback`` gets the frames done and their total, and may raise. Raises DynamiCrafterError when
-    the frames are not finite, which would make them black.
+    ``pictures`` are for decoders that look at them. ``callback`` gets the frames done and their total, and may raise.
+    Raises DynamiCrafterError when the frames are not finite, which would make them black.
     """
     batch, _, frames = latents.shape[:3]
     latents = latents.to(model.device, model.dtype)
     decoded: list[Tensor] = []
     for clip in range(batch):
-        z = rearrange(latents[clip : clip + 1], "b c t h w -> (b t) c h w")
-        if isinstance(model.vae, VideoAutoencoder):
-            references = None if pictures is None else _references(model, model.vae, pictures, clip)
-            made = [model.vae.decode_clip(z, frames, references).float().cpu()]
+        shown = None
+        if pictures is not None:
+            last = pictures.first if pictures.last is None else pictures.last
+            shown = torch.stack([pictures.first[clip], last[clip]]).to(model.device, model.dtype)
+        made: list[Tensor] = []
+        done = clip * frames
+        for part in model.vae.frames(rearrange(latents[clip], "c t h w -> t c h w"), shown):
+            made.append(part.float().cpu())
+            done += len(part)
             if callback is not None:
-                callback((clip + 1) * frames, batch * frames)
-        else:
-            made = list[Tensor]()
-            for index in range(frames):
-                made.append(model.vae.decode(z[index : index + 1]).float().cpu())
-                if callback is not None:
-                    callback(clip * frames + index + 1, batch * frames)
+                callback(done, batch * frames)
         decoded.append(torch.cat(made))
         _require_finite(model, "autoencoder", decoded[-1])
     return rearrange(torch.stack(decoded), "b t c h w -> b c t h w")
@@ -165,15 +220,21 @@ def to_frames(video: Tensor) -> Tensor:
 def generate(
     model: Model,
     pictures: KeyPictures,
-    settings: Settings,
-    seeds: Sequence[int],
+    settings: Sequence[Settings],
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """A batch of clips, one for each picture and seed, uint8 ``[b, t, H, W, 3]``.
+    """A batch of clips, one for each picture and its settings, uint8 ``[b, t, H, W, 3]``.
 
-    A loop comes back without its last frame, which repeats the first, so that it plays without a stutter.
+    A loop comes back without its last frame, which repeats the first, so that it plays without a stutter. Raises
+    UsageError for settings that cannot share a batch.
     """
+    common = settings[0]
+    if not all(may_share_a_batch(common, each) for each in settings):
+        raise UsageError(
+            "the clips of a batch may differ in seed, prompt, negative prompt and fs only, but other settings differ; "
+            "make them in batches of their own"
+        )
 
     def report(stage: Stage, done: int, total: int) -> None:
         if progress is not None:
@@ -184,15 +245,15 @@ def generate(
             callback(step)
         report("sample", step.index + 1, step.total)
 
-    generators = make_generators(model, settings, seeds)
+    generators = make_generators(model, settings)
     report("encode", 0, 1)
     conditioning = encode(model, pictures, settings, generators)
     report("encode", 1, 1)
-    report("sample", 0, settings.steps)
-    latents = sample(model, conditioning, settings, generators, stepped)
+    report("sample", 0, common.steps)
+    latents = sample(model, conditioning, common, generators, stepped)
     video = decode(model, latents, pictures, lambda done, total: report("decode", done, total))
     frames = to_frames(video)
-    return frames[:, :-1] if settings.mode == "loop" else frames
+    return frames[:, :-1] if common.mode == "loop" else frames
 
 
 def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:
@@ -204,15 +265,6 @@ def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:
     )
 
 
-def _latents(model: Model, pictures: Tensor, noise: Tensor) -> Tensor:
-    """Scaled latents of pictures ``[b, 3, H, W]``, one picture at a time to bound the memory, float32."""
-    encoded = [
-        model.vae.latents(picture[None].to(model.dtype), drawn[None].to(model.dtype))
-        for picture, drawn in zip(pictures, noise, strict=True)
-    ]
-    return torch.cat(encoded).float()
-
-
 def _require_finite(model: Model, network: str, values: Tensor) -> None:
     if torch.isfinite(values).all():
         return
@@ -222,9 +274,3 @@ def _require_finite(model: Model, network: str, values: Tensor) -> None:
         advice = "load the model with --dtype float32 or bfloat16"
     name = str(model.dtype).removeprefix("torch.")
     raise DynamiCrafterError(f"the {network}'s output is not finite in {name}; {advice}")
-
-
-def _references(model: Model, vae: VideoAutoencoder, pictures: KeyPictures, clip: int) -> list[Tensor]:
-    first = pictures.first[clip : clip + 1].to(model.device, model.dtype)
-    last = first if pictures.last is None else pictures.last[clip : clip + 1].to(model.device, model.dtype)
-    return vae.references(first, last)

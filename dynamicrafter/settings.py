@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from .diffusion.config import Spacing
+from .diffusion.config import SAMPLERS, Spacing
 from .errors import UsageError
 from .model.configs import LATENT_FACTOR
 from .model.variants import Mode, Variant
@@ -60,6 +60,8 @@ class Settings:
     negative: str = ""
     noise_device: NoiseDevice = "cpu"
     """Where noise is drawn; on the CPU a seed gives the same clip on every device."""
+    sampler: str = "ddim"
+    """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLERS`."""
 
     def __post_init__(self) -> None:
         """Check every field's range; raises UsageError with what was wanted, what came and what to do."""
@@ -93,6 +95,8 @@ class Settings:
             raise UsageError(f"fit must be one of {', '.join(get_args(Fit))}, not {self.fit!r}")
         if self.noise_device not in get_args(NoiseDevice):
             raise UsageError(f"noise_device must be cpu or device, not {self.noise_device!r}")
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
         if not 0 <= self.fs <= 1000:
             raise UsageError(
                 f"fs must be 0 to 1000, but {self.fs} was given; see --motion for a simpler dial"

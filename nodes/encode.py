@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ..dynamicrafter.media.pictures import as_picture, fit_picture
-from ..dynamicrafter.model.conditioning import image_tokens
+from ..dynamicrafter.model.conditioning import encode_keys, image_tokens, see
 from ..dynamicrafter.model.configs import LATENT_FACTOR
 from ..dynamicrafter.model.variants import Mode, Variant
 from ..dynamicrafter.settings import SIZE_STEP, default_size, motion_to_fs
-from .host.model import FS, KEYFRAMES, TOKENS, KeyframeLatents
+from .host.model import FS, KEYFRAMES, TOKENS
 from .host.resampler import resample
-from .host.towers import check_text, check_vision, encode_picture, encode_prompt
-from .host.vae import check_vae, encode_keyframes
+from .host.towers import HostImageEncoder, check_text, check_vision, encode_prompt
+from .host.vae import HostPictureEncoder, check_vae
 from .own_values import OWN, problem_of
 from .sockets import LARGEST_SIZE
 
@@ -127,18 +127,15 @@ def encode(
     text = _text(variant, clip, prompt, positive, "positive")
     unwanted = _text(variant, clip, negative_prompt, negative, "negative")
 
-    seen = torch.cat([pictures[:1], torch.zeros_like(pictures[:1])])
-    tokens = resample(model, encode_picture(clip_vision, seen, variant))
-    tokens, grey = image_tokens(tokens, variant.resampler, frames).split(1)
+    seen = see(HostImageEncoder(clip_vision, variant), pictures[:1])
+    tokens, grey = image_tokens(resample(model, seen), variant.resampler).split(1)
 
-    distinct = pictures[:1] if mode != "interpolate" else pictures
-    mean, std = encode_keyframes(vae, distinct, variant.vae.scale_factor)
-    shared = {
-        KEYFRAMES: KeyframeLatents(mean, std, frames, everywhere=mode == "animate"),
-        FS: fs_of(variant, motion, fs),
-    }
+    end = pictures[1:] if mode == "interpolate" else None
+    keys = encode_keys(HostPictureEncoder(vae), mode, pictures[:1], end, frames, variant.vae.scale_factor)
+    shared = {KEYFRAMES: keys, FS: fs_of(variant, motion, fs)}
+    shape = keys.keys[0].mean.shape[1]
     latent: dict[str, Any] = {
-        "samples": torch.zeros(frames, mean.shape[1], height // LATENT_FACTOR, width // LATENT_FACTOR)
+        "samples": torch.zeros(frames, shape, height // LATENT_FACTOR, width // LATENT_FACTOR)
     }
     if mode != "animate":
         latent[PICTURES] = pictures

@@ -148,6 +148,11 @@ class DynamiCrafterSampler(io.ComfyNode):
         spacing: str = AUTO,
     ) -> io.NodeOutput:
         """Sample; the last frame of a loop, which repeats the first, is dropped."""
+        if latent.get("noise_mask") is not None:
+            raise ValueError(
+                "the latent has a noise mask, which this sampler does not take yet; remove it, or use a "
+                "core sampler on this model"
+            )
         chosen = settings_of(
             variant_of(model),
             steps=steps,
@@ -169,6 +174,7 @@ class DynamiCrafterSampler(io.ComfyNode):
             guidance,
             latent["samples"],
             steps=chosen.steps,
+            sampler=chosen.sampler,
             spacing=chosen.spacing,
             eta=chosen.eta,
             seed=chosen.seed,

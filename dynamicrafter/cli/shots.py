@@ -14,6 +14,8 @@ from threading import Event
 from types import TracebackType
 from typing import Any
 
+from torch import nn
+
 from ..api import TINY, ModelFiles, load, render
 from ..errors import Cancelled
 from ..hashing import file_sha256, remembered_sha256
@@ -148,8 +150,11 @@ _SMALL_NETWORK = 50_000_000
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:
     """One thread for a small network on the CPU: its thousands of short layers lose more to waiting for each other,
     above all on a busy machine, than they gain."""
-    parameters = sum(parameter.numel() for parameter in model.unet.parameters())
-    small = model.device.type == "cpu" and parameters < _SMALL_NETWORK
+    network = model.unet
+    count = (
+        sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, nn.Module) else 0
+    )
+    small = model.device.type == "cpu" and 0 < count < _SMALL_NETWORK
     return single_thread() if small else nullcontext()
 
 

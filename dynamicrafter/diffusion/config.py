@@ -8,6 +8,9 @@ from typing import Literal
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing", "linspace"]
 
+SAMPLERS: dict[str, str] = {"ddim": "the released models' own"}
+"""Every sampler's name and what it is in a few words; :mod:`.samplers` has the functions."""
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:

@@ -1,15 +1,13 @@
-"""Network, schedule, guidance and conditions as one function from noisy latents to an estimate."""
+"""Network outputs, schedule and guidance as one function from noisy latents to an estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..model.conditioning import Conditioning, Context
-from .guidance import Guidance
+from .guidance import Branch, Guidance
 from .schedule import Schedule
 
 
@@ -23,38 +21,21 @@ class Estimate:
     """The noise in the input."""
 
 
-Network = Callable[[Tensor, Tensor, Context, Tensor], Tensor]
-"""``(x [b, 8, t, h, w], timesteps [b], context, fs [b]) -> [b, 4, t, h, w]``: the UNet, or a host's stand-in."""
+Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]
+"""``(x [b, 4, t, h, w] float32, timestep, branches) -> network outputs``, one float32 tensor for each branch."""
 
 Denoise = Callable[[Tensor, int], Estimate]
 """``(x [b, 4, t, h, w] float32, timestep) -> Estimate``: all that a sampler knows of the model."""
 
+DenoiseWrapper = Callable[[Denoise], Denoise]
+"""A denoiser made of another one: masks, locked frames, schedules of guidance."""
 
-def make_denoiser(
-    network: Network,
-    schedule: Schedule,
-    conditioning: Conditioning,
-    guidance: Guidance,
-    dtype: torch.dtype = torch.float32,
-) -> Denoise:
-    """A function that evaluates the network once for each branch of the guidance and translates the result.
 
-    The network computes in ``dtype``; combining and translating happen in float32.
-    """
-    contexts = {
-        "full": conditioning.full,
-        "unconditional": conditioning.unconditional,
-        "image_only": conditioning.image_only,
-    }
-    concat = conditioning.concat.to(dtype)
+def make_denoiser(evaluate: Evaluate, schedule: Schedule, guidance: Guidance) -> Denoise:
+    """A function that evaluates the branches of the guidance, combines them and translates the result."""
 
     def denoise(x: Tensor, timestep: int) -> Estimate:
-        joined = torch.cat([x.to(dtype), concat], dim=1)
-        t = torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
-        outputs = [
-            network(joined, t, contexts[branch], conditioning.fs).float() for branch in guidance.branches
-        ]
-        return translate(guidance.combine(outputs), x, schedule, timestep)
+        return translate(guidance.combine(evaluate(x, timestep, guidance.branches)), x, schedule, timestep)
 
     return denoise
 

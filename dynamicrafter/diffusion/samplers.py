@@ -1,16 +1,16 @@
-"""DDIM as pure functions over a denoiser: from noise to latents, step by step."""
+"""Samplers as pure functions over a denoiser: from noise to latents, step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import Estimate
 from .denoiser import Denoise
-from .schedule import DdimPlan
+from .schedule import Plan
 
 
 @dataclass(frozen=True)
@@ -31,39 +31,86 @@ Callback = Callable[[Step], None]
 """Called after every step; whatever it raises stops the run."""
 
 
-def ddim_step(x0: Tensor, noise: Tensor, fresh: Tensor, plan: DdimPlan, i: int) -> Tensor:
+class Sampler(Protocol):
+    """One way from noise to latents."""
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        plan: Plan,
+        x: Tensor,
+        draw: Callable[[], Tensor],
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Run all steps of ``plan`` on the noise ``x`` (float32 ``[b, 4, t, h, w]``); returns latents of that shape.
+
+        ``draw`` gives fresh noise of the shape of ``x`` and is called once a step, also where eta is 0, so that the
+        random numbers of a seed do not depend on eta.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DdimConstants:
+    """Constants of a DDIM run, one for each timestep of its plan; float32 ``[n]``."""
+
+    alphas: Tensor
+    """abar at each step."""
+    alphas_prev: Tensor
+    """abar at the step's target; the last executed step ends at abar[0], not at 1."""
+    sigmas: Tensor
+    """Standard deviation of the fresh noise."""
+    rescale: Tensor
+    """What x0 is multiplied by: the dynamic rescale of the target over that of the step (1 without it)."""
+
+
+def ddim_constants(plan: Plan) -> DdimConstants:
+    """Constants for DDIM (arXiv 2010.02502, equation 16) from the float32 abar, as in the original."""
+    schedule, chosen = plan.schedule, plan.timesteps
+    alphas = schedule.alphas_cumprod[chosen]
+    alphas_prev = torch.cat([schedule.alphas_cumprod[:1], alphas[:-1]]).double()
+    sigmas = plan.eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
+    rescale = torch.ones(len(chosen))
+    if schedule.scale is not None:
+        scale = schedule.scale[chosen]
+        rescale = torch.cat([scale[:1], scale[:-1]]) / scale
+    return DdimConstants(alphas, alphas_prev.float(), sigmas.float(), rescale)
+
+
+def ddim_step(x0: Tensor, noise: Tensor, fresh: Tensor, constants: DdimConstants, i: int) -> Tensor:
     """Latents at the target of step ``i`` from (rescaled) x0, the estimated noise and fresh standard normal noise.
 
     ``sqrt(aprev) x0 + sqrt(1 - aprev - sigma^2) noise + sigma fresh`` (arXiv 2010.02502, equation 12). The middle
     root's argument is evaluated in float32 and clamped at 0: at some step counts it rounds below zero, where the
     original gives NaN.
     """
-    previous, sigma = (value[i].to(x0.device) for value in (plan.alphas_prev, plan.sigmas))
+    previous, sigma = (value[i].to(x0.device) for value in (constants.alphas_prev, constants.sigmas))
     direction = (1 - previous - sigma * sigma).clamp(min=0).sqrt() * noise
     return previous.sqrt() * x0 + direction + sigma * fresh
 
 
 def sample_ddim(
     denoise: Denoise,
-    plan: DdimPlan,
+    plan: Plan,
     x: Tensor,
     draw: Callable[[], Tensor],
     callback: Callback | None = None,
 ) -> Tensor:
-    """Run all steps of ``plan`` on the noise ``x`` (float32 ``[b, 4, t, h, w]``); returns latents of that shape.
-
-    ``draw`` gives fresh noise of the shape of ``x`` and is called once a step, also where eta is 0, so that the
-    random numbers of a seed do not depend on eta.
-    """
+    """DDIM (arXiv 2010.02502) with the released models' dynamic rescale, as :class:`Sampler`."""
+    constants = ddim_constants(plan)
     total = len(plan.timesteps)
     for index, i in enumerate(reversed(range(total))):
         timestep = plan.timesteps[i]
-        estimate: Estimate = denoise(x, timestep)
-        x0 = estimate.x0 * plan.rescale[i].to(x.device)
-        x = ddim_step(x0, estimate.noise, draw(), plan, i)
+        estimate = denoise(x, timestep)
+        x0 = estimate.x0 * constants.rescale[i].to(x.device)
+        x = ddim_step(x0, estimate.noise, draw(), constants, i)
         if callback is not None:
             callback(Step(index, total, timestep, x, x0))
     return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim}
+"""Every sampler by the name it is chosen by; :data:`dynamicrafter.diffusion.config.SAMPLERS` says what each is."""
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:

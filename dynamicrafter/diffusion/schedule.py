@@ -86,28 +86,16 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class DdimPlan:
-    """Constants of a DDIM run, ascending in t; float32 ``[n]``."""
+class Plan:
+    """What a sampler is asked to do: which noise levels to visit, and with how much fresh noise."""
 
+    schedule: Schedule
     timesteps: list[int]
-    alphas: Tensor
-    """abar at each step."""
-    alphas_prev: Tensor
-    """abar at the step's target; the last executed step ends at abar[0], not at 1."""
-    sigmas: Tensor
-    """Standard deviation of the fresh noise."""
-    rescale: Tensor
-    """What x0 is multiplied by: the dynamic rescale of the target over that of the step (1 without it)."""
+    """Ascending; samplers go through them from the last to the first."""
+    eta: float
+    """0 (deterministic steps) to 1 (as much fresh noise as DDPM)."""
 
 
-def ddim_plan(schedule: Schedule, spacing: Spacing, steps: int, eta: float) -> DdimPlan:
-    """Constants for DDIM (arXiv 2010.02502, equation 16) from the float32 abar, as in the original."""
-    chosen = timesteps(spacing, steps)
-    alphas = schedule.alphas_cumprod[chosen]
-    alphas_prev = torch.cat([schedule.alphas_cumprod[:1], alphas[:-1]]).double()
-    sigmas = eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
-    rescale = torch.ones(len(chosen))
-    if schedule.scale is not None:
-        scale = schedule.scale[chosen]
-        rescale = torch.cat([scale[:1], scale[:-1]]) / scale
-    return DdimPlan(chosen, alphas, alphas_prev.float(), sigmas.float(), rescale)
+def make_plan(schedule: Schedule, spacing: Spacing, steps: int, eta: float) -> Plan:
+    """A plan for about ``steps`` denoising steps, see :func:`timesteps`."""
+    return Plan(schedule, timesteps(spacing, steps), eta)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,8 @@ from ..api import ModelFiles
 from ..errors import CheckpointError
 from ..model.configs import TextConfig, VisionConfig
 from ..model.encoders import (
-    build_text_tower,
-    build_vision_tower,
-    clip_pixels,
-    encode_image,
-    encode_text,
+    ClipImageEncoder,
+    ClipTextEncoder,
     tokenize,
 )
 from ..model.variants import V512
@@ -36,6 +33,8 @@ from ..weights.formats.files import open_weights
 _PREFIXES = (("cond_stage_model.model.", "embedder.model."), ("", ""))
 """What stands before the names of the text and of the image side: in checkpoints, and in open_clip's files."""
 _EXTRA = ("text_projection", "visual.proj", "visual.ln_post.weight", "visual.ln_post.bias")
+Encoder = TypeVar("Encoder", bound=nn.Module)
+
 _FRAMES = 16
 """Frames seen at once."""
 
@@ -44,9 +43,8 @@ _FRAMES = 16
 class ClipScorer:
     """Both towers with their projections, on one device."""
 
-    text: nn.Module
-    vision: nn.Module
-    image_size: int
+    text: ClipTextEncoder
+    vision: ClipImageEncoder
     projections: Mapping[str, Tensor]
     device: torch.device
 
@@ -56,7 +54,7 @@ class ClipScorer:
         found: list[Tensor] = []
         for start in range(0, len(frames), _FRAMES):
             some = frames[start : start + _FRAMES]
-            tokens = encode_image(self.vision, clip_pixels(some.to(self.device), self.image_size))
+            tokens = self.vision(some.to(self.device))
             weight, bias = self.projections["visual.ln_post.weight"], self.projections["visual.ln_post.bias"]
             pooled = F.layer_norm(tokens[:, 0], weight.shape, weight, bias)
             found.append(F.normalize(pooled @ self.projections["visual.proj"], dim=-1))
@@ -66,7 +64,7 @@ class ClipScorer:
     def read(self, prompts: Sequence[str]) -> Tensor:
         """Unit vectors ``[n, d]`` of prompts."""
         tokens = tokenize(prompts).to(self.device)
-        hidden = encode_text(self.text, tokens)
+        hidden = self.text.encode(tokens)
         # The end token has the highest number and gathers what was said.
         pooled = hidden[torch.arange(len(tokens), device=self.device), tokens.argmax(1)]
         return F.normalize(pooled @ self.projections["text_projection"], dim=-1)
@@ -112,16 +110,15 @@ def load_scorer(
         prefix = sight if name.startswith("visual.") else words
         return read_tensor(file, prefix + name).float().to(device)
 
-    def filled(tower: nn.Module, inner: str) -> nn.Module:
+    def filled(tower: Encoder, inner: str) -> Encoder:
         names = [name for name, _ in tower.named_parameters()]
         tower.load_state_dict({name: tensor(inner + name) for name in names}, assign=True)
         return tower.train(False).requires_grad_(False)
 
     whole = replace(text, layers=text.layers + 1)
     return ClipScorer(
-        filled(build_text_tower(whole, torch.float32, "meta"), ""),
-        filled(build_vision_tower(vision, torch.float32, "meta"), "visual."),
-        vision.image_size,
+        filled(ClipTextEncoder(whole, torch.float32, "meta"), ""),
+        filled(ClipImageEncoder(vision, torch.float32, "meta"), "visual."),
         {name: tensor(name) for name in _EXTRA},
         torch.device(device),
     )

@@ -12,8 +12,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conditioning import Context
 from .operations import Operations
+from .protocols import Context
 
 
 class SelfAttention(nn.Module):
@@ -81,10 +81,10 @@ class CrossAttention(nn.Module):
 
 
 def _per_frame(tokens: Tensor, frames: int) -> Tensor:
-    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``; f is the number of frames, or 1 for tokens all frames see."""
+    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``: each frame's own where f is t, else all for every frame."""
     if tokens.shape[1] == frames:
         return rearrange(tokens, "b t n c -> (b t) n c")
-    return repeat(tokens, "b 1 n c -> (b t) n c", t=frames)
+    return repeat(tokens, "b f n c -> (b t) (f n) c", t=frames)
 
 
 class GatedLinear(nn.Module):

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configs import VaeConfig
 from .operations import PLAIN, Operations
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """The encoder's normal distribution over unscaled latents, both ``[n, 4, h, w]``."""
-
-    mean: Tensor
-    logvar: Tensor
-    """Clamped to [-30, 20] as in the original."""
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """``mean + std * noise``, with the caller's standard normal ``noise``."""
-        return self.mean + torch.exp(0.5 * self.logvar) * noise
+from .protocols import Posterior
 
 
 class ResnetBlock(nn.Module):
@@ -218,9 +204,9 @@ class Autoencoder(nn.Module):
         self.quant_conv = ops.Conv2d(2 * channels, 2 * channels, 1, **operations.factory)
         self.post_quant_conv = ops.Conv2d(channels, channels, 1, **operations.factory)
 
-    def encode(self, x: Tensor, features: list[Tensor] | None = None) -> Posterior:
+    def encode(self, pictures: Tensor, features: list[Tensor] | None = None) -> Posterior:
         """``[n, 3, H, W]`` in [-1, 1] to the posterior of its unscaled latents; ``features`` as in the encoder."""
-        mean, logvar = self.quant_conv(self.encoder(x, features)).chunk(2, dim=1)
+        mean, logvar = self.quant_conv(self.encoder(pictures, features)).chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
     def latents(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -230,3 +216,8 @@ class Autoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents ``[n, 4, h, w]`` to pictures ``[n, 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
         return self.decoder(self.post_quant_conv(latents / self.config.scale_factor))
+
+    def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
+        """Frames of a clip one by one, as :class:`~.protocols.FrameDecoder`; ``pictures`` are not looked at."""
+        for index in range(latents.shape[0]):
+            yield self.decode(latents[index : index + 1])

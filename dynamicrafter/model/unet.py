@@ -7,10 +7,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .attention import SpatialTransformer, TemporalTransformer
-from .conditioning import Context
 from .configs import UNetConfig
 from .layers import Downsample, ResBlock, Upsample, embedding_mlp, sinusoidal_embedding
 from .operations import PLAIN, Operations
+from .protocols import Context
 
 _FIRST_ATTENTION_HEADS = 8
 """The transformer after the first convolution has 8 heads whatever the width."""
@@ -102,7 +102,7 @@ class VideoUNet(nn.Module):
         """One evaluation.
 
         ``x`` is ``[b, 8, t, h, w]`` (noisy latents, then picture latents), ``timesteps`` and ``fs`` are ``[b]``,
-        ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, t or 1, n, c]``. Returns ``[b, 4, t, h, w]``.
+        ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, f, n, c]``. Returns ``[b, 4, t, h, w]``.
         """
         frames = x.shape[2]
 

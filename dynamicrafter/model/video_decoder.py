@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -157,6 +159,11 @@ class VideoAutoencoder(Autoencoder):
     def decode_clip(self, latents: Tensor, frames: int, references: list[Tensor] | None) -> Tensor:
         """Scaled latents ``[(b t), 4, h, w]`` to frames ``[(b t), 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
         return self.decoder(latents / self.config.scale_factor, frames, references)
+
+    def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
+        """All frames of a clip at once, as :class:`~.protocols.FrameDecoder`."""
+        references = None if pictures is None else self.references(pictures[:1], pictures[1:])
+        yield self.decode_clip(latents, latents.shape[0], references)
 
 
 def build_autoencoder(config: VaeConfig, operations: Operations = PLAIN) -> Autoencoder:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..evaluation.figures import psnr
 from ..model.autoencoder import Autoencoder
+from ..model.configs import VaeConfig
+from ..model.protocols import PictureCodec
 from ..training.trainer import Batch, Draw
 from .world import Split, make_clips, render, sample_scenes
 
@@ -83,9 +85,9 @@ def still_frames(count: int, seed: int, split: Split = "held_out") -> Tensor:
 
 
 @torch.no_grad()
-def round_trip(vae: Autoencoder, pictures: Tensor) -> Tensor:
+def round_trip(vae: PictureCodec, pictures: Tensor, scale: float = VaeConfig.scale_factor) -> Tensor:
     """Pictures encoded to the mode and decoded, clamped to [-1, 1]."""
-    return vae.decode(vae.config.scale_factor * vae.encode(pictures).mean).clamp(-1, 1)
+    return torch.cat(list(vae.frames(scale * vae.encode(pictures).mean))).clamp(-1, 1)
 
 
 @torch.no_grad()

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from ..evaluation.figures import loop_closure, psnr
-from ..model.conditioning import Conditioning, Context, image_tokens, place_keyframes, repeat_picture
-from ..model.encoders import clip_pixels, encode_image, encode_text, tokenize
 from ..model.variants import Mode
-from ..pipeline import Model, decode, sample
+from ..pipeline import KeyPictures, Model, generate
 from ..settings import Settings, make_settings
 from .autoencoder import round_trip, still_frames
 from .world import (
@@ -214,7 +212,11 @@ _AREAS = (3.14, 2.96, 1.87, 2.56)
 """Area of each shape of radius 1."""
 
 
-@torch.inference_mode()
+def shown(scenes: Scenes) -> Tensor:
+    """The first pictures of scenes as a PNG file holds them: ``[n, 3, H, W]`` in [-1, 1], in steps of 1/255."""
+    return ((render(scenes, torch.zeros(len(scenes), 1))[:, 0] + 1) * 127.5).round() / 127.5 - 1
+
+
 def make(
     model: Model,
     scenes: Scenes,
@@ -223,56 +225,22 @@ def make(
     seed: int,
     ends: Tensor | None = None,
 ) -> Tensor:
-    """Clips ``[n, t, 3, H, W]`` from the scenes' first pictures, each with its own prompt and frame rate.
+    """Clips ``[n, t, 3, H, W]`` in [-1, 1] of the scenes' first pictures, each with its own prompt and frame rate.
 
-    ``ends`` are the last pictures ``[n, 3, H, W]`` of an interpolation; a loop ends with its first one.
+    They are made as the command makes them, with frames of 8 bits. ``ends`` are the last pictures ``[n, 3, H, W]`` of
+    an interpolation.
     """
     made: list[Tensor] = []
     for start in range(0, len(scenes), _BATCH):
         index = torch.arange(start, min(start + _BATCH, len(scenes)))
         some = select(scenes, index)
-        first = render(some, torch.zeros(len(some), 1))[:, 0].to(model.device)
-        last = first if ends is None else ends[index].to(model.device)
-        conditioning = _conditions(
-            model, first, last, list(prompts[start : start + _BATCH]), some.fs, settings
-        )
-        generators = [torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(some))]
-        latents = sample(model, conditioning, settings, generators)
-        made.append(decode(model, latents).clamp(-1, 1).transpose(1, 2))
+        each = [
+            replace(settings, prompt=prompts[number], fs=int(scenes.fs[number]), seed=seed * 100_003 + number)
+            for number in range(start, start + len(some))
+        ]
+        frames = generate(model, KeyPictures(shown(some), None if ends is None else ends[index]), each)
+        made.append(frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1)
     return torch.cat(made)
-
-
-def _conditions(
-    model: Model, first: Tensor, last: Tensor, prompts: list[str], fs: Tensor, settings: Settings
-) -> Conditioning:
-    def words(texts: list[str]) -> Tensor:
-        return encode_text(model.text, tokenize(texts)).to(model.dtype)
-
-    def seen(pictures: Tensor) -> Tensor:
-        pixels = clip_pixels(pictures, model.variant.vision.image_size)
-        tokens = model.resampler(encode_image(model.vision, pixels).to(model.dtype))
-        return image_tokens(tokens, model.variant.resampler, settings.frames)
-
-    def latents(pictures: Tensor) -> Tensor:
-        return model.vae.config.scale_factor * model.vae.encode(pictures.to(model.dtype)).mean.float()
-
-    if settings.mode == "animate":
-        concat = repeat_picture(latents(first), settings.frames)
-    else:
-        concat = place_keyframes({0: latents(first), -1: latents(last)}, settings.frames)
-    text, none, image, grey = (
-        words(prompts),
-        words([""] * len(prompts)),
-        seen(first),
-        seen(torch.zeros_like(first)),
-    )
-    return Conditioning(
-        full=Context(text, image),
-        unconditional=Context(none, grey),
-        image_only=Context(none, image),
-        concat=concat,
-        fs=fs.to(model.device),
-    )
 
 
 def measure_behaviour(
@@ -304,7 +272,7 @@ def measure_behaviour(
 
     frames = model.variant.preset.frames
     still = still_frames(items, 900 + seed)
-    vae = model.vae.float()
+    vae = model.vae
     note("autoencoder: round trip, dB", psnr(still, round_trip(vae, still)).mean())
 
     # Directions: the same pictures with four prompts, and without a prompt
@@ -318,15 +286,15 @@ def measure_behaviour(
         right += directions(track(clips, wanted)).count(direction) / pictures / 4
         colour, shape = same_subject(clips, wanted)
         kept_colour, kept_shape = kept_colour + colour / 4, kept_shape + shape / 4
-        first_frames += float(psnr(clips[:, 0], render(wanted, torch.zeros(pictures, 1))[:, 0]).mean()) / 4
+        first_frames += float(psnr(clips[:, 0], shown(wanted)).mean()) / 4
         right_untold += untold.count(direction) / pictures / 4
     note("prompted direction, share", right)
     note("same share without a prompt", right_untold)
     note("colour kept to the last frame, share", kept_colour)
     note("shape kept to the last frame, share", kept_shape)
     note("first frame to the picture, dB", first_frames)
-    shown = render(wanted, torch.zeros(pictures, 1))[:, 0]
-    note("round trip of these pictures, dB", psnr(shown, round_trip(vae, shown)).mean())
+    first = shown(wanted)
+    note("round trip of these pictures, dB", psnr(first, round_trip(vae, first)).mean())
 
     # Standing still, growing, shrinking
     wanted = scenes(items, "still", 10, 2)

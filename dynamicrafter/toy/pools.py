@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..model.autoencoder import Autoencoder
 from ..model.conditioning import place_keyframes, repeat_picture
-from ..model.encoders import clip_pixels, encode_image
 from ..model.variants import TINY
 from ..training.losses import drop_conditions, uniform_timesteps
 from ..training.trainer import Batch, Draw, load_state, one_process_first, save_state
@@ -114,7 +113,6 @@ def encode_pool(scenes: Scenes, folder: Path) -> Pool:
     text.tower.load_state_dict(load_state(folder / "text.pt"))
     vision = VisionLoss(TINY.vision).tower
     vision.load_state_dict(load_state(folder / "vision.pt"))
-    size = TINY.vision.image_size
 
     latents: list[Tensor] = []
     tokens: list[Tensor] = []
@@ -125,8 +123,8 @@ def encode_pool(scenes: Scenes, folder: Path) -> Pool:
         with torch.autocast("cpu", torch.bfloat16):
             encoded = vae.encode(clips.flatten(0, 1)).mean.float() * TINY.vae.scale_factor
         latents.append(rearrange(encoded, "(b t) c h w -> b c t h w", t=FRAMES))
-        tokens.append(encode_image(vision, clip_pixels(clips[::GROUP, 0], size)))
-    grey = encode_image(vision, clip_pixels(torch.zeros(1, 3, TINY.preset.height, TINY.preset.width), size))
+        tokens.append(vision(clips[::GROUP, 0]))
+    grey = vision(torch.zeros(1, 3, TINY.preset.height, TINY.preset.width))
     words = captions(scenes, torch.Generator().manual_seed(len(scenes)))
     return Pool(
         latents=torch.cat(latents),

@@ -15,11 +15,8 @@ from torch.nn import functional as F
 
 from ..model.configs import TextConfig, VisionConfig
 from ..model.encoders import (
-    build_text_tower,
-    build_vision_tower,
-    clip_pixels,
-    encode_image,
-    encode_text,
+    ClipImageEncoder,
+    ClipTextEncoder,
     tokenize,
 )
 from ..training.trainer import Batch, Draw
@@ -49,12 +46,12 @@ class CompactText(nn.Module):
         self._config = config
         self.register_buffer("ids", ids)
         small = TextConfig(config.width, config.layers, config.heads, vocabulary=len(ids))
-        self.tower = build_text_tower(small, torch.float32, "cpu")
+        self.tower = ClipTextEncoder(small, torch.float32, "cpu")
         nn.init.normal_(cast(Any, self.tower).token_embedding.weight, std=0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Ids of the whole vocabulary ``[b, 77]`` to hidden states ``[b, 77, width]``."""
-        return encode_text(self.tower, torch.searchsorted(cast(Tensor, self.ids), tokens))
+        return self.tower.encode(torch.searchsorted(cast(Tensor, self.ids), tokens))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Prompts to hidden states ``[b, 77, width]``; every word must be in the table."""
@@ -122,8 +119,7 @@ class VisionLoss(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.size = config.image_size
-        self.tower = build_vision_tower(config, torch.float32, "cpu")
+        self.tower = ClipImageEncoder(config, torch.float32, "cpu")
         self.shape = nn.Linear(config.width, len(SHAPES))
         self.colour = nn.Linear(config.width, len(COLOURS))
         self.background = nn.Linear(config.width, len(BACKGROUNDS))
@@ -133,7 +129,7 @@ class VisionLoss(nn.Module):
         self, pictures: Tensor, shape: Tensor, colour: Tensor, background: Tensor, place: Tensor
     ) -> Tensor:
         """``pictures`` ``[b, 3, H, W]`` in [-1, 1], ``place`` ``[b, 3]`` around zero; a scalar loss."""
-        mean = encode_image(self.tower, clip_pixels(pictures, self.size)).mean(1)
+        mean = self.tower(pictures).mean(1)
         entropies = (
             F.cross_entropy(self.shape(mean), shape),
             F.cross_entropy(self.colour(mean), colour),

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, UsageError
 from ..model.conditioning import place_keyframes, repeat_picture
 from ..model.configs import TEXT_TOKENS
-from ..model.encoders import clip_pixels, count_tokens, encode_image, encode_text, tokenize
-from ..pipeline import Model
+from ..model.encoders import count_tokens
+from ..pipeline import TorchModel
 from .config import FinetuneConfig
 from .data import Row, bucket, read_piece
 from .movies import UnusableClip, clip_size, movie_file
@@ -56,7 +56,7 @@ def load_item(path: Path) -> Item:
 
 
 @contextmanager
-def frozen_networks(model: Model, device: torch.device) -> Generator[Model]:
+def frozen_networks(model: TorchModel, device: torch.device) -> Generator[TorchModel]:
     """The model with the networks that only encode on ``device`` and the trained ones on the CPU.
 
     Afterwards the former are on the CPU, the main process's whole, to be written at the end and to decode samples,
@@ -77,7 +77,7 @@ def frozen_networks(model: Model, device: torch.device) -> Generator[Model]:
 
 
 def encode_together(
-    model: Model,
+    model: TorchModel,
     rows: Sequence[Row],
     config: FinetuneConfig,
     cache: Path,
@@ -101,7 +101,7 @@ def encode_together(
 
 
 def encode_items(
-    model: Model,
+    model: TorchModel,
     rows: Sequence[Row],
     config: FinetuneConfig,
     cache: Path,
@@ -141,7 +141,7 @@ def encode_items(
 
 @torch.inference_mode()
 def _encode_rows(
-    model: Model,
+    model: TorchModel,
     who: Sequence[str],
     rows: Sequence[Row],
     config: FinetuneConfig,
@@ -182,7 +182,7 @@ def _caption(row: Row, config: FinetuneConfig) -> str:
     return row.motion if config.motion_captions and row.motion else row.caption
 
 
-def _key(model: Model, who: Sequence[str], row: Row, config: FinetuneConfig, view: int) -> str:
+def _key(model: TorchModel, who: Sequence[str], row: Row, config: FinetuneConfig, view: int) -> str:
     """Name of an encoded stretch; raises UnusableClip where there is no file."""
     file = movie_file(row.path)
     counted = {
@@ -202,7 +202,7 @@ def _key(model: Model, who: Sequence[str], row: Row, config: FinetuneConfig, vie
     return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:32]
 
 
-def fingerprints(model: Model) -> list[str]:
+def fingerprints(model: TorchModel) -> list[str]:
     """Digests of the networks that encode; they take seconds per gigabyte."""
     parts = (model.vae.encoder, model.vae.quant_conv, model.text, model.vision)
     return [_fingerprint(part) for part in parts]
@@ -217,7 +217,7 @@ def _fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _encode(model: Model, row: Row, config: FinetuneConfig, view: int) -> Item:
+def _encode(model: TorchModel, row: Row, config: FinetuneConfig, view: int) -> Item:
     preset = model.variant.preset
     size = (preset.width, preset.height)
     if config.area is not None:
@@ -237,19 +237,18 @@ def _encode(model: Model, row: Row, config: FinetuneConfig, view: int) -> Item:
     return Item(
         latents=z[0].cpu(),
         concat=concat[0].cpu().contiguous(),
-        text=encode_text(model.text, tokenize([_caption(row, config)]))[0].float().cpu(),
+        text=model.text([_caption(row, config)])[0].float().cpu(),
         vision=vision_tokens(model, frames[seen : seen + 1])[0],
         fs=piece.stride if stride_conditioned else int(piece.fps),
     )
 
 
-def _latents(model: Model, picture: Tensor, generator: torch.Generator) -> Tensor:
+def _latents(model: TorchModel, picture: Tensor, generator: torch.Generator) -> Tensor:
     posterior = model.vae.encode(picture.to(model.dtype))
     noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
     return (posterior.sample(noise) * model.vae.config.scale_factor).float()
 
 
-def vision_tokens(model: Model, picture: Tensor) -> Tensor:
+def vision_tokens(model: TorchModel, picture: Tensor) -> Tensor:
     """What the image tower makes of pictures ``[b, 3, H, W]`` in [-1, 1]: ``[b, tokens, c]`` on the CPU."""
-    pixels = clip_pixels(picture, model.variant.vision.image_size)
-    return encode_image(model.vision, pixels).float().cpu()
+    return model.vision(picture).float().cpu()

@@ -14,9 +14,8 @@ from torch.utils import checkpoint as activations
 from ..diffusion.schedule import TRAIN_STEPS, make_schedule
 from ..errors import UsageError
 from ..model.attention import SpatialTransformer, TemporalTransformer
-from ..model.encoders import encode_text, tokenize
 from ..model.layers import ResBlock
-from ..pipeline import Model
+from ..pipeline import TorchModel
 from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
@@ -85,7 +84,7 @@ def recompute_activations(unet: nn.Module) -> None:
 
 
 def finetune(
-    model: Model,
+    model: TorchModel,
     config: FinetuneConfig,
     folder: Path,
     *,
@@ -230,10 +229,10 @@ def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.
     return measure
 
 
-def item_draw(model: Model, items: Sequence[Path], config: FinetuneConfig) -> Draw:
+def item_draw(model: TorchModel, items: Sequence[Path], config: FinetuneConfig) -> Draw:
     """Random batches of items of one size, with dropped conditions, on the trained network's device."""
     with torch.inference_mode():
-        empty = encode_text(model.text, tokenize([""]))[0].float().cpu()
+        empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
     sizes: dict[tuple[int, ...], list[Path]] = {}
@@ -275,7 +274,7 @@ def draw_timesteps(count: int, timesteps: Timesteps, generator: torch.Generator)
 
 
 def save_model(
-    model: Model, network: Mapping[str, Tensor], resampler: Mapping[str, Tensor], path: Path
+    model: TorchModel, network: Mapping[str, Tensor], resampler: Mapping[str, Tensor], path: Path
 ) -> None:
     """Write one checkpoint in the released layout: the trained networks, and the other ones of ``model``."""
     parts: dict[str, Mapping[str, Tensor]] = {

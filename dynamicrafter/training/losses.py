@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..diffusion.schedule import TRAIN_STEPS, Schedule
-from ..model.conditioning import Context, image_tokens
+from ..model.conditioning import image_tokens
+from ..model.protocols import Context
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
 
@@ -104,7 +105,7 @@ class DenoisingLoss(nn.Module):
         self, x: Tensor, t: Tensor, concat: Tensor, text: Tensor, vision: Tensor, fs: Tensor
     ) -> Tensor:
         """The network's output for noisy latents ``[b, 4, t, h, w]``."""
-        image = image_tokens(self.resampler(vision), self.resampler.config, x.shape[2])
+        image = image_tokens(self.resampler(vision), self.resampler.config)
         return self.unet(torch.cat([x, concat], dim=1), t, Context(text, image), fs)
 
     def forward(

@@ -10,13 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..diffusion.samplers import draw_noise
 from ..errors import DynamiCrafterError, UsageError
 from ..media.pictures import fit_picture, read_picture
 from ..media.video import write_clip
-from ..model.conditioning import assemble, image_tokens, place_keyframes, repeat_picture
-from ..model.encoders import clip_pixels, encode_image, encode_text, tokenize
-from ..pipeline import KeyPictures, Model, decode, latent_shape, make_generators, sample, to_frames
+from ..model.conditioning import Perceived, condition, perceive
+from ..pipeline import (
+    KeyPictures,
+    TorchModel,
+    decode,
+    draw_posterior,
+    make_generators,
+    request_of,
+    sample,
+    to_frames,
+)
 from ..settings import Settings, make_settings, settings_to_json
 from .config import FinetuneConfig
 from .data import Row, read_piece
@@ -33,14 +40,11 @@ class _Shot:
 
     settings: Settings
     pictures: KeyPictures
-    text: Tensor
-    """``[2, 77, c]``: the prompt, and no prompt."""
-    vision: Tensor
-    """``[2, tokens, c]``: the first picture, and a grey one."""
-    concat: Tensor
-    """``[1, 4, t, h, w]``."""
+    perceived: Perceived
+    posterior: Tensor
+    """The first draw of the seed."""
     noise: Tensor
-    """State of the generator after the pictures were encoded."""
+    """State of the generator after that."""
 
 
 class Sampler:
@@ -52,7 +56,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: Model,
+        model: TorchModel,
         rows: Sequence[Row],
         config: FinetuneConfig,
         folder: Path,
@@ -79,14 +83,13 @@ class Sampler:
     def _make(self, shot: _Shot, path: Path, step: int) -> None:
         model, settings = self._model, shot.settings
         device = model.device
-        (generator,) = make_generators(model, settings, [settings.seed])
-        generator.set_state(shot.noise)
+        generators = make_generators(model, [settings])
+        generators[0].set_state(shot.noise)
         with self._autocast():
-            tokens = model.resampler(shot.vision.to(device))
-            tokens = image_tokens(tokens, model.variant.resampler, settings.frames).float()
-            text, none = shot.text.to(device).chunk(2)
-            conditioning = assemble(text, none, tokens[:1], tokens[1:], shot.concat.to(device), settings.fs)
-            latents = sample(model, conditioning, settings, [generator])
+            conditioning = condition(
+                shot.perceived.to(device), model.resampler, model.variant.resampler, shot.posterior.to(device)
+            )
+            latents = sample(model, conditioning, settings, generators)
         if process_index() != 0:
             return
         model.vae.to(device)
@@ -102,7 +105,9 @@ class Sampler:
         return torch.autocast(self._model.device.type, self._precision)
 
 
-def _wanted(model: Model, rows: Sequence[Row], config: FinetuneConfig) -> list[tuple[Settings, KeyPictures]]:
+def _wanted(
+    model: TorchModel, rows: Sequence[Row], config: FinetuneConfig
+) -> list[tuple[Settings, KeyPictures]]:
     """Settings and pictures of every sample."""
     wish = config.samples
     each = 2 if config.mode == "interpolate" else 1
@@ -145,7 +150,7 @@ def _wanted(model: Model, rows: Sequence[Row], config: FinetuneConfig) -> list[t
 
 
 def _of_the_list(
-    model: Model, rows: Sequence[Row], config: FinetuneConfig
+    model: TorchModel, rows: Sequence[Row], config: FinetuneConfig
 ) -> list[tuple[str, int, KeyPictures]]:
     """Caption, fs and first (and last) picture of the first usable clips of the list."""
     preset = model.variant.preset
@@ -167,28 +172,8 @@ def _of_the_list(
 
 
 @torch.inference_mode()
-def _shot(model: Model, settings: Settings, pictures: KeyPictures) -> _Shot:
-    first = pictures.first.to(model.device)
-    (generator,) = make_generators(model, settings, [settings.seed])
-    draws = draw_noise([generator], (settings.frames, *latent_shape(model.variant, settings)), model.device)[
-        0
-    ]
-
-    def latents(picture: Tensor, noise: Tensor) -> Tensor:
-        return model.vae.latents(picture.to(model.dtype), noise[None].to(model.dtype)).float()
-
-    z = latents(first, draws[0])
-    if pictures.last is None:
-        concat = repeat_picture(z, settings.frames)
-    else:
-        end = latents(pictures.last.to(model.device), draws[-1])
-        concat = place_keyframes({0: z, -1: end}, settings.frames)
-    seen = torch.cat([clip_pixels(first), clip_pixels(torch.zeros_like(first))])
-    return _Shot(
-        settings=settings,
-        pictures=pictures,
-        text=encode_text(model.text, tokenize([settings.prompt, settings.negative])).cpu(),
-        vision=encode_image(model.vision, seen).cpu(),
-        concat=concat.cpu(),
-        noise=generator.get_state(),
-    )
+def _shot(model: TorchModel, settings: Settings, pictures: KeyPictures) -> _Shot:
+    generators = make_generators(model, [settings])
+    posterior = draw_posterior(model, settings, generators)
+    perceived = perceive(model, request_of(model, pictures, [settings]))
+    return _Shot(settings, pictures, perceived.to("cpu"), posterior.cpu(), generators[0].get_state())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.autoencoder import Autoencoder
+from ..model.encoders import ClipImageEncoder, ClipTextEncoder
 from ..model.operations import Operations
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
@@ -30,9 +31,9 @@ class Components:
     unet: VideoUNet
     vae: Autoencoder
     resampler: Resampler
-    text: nn.Module | None
+    text: ClipTextEncoder | None
     """None only where the towers were not asked for."""
-    vision: nn.Module | None
+    vision: ClipImageEncoder | None
     device: torch.device
     dtype: torch.dtype
     path: Path
@@ -108,8 +109,8 @@ def load_components(
         unet=cast(VideoUNet, networks["unet"]),
         vae=cast(Autoencoder, networks["vae"]),
         resampler=cast(Resampler, networks["resampler"]),
-        text=networks.get("text"),
-        vision=networks.get("vision"),
+        text=cast("ClipTextEncoder | None", networks.get("text")),
+        vision=cast("ClipImageEncoder | None", networks.get("vision")),
         device=torch.device(device),
         dtype=dtype,
         path=Path(path),

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..model.encoders import build_text_tower, build_vision_tower
+from ..model.encoders import ClipImageEncoder, ClipTextEncoder
 from ..model.operations import Operations
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
@@ -44,8 +44,8 @@ def build(variant: Variant, component: Component, operations: Operations) -> nn.
         return Resampler(variant.resampler, operations)
     dtype, device = operations.dtype or torch.float32, operations.device or "cpu"
     if component == "text":
-        return build_text_tower(variant.text, dtype, device)
-    return build_vision_tower(variant.vision, dtype, device)
+        return ClipTextEncoder(variant.text, dtype, device)
+    return ClipImageEncoder(variant.vision, dtype, device)
 
 
 def expected(variant: Variant, component: Component) -> dict[str, tuple[int, ...]]:

@@ -16,9 +16,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ...dynamicrafter.diffusion.schedule import make_schedule
-from ...dynamicrafter.model.conditioning import Context, place_keyframes, repeat_picture
+from ...dynamicrafter.model.conditioning import KeyLatents
 from ...dynamicrafter.model.configs import UNetConfig
 from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.protocols import Context
 from ...dynamicrafter.model.unet import VideoUNet
 from ...dynamicrafter.model.variants import Variant
 from .memory import unet_activation_bytes
@@ -26,42 +27,19 @@ from .run import check_latent
 from .sampling import RescaledSampling
 
 TOKENS = "dynamicrafter_tokens"
-"""Key of a conditioning entry: image tokens ``[1, f, n, c]``, f = frames or 1."""
+"""Key of a conditioning entry: image tokens ``[1, f, n, c]``, frame by frame of the trained length."""
 KEYFRAMES = "dynamicrafter_keyframes"
-"""Key of a conditioning entry: :class:`KeyframeLatents`."""
+"""Key of a conditioning entry: a :class:`~dynamicrafter.model.conditioning.KeyLatents`.
+
+Kept until sampling, so that a new seed gives what it gives on the command line and nothing is encoded again.
+"""
 FS = "dynamicrafter_fs"
 """Key of a conditioning entry: the frame stride or rate, an integer."""
 
 
-class KeyframeLatents:
-    """What the pictures are to the autoencoder: the distribution of their latents, to be drawn from by seed.
-
-    Kept until sampling, so that a new seed gives what it gives on the command line and nothing is encoded again.
-    """
-
-    def __init__(self, mean: Tensor, std: Tensor, frames: int, everywhere: bool) -> None:
-        self.mean = mean
-        """``[k, 4, h, w]`` scaled latents of the first and, but for ``everywhere``, the last picture."""
-        self.std = std
-        self.frames = frames
-        self.everywhere = everywhere
-        """Whether the one picture conditions every frame (image-to-video), or the ends of the clip."""
-
-    def draw(self, seed: int) -> Tensor:
-        """Image latents ``[t, 4, h, w]`` of a clip with this seed; the numbers are the command line's."""
-        noise = posterior_noise(torch.Generator().manual_seed(seed), self.frames, self.mean)
-        first = self.mean[:1] + self.std[:1] * noise[:1]
-        if self.everywhere:
-            clip = repeat_picture(first, self.frames)
-        else:
-            last = self.mean[-1:] + self.std[-1:] * noise[-1:]
-            clip = place_keyframes({0: first, -1: last}, self.frames)
-        return rearrange(clip, "1 c t h w -> t c h w")
-
-
-def posterior_noise(generator: torch.Generator, frames: int, like: Tensor) -> Tensor:
-    """The first draw of a clip's generator: ``[t, 4, h, w]``, of which the key frames' rows are used."""
-    return torch.randn((frames, *like.shape[1:]), generator=generator)
+def posterior_noise(generator: torch.Generator, keys: KeyLatents) -> Tensor:
+    """The first draw of a clip's generator, ``[1, t, 4, h, w]``; the numbers are the command's."""
+    return torch.randn((keys.frames, *keys.keys[0].mean.shape[1:]), generator=generator)[None]
 
 
 class HostAttention:
@@ -74,6 +52,29 @@ class HostAttention:
         """``[b, n, heads * d]`` in and out."""
         attention = comfy.ldm.modules.attention.optimized_attention
         return attention(q, k, v, heads, transformer_options=self.options)
+
+
+def refuse_extras(control: Any, options: dict[str, Any], rows: int, frames: int) -> None:
+    """Raise ValueError for additions that would cost time and change nothing, or come out wrong.
+
+    ``rows`` is the size of the batch, which holds ``frames`` for each of the conditions evaluated together.
+    """
+    if control is not None:
+        raise ValueError(
+            "this model does not take a ControlNet yet; remove the Apply ControlNet node before the sampler"
+        )
+    replaced, added = options.get("patches_replace", {}), options.get("patches", {})
+    patched = sorted(name for name, found in {**added, **replaced}.items() if found)
+    if patched:
+        raise ValueError(
+            f"this model does not take patches of its layers ({', '.join(patched)}) yet; remove the node that patches "
+            f"it, such as Perturbed-Attention Guidance, FreeU or HyperTile"
+        )
+    if rows != frames * max(1, len(options.get("cond_or_uncond", ()))):
+        raise ValueError(
+            f"this model needs all {frames} frames of its clip at once, but {rows} came; remove the Context Windows "
+            f"node, and continue long clips from their last frame"
+        )
 
 
 class HostUNet(VideoUNet):
@@ -102,7 +103,12 @@ class HostUNet(VideoUNet):
         fs: Tensor,
         **_: Any,
     ) -> Tensor:
-        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition comes once for each frame."""
+        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition comes once for each frame.
+
+        Raises ValueError for what the host offers and this network does not take: residuals of a ControlNet, attention
+        patches, and windows over the frames.
+        """
+        refuse_extras(control, transformer_options or {}, x.shape[0], frames)
         tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
         self.host_attention.options = transformer_options or {}
         try:
@@ -153,19 +159,22 @@ class HostModel(comfy.model_base.BaseModel):
             )
         noise, device = given["noise"], given["device"]
         check_latent(noise)
-        expected = (keyframes.frames, *keyframes.mean.shape[1:])
+        expected = (keyframes.frames, *keyframes.keys[0].mean.shape[1:])
         if tuple(noise.shape) != expected:
             raise ValueError(
                 f"the latent is {_shape(noise.shape)} but the pictures were conditioned for {_shape(expected)}; "
                 f"connect the latent output of the conditioning node, or make both of the same size and length"
             )
-        concat = keyframes.draw(given.get("seed") or 0)
+        generator = torch.Generator().manual_seed(given.get("seed") or 0)
+        concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
         frames = keyframes.frames
         per_frame = tokens.shape[1] == frames
+        # The host repeats what it is given along the batch, which holds the frames: all tokens of the clip for each.
+        spread = tokens[0] if per_frame else rearrange(tokens, "1 f n c -> 1 (f n) c")
         return {
             "c_concat": comfy.conds.CONDNoiseShape(concat.to(device)),
             "c_crossattn": comfy.conds.CONDCrossAttn(text.to(device)),
-            "image_tokens": comfy.conds.CONDRegular(tokens[0].to(device)),
+            "image_tokens": comfy.conds.CONDRegular(spread.to(device)),
             "frames": comfy.conds.CONDConstant(frames),
             "per_frame": comfy.conds.CONDConstant(per_frame),
             "fs": comfy.conds.CONDRegular(torch.tensor([given[FS]], device=device)),

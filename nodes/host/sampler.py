@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -11,10 +11,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ...dynamicrafter.diffusion.config import Spacing
-from ...dynamicrafter.diffusion.denoiser import Estimate, translate
+from ...dynamicrafter.diffusion.denoiser import make_denoiser
 from ...dynamicrafter.diffusion.guidance import Branch, Guidance
-from ...dynamicrafter.diffusion.samplers import Step, sample_ddim
-from ...dynamicrafter.diffusion.schedule import ddim_plan, make_schedule
+from ...dynamicrafter.diffusion.samplers import SAMPLERS, Step
+from ...dynamicrafter.diffusion.schedule import make_plan, make_schedule
 from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
 from .run import Progress, check_latent, get_previewer, is_out_of_memory
@@ -33,21 +33,22 @@ class _Guider(comfy.samplers.CFGGuider):
 
 
 class _Evaluations:
-    """Network outputs for the branches of a guidance, together while the memory lasts, one by one after that."""
+    """The package's Evaluate: branches together while the memory lasts, one by one after that."""
 
-    def __init__(self, guider: _Guider, model_options: dict[str, Any], guidance: Guidance) -> None:
+    def __init__(self, guider: _Guider, model_options: dict[str, Any]) -> None:
         self.guider = guider
         self.model_options = model_options
-        self.branches = guidance.branches
         self.together = True
 
-    def __call__(self, x: Tensor, timestep: int) -> list[Tensor]:
+    def __call__(self, clip: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
+        """Network outputs ``[1, 4, t, h, w]`` for latents of that shape."""
+        return [_clip(output) for output in self._outputs(_flat(clip), timestep, branches)]
+
+    def _outputs(self, x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
         t = torch.full((x.shape[0],), float(timestep), device=x.device)
-        conds = [self.guider.branch(name) for name in self.branches]
+        conds = [self.guider.branch(name) for name in branches]
         try:
-            return self._evaluate(conds if self.together else conds[:1], x, t) + (
-                [] if self.together else self._one_by_one(conds[1:], x, t)
-            )
+            return self._evaluate(conds, x, t) if self.together else self._one_by_one(conds, x, t)
         except Exception as problem:
             if not is_out_of_memory(problem) or not self.together:
                 raise
@@ -92,6 +93,7 @@ def sample_exactly(
     latent: Tensor,
     *,
     steps: int,
+    sampler: str,
     spacing: Spacing,
     eta: float,
     seed: int,
@@ -108,34 +110,29 @@ def sample_exactly(
     # The host then hands latents, timesteps and outputs through as they are.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
     schedule = make_schedule(variant.diffusion)
-    plan = ddim_plan(schedule, spacing, steps, eta)
+    plan = make_plan(schedule, spacing, steps, eta)
     frames = latent.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    posterior_noise(generator, keyframes.frames, latent)
+    posterior_noise(generator, keyframes)
 
     def draw() -> Tensor:
         return torch.randn((latent.shape[1], frames, *latent.shape[2:]), generator=generator)
 
     def run(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
-        evaluate = _Evaluations(guider, model_options, guidance)
+        denoise = make_denoiser(_Evaluations(guider, model_options), schedule, guidance)
         progress = Progress(len(plan.timesteps), get_previewer(noise.device, model.model.latent_format))
 
-        def denoise(x: Tensor, timestep: int) -> Estimate:
-            flat = rearrange(x, "1 c t h w -> t c h w")
-            outputs = [_clip(output) for output in evaluate(flat, timestep)]
-            return translate(guidance.combine(outputs), x, schedule, timestep)
-
         def stepped(step: Step) -> None:
-            progress.update(step.index + 1, rearrange(step.x0, "1 c t h w -> t c h w"))
+            progress.update(step.index + 1, _flat(step.x0))
 
         def fresh() -> Tensor:
             return draw()[None].to(noise.device)
 
-        return rearrange(sample_ddim(denoise, plan, _clip(noise), fresh, stepped), "1 c t h w -> t c h w")
+        return _flat(SAMPLERS[sampler](denoise, plan, _clip(noise), fresh, stepped))
 
     guider = _Guider(plain)
     guider.set_branches(branches)
-    first = rearrange(draw(), "c t h w -> t c h w")
+    first = _flat(draw()[None])
     # The host only looks at the first of these, to see whether all noise is to be removed.
     levels = torch.tensor([float(plan.timesteps[-1]), 0.0])
     try:
@@ -156,6 +153,10 @@ def sample_exactly(
 
 def _clip(flat: Tensor) -> Tensor:
     return rearrange(flat, "t c h w -> 1 c t h w")
+
+
+def _flat(clip: Tensor) -> Tensor:
+    return rearrange(clip, "1 c t h w -> t c h w")
 
 
 def _keyframes(conditioning: Any) -> Any:

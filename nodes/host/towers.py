@@ -152,16 +152,19 @@ def check_vision(clip_vision: Any, variant: Variant) -> None:
         )
 
 
-def encode_picture(clip_vision: Any, pictures: Tensor, variant: Variant) -> Tensor:
-    """Image tower tokens ``[b, n, width]`` of pictures ``[b, 3, H, W]`` in [-1, 1], squashed, never cropped.
+class HostImageEncoder:
+    """A CLIP_VISION that :func:`check_vision` lets pass, as the package's image encoder; tokens are float32."""
 
-    The tower is one that :func:`check_vision` lets pass.
-    """
-    model = clip_vision.model
-    comfy.model_management.load_models_gpu([clip_vision.patcher])
-    pixels = clip_pixels(pictures.to(clip_vision.load_device), variant.vision.image_size)
-    tokens = model(pixel_values=pixels, intermediate_output=-2)[0]
-    return tokens.to(comfy.model_management.intermediate_device()).float()
+    def __init__(self, clip_vision: Any, variant: Variant) -> None:
+        self._clip_vision = clip_vision
+        self._size = variant.vision.image_size
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Tokens ``[b, n, width]`` of pictures ``[b, 3, h, w]`` in [-1, 1]."""
+        comfy.model_management.load_models_gpu([self._clip_vision.patcher])
+        pixels = clip_pixels(pictures.to(self._clip_vision.load_device), self._size)
+        tokens = self._clip_vision.model(pixel_values=pixels, intermediate_output=-2)[0]
+        return tokens.to(comfy.model_management.intermediate_device()).float()
 
 
 def encode_prompt(clip: Any, prompt: str) -> Any:

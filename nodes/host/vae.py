@@ -12,9 +12,10 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...dynamicrafter.model.autoencoder import Autoencoder, Posterior
+from ...dynamicrafter.model.autoencoder import Autoencoder
 from ...dynamicrafter.model.configs import VaeConfig
 from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.protocols import Posterior
 from ...dynamicrafter.model.video_decoder import VideoAutoencoder
 from .memory import make_room, out_of_memory, vae_decode_bytes, vae_encode_bytes, with_room
 from .model import HostAttention, load_weights, make_patcher
@@ -53,6 +54,8 @@ class HostAutoencoder(Autoencoder):
 
 class HostVideoAutoencoder(VideoAutoencoder):
     """ToonCrafter's autoencoder; one picture at a time for the host's nodes, whole clips for ours."""
+
+    decodes_whole_clips = True
 
     def encode(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Pictures ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
@@ -127,28 +130,30 @@ def check_vae(vae: Any) -> None:
 _SMALLER = "choose a smaller size, close other programs that use the device, or start ComfyUI with --novram"
 
 
-def encode_keyframes(vae: Any, pictures: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the scaled latents of pictures ``[k, 3, H, W]`` in [-1, 1], on the CPU.
+class HostPictureEncoder:
+    """A VAE of the host as the package's encoder of pictures; posteriors are float32 on the CPU.
 
-    A VAE of the host gives no distribution; its one answer is taken as certain.
+    Of a VAE that is not ours there is one answer and no distribution; it is taken as certain.
     """
-    module = vae.first_stage_model
-    if not hasattr(module, "posterior"):
-        latents = vae.encode((pictures.movedim(1, -1) + 1) / 2).float().cpu() * scale
-        return latents, torch.zeros_like(latents)
-    needed = vae.memory_used_encode(pictures.shape, vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
 
-    def encoded(picture: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = module.posterior(picture[None].to(vae.device, vae.vae_dtype))
-        return posterior.mean.float().cpu() * scale, torch.exp(0.5 * posterior.logvar.float()).cpu() * scale
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
 
-    what = f"encoding a picture of {pictures.shape[-1]}x{pictures.shape[-2]}"
-    made = [
-        with_room(lambda picture=picture: encoded(picture), needed, vae.patcher, what, _SMALLER)
-        for picture in pictures
-    ]
-    return torch.cat([mean for mean, _ in made]), torch.cat([deviation for _, deviation in made])
+    def encode(self, pictures: Tensor) -> Posterior:
+        """The posterior of pictures ``[n, 3, H, W]`` in [-1, 1]."""
+        vae, module = self._vae, self._vae.first_stage_model
+        if not hasattr(module, "posterior"):
+            mean = vae.encode((pictures.movedim(1, -1) + 1) / 2).float().cpu()
+            return Posterior(mean, torch.full_like(mean, -torch.inf))
+        needed = vae.memory_used_encode(pictures.shape, vae.vae_dtype)
+        comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
+
+        def encoded() -> Posterior:
+            found = module.posterior(pictures.to(vae.device, vae.vae_dtype))
+            return Posterior(found.mean.float().cpu(), found.logvar.float().cpu())
+
+        what = f"encoding a picture of {pictures.shape[-1]}x{pictures.shape[-2]}"
+        return with_room(encoded, needed, vae.patcher, what, _SMALLER)
 
 
 def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int) -> Tensor:
@@ -161,7 +166,7 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
     check_latent(latents)
     check_vae(vae)
     module = vae.first_stage_model
-    if isinstance(module, VideoAutoencoder):
+    if getattr(module, "decodes_whole_clips", False):
         return _decode_clip(vae, module, latents, pictures)
 
     def whole(part: Tensor) -> Tensor:
@@ -174,7 +179,7 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
     size = chunk or max(1, min(_LARGEST_CHUNK, int(_free_bytes(vae) / max(1, needed))))
     # The host's own VAEs, and the last resort for ours, decode in tiles when they run out of memory.
     ways = [(size, vae.decode), (1, vae.decode)]
-    if isinstance(module, Autoencoder):
+    if hasattr(module, "posterior"):
         ways = [(size, whole), (1, whole), (1, vae.decode)]
     progress = Progress(total)
     frames: list[Tensor] = []
@@ -213,7 +218,7 @@ def _free_bytes(vae: Any) -> float:
     return comfy.model_management.get_free_memory(vae.device)
 
 
-def _decode_clip(vae: Any, module: VideoAutoencoder, latents: Tensor, pictures: Tensor | None) -> Tensor:
+def _decode_clip(vae: Any, module: HostVideoAutoencoder, latents: Tensor, pictures: Tensor | None) -> Tensor:
     """All frames at once: this decoder looks along time."""
     frames, _, height, width = latents.shape
     needed = vae_decode_bytes(module.config, frames, 64 * height * width, vae.vae_dtype)

@@ -268,17 +268,17 @@ class Findings:
     def oom_encode(self) -> dict[str, Any]:
         """A picture encoded at the second try, and not at all."""
         parts = self.host.load()
-        encode = self.host.pack("nodes.host.vae").encode_keyframes
-        pictures = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(2))
+        encode = self.host.pack("nodes.host.vae").HostPictureEncoder(parts.vae).encode
+        picture = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(2))
         found: dict[str, Any] = {}
         with torch.inference_mode():
-            mean, _ = encode(parts.vae, pictures, 1.0)
+            mean = encode(picture).mean
             patched, calls = self.failing(parts.vae.first_stage_model, "posterior", lambda call, _: call == 1)
             with patched:
-                found["once"] = {"error": error(encode(parts.vae, pictures, 1.0)[0], mean), "calls": calls}
+                found["once"] = {"error": error(encode(picture).mean, mean), "calls": calls}
             patched, calls = self.failing(parts.vae.first_stage_model, "posterior", lambda *_: True)
             with patched:
-                found["never"] = {"message": self.failure(encode, parts.vae, pictures, 1.0), "calls": calls}
+                found["never"] = {"message": self.failure(encode, picture), "calls": calls}
         return found
 
     def failure(self, work: Callable[..., Any], *arguments: Any) -> str:

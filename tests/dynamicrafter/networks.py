@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from dynamicrafter.model.conditioning import Conditioning, Context
+from dynamicrafter.model.conditioning import Conditioning
 from dynamicrafter.model.configs import TEXT_TOKENS, UNetConfig
 from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.unet import VideoUNet
 from dynamicrafter.model.variants import SMALL
 

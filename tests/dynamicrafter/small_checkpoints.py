@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dynamicrafter.model.conditioning import Context
-from dynamicrafter.model.encoders import encode_image, encode_text, tokenize
+from dynamicrafter.model.protocols import Context
 from dynamicrafter.weights.fill import single_thread
 from dynamicrafter.weights.load import Components
 from dynamicrafter.weights.networks import COMPONENTS, Component
@@ -110,8 +109,7 @@ def features(loaded: Components) -> tuple[Tensor, Tensor]:
     """What the CLIP towers make of a fixed prompt and picture."""
     assert loaded.text is not None and loaded.vision is not None
     with single_thread():
-        text = encode_text(loaded.text, tokenize(["a boat at sea"]))
-        return text, encode_image(loaded.vision, _noise(loaded, 1, 3, 224, 224))
+        return loaded.text(["a boat at sea"]), loaded.vision.encode(_noise(loaded, 1, 3, 224, 224))
 
 
 @torch.inference_mode()

@@ -26,8 +26,9 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import psutil, torch
-from dynamicrafter.checkpoint import convert, load_components
-from dynamicrafter.variants import VARIANTS, variant_from_json
+from dynamicrafter.weights.convert import convert
+from dynamicrafter.weights.load import load_components
+from dynamicrafter.model.variants import VARIANTS, variant_from_json
 
 work, small, large, variant = sys.argv[1:]
 # Pickles say nothing of their variant, so it has to be a known one.

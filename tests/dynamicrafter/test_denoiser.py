@@ -10,17 +10,29 @@ from networks import calls_of, conditioning, normal, relative_difference, tiny_u
 from torch import Tensor
 
 from dynamicrafter.diffusion.config import DiffusionConfig
-from dynamicrafter.diffusion.denoiser import make_denoiser, translate
+from dynamicrafter.diffusion.denoiser import Denoise, make_denoiser, translate
 from dynamicrafter.diffusion.guidance import Guidance, NoGuidance, TextGuidance, TextImageGuidance
-from dynamicrafter.diffusion.schedule import make_schedule
-from dynamicrafter.model.conditioning import Conditioning, Context
+from dynamicrafter.diffusion.schedule import Schedule, make_schedule
+from dynamicrafter.model.conditioning import Conditioning
+from dynamicrafter.model.protocols import Context, Network
 from dynamicrafter.model.variants import V256, V512
+from dynamicrafter.pipeline import evaluator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = (2, 4, 2, 4, 4)
 VELOCITY, NOISE = make_schedule(V512.diffusion), make_schedule(V256.diffusion)
 VELOCITY_PLAIN = make_schedule(replace(V256.diffusion, prediction="v"))
+
+
+def denoiser(
+    network: Network,
+    schedule: Schedule,
+    conditions: Conditioning,
+    guidance: Guidance,
+    dtype: torch.dtype = torch.float32,
+) -> Denoise:
+    return make_denoiser(evaluator(network, conditions, dtype), schedule, guidance)
 
 
 def made_up(x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
@@ -79,7 +91,7 @@ def test_each_branch_is_evaluated_once_with_its_own_conditions(
     conditions = conditioning(batch=2)
     seen: list[tuple[object, ...]] = []
     x = normal(*SHAPE)
-    make_denoiser(calls_of(made_up, seen), VELOCITY, conditions, guidance)(x, 321)
+    denoiser(calls_of(made_up, seen), VELOCITY, conditions, guidance)(x, 321)
     assert len(seen) == len(branches)
     for (joined, timesteps, context, fs), branch in zip(seen, branches, strict=True):
         assert isinstance(joined, Tensor) and isinstance(timesteps, Tensor) and isinstance(context, Context)
@@ -95,7 +107,7 @@ def test_each_branch_is_evaluated_once_with_its_own_conditions(
 def test_outputs_are_combined_and_then_translated(schedule: object, guidance: Guidance) -> None:
     chosen = VELOCITY if schedule is VELOCITY else NOISE
     conditions, x = conditioning(batch=2), normal(*SHAPE)
-    estimate = make_denoiser(made_up, chosen, conditions, guidance)(x, 500)
+    estimate = denoiser(made_up, chosen, conditions, guidance)(x, 500)
     joined, t = torch.cat([x, conditions.concat], dim=1), torch.tensor([500, 500])
     outputs = [made_up(joined, t, getattr(conditions, b), conditions.fs) for b in guidance.branches]
     expected = translate(guidance.combine(outputs), x, chosen, 500)
@@ -107,9 +119,7 @@ def test_outputs_are_combined_and_then_translated(schedule: object, guidance: Gu
 def test_a_half_precision_network_leaves_the_estimate_in_float32(dtype: torch.dtype) -> None:
     seen: list[tuple[object, ...]] = []
     x = normal(*SHAPE)
-    denoise = make_denoiser(
-        calls_of(made_up, seen), VELOCITY, conditioning(batch=2), TextGuidance(3.0), dtype
-    )
+    denoise = denoiser(calls_of(made_up, seen), VELOCITY, conditioning(batch=2), TextGuidance(3.0), dtype)
     estimate = denoise(x, 999)
     assert all(isinstance(call[0], Tensor) and call[0].dtype == dtype for call in seen)
     assert estimate.x0.dtype == estimate.noise.dtype == torch.float32
@@ -122,7 +132,7 @@ def test_half_precision_outputs_are_combined_in_float32() -> None:
     def rounded(joined: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
         return (joined[:, :4].float() * context.text.float().std() + joined[:, 4:].float()).bfloat16()
 
-    estimate = make_denoiser(rounded, VELOCITY, conditions, guidance, torch.bfloat16)(x, 500)
+    estimate = denoiser(rounded, VELOCITY, conditions, guidance, torch.bfloat16)(x, 500)
     joined, t = torch.cat([x, conditions.concat], dim=1).bfloat16(), torch.tensor([500, 500])
     outputs = [rounded(joined, t, getattr(conditions, b), conditions.fs).float() for b in guidance.branches]
     assert torch.equal(estimate.x0, translate(guidance.combine(outputs), x, VELOCITY, 500).x0)
@@ -131,19 +141,17 @@ def test_half_precision_outputs_are_combined_in_float32() -> None:
 def test_the_latents_are_left_as_they_were() -> None:
     x = normal(*SHAPE)
     before = x.clone()
-    make_denoiser(made_up, NOISE, conditioning(batch=2), TextImageGuidance(3.0, 1.5, 0.7))(x, 7)
+    denoiser(made_up, NOISE, conditioning(batch=2), TextImageGuidance(3.0, 1.5, 0.7))(x, 7)
     assert torch.equal(x, before)
 
 
 def test_a_batch_equals_its_clips_one_by_one() -> None:
     network = tiny_unet()
     conditions, x = conditioning(batch=2), normal(*SHAPE)
-    both = make_denoiser(network, VELOCITY, conditions, TextGuidance(3.0, 0.7))(x, 300)
+    both = denoiser(network, VELOCITY, conditions, TextGuidance(3.0, 0.7))(x, 300)
     for clip in range(2):
         part = slice(clip, clip + 1)
-        alone = make_denoiser(network, VELOCITY, clip_of(conditions, part), TextGuidance(3.0, 0.7))(
-            x[part], 300
-        )
+        alone = denoiser(network, VELOCITY, clip_of(conditions, part), TextGuidance(3.0, 0.7))(x[part], 300)
         assert relative_difference(both.x0[part], alone.x0) < 1e-5
         assert relative_difference(both.noise[part], alone.noise) < 1e-5
 

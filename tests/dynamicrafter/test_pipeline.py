@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from dynamicrafter.api import load
-from dynamicrafter.diffusion.samplers import Step
-from dynamicrafter.errors import Cancelled, DynamiCrafterError
+from dynamicrafter.diffusion.config import SAMPLERS as MEANINGS
+from dynamicrafter.diffusion.denoiser import Denoise, Estimate
+from dynamicrafter.diffusion.samplers import SAMPLERS, Step
+from dynamicrafter.diffusion.schedule import Plan
+from dynamicrafter.errors import Cancelled, DynamiCrafterError, UsageError
+from dynamicrafter.model.protocols import Context, Network, NetworkWrapper
 from dynamicrafter.model.variants import SMALL, Mode
 from dynamicrafter.pipeline import (
     KeyPictures,
@@ -44,6 +48,10 @@ def settings(mode: Mode = "animate", **chosen: Any) -> Settings:
     return make_settings(SMALL, mode, **{"steps": 2, "frames": 4, "prompt": "a boat", **chosen})
 
 
+def each(chosen: Settings, *seeds: int) -> list[Settings]:
+    return [replace(chosen, seed=seed) for seed in seeds]
+
+
 def picture(seed: int, height: int = 64, width: int = 64) -> Tensor:
     noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
@@ -63,7 +71,7 @@ def level_distance(one: Tensor, other: Tensor) -> int:
 def test_frames_of_every_mode_and_length(model: Model, mode: Mode, frames: int, length: int) -> None:
     last = picture(1, 64, 128) if mode == "interpolate" else None
     chosen = settings(mode, frames=frames, size=(128, 64), steps=1)
-    clips = generate(model, KeyPictures(picture(0, 64, 128), last), chosen, [3])
+    clips = generate(model, KeyPictures(picture(0, 64, 128), last), each(chosen, 3))
     assert clips.shape == (1, length, 64, 128, 3)
     assert clips.dtype == torch.uint8
     assert clips.is_contiguous() or mode == "loop"
@@ -72,8 +80,8 @@ def test_frames_of_every_mode_and_length(model: Model, mode: Mode, frames: int, 
 def test_stages_have_the_stated_shapes(model: Model) -> None:
     chosen = settings(size=(128, 64), fs=9)
     pictures = KeyPictures(torch.cat([picture(0, 64, 128), picture(1, 64, 128)]))
-    generators = make_generators(model, chosen, [1, 2])
-    conditioning = encode(model, pictures, chosen, generators)
+    generators = make_generators(model, each(chosen, 1, 2))
+    conditioning = encode(model, pictures, each(chosen, 1, 2), generators)
     assert conditioning.concat.shape == (2, 4, 4, 8, 16)
     assert conditioning.full.text.shape[:2] == (2, 77)
     assert conditioning.fs.tolist() == [9, 9]
@@ -88,7 +96,7 @@ def test_stages_have_the_stated_shapes(model: Model) -> None:
 def test_interpolation_places_its_pictures_at_the_ends(model: Model) -> None:
     chosen = settings("interpolate", frames=5)
     pictures = KeyPictures(picture(0), picture(1))
-    concat = encode(model, pictures, chosen, make_generators(model, chosen, [1])).concat
+    concat = encode(model, pictures, [chosen], make_generators(model, [chosen])).concat
     assert not concat[:, :, 1:-1].any()
     assert concat[:, :, 0].any() and concat[:, :, -1].any()
     assert not torch.equal(concat[:, :, 0], concat[:, :, -1])
@@ -96,7 +104,7 @@ def test_interpolation_places_its_pictures_at_the_ends(model: Model) -> None:
 
 def test_animation_shows_its_picture_to_every_frame(model: Model) -> None:
     chosen = settings()
-    concat = encode(model, KeyPictures(picture(0)), chosen, make_generators(model, chosen, [1])).concat
+    concat = encode(model, KeyPictures(picture(0)), [chosen], make_generators(model, [chosen])).concat
     assert all(torch.equal(concat[:, :, 0], concat[:, :, frame]) for frame in range(1, 4))
 
 
@@ -112,16 +120,88 @@ def test_frames_are_cut_off_as_in_the_original(value: float, level: int) -> None
 # Seeds and batches
 
 
+def test_clips_of_a_batch_may_differ_in_what_they_are_told(model: Model) -> None:
+    """Each is the clip that it is alone, but for rounding."""
+    told = [
+        settings(prompt="a boat", seed=5, fs=8),
+        settings(prompt="a house", negative="rain", seed=6, fs=30),
+    ]
+    pictures = torch.cat([picture(0), picture(1)])
+    together = generate(model, KeyPictures(pictures), told)
+    for index, chosen in enumerate(told):
+        alone = generate(model, KeyPictures(pictures[index : index + 1]), [chosen])
+        assert level_distance(together[index : index + 1], alone) <= 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"steps": 3}, {"frames": 5}, {"cfg": 3.0}, {"sampler": "ddim", "eta": 0.5}]
+)
+def test_clips_of_other_settings_share_no_batch(model: Model, other: dict[str, Any]) -> None:
+    pictures = KeyPictures(torch.cat([picture(0), picture(1)]))
+    with pytest.raises(UsageError, match="may differ in seed, prompt, negative prompt and fs only"):
+        generate(model, pictures, [settings(), settings(**other)])
+
+
+def test_wrappers_go_around_the_network_and_the_denoiser(model: Model) -> None:
+    """Each is asked once for every evaluation or step, the later one around the earlier."""
+    chosen, seen = settings(cfg=3.0), list[str]()
+
+    def network_wrapper(name: str) -> NetworkWrapper:
+        def wrap(network: Network) -> Network:
+            def call(x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+                seen.append(name)
+                return network(x, timesteps, context, fs)
+
+            return call
+
+        return wrap
+
+    def denoise_wrapper(denoise: Denoise) -> Denoise:
+        def call(x: Tensor, timestep: int) -> Estimate:
+            seen.append("denoise")
+            return denoise(x, timestep)
+
+        return call
+
+    def run(**wrappers: Any) -> Tensor:
+        generators = make_generators(model, [chosen])
+        conditioning = encode(model, KeyPictures(picture(0)), [chosen], generators)
+        return sample(model, conditioning, chosen, generators, **wrappers)
+
+    wrapped = run(
+        network_wrappers=[network_wrapper("inner"), network_wrapper("outer")],
+        denoise_wrappers=[denoise_wrapper],
+    )
+    assert seen == ["denoise", "outer", "inner", "outer", "inner"] * 2
+    assert torch.equal(wrapped, run())
+
+
+def test_a_sampler_added_to_the_table_is_one_to_choose(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function and its meaning are all that another sampler takes."""
+
+    def standing_still(
+        denoise: Denoise, plan: Plan, x: Tensor, draw: object, callback: object = None
+    ) -> Tensor:
+        return denoise(x, plan.timesteps[-1]).x0
+
+    monkeypatch.setitem(SAMPLERS, "still", standing_still)
+    monkeypatch.setitem(MEANINGS, "still", "one evaluation")
+    chosen = settings(sampler="still")
+    generators = make_generators(model, [chosen])
+    conditioning = encode(model, KeyPictures(picture(0)), [chosen], generators)
+    assert sample(model, conditioning, chosen, generators).shape == (1, 4, 4, 8, 8)
+
+
 @pytest.mark.parametrize("mode", ["animate", "interpolate", "loop"])
 def test_a_clip_does_not_depend_on_its_neighbours(model: Model, mode: Mode) -> None:
     """But for rounding: other batch sizes add up in another order."""
     firsts = torch.cat([picture(0), picture(1)])
     lasts = torch.cat([picture(2), picture(3)]) if mode == "interpolate" else None
-    together = generate(model, KeyPictures(firsts, lasts), settings(mode), [5, 6])
+    together = generate(model, KeyPictures(firsts, lasts), each(settings(mode), 5, 6))
     for index, seed in enumerate((5, 6)):
         mine = slice(index, index + 1)
         alone = KeyPictures(firsts[mine], None if lasts is None else lasts[mine])
-        assert level_distance(together[mine], generate(model, alone, settings(mode), [seed])) <= 1
+        assert level_distance(together[mine], generate(model, alone, each(settings(mode), seed))) <= 1
     assert level_distance(together[0], together[1]) > 20
 
 
@@ -130,7 +210,7 @@ def test_the_seed_decides_and_nothing_global(model: Model) -> None:
     for seed in (5, 5, 6):
         torch.manual_seed(len(clips))
         before = torch.get_rng_state()
-        clips.append(generate(model, KeyPictures(picture(0)), settings(), [seed]))
+        clips.append(generate(model, KeyPictures(picture(0)), each(settings(), seed)))
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(clips[0], clips[1])
     assert not torch.equal(clips[0], clips[2])
@@ -138,13 +218,13 @@ def test_the_seed_decides_and_nothing_global(model: Model) -> None:
 
 def test_the_given_pictures_are_not_changed(model: Model) -> None:
     first, last = picture(0), picture(1)
-    generate(model, KeyPictures(first, last), settings("interpolate"), [1])
+    generate(model, KeyPictures(first, last), each(settings("interpolate"), 1))
     assert torch.equal(first, picture(0)) and torch.equal(last, picture(1))
 
 
 def test_noise_comes_from_the_cpu_unless_asked_otherwise(model: Model) -> None:
-    assert [g.device.type for g in make_generators(model, settings(), [1, 2])] == ["cpu", "cpu"]
-    (generator,) = make_generators(model, settings(noise_device="device"), [1])
+    assert [g.device.type for g in make_generators(model, each(settings(), 1, 2))] == ["cpu", "cpu"]
+    (generator,) = make_generators(model, [settings(noise_device="device")])
     assert generator.device == model.device
 
 
@@ -156,8 +236,7 @@ def test_progress_tells_every_stage_from_beginning_to_end(model: Model) -> None:
     generate(
         model,
         KeyPictures(torch.cat([picture(0), picture(1)])),
-        settings(),
-        [1, 2],
+        each(settings(), 1, 2),
         progress=lambda *values: told.append(values),
     )
     assert told == [
@@ -170,7 +249,7 @@ def test_progress_tells_every_stage_from_beginning_to_end(model: Model) -> None:
 
 def test_a_callback_sees_every_step(model: Model) -> None:
     steps: list[Step] = []
-    generate(model, KeyPictures(picture(0)), settings(steps=3), [1], callback=steps.append)
+    generate(model, KeyPictures(picture(0)), [settings(steps=3)], callback=steps.append)
     assert [(step.index, step.total) for step in steps] == [(0, 3), (1, 3), (2, 3)]
     assert all(step.x.shape == step.x0.shape == (1, 4, 4, 8, 8) for step in steps)
 
@@ -185,7 +264,7 @@ def test_progress_may_stop_the_work_at_once(model: Model, stage: str) -> None:
             raise Cancelled(f"enough in {at}")
 
     with pytest.raises(Cancelled, match=f"^enough in {stage}$"):
-        generate(model, KeyPictures(picture(0)), settings(), [1], progress=stop)
+        generate(model, KeyPictures(picture(0)), [settings()], progress=stop)
     assert told.count("decode") == (stage == "decode")
 
 
@@ -210,7 +289,7 @@ def test_values_that_are_not_finite_are_an_error(weights_home: Path, network: st
         if network == "vae":
             decode(model, torch.zeros(1, 4, 2, 8, 8))
         else:
-            generate(model, KeyPictures(picture(0)), settings(), [1])
+            generate(model, KeyPictures(picture(0)), [settings()])
 
 
 def test_sixteen_bits_are_named_as_the_cause(weights_home: Path) -> None:
@@ -219,7 +298,7 @@ def test_sixteen_bits_are_named_as_the_cause(weights_home: Path) -> None:
     with pytest.raises(
         DynamiCrafterError, match="not finite in bfloat16; load the model with --dtype float32"
     ):
-        generate(model, KeyPictures(picture(0)), settings(), [1])
+        generate(model, KeyPictures(picture(0)), [settings()])
 
 
 def test_a_video_decoder_gets_the_key_pictures(tmp_path: Path) -> None:

@@ -11,10 +11,19 @@ import torch
 from networks import normal, relative_difference
 from torch import Tensor
 
+from dynamicrafter.diffusion.config import SAMPLERS as MEANINGS
 from dynamicrafter.diffusion.config import Spacing
 from dynamicrafter.diffusion.denoiser import Denoise, Estimate
-from dynamicrafter.diffusion.samplers import Step, ddim_step, draw_noise, sample_ddim
-from dynamicrafter.diffusion.schedule import DdimPlan, Schedule, ddim_plan, make_schedule
+from dynamicrafter.diffusion.samplers import (
+    SAMPLERS,
+    DdimConstants,
+    Step,
+    ddim_constants,
+    ddim_step,
+    draw_noise,
+    sample_ddim,
+)
+from dynamicrafter.diffusion.schedule import Plan, Schedule, make_plan, make_schedule
 from dynamicrafter.model.variants import V256, V512, V1024, Variant
 
 CPU = torch.device("cpu")
@@ -47,24 +56,30 @@ def draws(shape: tuple[int, ...] = SHAPE, seed: int = 100) -> Callable[[], Tenso
     return lambda: torch.randn(shape, generator=generator)
 
 
-def plan_of(variant: Variant, spacing: Spacing, steps: int, eta: float) -> DdimPlan:
-    return ddim_plan(make_schedule(variant.diffusion), spacing, steps, eta)
+def plan_of(variant: Variant, spacing: Spacing, steps: int, eta: float) -> Plan:
+    return make_plan(make_schedule(variant.diffusion), spacing, steps, eta)
 
 
-def root_argument(plan: DdimPlan, i: int) -> Tensor:
-    return 1 - plan.alphas_prev[i] - plan.sigmas[i] * plan.sigmas[i]
+def constants_of(variant: Variant, spacing: Spacing, steps: int, eta: float) -> DdimConstants:
+    return ddim_constants(plan_of(variant, spacing, steps, eta))
+
+
+def root_argument(constants: DdimConstants, i: int) -> Tensor:
+    return 1 - constants.alphas_prev[i] - constants.sigmas[i] * constants.sigmas[i]
 
 
 @pytest.mark.parametrize("steps", NAN_IN_THE_ORIGINAL)
 def test_no_nan_where_the_originals_root_argument_is_below_zero(steps: int) -> None:
     plan = plan_of(V512, "uniform_trailing", steps, 1.0)
-    assert root_argument(plan, -1) < 0
+    assert root_argument(ddim_constants(plan), -1) < 0
     x = sample_ddim(shrinking, plan, normal(*SHAPE), draws())
     assert torch.isfinite(x).all()
 
 
 def test_the_nan_list_is_complete_to_two_hundred_steps() -> None:
-    found = [s for s in range(1, 201) if root_argument(plan_of(V512, "uniform_trailing", s, 1.0), -1) < 0]
+    found = [
+        s for s in range(1, 201) if root_argument(constants_of(V512, "uniform_trailing", s, 1.0), -1) < 0
+    ]
     assert found == NAN_IN_THE_ORIGINAL
 
 
@@ -74,17 +89,17 @@ def test_every_step_of_every_step_count_is_finite(variant: Variant, spacing: Spa
     schedule = make_schedule(variant.diffusion)
     one = torch.ones(1)
     for steps in [*range(1, 66), 99, 101, 111, 122, 250, 333, 500, 501, 1000]:
-        plan = ddim_plan(schedule, spacing, steps, 1.0)
-        stepped = torch.stack([ddim_step(one, one, one, plan, i) for i in {0, len(plan.timesteps) // 2, -1}])
+        found = ddim_constants(make_plan(schedule, spacing, steps, 1.0))
+        stepped = torch.stack([ddim_step(one, one, one, found, i) for i in {0, len(found.alphas) // 2, -1}])
         assert torch.isfinite(stepped).all(), steps
-        assert torch.isfinite(plan.rescale).all(), steps
+        assert torch.isfinite(found.rescale).all(), steps
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_a_step_is_ddims_equation(eta: float) -> None:
-    plan = plan_of(V256, "uniform", 10, eta)
+    plan = constants_of(V256, "uniform", 10, eta)
     x0, noise, fresh = (normal(*SHAPE, seed=seed) for seed in range(3))
-    for i in range(len(plan.timesteps)):
+    for i in range(len(plan.alphas)):
         previous, sigma = plan.alphas_prev[i].double(), plan.sigmas[i].double()
         expected = (
             previous.sqrt() * x0.double()
@@ -98,7 +113,7 @@ def test_a_step_is_ddims_equation(eta: float) -> None:
 
 def test_the_root_argument_is_evaluated_in_float32() -> None:
     """A rest of 6e-8 has a root of 2.4e-4, which the original's numbers contain."""
-    plan = plan_of(V512, "uniform_trailing", 6, 1.0)
+    plan = constants_of(V512, "uniform_trailing", 6, 1.0)
     rest = root_argument(plan, -1)
     assert rest > 0
     stepped = ddim_step(torch.zeros(1), torch.ones(1), torch.zeros(1), plan, -1)
@@ -125,7 +140,7 @@ def test_with_eta_they_do() -> None:
 def test_a_perfect_denoiser_without_eta_ends_at_the_known_latents(variant: Variant, steps: int) -> None:
     """At the noise level of t = 0, in the scale of the lowest timestep, with the initial noise still in it."""
     schedule = make_schedule(variant.diffusion)
-    plan = ddim_plan(schedule, "uniform_trailing", steps, 0.0)
+    plan = make_plan(schedule, "uniform_trailing", steps, 0.0)
     x0, start = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
     made = sample_ddim(knowing(x0, schedule), plan, start, draws())
     assert schedule.scale is not None
@@ -138,7 +153,7 @@ def test_a_perfect_denoiser_without_eta_ends_at_the_known_latents(variant: Varia
 def test_the_plain_schedule_ends_there_too() -> None:
     """It begins as if x were pure noise although a little signal would be left, so that much is missing."""
     schedule = make_schedule(V256.diffusion)
-    plan = ddim_plan(schedule, "uniform", 20, 0.0)
+    plan = make_plan(schedule, "uniform", 20, 0.0)
     x0, start = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
     made = sample_ddim(knowing(x0, schedule), plan, start, draws())
     first = plan.timesteps[-1]
@@ -150,7 +165,7 @@ def test_the_plain_schedule_ends_there_too() -> None:
 
 def test_with_eta_a_perfect_denoiser_leaves_noise_of_the_last_level() -> None:
     schedule = make_schedule(V512.diffusion)
-    plan = ddim_plan(schedule, "uniform_trailing", 10, 1.0)
+    plan = make_plan(schedule, "uniform_trailing", 10, 1.0)
     shape = (1, 4, 16, 16, 16)
     x0 = normal(*shape, seed=1)
     made = sample_ddim(knowing(x0, schedule), plan, normal(*shape, seed=2), draws(shape))
@@ -170,9 +185,10 @@ def test_the_dynamic_rescale_moves_x0_and_leaves_the_noise() -> None:
         draws(),
         steps.append,
     )
+    constants = ddim_constants(plan)
     for step, i in zip(steps, reversed(range(10)), strict=True):
-        assert torch.equal(step.x0, torch.ones(SHAPE) * plan.rescale[i])
-        assert torch.equal(step.x, plan.alphas_prev[i].sqrt() * step.x0)
+        assert torch.equal(step.x0, torch.ones(SHAPE) * constants.rescale[i])
+        assert torch.equal(step.x, constants.alphas_prev[i].sqrt() * step.x0)
     assert {round(step.x0.max().item(), 4) for step in steps[:6]} == {1.0}
     assert steps[-2].x0.max() > 1
 
@@ -270,3 +286,7 @@ def test_a_batch_of_clips_equals_single_runs() -> None:
         return sample_ddim(shrinking, plan, next(source), lambda: next(source))
 
     assert torch.equal(run(1, 2), torch.cat([run(1), run(2)]))
+
+
+def test_every_sampler_has_a_meaning_and_every_meaning_a_sampler() -> None:
+    assert SAMPLERS.keys() == MEANINGS.keys()

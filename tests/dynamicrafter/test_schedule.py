@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dynamicrafter.diffusion.config import Spacing
-from dynamicrafter.diffusion.schedule import ddim_plan, make_schedule, timesteps
+from dynamicrafter.diffusion.samplers import ddim_constants
+from dynamicrafter.diffusion.schedule import make_plan, make_schedule, timesteps
 from dynamicrafter.model.variants import V256, V512, V1024, Variant
 
 ALL_COUNTS = range(1, 1001)
@@ -209,9 +210,10 @@ def test_step_counts_outside_the_schedule_are_refused(steps: int) -> None:
 @pytest.mark.parametrize("variant", [V256, V512], ids=lambda v: v.name)
 def test_the_plan_is_ddims_equations_in_the_stored_noise_levels(variant: Variant, eta: float) -> None:
     schedule = make_schedule(variant.diffusion)
-    plan = ddim_plan(schedule, variant.preset.spacing, 10, eta)
+    made = make_plan(schedule, variant.preset.spacing, 10, eta)
+    plan = ddim_constants(made)
     abar = [a.item() for a in schedule.alphas_cumprod]
-    levels = [abar[t] for t in plan.timesteps]
+    levels = [abar[t] for t in made.timesteps]
     targets = [abar[0], *levels[:-1]]
     assert plan.alphas.tolist() == levels
     assert plan.alphas_prev.tolist() == targets
@@ -223,16 +225,17 @@ def test_the_plan_is_ddims_equations_in_the_stored_noise_levels(variant: Variant
 @pytest.mark.parametrize("variant", [V512, V1024], ids=lambda v: v.name)
 def test_the_plans_rescale_moves_x0_to_the_scale_of_the_steps_target(variant: Variant) -> None:
     schedule = make_schedule(variant.diffusion)
-    plan = ddim_plan(schedule, "uniform_trailing", 50, 1.0)
+    made = make_plan(schedule, "uniform_trailing", 50, 1.0)
+    plan = ddim_constants(made)
     assert schedule.scale is not None
-    scale = schedule.scale[plan.timesteps].double()
+    scale = schedule.scale[made.timesteps].double()
     assert plan.rescale[0] == 1
     torch.testing.assert_close(plan.rescale[1:].double(), scale[:-1] / scale[1:], rtol=1e-6, atol=0)
-    base = torch.tensor([t for t in plan.timesteps]) >= 399
+    base = torch.tensor(made.timesteps) >= 399
     assert (plan.rescale[1:][base[:-1]] == 1).all()
     assert (plan.rescale[1:][~base[:-1]] > 1).all()
 
 
 def test_without_a_dynamic_rescale_x0_stays_as_it_is() -> None:
-    plan = ddim_plan(make_schedule(V256.diffusion), "uniform", 50, 1.0)
+    plan = ddim_constants(make_plan(make_schedule(V256.diffusion), "uniform", 50, 1.0))
     assert torch.equal(plan.rescale, torch.ones(50))

@@ -10,10 +10,10 @@ from networks import TINY_UNET, context, filled, normal, relative_difference, ti
 from torch import Tensor
 
 from dynamicrafter.model.attention import CrossAttention, SpatialTransformer, TemporalTransformer
-from dynamicrafter.model.conditioning import Context
 from dynamicrafter.model.configs import UNetConfig
 from dynamicrafter.model.layers import Downsample, ResBlock, TemporalConvBlock, Upsample, sinusoidal_embedding
 from dynamicrafter.model.operations import PLAIN, fused_attention
+from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.unet import VideoUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,6 @@ from torch import Tensor
 from dynamicrafter.api import Lora, find_model, load
 from dynamicrafter.diffusion.schedule import make_schedule
 from dynamicrafter.model.conditioning import repeat_picture
-from dynamicrafter.model.encoders import clip_pixels, encode_image, encode_text, tokenize
 from dynamicrafter.pipeline import Model
 from dynamicrafter.toy.clips import write_toy_clips
 from dynamicrafter.toy.hops import FS, hop_captions, hop_clips
@@ -39,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 @torch.inference_mode()
 def words(model: Model, prompts: Sequence[str]) -> Tensor:
-    return encode_text(model.text, tokenize(list(prompts)))
+    return model.text(list(prompts))
 
 
 @torch.inference_mode()
@@ -53,7 +52,7 @@ def at_the_start(model: Model, scenes: Scenes, clips: Tensor, prompts: Sequence[
         "t": torch.full((len(scenes),), 999),
         "concat": repeat_picture(latents[:, :, 0], latents.shape[2]),
         "text": words(model, prompts),
-        "vision": encode_image(model.vision, clip_pixels(clips[:, 0], model.variant.vision.image_size)),
+        "vision": model.vision(clips[:, 0]),
         "fs": scenes.fs,
     }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dynamicrafter.model.autoencoder import Autoencoder
-from dynamicrafter.model.encoders import encode_text, tokenize
+from dynamicrafter.model.encoders import tokenize
 from dynamicrafter.model.operations import fused_attention
 from dynamicrafter.model.resampler import Resampler
 from dynamicrafter.toy import tiny
@@ -158,7 +158,7 @@ def test_an_export_loads_like_any_other_checkpoint(folder: Path, tmp_path: Path)
     text.tower.load_state_dict(torch.load(folder / "text.pt", weights_only=True))
     prompts = captions(sample_scenes(4, seeded()))
     with torch.no_grad():
-        full = encode_text(parts.text, tokenize(prompts))
+        full = parts.text(prompts)
         assert torch.allclose(full, text.encode(prompts), atol=0.02)
 
 
