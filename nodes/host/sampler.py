@@ -86,6 +86,10 @@ class _ExactSampler(comfy.samplers.Sampler):
         return self.run(model_wrap, extra_args.get("model_options", {}), noise)
 
 
+_FOREIGN_GUIDANCE = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
+"""Where nodes of the host hang functions around the combination of the branches, which here is ours."""
+
+
 def sample_exactly(
     model: Any,
     branches: dict[Branch, Any],
@@ -104,6 +108,11 @@ def sample_exactly(
     what was needed and what was there when the memory does not even suffice for one branch.
     """
     variant = model.model.variant
+    if any(model.model_options.get(name) for name in _FOREIGN_GUIDANCE):
+        raise ValueError(
+            "this sampler does not run guidance that other nodes add to the model yet; remove the node that adds it, "
+            "such as Perturbed-Attention Guidance"
+        )
     check_latent(latent)
     keyframes = _keyframes(branches["full"])
     plain = model.clone()

@@ -22,6 +22,7 @@ from pack_graphs import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from comfyui_client import Client
@@ -184,6 +185,96 @@ class TestEncoders:
         prompt = saved_latent(sampled(conditioned("DynamiCrafterInterpolation")))
         prompt["loader"] = other_loader("narrow.safetensors")
         fails(ready, prompt, "cond", "narrow was trained to animate, not to interpolate; load a model for it")
+
+
+class TestFeaturesOfTheHost:
+    """What core offers and the network does not take is told, with core's sampler and with ours."""
+
+    @pytest.fixture(params=[sampled, with_ksampler], ids=["ours", "core"])
+    def sampling(self, request: pytest.FixtureRequest) -> Callable[..., Prompt]:
+        return request.param
+
+    @pytest.fixture
+    def control_net(self, pack_server: Server) -> str:
+        """The smallest file that core loads as one: the rest of its weights stays random."""
+        import torch
+        from safetensors.torch import save_file
+
+        folder = pack_server.base / "models" / "controlnet"
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {"conv_in.weight": torch.zeros(32, 192, 3, 3), "conv_in.bias": torch.zeros(32)}
+        save_file(
+            {**weights, "body.0.block2.weight": torch.zeros(32, 32, 1, 1)}, folder / "adapter.safetensors"
+        )
+        return "adapter.safetensors"
+
+    def test_a_control_net(self, ready: Client, sampling: Callable[..., Prompt], control_net: str) -> None:
+        prompt = saved_latent(sampling(conditioned(), positive=["hint", 0]))
+        prompt["net"] = node("ControlNetLoader", control_net_name=control_net)
+        prompt["hint"] = node(
+            "ControlNetApply",
+            conditioning=["cond", 0],
+            control_net=["net", 0],
+            image=["image", 0],
+            strength=1.0,
+        )
+        fails(ready, prompt, "sampler", "does not take a ControlNet yet; remove the Apply ControlNet node")
+
+    @pytest.mark.parametrize(
+        ("kind", "choices", "message"),
+        [
+            # Ours does not run what changes the guidance; core runs it, with an evaluation whose attention is patched.
+            (
+                "PerturbedAttentionGuidance",
+                {"scale": 3.0},
+                r"(not run guidance that other nodes add|not take patches of its layers \(attn1\)) .*; remove",
+            ),
+            (
+                "FreeU",
+                {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2},
+                r"does not take patches of its layers \(output_block_patch\) yet; remove the node",
+            ),
+        ],
+    )
+    def test_patches_of_layers(
+        self,
+        ready: Client,
+        sampling: Callable[..., Prompt],
+        kind: str,
+        choices: dict[str, float],
+        message: str,
+    ) -> None:
+        prompt = saved_latent(sampling(conditioned(), model=["patched", 0]))
+        prompt["patched"] = node(kind, model=["loader", 0], **choices)
+        fails(ready, prompt, "sampler", message)
+
+    def test_windows_over_the_frames(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
+        prompt = saved_latent(sampling(conditioned(), model=["windows", 0]))
+        prompt["windows"] = node(
+            "ContextWindowsManual",
+            model=["loader", 0],
+            context_length=2,
+            context_overlap=1,
+            context_schedule="standard_static",
+            context_stride=1,
+            closed_loop=False,
+            fuse_method="pyramid",
+            dim=0,
+            freenoise=False,
+            cond_retain_index_list="",
+            split_conds_to_windows=False,
+            latent_retain_index_list="",
+            causal_window_fix=False,
+        )
+        fails(
+            ready, prompt, "sampler", "needs all 4 frames of its clip at once, .* remove the Context Windows"
+        )
+
+    def test_a_noise_mask_on_our_sampler(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned(), latent=["masked", 0]))
+        prompt["mask"] = node("SolidMask", value=1.0, width=64, height=64)
+        prompt["masked"] = node("SetLatentNoiseMask", samples=["cond", 3], mask=["mask", 0])
+        fails(ready, prompt, "sampler", "has a noise mask, which this sampler does not take yet; remove it")
 
 
 class TestPictures:
