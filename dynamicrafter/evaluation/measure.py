@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import secrets
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..atomic import replacing
 from ..errors import ClipError, UsageError
 from ..media.pictures import fit_picture, read_picture
 from ..settings import Fit
@@ -137,18 +136,14 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     names = [
         figure.name for figure in (*WEIGHT_FREE, *LEARNED) if any(figure.name in r.figures for r in rows)
     ]
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["clip", "seed", "prompt", *names])
             for row in rows:
                 seed = "" if row.seed is None else row.seed
                 writer.writerow([row.clip, seed, row.prompt, *(row.figures.get(name, "") for name in names)])
-        os.replace(part, path)
     except OSError as problem:
         raise ClipError(
             f"{path} could not be written ({problem.strerror or problem}); free some space or give another place"
         ) from problem
-    finally:
-        part.unlink(missing_ok=True)

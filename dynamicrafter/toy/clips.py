@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..atomic import replacing
 from ..errors import ClipError, UsageError
 from ..media.lists import read_lines
 from ..media.video import write_clip
@@ -87,14 +88,10 @@ def _keep_other_list(path: Path) -> None:
 
 
 def _write_list(rows: list[tuple[str, str, int]], path: Path) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "caption", "fps"), *rows])
-        os.replace(unfinished, path)
     except OSError as problem:
         raise ClipError(
             f"{path} could not be written ({problem.strerror or problem}); make room or give another folder"
         ) from problem
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..atomic import clear_unfinished
 from ..errors import CheckpointError, UsageError
 from ..model.conditioning import place_keyframes, repeat_picture
 from ..model.configs import TEXT_TOKENS
@@ -21,7 +22,7 @@ from .config import FinetuneConfig
 from .data import Row, bucket, read_piece
 from .movies import UnusableClip, clip_size, movie_file
 from .processes import process_count, process_index, wait_for_all
-from .state import clear_unfinished, load_state, save_state
+from .state import load_state, save_state
 from .trainer import Progress
 
 _FORMAT = 2

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ..atomic import clear_unfinished
 from ..errors import CheckpointError, UsageError
 from ..settings import check_seed
 from .muon import Muon
@@ -25,7 +26,7 @@ from .processes import one_process_first as one_process_first
 from .processes import process_count as process_count
 from .run_log import LogKind, RunLog
 from .run_log import Report as Report
-from .state import clear_unfinished, load_state, save_state
+from .state import load_state, save_state
 
 Batch = dict[str, Any]
 Draw = Callable[[torch.Generator], Batch]

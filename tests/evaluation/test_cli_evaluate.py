@@ -425,7 +425,7 @@ def test_a_csv_that_cannot_be_written_leaves_the_one_before(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dynamicrafter.evaluation.measure.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     code, out, err = call("--clips", clips / "boat-still", "--plain", "--quiet", "--csv", "rows.csv")
     assert code == 1
     assert out.startswith("figure ") and "flow, pixels per frame" in out
