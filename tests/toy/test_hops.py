@@ -199,6 +199,7 @@ def test_a_model_that_hops_is_found_out(small_weights: Path, monkeypatch: pytest
 def test_the_command_measures_hops(small_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "evaluate",
+        "toy",
         "--model",
         str(small_weights),
         "--hops",
