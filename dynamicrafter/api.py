@@ -16,7 +16,7 @@ from .diffusion.samplers import Callback
 from .errors import CheckpointError, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
-from .model.variants import SMALL, Variant
+from .model.variants import SMALL, TINY, Variant
 from .pipeline import KeyPictures, Model, Progress, generate
 from .settings import Settings, make_settings, settings_to_json
 from .weights.catalogue import find, with_requirements
@@ -29,11 +29,7 @@ from .weights.random_model import write_random_checkpoint
 
 RANDOM = "random"
 """Name of the built-in model with random weights; its clips are noise."""
-
-TINY = "tiny"
-"""Name of the built-in model that was trained on coloured shapes; it is the one used when none is named."""
-
-BUILT_IN = (TINY, RANDOM)
+BUILT_IN = (TINY.name, RANDOM)
 """Names of the models that need no download."""
 
 
@@ -92,7 +88,7 @@ def find_model(
                 f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
             )
         return ModelFiles(place, variant, text, image)
-    if model == TINY:
+    if model == TINY.name:
         return ModelFiles(_TINY_WEIGHTS, variant, text, image)
     if model == RANDOM:
         return ModelFiles(_random_weights(), variant, text, image)

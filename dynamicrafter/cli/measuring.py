@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import TINY, ModelFiles, load, pick_device, render, variant_of
+from ..api import ModelFiles, load, pick_device, render, variant_of
 from ..errors import ClipError, UsageError
-from ..evaluation.folder import LISTS, Item, clip_name, find_clips, match_clips, read_items
+from ..evaluation.folder import PROMPT_LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
 from ..evaluation.measure import (
     Asked,
-    Row,
+    MeasuredClip,
     Summary,
     check_rows_path,
     distances_missing,
@@ -28,7 +28,7 @@ from ..evaluation.measure import (
 )
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
-from ..model.variants import Mode
+from ..model.variants import TINY, Mode
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
 from .clips import clip_settings, model_source
@@ -65,7 +65,7 @@ def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
         notes.append(
             f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
         )
-    if source.asked == TINY:
+    if source.asked == TINY.name:
         notes += dict.fromkeys(tiny_knows(job.settings.mode) for job in jobs)
     learned = _learned(given, source.files)
     rows, longest = _made(given, jobs, source, learned, written)
@@ -89,7 +89,7 @@ def measure_videos(given: Namespace) -> dict[str, Any]:
 
 def _told(
     given: Namespace,
-    rows: Sequence[Row],
+    rows: Sequence[MeasuredClip],
     longest: int,
     real: Sequence[Path],
     learned: Learned,
@@ -149,7 +149,7 @@ def _check_csv(csv: Path | None, folder: Path | None, items: Sequence[Item], cli
     if csv is None:
         return
     check_rows_path(csv)
-    lists = [] if folder is None else [folder, *(folder / name for name in LISTS)]
+    lists = [] if folder is None else [folder, *(folder / name for name in PROMPT_LISTS)]
     if any(csv.resolve() == path.resolve() for path in lists) or _identities([csv]) & _identities(lists):
         raise UsageError(f"{csv} is the list of pictures and prompts; give the table another name with --csv")
     if _identities([csv]) & _inputs(items, clips):
@@ -224,11 +224,11 @@ def _hidden(given: Namespace) -> bool:
 
 def _made(
     given: Namespace, jobs: Sequence[_Job], source: Source, learned: Learned, written: list[str]
-) -> tuple[list[Row], int]:
+) -> tuple[list[MeasuredClip], int]:
     hidden = _hidden(given)
     with Bars(source.asked, hidden) as bars:
         model = load(source.files, device=given.device, dtype=given.dtype, progress=bars.loading)
-    rows: list[Row] = []
+    rows: list[MeasuredClip] = []
     longest = 0
     for number, job in enumerate(jobs, 1):
         title = f"{job.item.name} ({number} of {len(jobs)})"
@@ -276,8 +276,8 @@ def _ready(
     pairs: Sequence[tuple[Item | None, Path]],
     learned: Learned,
     notes: list[str],
-) -> tuple[list[Row], int]:
-    rows: list[Row] = []
+) -> tuple[list[MeasuredClip], int]:
+    rows: list[MeasuredClip] = []
     longest = 0
     with Bars("videos", _hidden(given)) as bars:
         for number, (item, clip) in enumerate(pairs, 1):

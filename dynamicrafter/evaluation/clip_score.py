@@ -41,7 +41,7 @@ _FRAMES = 16
 
 
 @dataclass(frozen=True)
-class ClipScorer:
+class CLIPScorer:
     """Both towers with their projections, on one device."""
 
     text: nn.Module
@@ -97,7 +97,7 @@ def load_scorer(
     text: TextConfig = V512.text,
     vision: VisionConfig = V512.vision,
     device: torch.device | str = "cpu",
-) -> ClipScorer:
+) -> CLIPScorer:
     """The towers of a file that :func:`find_towers` named, in float32; ``text`` counts the blocks that checkpoints run.
 
     Raises CheckpointError when a part is missing.
@@ -118,7 +118,7 @@ def load_scorer(
         return tower.train(False).requires_grad_(False)
 
     whole = replace(text, layers=text.layers + 1)
-    return ClipScorer(
+    return CLIPScorer(
         filled(build_text_tower(whole, torch.float32, "meta"), ""),
         filled(build_vision_tower(vision, torch.float32, "meta"), "visual."),
         vision.image_size,

@@ -34,7 +34,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MeasuredClip:
     """One clip's figures."""
 
     clip: str
@@ -59,7 +59,7 @@ class Summary:
 
 def measure_frames(
     frames: Tensor, asked: Asked, learned: Learned, name: str = "", seed: int | None = None
-) -> Row:
+) -> MeasuredClip:
     """All figures of a clip, uint8 ``[t, h, w, 3]``.
 
     Raises ClipError for frames too small to be measured and PictureError for pictures that cannot be read.
@@ -79,7 +79,7 @@ def measure_frames(
     figures.update(measure_learned(clip, learned, asked.prompt, picture, end))
     video = learned.video is not None and count >= FEWEST_FRAMES
     features = learned.video(clip) if learned.video is not None and video else NO_FEATURES
-    return Row(name, seed, asked.prompt, figures, features)
+    return MeasuredClip(name, seed, asked.prompt, figures, features)
 
 
 def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
@@ -92,7 +92,7 @@ def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
     return learned.video(frames[:count].permute(0, 3, 1, 2).float() / 127.5 - 1)
 
 
-def summarise(rows: Sequence[Row], real: Sequence[Tensor] = ()) -> dict[str, Summary]:
+def summarise(rows: Sequence[MeasuredClip], real: Sequence[Tensor] = ()) -> dict[str, Summary]:
     """Every figure over the clips that have it, in the tables' order; with real clips' features also FVD and KVD."""
     found: dict[str, Summary] = {}
     for figure in (*WEIGHT_FREE, *LEARNED):
@@ -109,7 +109,7 @@ def summarise(rows: Sequence[Row], real: Sequence[Tensor] = ()) -> dict[str, Sum
     return found
 
 
-def distances_missing(rows: Sequence[Row], real: Sequence[Tensor], learned: Learned) -> str | None:
+def distances_missing(rows: Sequence[MeasuredClip], real: Sequence[Tensor], learned: Learned) -> str | None:
     """Why FVD and KVD are not measured although the video network is here; None if they are, or it is not."""
     if learned.video is None:
         return None
@@ -128,7 +128,7 @@ def check_rows_path(path: Path) -> None:
         raise UsageError(f"{path} cannot be a csv file: it is a folder, or its folder is not there")
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[MeasuredClip]) -> None:
     """Write a csv with a row for each clip and a column for each figure that any has, whole or not at all.
 
     Raises ClipError when that is not possible.

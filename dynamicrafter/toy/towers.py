@@ -23,7 +23,7 @@ from ..model.encoders import (
     tokenize,
 )
 from ..training.trainer import Batch, Draw
-from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scenes, captions, render, sample_scenes
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scenes, captions, draw_scenes, sample_scenes
 
 _NOTHING = -100
 """Label that counts for nothing in the loss."""
@@ -151,7 +151,7 @@ def picture_draw(batch: int) -> Draw:
             [(scenes.x[:, 0] - 32) / 5, (scenes.y[:, 0] - 32) / 5, (scenes.radius[:, 0] - 11) / 2], dim=1
         )
         return {
-            "pictures": render(scenes, torch.zeros(batch, 1))[:, 0],
+            "pictures": draw_scenes(scenes, torch.zeros(batch, 1))[:, 0],
             "shape": scenes.shape[:, 0],
             "colour": scenes.colour[:, 0],
             "background": scenes.background,

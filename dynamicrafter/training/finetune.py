@@ -35,9 +35,10 @@ from .encoding import (
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all
+from .run_log import Report
 from .samples import Sampler
 from .state import make_folder
-from .trainer import Batch, Draw, Report, Trainer, seed_everything
+from .trainer import Batch, Draw, Trainer, seed_everything
 
 CACHE = "cache"
 SAMPLES = "samples"

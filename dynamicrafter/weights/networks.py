@@ -22,7 +22,7 @@ Component = Literal["unet", "vae", "resampler", "text", "vision"]
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "resampler", "text", "vision")
 CORE: tuple[Component, ...] = ("unet", "vae", "resampler")
 """The networks without which a file is no checkpoint."""
-TOWERS: tuple[Component, ...] = ("text", "vision")
+TOWER_COMPONENTS: tuple[Component, ...] = ("text", "vision")
 
 TITLES: dict[Component, str] = {
     "unet": "denoising network",
