@@ -35,7 +35,7 @@ from unet import HEADER as UNET_HEADER
 from unet import measure as measure_unet
 
 from dynamicrafter.model.configs import LATENT_FACTOR
-from dynamicrafter.model.encoders import ClipImageEncoder, ClipTextEncoder
+from dynamicrafter.model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from dynamicrafter.model.resampler import Resampler
 from dynamicrafter.model.unet import VideoUNet
 from dynamicrafter.model.variants import SMALL, VARIANTS, Variant
@@ -194,8 +194,8 @@ def random_model(variant: Variant, dtype: torch.dtype, device: torch.device) -> 
         unet=with_random_weights(lambda: VideoUNet(variant.unet), dtype, device),
         vae=with_random_weights(lambda: build_autoencoder(variant.vae), dtype, device),
         resampler=with_random_weights(lambda: Resampler(variant.resampler), dtype, device),
-        text=ClipTextEncoder(variant.text, dtype, device),
-        vision=ClipImageEncoder(variant.vision, dtype, device),
+        text=CLIPTextEncoder(variant.text, dtype, device),
+        vision=CLIPImageEncoder(variant.vision, dtype, device),
         device=device,
         dtype=dtype,
     )

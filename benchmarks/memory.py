@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from unet import inputs
 
 from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS
-from dynamicrafter.model.encoders import ClipImageEncoder, ClipTextEncoder
+from dynamicrafter.model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from dynamicrafter.model.memory import SLICE, unet_bytes, vae_decode_bytes, vae_encode_bytes
 from dynamicrafter.model.operations import Attention, Operations, fused_attention
 from dynamicrafter.model.resampler import Resampler
@@ -174,10 +174,10 @@ def toon_cases(variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]
 def small_cases(variant: Variant, setup: Setup) -> Iterator[Case]:
     """What takes next to nothing: towers and resampler, for a picture or prompt and its negative."""
     side = variant.vision.image_size
-    vision = ready(ClipImageEncoder(variant.vision, setup.dtype, setup.device))
+    vision = ready(CLIPImageEncoder(variant.vision, setup.dtype, setup.device))
     pixels = setup.empty(2, 3, side, side)
     yield Case("CLIP image tower", side, side, 2, lambda: vision.encode(pixels))
-    text = ready(ClipTextEncoder(variant.text, setup.dtype, setup.device))
+    text = ready(CLIPTextEncoder(variant.text, setup.dtype, setup.device))
     tokens = torch.zeros(2, TEXT_TOKENS, dtype=torch.int64, device=setup.device)
     yield Case("CLIP text tower", 1, TEXT_TOKENS, 2, lambda: text.encode(tokens))
     resampler = ready(Resampler(variant.resampler, setup.operations()))

@@ -16,8 +16,8 @@ from .diffusion.samplers import Callback
 from .errors import CheckpointError, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
-from .model.encoders import ClipImageEncoder, ClipTextEncoder
-from .model.variants import SMALL, Variant
+from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
+from .model.variants import SMALL, TINY, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate
 from .settings import Settings, make_settings, settings_to_json
 from .weights.catalogue import find, with_requirements
@@ -30,11 +30,7 @@ from .weights.random_model import write_random_checkpoint
 
 RANDOM = "random"
 """Name of the built-in model with random weights; its clips are noise."""
-
-TINY = "tiny"
-"""Name of the built-in model that was trained on coloured shapes; it is the one used when none is named."""
-
-BUILT_IN = (TINY, RANDOM)
+BUILT_IN = (TINY.name, RANDOM)
 """Names of the models that need no download."""
 
 
@@ -93,7 +89,7 @@ def find_model(
                 f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
             )
         return ModelFiles(place, variant, text, image)
-    if model == TINY:
+    if model == TINY.name:
         return ModelFiles(_TINY_WEIGHTS, variant, text, image)
     if model == RANDOM:
         return ModelFiles(_random_weights(), variant, text, image)
@@ -218,8 +214,8 @@ def load(
         unet=parts.unet,
         vae=parts.vae,
         resampler=parts.resampler,
-        text=cast(ClipTextEncoder, parts.text),
-        vision=cast(ClipImageEncoder, parts.vision),
+        text=cast(CLIPTextEncoder, parts.text),
+        vision=cast(CLIPImageEncoder, parts.vision),
         device=place,
         dtype=precision,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
+
+from .atomic import replacing
 
 _CHUNK = 1 << 23
 
@@ -60,11 +61,7 @@ def _read(memory: Path) -> dict[str, str]:
 
 
 def _write(memory: Path, known: dict[str, str]) -> None:
-    part = memory.with_name(f"{memory.name}.{os.getpid()}.part")
     with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(memory) as part:
             part.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            os.replace(part, memory)
-        finally:
-            part.unlink(missing_ok=True)

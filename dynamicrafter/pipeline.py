@@ -18,7 +18,7 @@ from .errors import DynamiCrafterError, UsageError
 from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
 from .model.configs import LATENT_FACTOR
-from .model.encoders import ClipImageEncoder, ClipTextEncoder
+from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from .model.protocols import (
     ImageEncoder,
     Network,
@@ -62,8 +62,8 @@ class TorchModel(Model):
     unet: VideoUNet
     vae: Autoencoder
     resampler: Resampler
-    text: ClipTextEncoder
-    vision: ClipImageEncoder
+    text: CLIPTextEncoder
+    vision: CLIPImageEncoder
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ BOXES = {
     "media": ("media", "settings"),
     "settings": ("settings", "configs"),
     "configs": ("model.variants model.configs diffusion.config", "ground"),
-    "ground": ("errors forms hashing", ""),
+    "ground": ("atomic errors forms hashing", ""),
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
@@ -216,6 +216,30 @@ def test_every_import_is_a_declared_dependency() -> None:
     for found in THEIRS:
         name = DISTRIBUTIONS.get(found.name, found.name)
         assert name in (always if found.at_import_time else always | optional), found
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """What a file defines at its top level under a public name."""
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names = [statement.name]
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = [node.id for t in targets for node in ast.walk(t) if isinstance(node, ast.Name)]
+        else:
+            names = []
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_every_public_name_has_one_home() -> None:
+    """But for ``run`` in cli/: what a group of commands is called by, always as ``clips.run``, ``weights.run``."""
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for name in set(public_names(path)):
+            if not (name == "run" and path.parent.name == "cli"):
+                homes.setdefault(name, []).append(module_of(path))
+    assert len(homes) > 200
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
 
 
 @pytest.mark.parametrize("name", ["subprocess", "multiprocessing"])

@@ -20,8 +20,8 @@ from dynamicrafter.toy.world import (
     MOTIONS,
     SHAPES,
     Scenes,
+    draw_scenes,
     held_out,
-    render,
     sample_scenes,
 )
 
@@ -71,7 +71,7 @@ def picture(frame: Tensor) -> Image.Image:
 def pictures() -> dict[str, Image.Image]:
     """Every picture by its name."""
     way = scene("circle", "red", "right", "waves", (23, 34), ((0.52, 0.58, 0.46), (0.42, 0.46, 0.58)))
-    there = render(way, torch.tensor([[0.0, 1.0]]))[0]
+    there = draw_scenes(way, torch.tensor([[0.0, 1.0]]))[0]
     others = {
         "blue_square": scene(
             "square", "blue", "up", "stripes", (31, 37), ((0.60, 0.54, 0.44), (0.52, 0.44, 0.50))
@@ -83,7 +83,7 @@ def pictures() -> dict[str, Image.Image]:
             "cross", "yellow", "down", "stripes", (33, 27), ((0.40, 0.50, 0.56), (0.36, 0.40, 0.52))
         ),
     }
-    firsts = {name: render(made, torch.zeros(1, 1))[0, 0] for name, made in others.items()}
+    firsts = {name: draw_scenes(made, torch.zeros(1, 1))[0, 0] for name, made in others.items()}
     frames = {"red_circle_left": there[0], "red_circle_right": there[1], **firsts}
     return {name: picture(frame) for name, frame in frames.items()}
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from .arguments import make_parser
-from .interrupt import HeardCtrlC
+from .interrupt import heed_ctrl_c
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; 130 is what shells report for Ctrl-C."""
@@ -36,6 +36,8 @@ def program_version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if argv is None:  # As a program of its own.
+        heed_ctrl_c()
     words = list(sys.argv[1:] if argv is None else argv)
     # A file name that the terminal's encoding lacks must not turn a finished clip into an error.
     stdout = cast(Any, sys.stdout)
@@ -43,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stdout.reconfigure(errors="backslashreplace")
     written: list[str] = []
     try:
-        with HeardCtrlC():
-            code = _main(words, written)
+        code = _main(words, written)
         print(end="", flush=True)
         return code
     except OSError as problem:

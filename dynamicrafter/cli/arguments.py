@@ -23,20 +23,32 @@ examples:
 """
 
 _VARIANT_HELP = f"what {{}} is, where the weights cannot tell: {', '.join(VARIANTS)}"
+_TINY_HELP = "tiny, the built-in one, which knows coloured shapes only"
+_STEPS_HELP = "denoising steps, 1 to 1000"
+_CFG_HELP = "how strongly prompt and picture are followed; 1 is off"
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError instead of printing its usage and leaving.
 
-    Options cannot be shortened: what is clear today may not be when the next option comes.
+    Options cannot be shortened: what is clear today may not be when the next option comes. ``advice`` is what the
+    sentence ends with.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, advice: str = "", **options: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
+        self._advice = advice or f"see '{self.prog} --help'"
 
     def error(self, message: str) -> NoReturn:
         """Raise the parser's complaint as one sentence."""
-        raise UsageError(f"{message}; see '{self.prog} --help'")
+        raise UsageError(f"{message}; {self._advice}")
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Refuse unknown options here: a subcommand would leave them to the program, which names its own help."""
+        namespace, unknown = super().parse_known_args(*arguments, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
 
 
 def make_parser(version: str) -> argparse.ArgumentParser:
@@ -136,13 +148,28 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     toys.add_argument("--seed", type=int, default=0, help="of the scenes (default: %(default)s)")
 
     evaluate = commands.add_parser(
-        "evaluate", parents=[common], help="measure what a model does, or clips that are there"
+        "evaluate",
+        help="measure what a model does, or videos that are there",
+        advice="write 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'",
     )
-    _evaluate_options(evaluate)
+    subjects = evaluate.add_subparsers(dest="subject", metavar="SUBJECT", required=True, parser_class=Parser)
+    _toy_options(
+        subjects.add_parser(
+            "toy", parents=[common], help="measure a model in the toy world that tiny was trained on"
+        )
+    )
+    _folder_options(
+        subjects.add_parser(
+            "folder", parents=[common], help="measure what a model makes of a folder of pictures and prompts"
+        )
+    )
+    _videos_options(
+        subjects.add_parser("videos", parents=[common], help="measure videos that are there, of any origin")
+    )
     return parser
 
 
-def _model_options(parser: argparse.ArgumentParser, default: str) -> None:
+def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool = True) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -161,17 +188,22 @@ def _model_options(parser: argparse.ArgumentParser, default: str) -> None:
     group.add_argument(
         "--image-encoder", type=Path, metavar="FILE", help="CLIP image tower, if FILE has none"
     )
+    _device_option(group)
+    if dtype:
+        group.add_argument(
+            "--dtype",
+            type=_computed,
+            default="auto",
+            metavar="KIND",
+            help="what the networks compute in: auto, fp32, bf16 or fp16 (default: auto, fp32 on a CPU, else 16 bits)",
+        )
+
+
+def _device_option(group: Any) -> None:
     group.add_argument(
         "--device",
         default="auto",
         help="auto, cpu, cuda, cuda:1 or mps (default: auto, the fastest there is)",
-    )
-    group.add_argument(
-        "--dtype",
-        type=_computed,
-        default="auto",
-        metavar="KIND",
-        help="what the networks compute in: auto, fp32, bf16 or fp16 (default: auto, fp32 on a CPU, else 16 bits)",
     )
 
 
@@ -184,7 +216,7 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     _shape_options(parser)
     _sampling_options(parser)
 
-    _model_options(parser, "tiny, the built-in one, which knows coloured shapes only")
+    _model_options(parser, _TINY_HELP)
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -210,7 +242,11 @@ def _happening_options(picture: Any, seeds: list[int], seed_help: str) -> None:
     picture.add_argument(
         "--frames", type=int, help="length in frames (default: 16, which the models are best at)"
     )
-    picture.add_argument("--seed", type=_seeds, default=seeds, metavar="N[,N...]", help=seed_help)
+    _seed_option(picture, seeds, seed_help)
+
+
+def _seed_option(group: Any, seeds: list[int], seed_help: str) -> None:
+    group.add_argument("--seed", type=_seeds, default=seeds, metavar="N[,N...]", help=seed_help)
 
 
 def _shape_options(parser: argparse.ArgumentParser) -> None:
@@ -221,7 +257,11 @@ def _shape_options(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="in pixels, multiples of 64 (default: the model's size, turned upright for upright pictures)",
     )
-    shape.add_argument(
+    _fit_option(shape)
+
+
+def _fit_option(group: Any) -> None:
+    group.add_argument(
         "--fit",
         choices=get_args(Fit),
         default="crop",
@@ -231,8 +271,8 @@ def _shape_options(parser: argparse.ArgumentParser) -> None:
 
 def _sampling_options(parser: argparse.ArgumentParser) -> None:
     quality = parser.add_argument_group("sampling (defaults: the model's own, see 'dynamicrafter models')")
-    quality.add_argument("--steps", type=int, help="denoising steps, 1 to 1000")
-    quality.add_argument("--cfg", type=float, help="how strongly prompt and picture are followed; 1 is off")
+    quality.add_argument("--steps", type=int, help=_STEPS_HELP)
+    quality.add_argument("--cfg", type=float, help=_CFG_HELP)
     quality.add_argument(
         "--image-cfg", type=float, help="a scale of its own for the picture; takes half as long again"
     )
@@ -253,43 +293,61 @@ def _sampling_options(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--batch", type=int, default=1, help="clips made at once (default: 1)")
 
 
-def _evaluate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        metavar="FOLDER",
-        help="pictures with text files of their names, or with prompts.csv or .jsonl (picture, prompt, and if wanted "
-        "end, clip); or such a list (default: the toy world that tiny was trained on)",
-    )
-    ready = parser.add_argument_group("clips")
-    ready.add_argument(
-        "--clips", type=Path, metavar="PATH", help="measure these ready clips; no model is needed then"
-    )
-    ready.add_argument(
-        "--real", type=Path, metavar="PATH", help="real clips to compare with, besides those of the list"
-    )
-    ready.add_argument("--loop", action="store_true", help="make loops")
-
-    toy = parser.add_argument_group("toy world, where no folder and no clips are given")
-    toy.add_argument("--items", type=int, help="clips per figure (default: 64, with --scales 16)")
-    toy.add_argument(
+def _toy_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--items", type=int, help="clips per figure (default: 64, with --scales 16)")
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument(
         "--scales",
         action="store_true",
         help="measure only what the guidance scales of text and picture do, one by one",
     )
-    toy.add_argument(
+    measured.add_argument(
         "--hops",
         action="store_true",
         help="measure only whether it knows the word that the clips of 'toy-clips' teach, and still the directions",
     )
+    _seed_option(parser, [0], "with several, the median of each figure is given (default: 0)")
+    quality = parser.add_argument_group("sampling (defaults: the model's own)")
+    quality.add_argument("--steps", type=int, help=_STEPS_HELP)
+    quality.add_argument("--cfg", type=float, help=_CFG_HELP)
+    _model_options(parser, _TINY_HELP, dtype=False)
 
+
+def _folder_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=_PROMPTS_HELP)
+    parser.add_argument("--loop", action="store_true", help="make loops")
     picture = parser.add_argument_group("what should happen")
-    _happening_options(picture, [0], "one clip each; in the toy world the median of all (default: 0)")
+    _happening_options(picture, [0], "one clip each (default: 0)")
     _shape_options(parser)
     _sampling_options(parser)
-    _model_options(parser, "tiny, the built-in one, which knows coloured shapes only")
+    _model_options(parser, _TINY_HELP)
+    _learned_options(parser)
+    output = _table_option(parser)
+    output.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the clips that are made, as .mp4")
 
+
+def _videos_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "videos",
+        type=Path,
+        metavar="PATH",
+        help="a folder of videos (.mp4, .webm, .gif, .webp, folders of PNGs), or one of them",
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FOLDER", help=f"what the videos were made of: {_PROMPTS_HELP}"
+    )
+    _fit_option(parser)
+    _device_option(_learned_options(parser))
+    _table_option(parser)
+
+
+_PROMPTS_HELP = (
+    "pictures with text files of their names, or with prompts.csv or .jsonl (picture, prompt, and if wanted end, "
+    "clip); or such a list"
+)
+
+
+def _learned_options(parser: argparse.ArgumentParser) -> Any:
     learned = parser.add_argument_group("learned measures, each taken where its package and weights are here")
     learned.add_argument("--plain", action="store_true", help="leave all of them out")
     learned.add_argument("--towers", type=Path, metavar="FILE", help="whole CLIP towers, for the CLIP score")
@@ -299,11 +357,20 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="I3D as TorchScript, for FVD and KVD (default: i3d_torchscript.pt in the weights folder)",
     )
+    learned.add_argument(
+        "--real",
+        type=Path,
+        metavar="PATH",
+        help="real videos to compare with, for FVD and KVD, besides those of the list",
+    )
     learned.add_argument("--fetch", action="store_true", help="let LPIPS and DreamSim download their weights")
+    return learned
 
+
+def _table_option(parser: argparse.ArgumentParser) -> Any:
     output = parser.add_argument_group("output")
     output.add_argument("--csv", type=Path, metavar="FILE", help="write the figures of every clip")
-    output.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the clips that are made, as .mp4")
+    return output
 
 
 _COMPUTED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

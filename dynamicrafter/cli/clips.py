@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from ..api import TINY, Lora, find_model, pick_device, variant_of
+from ..api import Lora, find_model, pick_device, variant_of
 from ..errors import UsageError
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path
-from ..model.variants import Mode, Variant
+from ..model.variants import TINY, Mode, Variant
 from ..settings import Settings, make_settings
 from .shots import Shot, Source, make
 
@@ -42,7 +42,7 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
 
 def model_source(given: Namespace) -> Source:
     """The model that the arguments name, or the built-in one; raises UsageError where they name none that is here."""
-    asked = TINY if given.model is None else given.model
+    asked = TINY.name if given.model is None else given.model
     files = find_model(
         asked,
         variant=given.variant,

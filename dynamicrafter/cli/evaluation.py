@@ -23,15 +23,6 @@ _FEWEST = 4
 """Clips for the four directions."""
 _ITEMS, _SCALES_ITEMS = 64, 16
 """Clips per figure where nothing is said."""
-_MAKING = "keep loop negative motion fs frames size image_cfg eta rescale spacing batch noise_device"
-"""Options of the clips that a folder's pictures are made into."""
-_MEASURING = "real csv plain towers i3d fetch fit"
-"""Options of measuring them, and ready ones."""
-_OF_TOYS = "items scales hops"
-_LEARNED = "towers i3d fetch real"
-"""What a plain table has no use for."""
-_USUAL = {"batch": 1, "fit": "crop", "noise_device": "cpu", "dtype": "auto", "seed": [0]}
-"""Defaults of options that are not empty without being given."""
 
 _MOST_SEED, _MOST_TOY_SEED = 63, 46
 """Powers of 2 that seeds stay below; the toy world draws each clip from its seed times 100003 and its number."""
@@ -41,31 +32,15 @@ Note = Callable[[str, float], None]
 
 def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     """Do what ``evaluate`` asks for and return what ``--json`` prints; ``written`` gets each kept clip."""
-    if given.folder is None and given.clips is None:
-        _refuse(given, f"{_MAKING} {_MEASURING} dtype", "only goes with FOLDER or --clips; give one of them")
+    if given.subject == "toy":
         _check_seeds(given.seed, _MOST_TOY_SEED, " in the toy world")
         return _toy_world(given)
-    _refuse(given, _OF_TOYS, "is of the toy world; leave FOLDER and --clips out for it")
-    if given.plain:
-        _refuse(given, _LEARNED, "is for learned measures, but --plain leaves them out; give one of the two")
-    if given.clips is not None:
-        _refuse(
-            given,
-            f"{_MAKING} steps cfg seed lora dtype",
-            "is for making clips, but those of --clips are ready; leave it out",
-        )
-    _check_seeds(given.seed, _MOST_SEED, "")
     from . import measuring
 
-    return measuring.run(given, written)
-
-
-def _refuse(given: Namespace, names: str, reason: str) -> None:
-    for name in names.split():
-        value = getattr(given, name)
-        # By identity: 0 is a value that was given, although it is equal to False.
-        if not (value is None or value is False or value == "" or value == _USUAL.get(name)):
-            raise UsageError(f"--{name.replace('_', '-')} {reason}")
+    if given.subject == "videos":
+        return measuring.measure_videos(given)
+    _check_seeds(given.seed, _MOST_SEED, "")
+    return measuring.measure_folder(given, written)
 
 
 def _check_seeds(seeds: Sequence[int], power: int, where: str) -> None:
@@ -82,15 +57,16 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
         items = _SCALES_ITEMS if given.scales else _ITEMS
     if items < _FEWEST:
         raise UsageError(f"items must be at least {_FEWEST}, but {items} was given; {_ITEMS} are usual")
-    if given.scales and (given.hops or given.cfg is not None):
-        raise UsageError("--scales sets the guidance scales itself and measures nothing else; give it alone")
+    if given.scales and given.cfg is not None:
+        raise UsageError(
+            f"--scales sets the guidance scales itself, but --cfg {given.cfg:g} was given; leave --cfg out"
+        )
     source = model_source(given)
     variant = variant_of(source.files)
     if (variant.preset.width, variant.preset.height) != _TOY_SIZE:
         raise UsageError(
-            f"without a folder the figures are those of the toy world, whose pictures are 64x64, but {variant.name} "
-            f"makes {variant.preset.width}x{variant.preset.height}; give a folder of pictures and prompts to measure "
-            f"it on"
+            f"the pictures of the toy world are 64x64, but {variant.name} makes "
+            f"{variant.preset.width}x{variant.preset.height}; measure it with 'evaluate folder FOLDER'"
         )
     hidden = given.quiet or given.json
     with Bars(source.asked, hidden) as bars:

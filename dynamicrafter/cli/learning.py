@@ -8,11 +8,11 @@ from typing import Any
 
 from ..api import load, pick_device
 from ..errors import UsageError
-from ..toy.tiny import STAGES, Stage, train_tiny
+from ..toy.tiny import STAGES, RecipeStage, train_tiny
 from ..training.config import TinyConfig, load_config
 from ..training.finetune import finetune, listed_clips
 from ..training.processes import join_processes, process_index
-from ..training.trainer import Report
+from ..training.run_log import Report
 from .progress import Bars
 
 _UNITS = {"encoding": "clip", "training": "step"}
@@ -37,7 +37,7 @@ def run(given: Namespace) -> dict[str, Any]:
     """Do what ``train`` asks for and return what ``--json`` prints."""
     config = load_config(given.config)
     folder = given.folder or Path(Path(given.config).stem)
-    stages: tuple[Stage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
+    stages: tuple[RecipeStage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
     if isinstance(config, TinyConfig):
         if not stages:
             raise UsageError(f"the stages are {', '.join(STAGES)}, not {given.stage!r}")

@@ -1,4 +1,4 @@
-"""Clips of any pictures and prompts, or ready ones, to a table of figures: ``evaluate`` with a folder or clips."""
+"""From pictures and prompts, or ready videos, to a table of figures: ``evaluate folder`` and ``evaluate videos``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import TINY, ModelFiles, load, pick_device, render, variant_of
+from ..api import ModelFiles, load, pick_device, render, variant_of
 from ..errors import ClipError, UsageError
-from ..evaluation.folder import LISTS, Item, clip_name, find_clips, match_clips, read_items
+from ..evaluation.folder import PROMPT_LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
 from ..evaluation.measure import (
     Asked,
-    Row,
+    MeasuredClip,
     Summary,
     check_rows_path,
     distances_missing,
@@ -28,7 +28,7 @@ from ..evaluation.measure import (
 )
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
-from ..model.variants import Mode
+from ..model.variants import TINY, Mode
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
 from .clips import clip_settings, model_source
@@ -44,40 +44,59 @@ class _Job:
     settings: Settings
 
 
-def run(given: Namespace, written: list[str]) -> dict[str, Any]:
-    """Measure what was asked for and return what ``--json`` prints; ``written`` gets each kept clip."""
-    items = [] if given.folder is None else read_items(given.folder)
-    clips = [] if given.clips is None else find_clips(given.clips)
-    real = [item.real for item in items if item.real is not None]
-    if given.real is not None:
-        real += find_clips(given.real)
-    _check_places(given, items, [*clips, *real])
-    # Also where ready clips are compared with them: a broken one must not end hours of measuring.
+def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
+    """Make clips of a folder's pictures and prompts and measure them; returns what ``--json`` prints.
+
+    ``written`` gets each kept clip.
+    """
+    items = read_items(given.folder)
+    real = _real_clips(given, items)
+    _check_csv(given.csv, given.folder, items, real)
+    if given.keep is not None:
+        _check_kept(given, items, real)
     sizes = [_size(item) for item in items]
-    hidden, notes = given.quiet or given.json, list[str]()
-    if given.clips is not None:
-        pairs = _paired(clips, items, notes)
-        # Of a model only the CLIP towers are of use then.
-        files = None if given.model is None else model_source(given).files
-        learned, asked = _learned(given, files), None
-        rows, longest = _ready(given, pairs, learned, hidden, notes)
-    else:
-        source = model_source(given)
-        asked = source.asked
-        jobs = _jobs(given, items, sizes, source)
-        notes += what_is_cut("negative prompt", given.negative)
-        for item in items:
-            notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
-        untold = sum(not item.prompt for item in items)
-        if untold:
-            notes.append(
-                f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
-            )
-        if source.asked == TINY:
-            notes += dict.fromkeys(tiny_knows(job.settings.mode) for job in jobs)
-        learned = _learned(given, source.files)
-        rows, longest = _made(given, jobs, source, learned, hidden, written)
-    compared = _real(real, learned, longest, hidden, notes)
+    source = model_source(given)
+    jobs = _jobs(given, items, sizes, source)
+    notes = what_is_cut("negative prompt", given.negative)
+    for item in items:
+        notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
+    untold = sum(not item.prompt for item in items)
+    if untold:
+        notes.append(
+            f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
+        )
+    if source.asked == TINY.name:
+        notes += dict.fromkeys(tiny_knows(job.settings.mode) for job in jobs)
+    learned = _learned(given, source.files)
+    rows, longest = _made(given, jobs, source, learned, written)
+    return {"model": source.asked, **_told(given, rows, longest, real, learned, notes), "kept": written}
+
+
+def measure_videos(given: Namespace) -> dict[str, Any]:
+    """Measure videos that are there; returns what ``--json`` prints."""
+    items = [] if given.prompts is None else read_items(given.prompts)
+    videos = find_clips(given.videos)
+    real = _real_clips(given, items)
+    _check_csv(given.csv, given.prompts, items, [*videos, *real])
+    for item in items:  # A broken picture must not end hours of measuring.
+        _size(item)
+    notes: list[str] = []
+    pairs = _paired(videos, items, notes)
+    learned = _learned(given, None)
+    rows, longest = _ready(given, pairs, learned, notes)
+    return {"model": None, **_told(given, rows, longest, real, learned, notes), "kept": []}
+
+
+def _told(
+    given: Namespace,
+    rows: Sequence[MeasuredClip],
+    longest: int,
+    real: Sequence[Path],
+    learned: Learned,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Compare ``rows`` with the real clips, print and write the table; returns the part of ``--json`` about it."""
+    compared = _real_features(given, real, learned, longest, notes)
     summary = summarise(rows, compared)
     too_few = distances_missing(rows, compared, learned) if real else None
     not_measured = [*learned.missing, *([too_few] if too_few else [])]
@@ -86,7 +105,6 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     if given.csv is not None:  # After the table, which is not lost then where this fails.
         write_rows(given.csv, rows)
     return {
-        "model": asked,
         "figures": {name: asdict(value) for name, value in summary.items()},
         "clips": [
             {"clip": row.clip, "seed": row.seed, "prompt": row.prompt, "figures": row.figures} for row in rows
@@ -94,48 +112,61 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
         "not_measured": not_measured,
         "notes": notes,
         "csv": None if given.csv is None else str(given.csv.resolve()),
-        "kept": written,
     }
 
 
 def _learned(given: Namespace, files: ModelFiles | None) -> Learned:
-    if given.plain:
-        return Learned()
-    device = pick_device(given.device)
-    return load_learned(device, model=files, towers=given.towers, i3d=given.i3d, fetch=given.fetch)
+    if not given.plain:
+        device = pick_device(given.device)
+        return load_learned(device, model=files, towers=given.towers, i3d=given.i3d, fetch=given.fetch)
+    return Learned()
 
 
-def _check_places(given: Namespace, items: Sequence[Item], clips: Sequence[Path]) -> None:
-    """Raise UsageError where the table could not be written, or it or a kept clip would take an input's place."""
+def _real_clips(given: Namespace, items: Sequence[Item]) -> list[Path]:
+    """The clips to compare with; raises UsageError where an option of learned measures meets ``--plain``."""
+    for name in ("towers", "i3d", "fetch", "real"):
+        if given.plain and getattr(given, name):
+            raise UsageError(
+                f"--{name} is for learned measures, but --plain leaves them out; give one of the two"
+            )
+    listed = [item.real for item in items if item.real is not None]
+    return listed if given.real is None else [*listed, *find_clips(given.real)]
+
+
+def _check_kept(given: Namespace, items: Sequence[Item], real: Sequence[Path]) -> None:
+    """Raise UsageError where a kept clip would take an input's place."""
+    inputs = _inputs(items, real)
+    for kept in (_kept(given.keep, item, seed) for item in items for seed in given.seed):
+        if _identities([kept]) & inputs:
+            raise UsageError(
+                f"{kept} is one of the files to be measured, and a kept clip would replace it; "
+                f"give another folder with --keep"
+            )
+
+
+def _check_csv(csv: Path | None, folder: Path | None, items: Sequence[Item], clips: Sequence[Path]) -> None:
+    """Raise UsageError where the table could not be written, or would take an input's place."""
+    if csv is None:
+        return
+    check_rows_path(csv)
+    lists = [] if folder is None else [folder, *(folder / name for name in PROMPT_LISTS)]
+    if any(csv.resolve() == path.resolve() for path in lists) or _identities([csv]) & _identities(lists):
+        raise UsageError(f"{csv} is the list of pictures and prompts; give the table another name with --csv")
+    if _identities([csv]) & _inputs(items, clips):
+        raise UsageError(
+            f"{csv} is one of the files to be measured, and the table would replace it; "
+            f"give the table another name with --csv"
+        )
+    if csv.suffix.lower() != ".csv":
+        raise UsageError(f"the table is a csv file, but --csv is {csv}; give it a name that ends in .csv")
+
+
+def _inputs(items: Sequence[Item], clips: Sequence[Path]) -> set[tuple[int, int]]:
+    """What tells all files that are read apart from others."""
     read = [file for item in items for file in (item.picture, item.end, item.text) if file is not None]
     for clip in clips:
         read += [clip, *clip.iterdir()] if clip.is_dir() else [clip]
-    inputs = _identities(read)
-    if given.keep is not None:
-        for kept in (_kept(given.keep, item, seed) for item in items for seed in given.seed):
-            if _identities([kept]) & inputs:
-                raise UsageError(
-                    f"{kept} is one of the files to be measured, and a kept clip would replace it; "
-                    f"give another folder with --keep"
-                )
-    if given.csv is None:
-        return
-    check_rows_path(given.csv)
-    lists = [] if given.folder is None else [given.folder, *(given.folder / name for name in LISTS)]
-    same = any(given.csv.resolve() == path.resolve() for path in lists)
-    if same or _identities([given.csv]) & _identities(lists):
-        raise UsageError(
-            f"{given.csv} is the list of pictures and prompts; give the table another name with --csv"
-        )
-    if _identities([given.csv]) & inputs:
-        raise UsageError(
-            f"{given.csv} is one of the files to be measured, and the table would replace it; "
-            f"give the table another name with --csv"
-        )
-    if given.csv.suffix.lower() != ".csv":
-        raise UsageError(
-            f"the table is a csv file, but --csv is {given.csv}; give it a name that ends in .csv"
-        )
+    return _identities(read)
 
 
 def _identities(files: Iterable[Path]) -> set[tuple[int, int]]:
@@ -187,12 +218,17 @@ def _kept(folder: Path, item: Item, seed: int) -> Path:
     return folder / f"{item.name}-seed{seed}.mp4"
 
 
+def _hidden(given: Namespace) -> bool:
+    return given.quiet or given.json
+
+
 def _made(
-    given: Namespace, jobs: Sequence[_Job], source: Source, learned: Learned, hidden: bool, written: list[str]
-) -> tuple[list[Row], int]:
+    given: Namespace, jobs: Sequence[_Job], source: Source, learned: Learned, written: list[str]
+) -> tuple[list[MeasuredClip], int]:
+    hidden = _hidden(given)
     with Bars(source.asked, hidden) as bars:
         model = load(source.files, device=given.device, dtype=given.dtype, progress=bars.loading)
-    rows: list[Row] = []
+    rows: list[MeasuredClip] = []
     longest = 0
     for number, job in enumerate(jobs, 1):
         title = f"{job.item.name} ({number} of {len(jobs)})"
@@ -239,12 +275,11 @@ def _ready(
     given: Namespace,
     pairs: Sequence[tuple[Item | None, Path]],
     learned: Learned,
-    hidden: bool,
     notes: list[str],
-) -> tuple[list[Row], int]:
-    rows: list[Row] = []
+) -> tuple[list[MeasuredClip], int]:
+    rows: list[MeasuredClip] = []
     longest = 0
-    with Bars("clips", hidden) as bars:
+    with Bars("videos", _hidden(given)) as bars:
         for number, (item, clip) in enumerate(pairs, 1):
             try:
                 frames = read_frames(clip)
@@ -273,14 +308,14 @@ def _recorded(clip: Path) -> tuple[str, int | None]:
     return "", None
 
 
-def _real(
-    clips: Sequence[Path], learned: Learned, length: int, hidden: bool, notes: list[str]
+def _real_features(
+    given: Namespace, clips: Sequence[Path], learned: Learned, length: int, notes: list[str]
 ) -> list[Tensor]:
     """Features of the real clips, as long as the longest that are measured."""
     if learned.video is None:
         return []
     features: list[Tensor] = []
-    with Bars("real clips", hidden) as bars:
+    with Bars("real clips", _hidden(given)) as bars:
         for number, clip in enumerate(clips, 1):
             try:
                 features.append(real_features(read_frames(clip), learned, length))

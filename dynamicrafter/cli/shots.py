@@ -16,20 +16,19 @@ from typing import Any
 
 from torch import nn
 
-from ..api import TINY, ModelFiles, load, render
+from ..api import ModelFiles, load, render
 from ..errors import Cancelled
 from ..hashing import file_sha256, remembered_sha256
 from ..media.pictures import read_picture
 from ..media.video import write_clip
 from ..model.configs import TEXT_TOKENS
 from ..model.encoders import count_tokens
-from ..model.variants import Mode
+from ..model.variants import TINY, Mode
 from ..pipeline import Model
 from ..settings import Settings, settings_to_json
 from ..weights.download import weights_folder
 from ..weights.fill import single_thread
-from ..weights.formats.files import file_sha256 as weights_sha256
-from ..weights.formats.files import open_weights
+from ..weights.formats.files import open_weights, weights_sha256
 from .progress import Bars
 
 RECORD = "dynamicrafter"
@@ -66,7 +65,7 @@ def make(shots: Sequence[Shot], source: Source, given: Namespace, dtype: str, wr
     hidden = given.quiet or given.json
     said = shots[0].settings
     notes = what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative)
-    if source.asked == TINY:
+    if source.asked == TINY.name:
         notes.append(tiny_knows(said.mode))
     if not given.json:
         for note in notes:

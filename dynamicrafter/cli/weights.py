@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import torch
 
-from ..api import RANDOM, TINY
-from ..model.variants import VARIANTS
+from ..api import RANDOM
+from ..model.variants import TINY, VARIANTS
 from ..weights.catalogue import Release, find, with_requirements
 from ..weights.convert import convert
 from ..weights.download import download, status_rows, weights_folder
-from ..weights.inspect import Report, inspect
+from ..weights.inspect import Inspection, inspect
 from .progress import Bars
 
 
@@ -63,7 +63,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         print(f"{'':20} {row['licence']}, {row['source']}")
         if row["defaults"] is not None:
             print(f"{'':20} {_DEFAULTS.format(**row['defaults'])}")
-    print(f"\n{TINY!r} is built in and the one used if none is named; it knows coloured shapes only.")
+    print(f"\n{TINY.name!r} is built in and the one used if none is named; it knows coloured shapes only.")
     print(f"{RANDOM!r} needs no files and makes noise, to try the program with.")
     print(f"'dynamicrafter download NAME' fetches one into {weights_folder()} (DYNAMICRAFTER_HOME moves it).")
 
@@ -90,7 +90,7 @@ def _inspect(given: Namespace) -> dict[str, Any]:
     return asdict(report)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Inspection) -> None:
     print(f"{report.path}: {report.architecture}")
     if report.variants:
         more = "" if len(report.variants) == 1 else " (the weights cannot tell; say which with --variant)"

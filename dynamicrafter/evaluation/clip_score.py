@@ -20,8 +20,8 @@ from ..api import ModelFiles
 from ..errors import CheckpointError
 from ..model.configs import TextConfig, VisionConfig
 from ..model.encoders import (
-    ClipImageEncoder,
-    ClipTextEncoder,
+    CLIPImageEncoder,
+    CLIPTextEncoder,
     tokenize,
 )
 from ..model.variants import V512
@@ -40,11 +40,11 @@ _FRAMES = 16
 
 
 @dataclass(frozen=True)
-class ClipScorer:
+class CLIPScorer:
     """Both towers with their projections, on one device."""
 
-    text: ClipTextEncoder
-    vision: ClipImageEncoder
+    text: CLIPTextEncoder
+    vision: CLIPImageEncoder
     projections: Mapping[str, Tensor]
     device: torch.device
 
@@ -95,7 +95,7 @@ def load_scorer(
     text: TextConfig = V512.text,
     vision: VisionConfig = V512.vision,
     device: torch.device | str = "cpu",
-) -> ClipScorer:
+) -> CLIPScorer:
     """The towers of a file that :func:`find_towers` named, in float32; ``text`` counts the blocks that checkpoints run.
 
     Raises CheckpointError when a part is missing.
@@ -116,9 +116,9 @@ def load_scorer(
         return tower.train(False).requires_grad_(False)
 
     whole = replace(text, layers=text.layers + 1)
-    return ClipScorer(
-        filled(ClipTextEncoder(whole, torch.float32, "meta"), ""),
-        filled(ClipImageEncoder(vision, torch.float32, "meta"), "visual."),
+    return CLIPScorer(
+        filled(CLIPTextEncoder(whole, torch.float32, "meta"), ""),
+        filled(CLIPImageEncoder(vision, torch.float32, "meta"), "visual."),
         {name: tensor(name) for name in _EXTRA},
         torch.device(device),
     )

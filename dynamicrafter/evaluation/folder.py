@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..media.lists import read_lines
 from ..media.video import EXTENSIONS
 
-LISTS = ("prompts.csv", "prompts.jsonl")
+PROMPT_LISTS = ("prompts.csv", "prompts.jsonl")
 """Names of the list that are looked for in a folder."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 """Suffixes of the files that count as pictures in a folder without a list."""
@@ -49,14 +49,15 @@ def read_items(place: Path) -> list[Item]:
         return _listed(place)
     if not place.is_dir():
         raise UsageError(f"there is no folder or list {place}; give the folder that holds the pictures")
-    for name in LISTS:
+    for name in PROMPT_LISTS:
         if (place / name).is_file():
             return _listed(place / name)
     entries = sorted(entry for entry in place.iterdir() if not _is_hidden(entry))
     pictures = [entry for entry in entries if entry.suffix.lower() in PICTURES and entry.is_file()]
     if not pictures:
         raise UsageError(
-            f"{place} holds no pictures and no {' or '.join(LISTS)}; put pictures with text files of their names there"
+            f"{place} holds no pictures and no {' or '.join(PROMPT_LISTS)}; "
+            f"put pictures with text files of their names there"
         )
     texts = {entry.stem: entry for entry in entries if entry.suffix.lower() == ".txt" and entry.is_file()}
     return _named([_with_text_beside(picture, texts) for picture in pictures])

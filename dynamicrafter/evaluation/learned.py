@@ -24,7 +24,7 @@ from ..api import ModelFiles
 from ..errors import CheckpointError, DynamiCrafterError, UsageError
 from ..weights.catalogue import TOWERS
 from ..weights.download import weights_folder
-from .clip_score import ClipScorer, find_towers, load_scorer
+from .clip_score import CLIPScorer, find_towers, load_scorer
 from .figures import Figure
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -65,7 +65,7 @@ class Learned:
     """The learned measures that can be taken here; None for the others, with the reasons."""
 
     lpips: Distance | None = None
-    clip: ClipScorer | None = None
+    clip_score: CLIPScorer | None = None
     dreamsim: Distance | None = None
     video: VideoFeatures | None = None
     missing: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def load_learned(
             missing.append(f"{name}: not measured, needs {problem}")
             return None
 
-    def clip() -> ClipScorer:
+    def scorer() -> CLIPScorer:
         found = find_towers(model, towers)
         if found is None:
             raise _Missing(
@@ -113,7 +113,7 @@ def load_learned(
 
     return Learned(
         lpips=tried("LPIPS", lambda: load_lpips(device, fetch)),
-        clip=tried("CLIP score", clip),
+        clip_score=tried("CLIP score", scorer),
         dreamsim=tried("PIC", lambda: load_dreamsim(device, fetch)),
         video=tried("FVD and KVD", lambda: load_i3d(i3d, device)),
         missing=tuple(missing),
@@ -217,12 +217,12 @@ def measure_learned(
         figures[FIRST_LPIPS.name] = float(learned.lpips(clip[:1], picture[None])[0])
     if learned.lpips is not None and end is not None:
         figures[LAST_LPIPS.name] = float(learned.lpips(clip[-1:], end[None])[0])
-    if learned.clip is not None:
-        seen = learned.clip.see(clip)
+    if learned.clip_score is not None:
+        seen = learned.clip_score.see(clip)
         if prompt:
-            figures[PROMPT_CLIP.name] = _score(seen, learned.clip.read([prompt]))
+            figures[PROMPT_CLIP.name] = _score(seen, learned.clip_score.read([prompt]))
         if picture is not None:
-            figures[PICTURE_CLIP.name] = _score(seen, learned.clip.see(picture[None]))
+            figures[PICTURE_CLIP.name] = _score(seen, learned.clip_score.see(picture[None]))
         if len(clip) > 1:
             figures[NEXT_CLIP.name] = _score(seen[1:], seen[:-1])
     if learned.dreamsim is not None and picture is not None:

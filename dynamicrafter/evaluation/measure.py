@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import secrets
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..atomic import replacing
 from ..errors import ClipError, UsageError
 from ..media.pictures import fit_picture, read_picture
 from ..settings import Fit
@@ -35,7 +34,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MeasuredClip:
     """One clip's figures."""
 
     clip: str
@@ -60,7 +59,7 @@ class Summary:
 
 def measure_frames(
     frames: Tensor, asked: Asked, learned: Learned, name: str = "", seed: int | None = None
-) -> Row:
+) -> MeasuredClip:
     """All figures of a clip, uint8 ``[t, h, w, 3]``.
 
     Raises ClipError for frames too small to be measured and PictureError for pictures that cannot be read.
@@ -80,7 +79,7 @@ def measure_frames(
     figures.update(measure_learned(clip, learned, asked.prompt, picture, end))
     video = learned.video is not None and count >= FEWEST_FRAMES
     features = learned.video(clip) if learned.video is not None and video else NO_FEATURES
-    return Row(name, seed, asked.prompt, figures, features)
+    return MeasuredClip(name, seed, asked.prompt, figures, features)
 
 
 def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
@@ -93,7 +92,7 @@ def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
     return learned.video(frames[:count].permute(0, 3, 1, 2).float() / 127.5 - 1)
 
 
-def summarise(rows: Sequence[Row], real: Sequence[Tensor] = ()) -> dict[str, Summary]:
+def summarise(rows: Sequence[MeasuredClip], real: Sequence[Tensor] = ()) -> dict[str, Summary]:
     """Every figure over the clips that have it, in the tables' order; with real clips' features also FVD and KVD."""
     found: dict[str, Summary] = {}
     for figure in (*WEIGHT_FREE, *LEARNED):
@@ -110,7 +109,7 @@ def summarise(rows: Sequence[Row], real: Sequence[Tensor] = ()) -> dict[str, Sum
     return found
 
 
-def distances_missing(rows: Sequence[Row], real: Sequence[Tensor], learned: Learned) -> str | None:
+def distances_missing(rows: Sequence[MeasuredClip], real: Sequence[Tensor], learned: Learned) -> str | None:
     """Why FVD and KVD are not measured although the video network is here; None if they are, or it is not."""
     if learned.video is None:
         return None
@@ -129,7 +128,7 @@ def check_rows_path(path: Path) -> None:
         raise UsageError(f"{path} cannot be a csv file: it is a folder, or its folder is not there")
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[MeasuredClip]) -> None:
     """Write a csv with a row for each clip and a column for each figure that any has, whole or not at all.
 
     Raises ClipError when that is not possible.
@@ -137,18 +136,14 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     names = [
         figure.name for figure in (*WEIGHT_FREE, *LEARNED) if any(figure.name in r.figures for r in rows)
     ]
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["clip", "seed", "prompt", *names])
             for row in rows:
                 seed = "" if row.seed is None else row.seed
                 writer.writerow([row.clip, seed, row.prompt, *(row.figures.get(name, "") for name in names)])
-        os.replace(part, path)
     except OSError as problem:
         raise ClipError(
             f"{path} could not be written ({problem.strerror or problem}); free some space or give another place"
         ) from problem
-    finally:
-        part.unlink(missing_ok=True)

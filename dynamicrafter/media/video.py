@@ -11,8 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..atomic import check_writable, replacing
 from ..errors import ClipError, UsageError
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
@@ -115,8 +114,8 @@ def check_clip_path(path: str | os.PathLike[str]) -> Path:
     to, or a folder with other things in it stands in the way. An existing clip is no error: it will be replaced.
     """
     target = _target(path)
-    with _complete_or_nothing(target, keep=False) as part:
-        part.touch()
+    with _telling(f"{target} could not be written", target.parent):
+        check_writable(target)
     return target
 
 
@@ -144,7 +143,7 @@ def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata:
             f"{extension} needs an even width and height, not {pixels.shape[2]}x{pixels.shape[1]}; "
             f"crop a line or write .gif, .webp or a folder"
         )
-    with _complete_or_nothing(target) as part:
+    with _telling(f"{target} could not be written", target.parent), replacing(target) as part:
         if extension in _VIDEO:
             _write_video(part, extension, pixels, fps, text)
         elif extension == ".gif":
@@ -259,45 +258,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return source
 
 
-# Complete or nothing
-
-
-@contextmanager
-def _complete_or_nothing(target: Path, *, keep: bool = True) -> Generator[Path]:
-    """A name beside ``target`` to write to, which at the end becomes ``target`` (if ``keep``) or is removed.
-
-    The block makes a file or a folder there. What goes wrong with the disk or an encoder becomes a ClipError.
-    """
-    part = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with _telling(f"{target} could not be written", target.parent):
-            yield part
-            if keep:
-                _replace(part, target)
-    finally:  # Also after Ctrl-C.
-        _remove(part)
-
-
-def _replace(part: Path, target: Path) -> None:
-    if not target.is_dir():
-        part.replace(target)
-        return
-    # A folder cannot be replaced in one step; the old one comes back if the second step fails.
-    old = part.with_suffix(".old")
-    target.rename(old)
-    try:
-        part.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+# Errors
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configs import VaeConfig
+from .layers import Upsample
 from .operations import PLAIN, Operations
 from .protocols import Posterior
 
@@ -55,7 +56,7 @@ class PixelAttention(nn.Module):
         return x + self.proj_out(h)
 
 
-class Downsample(nn.Module):
+class AsymmetricDownsample(nn.Module):
     """Convolution with stride 2, padded at the right and bottom only."""
 
     def __init__(self, channels: int, operations: Operations) -> None:
@@ -65,18 +66,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[n, c, h, w]`` to ``[n, c, h / 2, w / 2]``."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling followed by a convolution."""
-
-    def __init__(self, channels: int, operations: Operations) -> None:
-        super().__init__()
-        self.conv = operations.layers.Conv2d(channels, channels, 3, padding=1, **operations.factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to ``[n, c, 2 h, 2 w]``."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Level(nn.Module):
@@ -116,7 +105,7 @@ class Encoder(nn.Module):
         for index, width in enumerate(widths):
             ins = [channels] + [width] * (config.num_res_blocks - 1)
             blocks = [ResnetBlock(c, width, config, operations) for c in ins]
-            down = Downsample(width, operations) if index < len(widths) - 1 else None
+            down = AsymmetricDownsample(width, operations) if index < len(widths) - 1 else None
             self.down.append(Level(blocks, down, None))
             channels = width
         self.mid = Middle(

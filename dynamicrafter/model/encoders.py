@@ -20,7 +20,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 """Pixel statistics of CLIP's training set."""
 
 
-class ClipTextEncoder(nn.Module):
+class CLIPTextEncoder(nn.Module):
     """open_clip's text transformer without the last trained block, which is never run."""
 
     def __init__(self, config: TextConfig, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -55,7 +55,7 @@ class ClipTextEncoder(nn.Module):
         return self.ln_final(x)
 
 
-class ClipImageEncoder(nn.Module):
+class CLIPImageEncoder(nn.Module):
     """open_clip's vision transformer without the final norm and projection, which are never run."""
 
     def __init__(self, config: VisionConfig, dtype: torch.dtype, device: torch.device | str) -> None:

@@ -12,7 +12,7 @@ from ..model.autoencoder import Autoencoder
 from ..model.configs import VaeConfig
 from ..model.protocols import PictureCodec
 from ..training.trainer import Batch, Draw
-from .world import Split, make_clips, render, sample_scenes
+from .world import Split, draw_scenes, make_clips, sample_scenes
 
 _KL_WEIGHT = 3e-3
 """Weight of the mean divergence of a latent number from the normal distribution."""
@@ -67,7 +67,7 @@ def frame_draw(batch: int, channels: int = 4) -> Draw:
     def draw(generator: torch.Generator) -> Batch:
         usual = sample_scenes(batch // 2, generator, pairs=0.2)
         unusual = sample_scenes(batch - batch // 2, generator, pairs=0.4, scattered=True)
-        frames = [render(s, torch.rand(len(s), 1, generator=generator))[:, 0] for s in (usual, unusual)]
+        frames = [draw_scenes(s, torch.rand(len(s), 1, generator=generator))[:, 0] for s in (usual, unusual)]
         pictures = torch.cat(frames)
         size = pictures.shape[-1] // 8
         return {

@@ -25,8 +25,8 @@ from .world import (
     SHAPES,
     Scenes,
     captions,
+    draw_scenes,
     make_clips,
-    render,
     sample_scenes,
     select,
     with_motion,
@@ -88,7 +88,9 @@ def track(clips: Tensor, scenes: Scenes) -> Track:
 
 def _difference(clips: Tensor, scenes: Scenes) -> Tensor:
     """Largest difference of the three channels from the background, ``[n, t, H, W]`` in [0, 1]."""
-    empty = render(replace(scenes, present=torch.zeros_like(scenes.present)), torch.zeros(len(scenes), 1))
+    empty = draw_scenes(
+        replace(scenes, present=torch.zeros_like(scenes.present)), torch.zeros(len(scenes), 1)
+    )
     return ((clips - empty).abs() / 2).amax(2)
 
 
@@ -193,7 +195,7 @@ def same_subject(clips: Tensor, scenes: Scenes) -> tuple[float, float]:
                 y=(y + down).expand(-1, 2),
                 radius=(radius * size).expand(-1, 2),
             )
-            error = (render(guess, torch.zeros(len(scenes), 1)) - last).square().flatten(1).mean(1)
+            error = (draw_scenes(guess, torch.zeros(len(scenes), 1)) - last).square().flatten(1).mean(1)
             errors[:, index] = torch.minimum(errors[:, index], error)
     right_colour = there & (nearest == scenes.colour[:, 0])
     right_shape = there & (errors.argmin(1) == scenes.shape[:, 0])
@@ -214,10 +216,10 @@ _AREAS = (3.14, 2.96, 1.87, 2.56)
 
 def shown(scenes: Scenes) -> Tensor:
     """The first pictures of scenes as a PNG file holds them: ``[n, 3, H, W]`` in [-1, 1], in steps of 1/255."""
-    return ((render(scenes, torch.zeros(len(scenes), 1))[:, 0] + 1) * 127.5).round() / 127.5 - 1
+    return ((draw_scenes(scenes, torch.zeros(len(scenes), 1))[:, 0] + 1) * 127.5).round() / 127.5 - 1
 
 
-def make(
+def generate_clips(
     model: Model,
     scenes: Scenes,
     prompts: Sequence[str],
@@ -279,10 +281,12 @@ def measure_behaviour(
     pictures = max(1, items // len(DIRECTIONS))
     right, right_untold, kept_colour, kept_shape, first_frames = 0.0, 0.0, 0.0, 0.0, 0.0
     wanted = scenes(pictures, DIRECTIONS[0], 10, 1)
-    untold = directions(track(make(model, wanted, [""] * pictures, settings("animate"), seed), wanted))
+    untold = directions(
+        track(generate_clips(model, wanted, [""] * pictures, settings("animate"), seed), wanted)
+    )
     for direction in DIRECTIONS:
         wanted = scenes(pictures, direction, 10, 1)
-        clips = make(model, wanted, captions(wanted), settings("animate"), seed)
+        clips = generate_clips(model, wanted, captions(wanted), settings("animate"), seed)
         right += directions(track(clips, wanted)).count(direction) / pictures / 4
         colour, shape = same_subject(clips, wanted)
         kept_colour, kept_shape = kept_colour + colour / 4, kept_shape + shape / 4
@@ -298,11 +302,13 @@ def measure_behaviour(
 
     # Standing still, growing, shrinking
     wanted = scenes(items, "still", 10, 2)
-    still = stands_still(track(make(model, wanted, captions(wanted), settings("animate"), seed), wanted))
+    still = stands_still(
+        track(generate_clips(model, wanted, captions(wanted), settings("animate"), seed), wanted)
+    )
     note("stands still when told, share", still.float().mean())
     for motion in ("grow", "shrink"):
         wanted = scenes(items, motion, 10, 3)
-        clips = make(model, wanted, captions(wanted), settings("animate"), seed)
+        clips = generate_clips(model, wanted, captions(wanted), settings("animate"), seed)
         done = (grows if motion == "grow" else shrinks)(clips, wanted)
         note(f"{motion}s when told, share", done.float().mean())
 
@@ -311,7 +317,9 @@ def measure_behaviour(
     for fs in _FS:
         wanted = scenes(items, "right", fs, 4)
         distances.append(
-            travelled(track(make(model, wanted, captions(wanted), settings("animate"), seed), wanted))
+            travelled(
+                track(generate_clips(model, wanted, captions(wanted), settings("animate"), seed), wanted)
+            )
         )
     note(f"distance at fs {_FS[0]}, pixels", distances[0].mean())
     note(f"distance at fs {_FS[-1]}, pixels", distances[-1].mean())
@@ -320,7 +328,7 @@ def measure_behaviour(
     # Interpolation
     wanted = sample_scenes(items, torch.Generator().manual_seed(seed * 1009 + 5), "held_out", fs=(8, 12))
     truth = make_clips(wanted, frames)
-    clips = make(model, wanted, captions(wanted), settings("interpolate"), seed, truth[:, -1])
+    clips = generate_clips(model, wanted, captions(wanted), settings("interpolate"), seed, truth[:, -1])
     note("interpolation: first frame, dB", psnr(clips[:, 0], truth[:, 0]).mean())
     note("interpolation: last frame, dB", psnr(clips[:, -1], truth[:, -1]).mean())
     note(
@@ -334,7 +342,7 @@ def measure_behaviour(
 
     # Loops
     wanted = replace(scenes(items, "right", 9, 6), loop=torch.ones(items, dtype=torch.bool))
-    clips = make(model, wanted, captions(wanted), settings("loop"), seed)
+    clips = generate_clips(model, wanted, captions(wanted), settings("loop"), seed)
     note(
         "loop: last to first over the median step, ratio",
         torch.tensor([moving_loop_closure(c) for c in clips]).median(),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from ..atomic import replacing
 from ..errors import ClipError, UsageError
 from ..media.lists import read_lines
 from ..media.video import write_clip
 from ..settings import check_seed
-from ..training.data import LISTS
+from ..training.data import CAPTION_LISTS
 from .hops import FS, WORD, hop_captions, hop_clips
 from .world import captions, make_clips, sample_scenes
 
@@ -39,7 +40,7 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
             f"at least one picture and two frames are needed, but {pictures} and {frames} were asked for"
         )
     check_seed(seed)
-    _keep_other_list(folder / LISTS[0])
+    _keep_other_list(folder / CAPTION_LISTS[0])
     generator = torch.Generator().manual_seed(seed)
     scenes = sample_scenes(pictures, generator, fs=FS)
     kinds = {
@@ -63,7 +64,7 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
             about = {"caption": words[index], "seed": seed}
             written.append(write_clip(large.permute(0, 2, 3, 1), folder / name, fps, about))
             rows.append((name, words[index], fps))
-    _write_list(rows, folder / LISTS[0])
+    _write_list(rows, folder / CAPTION_LISTS[0])
     return written
 
 
@@ -87,14 +88,10 @@ def _keep_other_list(path: Path) -> None:
 
 
 def _write_list(rows: list[tuple[str, str, int]], path: Path) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "caption", "fps"), *rows])
-        os.replace(unfinished, path)
     except OSError as problem:
         raise ClipError(
             f"{path} could not be written ({problem.strerror or problem}); make room or give another folder"
         ) from problem
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..pipeline import Model
 from ..settings import Settings, make_settings
-from .behaviour import Track, directions, make, track
+from .behaviour import Track, directions, generate_clips, track
 from .world import (
     ARTICLES,
     COLOURS,
@@ -20,8 +20,8 @@ from .world import (
     SHAPES,
     Scenes,
     captions,
+    draw_scenes,
     join,
-    render,
     sample_scenes,
     with_motion,
 )
@@ -39,7 +39,7 @@ FS = (8, 10)
 def hop_clips(scenes: Scenes, frames: int) -> Tensor:
     """Clips ``[n, frames, 3, 64, 64]`` in [-1, 1] in which the first subject hops once, as a thrown ball does."""
     line = torch.linspace(0, 1, frames).expand(len(scenes), -1)
-    return render(with_motion(scenes, "up"), _HEIGHT * 4 * line * (1 - line))
+    return draw_scenes(with_motion(scenes, "up"), _HEIGHT * 4 * line * (1 - line))
 
 
 def hop_captions(scenes: Scenes, generator: torch.Generator | None = None) -> list[str]:
@@ -99,4 +99,4 @@ def measure_hops(
 
 
 def _tracked(model: Model, scenes: Scenes, prompts: Sequence[str], settings: Settings, seed: int) -> Track:
-    return track(make(model, scenes, prompts, settings, seed), scenes)
+    return track(generate_clips(model, scenes, prompts, settings, seed), scenes)

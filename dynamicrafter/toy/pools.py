@@ -14,7 +14,9 @@ from ..model.autoencoder import Autoencoder
 from ..model.conditioning import place_keyframes, repeat_picture
 from ..model.variants import TINY
 from ..training.losses import drop_conditions, uniform_timesteps
-from ..training.trainer import Batch, Draw, load_state, one_process_first, save_state
+from ..training.processes import one_process_first
+from ..training.state import load_state, save_state
+from ..training.trainer import Batch, Draw
 from .towers import CompactText, VisionLoss, toy_vocabulary
 from .world import (
     DIRECTIONS,

@@ -12,8 +12,8 @@ import torch
 from ..evaluation.figures import psnr
 from ..pipeline import Model
 from ..settings import make_settings
-from .behaviour import directions, make, track, travelled
-from .world import DIRECTIONS, captions, join, render, sample_scenes, with_motion
+from .behaviour import directions, generate_clips, track, travelled
+from .world import DIRECTIONS, captions, draw_scenes, join, sample_scenes, with_motion
 
 SCALES = (1.0, 2.0, 4.0)
 """Values of the scale that is raised; the other stays at the first."""
@@ -46,7 +46,7 @@ def measure_scales(
     first = sample_scenes(pictures, generator, "held_out")
     scenes = join([with_motion(first, direction, _FS) for direction in DIRECTIONS])
     wanted = [direction for direction in DIRECTIONS for _ in range(pictures)]
-    shown = render(scenes, torch.zeros(len(scenes), 1))[:, 0]
+    shown = draw_scenes(scenes, torch.zeros(len(scenes), 1))[:, 0]
     prompts = captions(scenes)
     figures: dict[str, float] = {}
 
@@ -57,7 +57,7 @@ def measure_scales(
 
     for text, image in scale_pairs():
         settings = make_settings(model.variant, "animate", steps=steps, cfg=text, image_cfg=image)
-        clips = make(model, scenes, prompts, settings, seed)
+        clips = generate_clips(model, scenes, prompts, settings, seed)
         found = track(clips, scenes)
         right = sum(a == b for a, b in zip(directions(found), wanted, strict=True)) / len(wanted)
         scales = f"text scale {text:g}, image scale {image:g}"

@@ -25,8 +25,9 @@ from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
 from ..model.variants import TINY
 from ..training.losses import DenoisingLoss, add_noise, per_sample
-from ..training.state import make_folder
-from ..training.trainer import Draw, Report, Trainer, TrainerConfig, load_state, save_state, seed_everything
+from ..training.run_log import Report
+from ..training.state import load_state, make_folder, save_state
+from ..training.trainer import Draw, Trainer, TrainerConfig, seed_everything
 from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
@@ -52,17 +53,19 @@ from .pools import (
 )
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 
-Stage = Literal["vae", "text", "vision", "prompted", "mixed", "refined", "continued", "decoder", "export"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
+RecipeStage = Literal[
+    "vae", "text", "vision", "prompted", "mixed", "refined", "continued", "decoder", "export"
+]
+STAGES: tuple[RecipeStage, ...] = get_args(RecipeStage)
 
 VAE = TrainerConfig(
     steps=3000, method="muon", learning_rate=4e-3, warm_up=40, decay="linear", betas=(0.9, 0.99),
-    weight_decay=0.0, clip=0.0, ema=0.99, precision="bf16", seed=1, log_every=50, save_every=250,
+    weight_decay=0.0, max_grad_norm=0.0, ema=0.99, precision="bf16", seed=1, log_every=50, save_every=250,
 )  # fmt: skip
 TEXT = replace(VAE, steps=900, learning_rate=2e-3, warm_up=20, ema=0.0, precision="no", seed=2)
 VISION = replace(TEXT, steps=300, seed=3)
 PROMPTED = replace(
-    VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", clip=1.0, seed=4, save_every=50
+    VAE, steps=100, learning_rate=3e-3, warm_up=20, decay="constant", max_grad_norm=1.0, seed=4, save_every=50
 )
 MIXED = replace(PROMPTED, steps=2000, learning_rate=2e-3, ema=0.995, seed=5, log_every=50, save_every=250)
 REFINED = replace(MIXED, steps=3600, decay="cosine", seed=7)
@@ -73,7 +76,7 @@ VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 
 
 def train_tiny(
-    folder: Path, report: Callable[[str, Report], None], stages: tuple[Stage, ...] = STAGES
+    folder: Path, report: Callable[[str, Report], None], stages: tuple[RecipeStage, ...] = STAGES
 ) -> Path:
     """Run the stages in ``folder``, each from where it was; returns the path of the finished checkpoint."""
     for stage in stages:
@@ -140,7 +143,12 @@ def _train_continued(folder: Path, hear: Hear) -> None:
 
 
 def _train_denoising(
-    folder: Path, hear: Hear, stage: Stage, before: Stage | None, config: TrainerConfig, draw: Draw
+    folder: Path,
+    hear: Hear,
+    stage: RecipeStage,
+    before: RecipeStage | None,
+    config: TrainerConfig,
+    draw: Draw,
 ) -> None:
     """Network and resampler, fresh or as the stage ``before`` left them."""
     loss = denoising_loss(config.seed)
@@ -169,7 +177,7 @@ def _export(folder: Path, hear: Hear) -> None:
     export(folder, load_state(folder / "continued.pt"), folder / "tiny.safetensors")
 
 
-_RUN: dict[Stage, Callable[[Path, Hear], None]] = {
+_RUN: dict[RecipeStage, Callable[[Path, Hear], None]] = {
     "vae": _train_vae,
     "text": _train_text,
     "vision": _train_vision,

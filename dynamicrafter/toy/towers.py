@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from ..model.configs import TextConfig, VisionConfig
 from ..model.encoders import (
-    ClipImageEncoder,
-    ClipTextEncoder,
+    CLIPImageEncoder,
+    CLIPTextEncoder,
     tokenize,
 )
 from ..training.trainer import Batch, Draw
-from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scenes, captions, render, sample_scenes
+from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scenes, captions, draw_scenes, sample_scenes
 
 _NOTHING = -100
 """Label that counts for nothing in the loss."""
@@ -46,7 +46,7 @@ class CompactText(nn.Module):
         self._config = config
         self.register_buffer("ids", ids)
         small = TextConfig(config.width, config.layers, config.heads, vocabulary=len(ids))
-        self.tower = ClipTextEncoder(small, torch.float32, "cpu")
+        self.tower = CLIPTextEncoder(small, torch.float32, "cpu")
         nn.init.normal_(cast(Any, self.tower).token_embedding.weight, std=0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class VisionLoss(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.tower = ClipImageEncoder(config, torch.float32, "cpu")
+        self.tower = CLIPImageEncoder(config, torch.float32, "cpu")
         self.shape = nn.Linear(config.width, len(SHAPES))
         self.colour = nn.Linear(config.width, len(COLOURS))
         self.background = nn.Linear(config.width, len(BACKGROUNDS))
@@ -147,7 +147,7 @@ def picture_draw(batch: int) -> Draw:
             [(scenes.x[:, 0] - 32) / 5, (scenes.y[:, 0] - 32) / 5, (scenes.radius[:, 0] - 11) / 2], dim=1
         )
         return {
-            "pictures": render(scenes, torch.zeros(batch, 1))[:, 0],
+            "pictures": draw_scenes(scenes, torch.zeros(batch, 1))[:, 0],
             "shape": scenes.shape[:, 0],
             "colour": scenes.colour[:, 0],
             "background": scenes.background,

@@ -216,7 +216,7 @@ def clip_times(scenes: Scenes, frames: int) -> Tensor:
     return torch.where(scenes.loop[:, None], 0.5 - 0.5 * torch.cos(math.tau * line), line)
 
 
-def render(scenes: Scenes, times: Tensor) -> Tensor:
+def draw_scenes(scenes: Scenes, times: Tensor) -> Tensor:
     """Frames ``[n, t, 3, SIZE, SIZE]`` in [-1, 1] at ``times`` ``[n, t]``."""
     picture = _backgrounds(scenes)[:, None].expand(-1, times.shape[1], -1, -1, -1)
     for slot in (1, 0):
@@ -227,7 +227,7 @@ def render(scenes: Scenes, times: Tensor) -> Tensor:
 
 def make_clips(scenes: Scenes, frames: int) -> Tensor:
     """Whole clips ``[n, frames, 3, SIZE, SIZE]`` in [-1, 1]."""
-    return render(scenes, clip_times(scenes, frames))
+    return draw_scenes(scenes, clip_times(scenes, frames))
 
 
 def pose(scenes: Scenes, slot: int, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -128,6 +128,9 @@ class TinyConfig:
 
 Config = FinetuneConfig | TinyConfig
 
+_RENAMED = {"clip": "max_grad_norm"}
+"""Settings under the names of version 0.1."""
+
 
 def shipped_configs() -> tuple[str, ...]:
     """Names of the configs that come with the package."""
@@ -187,8 +190,17 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
             inner = plain[key]
             if not isinstance(inner, dict):
                 raise UsageError(f"{key} in {name} must be an object with settings of its own, not {inner!r}")
-            plain[key] = replace(usual, **_fitting(type(usual), cast(dict[str, Any], inner), name))
+            named = _with_new_names(cast(dict[str, Any], inner), name)
+            plain[key] = replace(usual, **_fitting(type(usual), named, name))
     return FinetuneConfig(**plain)
+
+
+def _with_new_names(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``values`` with the settings that had another name in earlier versions under the one of today."""
+    for old, new in _RENAMED.items():
+        if old in values and new in values:
+            raise UsageError(f"{old} in {name} is the former name of {new}, which is given too; keep {new}")
+    return {_RENAMED.get(key, key): value for key, value in values.items()}
 
 
 def _fitting(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..media.lists import read_lines
 from ..settings import SIZE_STEP
 from .movies import ShorterClip, UnusableClip, open_movie
 
-LISTS = ("captions.csv", "captions.jsonl")
+CAPTION_LISTS = ("captions.csv", "captions.jsonl")
 """Names of the list that are looked for in a folder."""
 _OWN, _WEBVID = ("path", "caption"), ("videoid", "page_dir", "name")
 _MOTION_WORDING = "dynamic_wording"
@@ -57,13 +57,15 @@ def read_list(
     if listing is None:
         if not any(folder.iterdir()):
             raise UsageError(f"the data folder {folder} is empty; put the clips and a captions.csv into it")
-        found = [folder / name for name in LISTS if (folder / name).is_file()]
+        found = [folder / name for name in CAPTION_LISTS if (folder / name).is_file()]
         if not found:
             raise UsageError(
-                f"{folder} holds no {' or '.join(LISTS)}; write one with the columns path and caption"
+                f"{folder} holds no {' or '.join(CAPTION_LISTS)}; write one with the columns path and caption"
             )
         if len(found) > 1:
-            raise UsageError(f'{folder} holds both {" and ".join(LISTS)}; name the one to read as "listing"')
+            raise UsageError(
+                f'{folder} holds both {" and ".join(CAPTION_LISTS)}; name the one to read as "listing"'
+            )
         listing = found[0]
     if not listing.is_file():
         raise UsageError(f"there is no list {listing}; give a csv or jsonl file with path and caption")
@@ -141,7 +143,7 @@ def _rate(text: str, clip: str, where: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ClipPiece:
     """A stretch of a clip at training size."""
 
     frames: Tensor
@@ -153,7 +155,7 @@ class Piece:
 
 def read_piece(
     row: Row, frames: int, size: tuple[int, int], strides: tuple[int, int], generator: torch.Generator
-) -> Piece:
+) -> ClipPiece:
     """A random stretch of the row's clip, scaled to ``size`` (width, height) by its shorter side and centre-cropped.
 
     The stride is drawn from ``strides`` and made smaller for clips that are too short, as in the released code.
@@ -174,7 +176,7 @@ def read_piece(
         except ShorterClip as problem:
             movie = replace(movie, frames=problem.frames)
     chosen = torch.stack([_fit(picture, size) for picture in pictures])
-    return Piece(chosen, (row.fps or movie.rate) / stride, stride)
+    return ClipPiece(chosen, (row.fps or movie.rate) / stride, stride)
 
 
 def _fit(picture: Tensor, size: tuple[int, int]) -> Tensor:

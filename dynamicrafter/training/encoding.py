@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..atomic import clear_unfinished
 from ..errors import CheckpointError, UsageError
 from ..model.conditioning import place_keyframes, repeat_picture
 from ..model.configs import TEXT_TOKENS
@@ -21,8 +22,8 @@ from .config import FinetuneConfig
 from .data import Row, bucket, read_piece
 from .movies import UnusableClip, clip_size, movie_file
 from .processes import process_count, process_index, wait_for_all
-from .state import clear_unfinished, load_state, save_state
-from .trainer import Progress
+from .state import load_state, save_state
+from .trainer import StepProgress
 
 _FORMAT = 2
 """Number of the way in which clips are encoded and named; encoded clips of another one are not used."""
@@ -31,7 +32,7 @@ _MOST_PIECES = TEXT_TOKENS - 2
 
 
 @dataclass(frozen=True)
-class Item:
+class EncodedPiece:
     """One stretch of a clip, encoded."""
 
     latents: Tensor
@@ -45,10 +46,10 @@ class Item:
     fs: int
 
 
-def load_item(path: Path) -> Item:
+def load_item(path: Path) -> EncodedPiece:
     """An encoded stretch; raises CheckpointError for a file that holds none."""
     try:
-        return Item(**load_state(path))
+        return EncodedPiece(**load_state(path))
     except (CheckpointError, TypeError) as problem:
         raise CheckpointError(
             f"{path} is not a whole encoded clip; delete this file, the clip is then encoded again"
@@ -82,7 +83,7 @@ def encode_together(
     config: FinetuneConfig,
     cache: Path,
     skipped: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     *,
     who: Sequence[str] | None = None,
     held_out: bool = False,
@@ -106,7 +107,7 @@ def encode_items(
     config: FinetuneConfig,
     cache: Path,
     skipped: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     *,
     who: Sequence[str] | None = None,
     held_out: bool = False,
@@ -147,7 +148,7 @@ def _encode_rows(
     config: FinetuneConfig,
     cache: Path,
     skipped: Callable[[str], None] | None,
-    progress: Progress | None,
+    progress: StepProgress | None,
 ) -> list[Path]:
     found: list[Path] = []
     for done, row in enumerate(rows, 1):
@@ -217,7 +218,7 @@ def _fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _encode(model: TorchModel, row: Row, config: FinetuneConfig, view: int) -> Item:
+def _encode(model: TorchModel, row: Row, config: FinetuneConfig, view: int) -> EncodedPiece:
     preset = model.variant.preset
     size = (preset.width, preset.height)
     if config.area is not None:
@@ -234,7 +235,7 @@ def _encode(model: TorchModel, row: Row, config: FinetuneConfig, view: int) -> I
         seen = int(torch.randint(config.frames, (1,), generator=generator)) if config.random_frame else 0
         concat = repeat_picture(z[:, :, seen], config.frames)
     stride_conditioned = model.variant.preset.fs_still < model.variant.preset.fs_lively
-    return Item(
+    return EncodedPiece(
         latents=z[0].cpu(),
         concat=concat[0].cpu().contiguous(),
         text=model.text([_caption(row, config)])[0].float().cpu(),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint as activations
 
+from ..atomic import clear_unfinished
 from ..diffusion.schedule import TRAIN_STEPS, make_schedule
 from ..errors import UsageError
 from ..model.attention import SpatialTransformer, TemporalTransformer
@@ -33,9 +34,10 @@ from .encoding import (
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all
+from .run_log import Report
 from .samples import Sampler
-from .state import clear_unfinished, make_folder
-from .trainer import Batch, Draw, Report, Trainer, seed_everything
+from .state import make_folder
+from .trainer import Batch, Draw, Trainer, seed_everything
 
 CACHE = "cache"
 SAMPLES = "samples"

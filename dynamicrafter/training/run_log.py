@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from ..atomic import replacing
 from ..errors import UsageError
 
 LogKind = Literal["csv", "tensorboard"]
@@ -87,10 +87,9 @@ class RunLog:
             return
         kept = lines[:1] + [line for line in lines[1:] if _step_of(line) <= step]
         if len(kept) < len(lines):
-            unfinished = self._path.with_name(f"{CSV}.part")
             try:
-                unfinished.write_text("".join(kept), encoding="utf-8", newline="")
-                os.replace(unfinished, self._path)
+                with replacing(self._path) as part:
+                    part.write_text("".join(kept), encoding="utf-8", newline="")
             except OSError as problem:
                 raise self._unwritten(problem) from problem
 

@@ -1,29 +1,24 @@
-"""Files of a run that are whole or not there: written under another name, then renamed."""
+"""The state that a run goes on from, and the folders of a run."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from ..atomic import replacing
 from ..errors import CheckpointError, UsageError
-
-_UNFINISHED = "*.part"
-"""What the names of all unfinished files of the package match."""
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
     """Write ``state`` whole or not at all: what was at ``path`` stays until the new file is complete."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     make_folder(path.parent)
     try:
-        torch.save(state, unfinished)
-        os.replace(unfinished, path)
+        with replacing(path) as part:
+            torch.save(state, part)
     except OSError as problem:
         raise _unwritten(path, problem.strerror or str(problem)) from problem
     except RuntimeError as problem:
@@ -32,9 +27,6 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
         raise _unwritten(
             path, f"the disk is full, {free / 1e6:.1f} MB free, or a file may not get that large"
         ) from problem
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _unwritten(path: Path, reason: str) -> UsageError:
@@ -62,10 +54,3 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(wrong)
     return cast(dict[str, Any], state)
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed run left half-written directly in ``folder``, which need not exist."""
-    for path in folder.glob(_UNFINISHED):
-        if path.is_file():
-            path.unlink(missing_ok=True)

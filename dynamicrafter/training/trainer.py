@@ -17,22 +17,20 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ..atomic import clear_unfinished
 from ..errors import CheckpointError, UsageError
 from ..settings import check_seed
 from .muon import Muon
 from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
-from .processes import one_process_first as one_process_first
-from .processes import process_count as process_count
-from .run_log import LogKind, RunLog
-from .run_log import Report as Report
-from .state import clear_unfinished, load_state, save_state
+from .run_log import LogKind, Report, RunLog
+from .state import load_state, save_state
 
 Batch = dict[str, Any]
 Draw = Callable[[torch.Generator], Batch]
 """Makes the batch of a step from a generator, the same one for the same generator."""
-Progress = Callable[[int, int], None]
+StepProgress = Callable[[int, int], None]
 """Called with the steps done and their total."""
-Precision = Literal["no", "bf16", "fp16"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "linear", "cosine"]
 Method = Literal["adamw", "muon"]
 
@@ -54,13 +52,13 @@ class TrainerConfig:
     """What the learning rate does after the warm-up; both others end at zero."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
-    clip: float = 0.5
+    max_grad_norm: float = 0.5
     """Largest norm of the gradient; 0 switches clipping off."""
     accumulate: int = 1
     """Batches whose gradients are summed into one step."""
     ema: float = 0.0
     """Decay of the running mean of the weights; 0 keeps none."""
-    precision: Precision = "no"
+    precision: MixedPrecision = "no"
     compile: bool = False
     seed: int = 0
     log: LogKind = "csv"
@@ -72,7 +70,12 @@ class TrainerConfig:
         """Check the ranges; raises UsageError."""
         if self.steps < 1 or self.accumulate < 1 or self.log_every < 1 or self.save_every < 1:
             raise UsageError("steps, accumulate, log_every and save_every must be at least 1")
-        for name, kind in (("method", Method), ("decay", Decay), ("precision", Precision), ("log", LogKind)):
+        for name, kind in (
+            ("method", Method),
+            ("decay", Decay),
+            ("precision", MixedPrecision),
+            ("log", LogKind),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(
                     f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}"
@@ -86,7 +89,7 @@ class TrainerConfig:
                 f"betas must be 0 to below 1, but {self.betas[0]} and {self.betas[1]} were given; "
                 "0.9 and 0.999 are usual"
             )
-        for name in ("weight_decay", "clip", "warm_up"):
+        for name in ("weight_decay", "max_grad_norm", "warm_up"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be 0 (none) or more, but {getattr(self, name)} was given")
         check_seed(self.seed)
@@ -127,7 +130,7 @@ class Trainer:
         *,
         validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         report: Callable[[Report], None] | None = None,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         sample: Callable[[int], None] | None = None,
         sample_every: int = 0,
         identity: Mapping[str, object] | None = None,
@@ -247,8 +250,8 @@ class Trainer:
                     )
                 accelerator.backward(loss / config.accumulate)
             total += loss.item() / config.accumulate
-        if config.clip:
-            accelerator.clip_grad_norm_([p for _, p in self._trained()], config.clip)
+        if config.max_grad_norm:
+            accelerator.clip_grad_norm_([p for _, p in self._trained()], config.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._step += 1

@@ -12,11 +12,11 @@ from ..model.variants import Variant
 from .accounting import Stock, require, take_stock
 from .detect import choose, detect, variant_metadata
 from .fill import copy_piece, single_thread
-from .formats.entries import Entry, Piece, Progress, WeightsFile
+from .formats.entries import ByteProgress, Entry, Piece, WeightsFile
 from .formats.files import open_weights
 from .formats.safetensors_file import write_safetensors
 from .layout import PREFIXES
-from .networks import CORE, TOWERS, Component
+from .networks import CORE, TOWER_COMPONENTS, Component
 
 
 def convert(
@@ -26,7 +26,7 @@ def convert(
     dtype: torch.dtype | None = None,
     prune: bool = False,
     variant: str | None = None,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
 ) -> Variant:
     """Write ``source``, of any readable format, as the safetensors file ``target``; returns its variant.
 
@@ -66,8 +66,8 @@ def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
     """What the file holds, after making sure that it is complete; towers may be absent but not in part."""
     components: tuple[Component, ...] = CORE
     if not prune:
-        held = take_stock(file.entries, variant, (*CORE, *TOWERS))
-        components = (*CORE, *(component for component in TOWERS if held.holds(component)))
+        held = take_stock(file.entries, variant, (*CORE, *TOWER_COMPONENTS))
+        components = (*CORE, *(component for component in TOWER_COMPONENTS if held.holds(component)))
     stock = take_stock(file.entries, variant, components)
     require(stock, components, file.path, variant)
     return stock
@@ -92,7 +92,7 @@ def _stored(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _cast(
-    file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry], progress: Progress | None
+    file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry], progress: ByteProgress | None
 ) -> Iterator[Piece]:
     total = sum(file.entries[key].nbytes for key in names)
     done = 0

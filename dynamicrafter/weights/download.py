@@ -33,7 +33,7 @@ from .catalogue import HUB, RELEASES, Release
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-Progress = Callable[[str, int, "int | None"], None]
+TransferProgress = Callable[[str, int, "int | None"], None]
 """Called with what is done (``"downloading"`` or ``"checking"``), the bytes done and, where known, all bytes.
 
 It may raise (:class:`~dynamicrafter.errors.Cancelled`, for example); what came so far is kept for next time.
@@ -82,7 +82,7 @@ def status_rows(folder: Path | None = None) -> list[tuple[Release, Path | None]]
 def download(
     release: Release,
     folder: Path | None = None,
-    progress: Progress | None = None,
+    progress: TransferProgress | None = None,
     *,
     endpoint: str | None = None,
 ) -> Path:
@@ -183,7 +183,9 @@ def _require_space(release: Release, offer: _Offer, part: Path) -> None:
         )
 
 
-def _transfer(release: Release, server: str, offer: _Offer, part: Path, progress: Progress | None) -> None:
+def _transfer(
+    release: Release, server: str, offer: _Offer, part: Path, progress: TransferProgress | None
+) -> None:
     """Bring ``part`` to its full length, going on after each cut as long as that gains anything."""
     hub = _hub()
     # A compressed answer could not be resumed at a byte of the file.
@@ -224,7 +226,9 @@ def _transfer(release: Release, server: str, offer: _Offer, part: Path, progress
         time.sleep(2**idle)
 
 
-def _check(release: Release, server: str, offer: _Offer, part: Path, progress: Progress | None) -> None:
+def _check(
+    release: Release, server: str, offer: _Offer, part: Path, progress: TransferProgress | None
+) -> None:
     """Compare ``part`` with what it should be; remove it and raise DownloadError if it is something else."""
     if offer.sha256 is None:
         return
@@ -246,7 +250,7 @@ def _check(release: Release, server: str, offer: _Offer, part: Path, progress: P
 class _Part(io.FileIO):
     """The growing file: appends, tells the progress, and remembers whether a failure was its own."""
 
-    def __init__(self, path: Path, size: int | None, progress: Progress | None) -> None:
+    def __init__(self, path: Path, size: int | None, progress: TransferProgress | None) -> None:
         super().__init__(str(path), "ab")
         self.failed = False
         self._size = size

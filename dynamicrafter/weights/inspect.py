@@ -33,7 +33,7 @@ class ComponentReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class Inspection:
     """What is in a weights file; plain values, so that ``dataclasses.asdict`` is ready for JSON."""
 
     path: str
@@ -59,7 +59,7 @@ class Report:
     metadata: dict[str, str]
 
 
-def inspect(path: Path | str) -> Report:
+def inspect(path: Path | str) -> Inspection:
     """Describe a file of any readable format, DynamiCrafter or not; only its list of tensors is read.
 
     Raises CheckpointError when it cannot be read at all.
@@ -72,7 +72,7 @@ def inspect(path: Path | str) -> Report:
     held = {place.component for key in file.entries if (place := locate(key)) and place.component}
     present: list[Component] = [component for component in COMPONENTS if component in held]
     stock = take_stock(file.entries, fits[0], present) if fits else None
-    return Report(
+    return Inspection(
         path=str(file.path),
         format=file.kind,
         files=len(file.files),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.autoencoder import Autoencoder
-from ..model.encoders import ClipImageEncoder, ClipTextEncoder
+from ..model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from ..model.operations import Operations
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
@@ -18,9 +18,9 @@ from ..model.variants import Variant
 from .accounting import Stock, require, take_stock
 from .detect import choose, detect
 from .fill import copy_piece, single_thread, targets
-from .formats.entries import Progress, WeightsFile
+from .formats.entries import ByteProgress, WeightsFile
 from .formats.files import open_weights
-from .networks import CORE, TOWERS, Component, build
+from .networks import CORE, TOWER_COMPONENTS, Component, build
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Components:
     unet: VideoUNet
     vae: Autoencoder
     resampler: Resampler
-    text: ClipTextEncoder | None
+    text: CLIPTextEncoder | None
     """None only where the towers were not asked for."""
-    vision: ClipImageEncoder | None
+    vision: CLIPImageEncoder | None
     device: torch.device
     dtype: torch.dtype
     path: Path
@@ -59,7 +59,7 @@ def load_components(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     operations: Operations | None = None,
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
 ) -> Components:
     """Load a checkpoint of any format, with its CLIP towers from the same file or from others.
 
@@ -87,7 +87,7 @@ def load_components(
             elsewhere["vision"] = image_encoder
     own: list[Component] = list(CORE)
     if towers:
-        own.extend(component for component in TOWERS if component not in elsewhere)
+        own.extend(component for component in TOWER_COMPONENTS if component not in elsewhere)
     parts = [_part(file, chosen, tuple(own))]
     for component, source in elsewhere.items():
         parts.append(_part(open_weights(source), chosen, (component,)))
@@ -109,8 +109,8 @@ def load_components(
         unet=cast(VideoUNet, networks["unet"]),
         vae=cast(Autoencoder, networks["vae"]),
         resampler=cast(Resampler, networks["resampler"]),
-        text=cast("ClipTextEncoder | None", networks.get("text")),
-        vision=cast("ClipImageEncoder | None", networks.get("vision")),
+        text=cast("CLIPTextEncoder | None", networks.get("text")),
+        vision=cast("CLIPImageEncoder | None", networks.get("vision")),
         device=torch.device(device),
         dtype=dtype,
         path=Path(path),
@@ -132,7 +132,7 @@ def _allocate(network: nn.Module, device: torch.device | str) -> None:
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
-def _copy(found: list[tuple[WeightsFile, dict[str, Tensor]]], progress: Progress | None) -> None:
+def _copy(found: list[tuple[WeightsFile, dict[str, Tensor]]], progress: ByteProgress | None) -> None:
     total = sum(file.entries[key].nbytes for file, stretches in found for key in stretches)
     done = 0
     with single_thread():

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..model.encoders import ClipImageEncoder, ClipTextEncoder
+from ..model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from ..model.operations import Operations
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
@@ -22,7 +22,7 @@ Component = Literal["unet", "vae", "resampler", "text", "vision"]
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "resampler", "text", "vision")
 CORE: tuple[Component, ...] = ("unet", "vae", "resampler")
 """The networks without which a file is no checkpoint."""
-TOWERS: tuple[Component, ...] = ("text", "vision")
+TOWER_COMPONENTS: tuple[Component, ...] = ("text", "vision")
 
 TITLES: dict[Component, str] = {
     "unet": "denoising network",
@@ -44,8 +44,8 @@ def build(variant: Variant, component: Component, operations: Operations) -> nn.
         return Resampler(variant.resampler, operations)
     dtype, device = operations.dtype or torch.float32, operations.device or "cpu"
     if component == "text":
-        return ClipTextEncoder(variant.text, dtype, device)
-    return ClipImageEncoder(variant.vision, dtype, device)
+        return CLIPTextEncoder(variant.text, dtype, device)
+    return CLIPImageEncoder(variant.vision, dtype, device)
 
 
 def expected(variant: Variant, component: Component) -> dict[str, tuple[int, ...]]:

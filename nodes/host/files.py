@@ -6,7 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ...dynamicrafter.api import RANDOM, TINY, find_model
+from ...dynamicrafter.api import RANDOM, find_model
+from ...dynamicrafter.model.variants import TINY
 from ...dynamicrafter.weights.formats.files import SUFFIXES
 
 OWN_FOLDER = "dynamicrafter"
@@ -15,7 +16,7 @@ _EARLIER_FOLDER = "dynamicrafter_models"
 """Where an earlier native pack keeps its files."""
 _KINDS = (OWN_FOLDER, "checkpoints", "diffusion_models")
 
-BUILT_IN = {"tiny (built in)": TINY, "random (built in)": RANDOM}
+BUILT_IN = {"tiny (built in)": TINY.name, "random (built in)": RANDOM}
 """Models that come with the pack, by the name in the list."""
 
 

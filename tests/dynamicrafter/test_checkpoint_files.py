@@ -18,7 +18,7 @@ from torch import Tensor
 from dynamicrafter.errors import CheckpointError
 from dynamicrafter.weights.formats import torch_file as torch_file_module
 from dynamicrafter.weights.formats.entries import PIECE_BYTES, Entry, Piece, read_tensor
-from dynamicrafter.weights.formats.files import file_sha256, open_weights
+from dynamicrafter.weights.formats.files import open_weights, weights_sha256
 from dynamicrafter.weights.formats.safetensors_file import write_safetensors
 from dynamicrafter.weights.inspect import inspect
 
@@ -136,7 +136,7 @@ def test_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     shards = write_shards(tmp_path)
     together = b"".join(path.read_bytes() for path in shards)
-    assert file_sha256(shards[0], lambda *done: seen.append(done)) == hashlib.sha256(together).hexdigest()
+    assert weights_sha256(shards[0], lambda *done: seen.append(done)) == hashlib.sha256(together).hexdigest()
     assert seen[-1] == (len(together), len(together))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from networks import TINY_VAE, filled, normal, relative_difference
 
-from dynamicrafter.model.autoencoder import Autoencoder, Downsample, PixelAttention, Posterior
+from dynamicrafter.model.autoencoder import AsymmetricDownsample, Autoencoder, PixelAttention, Posterior
 from dynamicrafter.model.configs import VaeConfig
 from dynamicrafter.model.operations import Operations
 from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencoder
@@ -76,7 +76,7 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
 
 
 def test_downsampling_pads_at_the_right_and_at_the_bottom_only() -> None:
-    layer = Downsample(1, Operations())
+    layer = AsymmetricDownsample(1, Operations())
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.fill_(1 if parameter.ndim > 1 else 0)

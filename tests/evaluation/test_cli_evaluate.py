@@ -63,7 +63,7 @@ def test_prompts_that_are_cut_are_told(call: Call, folder: Path, small_weights: 
     (folder / "prompts.csv").write_text(
         f"picture,prompt\nboat.png,waves\ncat.png,{'a cat walks ' * 30}", "utf-8"
     )
-    words = (folder, "--model", small_weights, *QUICK, "--plain", "--negative", "blur " * 80)
+    words = ("folder", folder, "--model", small_weights, *QUICK, "--plain", "--negative", "blur " * 80)
     notes = [
         "the negative prompt has 80 word pieces; the model reads the first 75",
         "cat: the prompt has 90 word pieces; the model reads the first 75",
@@ -75,7 +75,7 @@ def test_prompts_that_are_cut_are_told(call: Call, folder: Path, small_weights: 
 
 
 def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weights: Path) -> None:
-    words = (folder, "--model", small_weights, *QUICK, "--seed", "1,2", "--batch", "2", "--json")
+    words = ("folder", folder, "--model", small_weights, *QUICK, "--seed", "1,2", "--batch", "2", "--json")
     code, out, err = call(*words, "--csv", "rows.csv", "--keep", "kept")
     assert (code, err) == (0, "")
     told = json.loads(out)
@@ -108,7 +108,7 @@ def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weig
         name = "flow, pixels per frame"
         assert float(row[name]) == clip["figures"][name]
     # What was kept is measured again without the model, and found by its name.
-    code, out, _ = call(folder, "--clips", "kept", "--plain", "--json")
+    code, out, _ = call("videos", "kept", "--prompts", folder, "--plain", "--json")
     again = json.loads(out)
     assert (code, again["model"], again["notes"]) == (0, None, [])
     assert [(clip["clip"], clip["seed"]) for clip in again["clips"]] == [
@@ -120,7 +120,7 @@ def test_pictures_are_animated_and_measured(call: Call, folder: Path, small_weig
 
 
 def test_loops_are_measured(call: Call, folder: Path, small_weights: Path) -> None:
-    code, out, _ = call(folder, "--model", small_weights, *QUICK, "--loop", "--json")
+    code, out, _ = call("folder", folder, "--model", small_weights, *QUICK, "--loop", "--json")
     told = json.loads(out)
     assert code == 0
     assert "last frame to the end picture, dB" not in told["figures"]
@@ -128,7 +128,7 @@ def test_loops_are_measured(call: Call, folder: Path, small_weights: Path) -> No
 
 
 def test_ready_clips_are_told_apart(call: Call, folder: Path, clips: Path) -> None:
-    code, out, err = call(folder, "--clips", clips, "--plain", "--quiet", "--csv", "rows.csv")
+    code, out, err = call("videos", clips, "--prompts", folder, "--plain", "--quiet", "--csv", "rows.csv")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].split() == ["figure", "mean", "spread", "clips"]
@@ -144,7 +144,7 @@ def test_ready_clips_are_told_apart(call: Call, folder: Path, clips: Path) -> No
 
 
 def test_clips_alone_need_neither_pictures_nor_a_model(call: Call, clips: Path) -> None:
-    code, out, _ = call("--clips", clips / "boat-moving", "--plain", "--json")
+    code, out, _ = call("videos", clips / "boat-moving", "--plain", "--json")
     told = json.loads(out)
     assert code == 0
     (clip,) = told["clips"]
@@ -158,7 +158,7 @@ def test_without_weights_each_learned_measure_has_its_line(
 ) -> None:
     for name in ("lpips", "torchmetrics", "dreamsim"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    code, out, _ = call("--clips", clips / "boat-still", "--real", clips / "boat-moving", "--quiet")
+    code, out, _ = call("videos", clips / "boat-still", "--real", clips / "boat-moving", "--quiet")
     assert code == 0
     lines = [line for line in out.splitlines() if ": not measured, needs " in line]
     assert [line.partition(":")[0] for line in lines] == ["LPIPS", "CLIP score", "PIC", "FVD and KVD"]
@@ -167,32 +167,54 @@ def test_without_weights_each_learned_measure_has_its_line(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("gone",), "there is no folder or list gone"),
-        (("--clips", "gone"), "there is no folder or clip gone"),
-        (("--real", "gone"), "--real only goes with FOLDER or --clips"),
-        (("--image-cfg", "2"), "--image-cfg only goes with FOLDER or --clips"),
-        (("pictures", "--scales"), "--scales is of the toy world; leave FOLDER and --clips out"),
-        (("--clips", "clips", "--steps", "3"), "--steps is for making clips, but those of --clips are ready"),
-        (("--scales", "--cfg", "2"), "--scales sets the guidance scales itself"),
-        (("pictures", "--csv", "no/rows.csv"), "cannot be a csv file"),
-        (("pictures", "--batch", "0"), "batch must be at least 1"),
-        (("pictures", "--steps", "0"), "steps must be 1 to 1000"),
-        (("pictures", "--plain", "--size", "65x64"), "width must be a multiple of 64"),
-        (("--motion", "0"), "--motion only goes with FOLDER or --clips"),
-        (("pictures", "--items", "0"), "--items is of the toy world"),
-        (("--clips", "clips", "--seed", "3"), "--seed is for making clips"),
-        (("--clips", "clips", "--lora", "my.safetensors"), "--lora is for making clips"),
+        (("folder", "gone"), "there is no folder or list gone"),
+        (("videos", "gone"), "there is no folder or clip gone"),
+        (("videos", "clips", "--prompts", "gone"), "there is no folder or list gone"),
         (
-            ("pictures", "--plain", "--real", "clips"),
+            ("toy", "--real", "gone"),
+            "unrecognized arguments: --real gone; see 'dynamicrafter evaluate toy --help'",
+        ),
+        (("toy", "--dtype", "fp16"), "unrecognized arguments: --dtype fp16"),
+        (
+            ("folder", "pictures", "--scales"),
+            "unrecognized arguments: --scales; see 'dynamicrafter evaluate f",
+        ),
+        (
+            ("videos", "clips", "--steps", "3"),
+            "unrecognized arguments: --steps 3; see 'dynamicrafter evaluat",
+        ),
+        (("videos", "clips", "--keep", "kept"), "unrecognized arguments: --keep kept"),
+        (
+            ("toy", "--scales", "--cfg", "0"),
+            "--scales sets the guidance scales itself, but --cfg 0 was given",
+        ),
+        (("toy", "--scales", "--hops"), "not allowed with argument --scales"),
+        (("folder", "pictures", "--csv", "no/rows.csv"), "cannot be a csv file"),
+        (("folder", "pictures", "--batch", "0"), "batch must be at least 1"),
+        (("folder", "pictures", "--steps", "0"), "steps must be 1 to 1000"),
+        (("folder", "pictures", "--plain", "--size", "65x64"), "width must be a multiple of 64"),
+        (
+            ("folder", "pictures", "--plain", "--real", "clips"),
             "--real is for learned measures, but --plain leaves them",
         ),
         (
-            ("pictures", "--csv", "pictures/prompts.csv"),
+            ("videos", "clips", "--plain", "--fetch"),
+            "--fetch is for learned measures, but --plain leaves them",
+        ),
+        (
+            ("folder", "pictures", "--csv", "pictures/prompts.csv"),
             "is the list of pictures and prompts; give the table an",
         ),
-        (("pictures/prompts.csv", "--csv", "pictures/prompts.csv"), "is the list of pictures and prompts"),
-        (("pictures", "--keep", "kept", "--steps", "0"), "steps must be 1 to 1000"),
-        (("pictures", "--i3d", "no.pt"), "there is no file no.pt"),
+        (
+            ("folder", "pictures/prompts.csv", "--csv", "pictures/prompts.csv"),
+            "is the list of pictures and prompts",
+        ),
+        (
+            ("videos", "clips", "--prompts", "pictures", "--csv", "pictures/prompts.csv"),
+            "is the list of pictures and prompts",
+        ),
+        (("folder", "pictures", "--keep", "kept", "--steps", "0"), "steps must be 1 to 1000"),
+        (("folder", "pictures", "--i3d", "no.pt"), "there is no file no.pt"),
     ],
 )
 def test_wrong_usage_is_told_before_the_long_work(
@@ -203,6 +225,19 @@ def test_wrong_usage_is_told_before_the_long_work(
     assert message in err and err.count("\n") == 1
     assert not Path("kept").exists()
     assert (folder / "prompts.csv").read_text(encoding="utf-8").startswith("picture,prompt,end")
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--hops",), ("pictures",), ("--clips", "clips"), ("pictures", "--clips", "clips")]
+)
+def test_a_missing_or_unknown_subject_is_told_with_those_there_are(
+    call: Call, folder: Path, clips: Path, words: tuple[str, ...]
+) -> None:
+    """As in the command of version 0.1, which had no subcommands."""
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.endswith("; write 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'\n")
 
 
 @pytest.fixture
@@ -219,17 +254,17 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "replaced"),
     [
-        (("listed", "--csv"), "listed/boat.png"),
-        (("listed", "--csv"), "listed/cat_end.png"),
-        (("listed", "--csv"), "real/boat-seed1.mp4"),
-        (("beside", "--csv"), "beside/boat.txt"),
-        (("--clips", "clips", "--csv"), "clips/boat-seed1.mp4"),
-        (("--clips", "clips", "--csv"), "clips/frames/frame_0001.png"),
-        (("beside", "--real", "real", "--csv"), "real/boat-seed1.mp4"),
-        (("beside", "--csv"), "link.csv"),
-        (("listed", "--seed", "0,1", "--keep", "real"), "real/boat-seed1.mp4"),
-        (("beside", "--seed", "0,1", "--real", "real", "--keep", "real"), "real/boat-seed1.mp4"),
-        (("listed", "--seed", "0,1", "--keep", "links"), "links/boat-seed1.mp4"),
+        (("folder", "listed", "--csv"), "listed/boat.png"),
+        (("folder", "listed", "--csv"), "listed/cat_end.png"),
+        (("folder", "listed", "--csv"), "real/boat-seed1.mp4"),
+        (("folder", "beside", "--csv"), "beside/boat.txt"),
+        (("videos", "clips", "--csv"), "clips/boat-seed1.mp4"),
+        (("videos", "clips", "--csv"), "clips/frames/frame_0001.png"),
+        (("folder", "beside", "--real", "real", "--csv"), "real/boat-seed1.mp4"),
+        (("folder", "beside", "--csv"), "link.csv"),
+        (("folder", "listed", "--seed", "0,1", "--keep", "real"), "real/boat-seed1.mp4"),
+        (("folder", "beside", "--seed", "0,1", "--real", "real", "--keep", "real"), "real/boat-seed1.mp4"),
+        (("folder", "listed", "--seed", "0,1", "--keep", "links"), "links/boat-seed1.mp4"),
     ],
 )
 def test_inputs_are_not_replaced(
@@ -261,7 +296,7 @@ def test_inputs_are_not_replaced(
 
 
 def test_a_table_is_a_csv_file(call: Call, folder: Path, begins: None) -> None:
-    code, _, err = call(folder, "--csv", "rows.txt")
+    code, _, err = call("folder", folder, "--csv", "rows.txt")
     assert code == 2
     assert "the table is a csv file, but --csv is rows.txt; give it a name that ends in .csv" in err
     assert not Path("rows.txt").exists()
@@ -269,7 +304,7 @@ def test_a_table_is_a_csv_file(call: Call, folder: Path, begins: None) -> None:
 
 def test_every_kept_clip_has_its_place_before_the_long_work(call: Call, folder: Path, begins: None) -> None:
     (folder.parent / "kept" / "cat-seed2.mp4").mkdir(parents=True)
-    code, _, err = call(folder, "--keep", "kept", "--seed", "0,2")
+    code, _, err = call("folder", folder, "--keep", "kept", "--seed", "0,2")
     assert code == 1
     assert "cat-seed2.mp4 is a folder, not a file" in err
 
@@ -277,14 +312,20 @@ def test_every_kept_clip_has_its_place_before_the_long_work(call: Call, folder: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("pictures", "--seed", f"0,{2**63}"), f"seed must be 0 to 2^63 - 1, but {2**63} was given"),
-        (("--seed", f"0,{2**46}"), f"seed must be 0 to 2^46 - 1 in the toy world, but {2**46} was given"),
-        (("--hops", "--seed", "9" * 20), "seed must be 0 to 2^46 - 1 in the toy world, but 999"),
         (
-            ("pictures", "--seed", "1,1", "--keep", "kept"),
+            ("folder", "pictures", "--seed", f"0,{2**63}"),
+            f"seed must be 0 to 2^63 - 1, but {2**63} was given",
+        ),
+        (
+            ("toy", "--seed", f"0,{2**46}"),
+            f"seed must be 0 to 2^46 - 1 in the toy world, but {2**46} was given",
+        ),
+        (("toy", "--hops", "--seed", "9" * 20), "seed must be 0 to 2^46 - 1 in the toy world, but 999"),
+        (
+            ("folder", "pictures", "--seed", "1,1", "--keep", "kept"),
             "seed 1 is given more than once; give each seed once",
         ),
-        (("--seed", "3,0,3"), "seed 3 is given more than once"),
+        (("toy", "--seed", "3,0,3"), "seed 3 is given more than once"),
     ],
 )
 def test_seeds_that_cannot_be_used_are_refused(
@@ -340,23 +381,25 @@ def test_the_built_in_model_is_told_to_be_none_for_real_pictures(
     ]
     for mode, name in wanted:
         assert mode in VARIANTS[str(find(name).variant)].modes
-    code, out, _ = call(folder, *QUICK, *words, "--json")
+    code, out, _ = call("folder", folder, *QUICK, *words, "--json")
     assert (code, json.loads(out)["notes"]) == (0, notes)
-    code, out, _ = call(folder, *QUICK, *words)
+    code, out, _ = call("folder", folder, *QUICK, *words)
     assert out.splitlines()[-len(notes) :] == notes
-    assert json.loads(call(folder, *QUICK, *words, "--model", "x", "--json")[1])["notes"] == []
+    assert json.loads(call("folder", folder, *QUICK, *words, "--model", "x", "--json")[1])["notes"] == []
 
 
 def test_pictures_without_a_prompt_are_counted(call: Call, folder: Path, small_weights: Path) -> None:
     (folder / "prompts.csv").unlink()
     (folder / "boat.TXT").write_text("waves", encoding="utf-8")
-    code, out, _ = call(folder, "--model", small_weights, *QUICK, "--json")
+    code, out, _ = call("folder", folder, "--model", small_weights, *QUICK, "--json")
     told = json.loads(out)
     assert [clip["prompt"] for clip in told["clips"]] == ["waves", "", ""]
     assert told["notes"] == ["2 of 3 picture(s) have no prompt; nothing is said of what happens there"]
 
 
-@pytest.mark.parametrize("words", [("--clips", "clips"), ("--keep", "kept")])
+@pytest.mark.parametrize(
+    "words", [("videos", "clips", "--prompts", "pictures"), ("folder", "pictures", "--keep", "kept")]
+)
 def test_a_broken_picture_is_told_before_the_long_work(
     call: Call, folder: Path, clips: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,7 +409,7 @@ def test_a_broken_picture_is_told_before_the_long_work(
     for name in ("load_learned", "load", "read_frames"):
         monkeypatch.setattr(f"dynamicrafter.cli.measuring.{name}", never)
     (folder / "cat_end.png").write_bytes(b"broken")
-    code, out, err = call(folder, *words)
+    code, out, err = call(*words)
     assert (code, out) == (1, "")
     assert "cat_end.png is not a picture" in err
     assert not Path("kept").exists()
@@ -374,16 +417,16 @@ def test_a_broken_picture_is_told_before_the_long_work(
 
 def test_clips_that_cannot_be_kept_are_told_before_the_long_work(call: Call, folder: Path) -> None:
     (folder.parent / "kept" / "cat-seed0.mp4").mkdir(parents=True)
-    code, _, err = call(folder, "--keep", "kept")
+    code, _, err = call("folder", folder, "--keep", "kept")
     assert code == 1
     assert "cat-seed0.mp4 is a folder, not a file" in err
-    code, _, err = call(folder, "--keep", folder / "boat.png")
+    code, _, err = call("folder", folder, "--keep", folder / "boat.png")
     assert code == 1
     assert "boat.png cannot be made" in err
 
 
 def test_no_clip_that_can_be_read_is_an_error(call: Call, clips: Path) -> None:
-    code, _, err = call("--clips", clips / "cat.mp4", "--plain")
+    code, _, err = call("videos", clips / "cat.mp4", "--plain")
     assert code == 1
     assert "none of the 1 clip(s) can be measured" in err
 
@@ -409,7 +452,18 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
         return made[0]
 
     monkeypatch.setattr(measuring, "render", render)
-    words = (folder, "--model", small_weights, *QUICK, "--csv", "rows.csv", "--keep", "kept", "--quiet")
+    words = (
+        "folder",
+        folder,
+        "--model",
+        small_weights,
+        *QUICK,
+        "--csv",
+        "rows.csv",
+        "--keep",
+        "kept",
+        "--quiet",
+    )
     code, out, err = call(*words)
     assert (code, out) == (130, "")
     assert "nothing but the 1 finished clip(s) was written" in err
@@ -425,8 +479,8 @@ def test_a_csv_that_cannot_be_written_leaves_the_one_before(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dynamicrafter.evaluation.measure.os.replace", full)
-    code, out, err = call("--clips", clips / "boat-still", "--plain", "--quiet", "--csv", "rows.csv")
+    monkeypatch.setattr("os.replace", full)
+    code, out, err = call("videos", clips / "boat-still", "--plain", "--quiet", "--csv", "rows.csv")
     assert code == 1
     assert out.startswith("figure ") and "flow, pixels per frame" in out
     assert "rows.csv could not be written (No space left on device)" in err
@@ -444,7 +498,7 @@ def test_several_seeds_of_the_toy_world_give_medians(
         return figures
 
     monkeypatch.setattr("dynamicrafter.cli.evaluation.measure_behaviour", measured)
-    words = ("--model", small_weights, "--device", "cpu", "--items", "4")
+    words = ("toy", "--model", small_weights, "--device", "cpu", "--items", "4")
     code, out, _ = call(*words, "--seed", "0,5,2", "--json")
     told = json.loads(out)
     assert (code, told["seeds"], told["items"]) == (0, [0, 5, 2], 4)

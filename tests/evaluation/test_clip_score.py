@@ -63,14 +63,14 @@ def test_the_scores_are_cosines_in_hundredths(whole: Any, tmp_path: Path) -> Non
     save_file(tensors(whole), path)
     scorer = load_scorer(path, text=TEXT, vision=VISION)
     clip = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    figures = measure_learned(clip, Learned(clip=scorer), "waves", clip[1])
+    figures = measure_learned(clip, Learned(clip_score=scorer), "waves", clip[1])
     seen, read = scorer.see(clip), scorer.read(["waves"])
     assert figures["prompt to frames, CLIP score"] == pytest.approx(
         float(100 * (seen @ read[0]).clamp(min=0).mean()), abs=1e-3
     )
     wanted = float(100 * (seen @ seen[1]).mean())
     assert figures["picture to frames, CLIP score"] == pytest.approx(wanted, abs=1e-3)
-    frozen = measure_learned(clip[:1].repeat(4, 1, 1, 1), Learned(clip=scorer), "", clip[0])
+    frozen = measure_learned(clip[:1].repeat(4, 1, 1, 1), Learned(clip_score=scorer), "", clip[0])
     assert frozen["frame to next frame, CLIP score"] == pytest.approx(100, abs=1e-3)
     assert frozen["picture to frames, CLIP score"] == pytest.approx(100, abs=1e-3)
     assert "prompt to frames, CLIP score" not in frozen

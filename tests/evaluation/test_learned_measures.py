@@ -110,7 +110,7 @@ def pictures(*values: float) -> Tensor:
 @pytest.mark.usefixtures("absent")
 def test_what_is_missing_is_said_in_a_line_each() -> None:
     learned = load_learned()
-    assert (learned.lpips, learned.clip, learned.dreamsim, learned.video) == (None, None, None, None)
+    assert (learned.lpips, learned.clip_score, learned.dreamsim, learned.video) == (None, None, None, None)
     lines = [line.partition(": not measured, needs ")[::2] for line in learned.missing]
     assert [name for name, _ in lines] == ["LPIPS", "CLIP score", "PIC", "FVD and KVD"]
     for (_, reason), words in zip(

@@ -29,8 +29,8 @@ from dynamicrafter.model.configs import (
     VisionConfig,
 )
 from dynamicrafter.model.encoders import (
-    ClipImageEncoder,
-    ClipTextEncoder,
+    CLIPImageEncoder,
+    CLIPTextEncoder,
     clip_pixels,
     tokenize,
 )
@@ -137,11 +137,11 @@ def rounded(network: Network, dtype: torch.dtype) -> Network:
     return copy.deepcopy(network).to(dtype)
 
 
-def loaded_towers(config: dict, weights: dict[str, Tensor]) -> tuple[ClipTextEncoder, ClipImageEncoder]:
+def loaded_towers(config: dict, weights: dict[str, Tensor]) -> tuple[CLIPTextEncoder, CLIPImageEncoder]:
     """Both towers out of a whole CLIP model; what never runs (last text block, projections) is left out."""
     text_config, vision_config = tower_configs(config)
-    text = ClipTextEncoder(text_config, torch.float32, "cpu")
-    vision = ClipImageEncoder(vision_config, torch.float32, "cpu")
+    text = CLIPTextEncoder(text_config, torch.float32, "cpu")
+    vision = CLIPImageEncoder(vision_config, torch.float32, "cpu")
     visual = {key[len("visual.") :]: value for key, value in weights.items() if key.startswith("visual.")}
     return (
         loaded(text, {key: weights[key] for key in text.state_dict()}),

@@ -27,7 +27,7 @@ from dynamicrafter.toy.behaviour import (
     way_out,
 )
 from dynamicrafter.toy.hops import hop_clips
-from dynamicrafter.toy.world import DIRECTIONS, Scenes, make_clips, render, sample_scenes, with_motion
+from dynamicrafter.toy.world import DIRECTIONS, Scenes, draw_scenes, make_clips, sample_scenes, with_motion
 
 COUNT, FRAMES = 24, 16
 
@@ -39,7 +39,7 @@ def first() -> Scenes:
 
 def nothing(scenes: Scenes) -> Tensor:
     """The background alone, one frame."""
-    return render(replace(scenes, present=torch.zeros_like(scenes.present)), torch.zeros(len(scenes), 1))
+    return draw_scenes(replace(scenes, present=torch.zeros_like(scenes.present)), torch.zeros(len(scenes), 1))
 
 
 def vanished(scenes: Scenes, frames: int = FRAMES) -> Tensor:
@@ -184,7 +184,7 @@ def test_the_table_tells_true_clips_from_vanished_subjects(
     def acted(model: Model, scenes: Scenes, *_: object) -> Tensor:
         return act(scenes, FRAMES)
 
-    monkeypatch.setattr("dynamicrafter.toy.behaviour.make", acted)
+    monkeypatch.setattr("dynamicrafter.toy.behaviour.generate_clips", acted)
     figures = measure_behaviour(load(small_weights, device="cpu"), items=8)
     assert not any(math.isnan(value) for value in figures.values())
     assert {name: value for name, value in figures.items() if "share" in name} == {

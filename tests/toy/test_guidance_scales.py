@@ -34,7 +34,7 @@ def test_what_each_scale_does_is_found(small_weights: Path, monkeypatch: pytest.
         noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(0))
         return clips + (0.01 if (settings.image_cfg or 0) > 1 else 0.05) * noise
 
-    monkeypatch.setattr("dynamicrafter.toy.scales.make", acted)
+    monkeypatch.setattr("dynamicrafter.toy.scales.generate_clips", acted)
     heard: dict[str, float] = {}
     model = load(small_weights, device="cpu")
     figures = measure_scales(model, items=8, seed=3, report=heard.__setitem__)

@@ -188,7 +188,7 @@ def test_a_model_that_hops_is_found_out(small_weights: Path, monkeypatch: pytest
         )
         return torch.where(obedient[:, None, None, None, None], told, other)
 
-    monkeypatch.setattr("dynamicrafter.toy.hops.make", acted)
+    monkeypatch.setattr("dynamicrafter.toy.hops.generate_clips", acted)
     assert measure_hops(load(small_weights, device="cpu"), items=8) == {
         "hops when told, share": 0.5,
         "prompted direction, share": 0.5,
@@ -199,6 +199,7 @@ def test_a_model_that_hops_is_found_out(small_weights: Path, monkeypatch: pytest
 def test_the_command_measures_hops(small_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "evaluate",
+        "toy",
         "--model",
         str(small_weights),
         "--hops",

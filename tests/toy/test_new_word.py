@@ -75,7 +75,7 @@ def test_a_new_word_is_learnt_and_the_old_ones_stay(tmp_path: Path) -> None:
         timesteps="high",
         checkpointing=False,
         trainer=TrainerConfig(
-            steps=24, learning_rate=2e-3, warm_up=2, decay="cosine", weight_decay=0.0, clip=1.0
+            steps=24, learning_rate=2e-3, warm_up=2, decay="cosine", weight_decay=0.0, max_grad_norm=1.0
         ),
     )
     model = load("tiny", device="cpu")

@@ -17,7 +17,7 @@ from dynamicrafter.model.variants import TINY, Mode
 from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import Settings, make_settings
 from dynamicrafter.toy.autoencoder import round_trip, still_frames
-from dynamicrafter.toy.behaviour import Track, directions, make, same_subject, track, travelled
+from dynamicrafter.toy.behaviour import Track, directions, generate_clips, same_subject, track, travelled
 from dynamicrafter.toy.scales import measure_scales
 from dynamicrafter.toy.world import DIRECTIONS, Scenes, captions, join, make_clips, sample_scenes, with_motion
 
@@ -48,7 +48,7 @@ def test_the_file_is_small_and_knows_what_it_is(model: Model) -> None:
 def told(model: Model, motion: str, count: int, seed: int, fs: int = 10) -> tuple[Scenes, Track]:
     """Unseen scenes whose subjects were told one motion, and where they went."""
     scenes = with_motion(sample_scenes(count, torch.Generator().manual_seed(seed), "held_out"), motion, fs)
-    return scenes, track(make(model, scenes, captions(scenes), quick(model, "animate"), 0), scenes)
+    return scenes, track(generate_clips(model, scenes, captions(scenes), quick(model, "animate"), 0), scenes)
 
 
 def quick(model: Model, mode: Mode) -> Settings:
@@ -65,7 +65,7 @@ def test_subjects_move_as_prompted(model: Model) -> None:
     """The same pictures with four prompts, so that a clip that ignores its prompt is right one time in four."""
     first = sample_scenes(4, torch.Generator().manual_seed(21), "held_out")
     scenes = join([with_motion(first, direction, fs=9) for direction in DIRECTIONS])
-    clips = make(model, scenes, captions(scenes), quick(model, "animate"), 0)
+    clips = generate_clips(model, scenes, captions(scenes), quick(model, "animate"), 0)
     wanted = [direction for direction in DIRECTIONS for _ in range(4)]
     right = sum(a == b for a, b in zip(directions(track(clips, scenes)), wanted, strict=True))
     assert right >= 15
@@ -78,7 +78,7 @@ def test_subjects_move_as_prompted(model: Model) -> None:
 def test_without_a_prompt_nothing_says_where_to_go(model: Model) -> None:
     """One direction in four would be chance; with the prompt it is nearly all."""
     scenes = with_motion(sample_scenes(16, torch.Generator().manual_seed(21), "held_out"), "right", 9)
-    clips = make(model, scenes, [""] * 16, quick(model, "animate"), 0)
+    clips = generate_clips(model, scenes, [""] * 16, quick(model, "animate"), 0)
     assert directions(track(clips, scenes)).count("right") <= 6
 
 
@@ -112,7 +112,7 @@ def test_a_higher_rate_is_slower(model: Model) -> None:
 def test_interpolations_end_at_the_last_picture(model: Model) -> None:
     scenes = sample_scenes(4, torch.Generator().manual_seed(22), "held_out", motions=DIRECTIONS, fs=(8, 10))
     truth = make_clips(scenes, 16)
-    clips = make(model, scenes, captions(scenes), quick(model, "interpolate"), 0, truth[:, -1])
+    clips = generate_clips(model, scenes, captions(scenes), quick(model, "interpolate"), 0, truth[:, -1])
     to_last, to_first = psnr(clips[:, -1], truth[:, -1]), psnr(clips[:, -1], truth[:, 0])
     assert float(to_last.mean()) > 39
     assert (to_last > to_first).all()
@@ -121,7 +121,7 @@ def test_interpolations_end_at_the_last_picture(model: Model) -> None:
 def test_loops_go_out_and_close(model: Model) -> None:
     scenes = with_motion(sample_scenes(4, torch.Generator().manual_seed(26), "held_out"), "right", 9)
     scenes = replace(scenes, loop=torch.ones(4, dtype=torch.bool))
-    clips = make(model, scenes, captions(scenes), quick(model, "loop"), 0)
+    clips = generate_clips(model, scenes, captions(scenes), quick(model, "loop"), 0)
     found = track(clips, scenes)
     assert all(loop_closure(clip) < 1 for clip in clips)
     assert (found.x[:, 8] - found.x[:, 0] > 4).all()

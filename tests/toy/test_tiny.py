@@ -39,7 +39,7 @@ from dynamicrafter.toy.towers import (
     toy_vocabulary,
 )
 from dynamicrafter.toy.world import DIRECTIONS, captions, make_clips, sample_scenes
-from dynamicrafter.training.trainer import save_state
+from dynamicrafter.training.state import save_state
 from dynamicrafter.weights.load import load_components
 
 pytest.importorskip("accelerate", reason="training needs accelerate")

@@ -17,11 +17,11 @@ from dynamicrafter.toy.world import (
     SIZE,
     captions,
     clip_times,
+    draw_scenes,
     held_out,
     join,
     make_clips,
     pose,
-    render,
     sample_scenes,
     select,
     with_motion,
@@ -98,7 +98,7 @@ def test_speed_falls_with_fs() -> None:
 def test_a_first_picture_does_not_tell_the_motion() -> None:
     first = sample_scenes(8, seeded(8))
     start = torch.zeros(8, 1)
-    pictures = [render(with_motion(first, motion), start) for motion in MOTIONS]
+    pictures = [draw_scenes(with_motion(first, motion), start) for motion in MOTIONS]
     assert all(torch.equal(picture, pictures[0]) for picture in pictures)
 
 

@@ -81,8 +81,8 @@ def test_training_again_goes_on(
             "the stages are vae, text, vision, prompted, mixed, refined, continued, decoder, export",
         ),
         (("train", "lora", "--stage", "vae"), "only the tiny recipe has stages"),
-        (("evaluate", "--model", "tinny"), "there is no model 'tinny'"),
-        (("evaluate", "--items", "0"), "items must be at least 4"),
+        (("evaluate", "toy", "--model", "tinny"), "there is no model 'tinny'"),
+        (("evaluate", "toy", "--items", "0"), "items must be at least 4"),
     ],
 )
 def test_wrong_usage_is_told(
@@ -100,7 +100,7 @@ def test_a_model_of_another_size_is_not_measured(tmp_path: Path, capsys: pytest.
 
     wide = replace(SMALL, preset=replace(SMALL.preset, width=128))
     write_random_checkpoint(tmp_path / "wide.safetensors", wide)
-    assert main(["evaluate", "--model", str(tmp_path / "wide.safetensors"), "--device", "cpu"]) == 2
+    assert main(["evaluate", "toy", "--model", str(tmp_path / "wide.safetensors"), "--device", "cpu"]) == 2
     assert "makes 128x64" in capsys.readouterr().err
 
 
@@ -109,6 +109,7 @@ def test_a_random_model_is_measured_and_found_wanting(
 ) -> None:
     words = [
         "evaluate",
+        "toy",
         "--model",
         str(small_weights),
         "--items",

@@ -79,7 +79,7 @@ def test_types(values: dict[str, Any], message: str) -> None:
         ({"trainer": {"ema": NOT_A_NUMBER}}, "ema must be 0"),
         ({"trainer": {"betas": [0.9, 1.5]}}, "betas must be 0 to below 1, but 0.9 and 1.5 were given"),
         ({"trainer": {"weight_decay": -1}}, "weight_decay must be 0 (none) or more, but -1 was given"),
-        ({"trainer": {"clip": -1}}, "clip must be 0 (none) or more, but -1 was given"),
+        ({"trainer": {"max_grad_norm": -1}}, "max_grad_norm must be 0 (none) or more, but -1 was given"),
         ({"trainer": {"warm_up": -5}}, "warm_up must be 0 (none) or more, but -5 was given"),
         ({"trainer": {"seed": -1}}, "seed must be 0 to 2^63 - 1, but -1 was given"),
         ({"samples": {"seed": 2**63}}, "seed must be 0 to 2^63 - 1 in samples, but 9223372036854775808"),
@@ -87,6 +87,16 @@ def test_types(values: dict[str, Any], message: str) -> None:
 )
 def test_ranges(values: dict[str, Any], message: str) -> None:
     assert refused(values).startswith(message)
+
+
+def test_a_setting_is_read_by_its_former_name_as_well() -> None:
+    """Configs of version 0.1 call the largest norm of the gradient ``clip``."""
+    made = config_from({**BASE, "trainer": {"clip": 0.25}}, "it")
+    assert isinstance(made, FinetuneConfig)
+    assert made.trainer.max_grad_norm == 0.25
+    assert refused({"trainer": {"clip": 0.25, "max_grad_norm": 0.5}}).startswith(
+        "clip in it is the former name of max_grad_norm, which is given too; keep max_grad_norm"
+    )
 
 
 def test_what_an_inner_object_leaves_out_is_as_without_the_object() -> None:

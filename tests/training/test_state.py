@@ -13,7 +13,7 @@ import torch
 
 from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.training.run_log import CSV, Report, RunLog
-from dynamicrafter.training.state import clear_unfinished, load_state, save_state
+from dynamicrafter.training.state import load_state, save_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,16 +83,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         UsageError, match=r"the folder .*cache could not be made \(File exists\); give another --folder"
     ):
         save_state({}, tmp_path / "cache" / "item.pt")
-
-
-def test_only_unfinished_files_are_cleared(tmp_path: Path) -> None:
-    clear_unfinished(tmp_path / "nowhere")
-    names = ["state.pt", "state.pt.12.part", ".0a1b.part", "apart", "log.csv"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "folder.part").mkdir()
-    clear_unfinished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["apart", "folder.part", "log.csv", "state.pt"]
 
 
 def line(step: int) -> Report:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.training import trainer
 from dynamicrafter.training.muon import Muon, orthogonalise
-from dynamicrafter.training.trainer import STATE, Batch, Report, Trainer, TrainerConfig, step_seed
+from dynamicrafter.training.run_log import Report
+from dynamicrafter.training.trainer import STATE, Batch, Trainer, TrainerConfig, step_seed
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 
@@ -106,7 +107,7 @@ def test_accumulated_batches_count_as_one_large_one(tmp_path: Path) -> None:
         torch.randn(8, 16, generator=torch.Generator().manual_seed(step_seed(0, 0, micro)))
         for micro in (0, 1)
     ]
-    config = TrainerConfig(steps=1, learning_rate=0.01, accumulate=2, clip=0.0, weight_decay=0.0)
+    config = TrainerConfig(steps=1, learning_rate=0.01, accumulate=2, max_grad_norm=0.0, weight_decay=0.0)
     two = train(tmp_path / "two", config)
     one = Line()
     Trainer(one, lambda _: {"x": torch.cat(rows)}, replace(config, accumulate=1), tmp_path / "one").run()

@@ -16,7 +16,7 @@ from ...errors import CheckpointError
 PIECE_BYTES = 16 * 2**20
 """Largest piece of a tensor that is in memory at once while a file is read."""
 
-Progress = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 """Called with the bytes done and their total; whatever it raises stops the work."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, Entry, Piece, Progress, WeightsFile, unreadable
+from .entries import PIECE_BYTES, ByteProgress, Entry, Piece, WeightsFile, unreadable
 from .safetensors_file import open_safetensors
 from .torch_file import open_torch
 
@@ -67,7 +67,7 @@ def open_weights(path: Path | str) -> WeightsFile:
     return _single(path)
 
 
-def file_sha256(path: Path | str, progress: Progress | None = None) -> str:
+def weights_sha256(path: Path | str, progress: ByteProgress | None = None) -> str:
     """Lower-case hexadecimal hash of a weights file, or of all shards of one as if they were one file."""
     files = open_weights(path).files
     total = sum(file.stat().st_size for file in files)

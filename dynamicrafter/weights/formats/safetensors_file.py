@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
+from ...atomic import replacing
 from ...errors import CheckpointError
 from .entries import PIECE_BYTES, Entry, Piece, unreadable
 
@@ -187,7 +187,6 @@ def write_safetensors(
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     data = 8 + len(raw)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         free = shutil.disk_usage(path.parent).free
         if free < data + end:
@@ -195,20 +194,17 @@ def write_safetensors(
                 f"{path} needs {(data + end) / 1e9:.2f} GB but {path.parent} has {free / 1e9:.2f} GB free; "
                 "make room or choose another folder"
             )
-        with partial.open("wb") as stream:
+        with replacing(path) as part, part.open("wb") as stream:
             stream.write(len(raw).to_bytes(8, "little") + raw)
             # Sets the length at once, so that a tensor without values at the end is no special case.
             stream.truncate(data + end)
             for piece in pieces:
                 stream.seek(data + offsets[piece.name] + piece.start * piece.values.element_size())
                 stream.write(_bytes(piece.values))
-        os.replace(partial, path)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror or error}); choose another folder"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _bytes(values: Tensor) -> memoryview:
