@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dynamicrafter.diffusion.denoiser import Denoise, Estimate
 from dynamicrafter.diffusion.samplers import SAMPLERS, Step
 from dynamicrafter.diffusion.schedule import Plan
 from dynamicrafter.errors import Cancelled, DynamiCrafterError, UsageError
-from dynamicrafter.model.protocols import Context, Network, NetworkWrapper
+from dynamicrafter.model.protocols import Context, Network, NetworkWrapper, Posterior
 from dynamicrafter.model.variants import SMALL, Mode
 from dynamicrafter.pipeline import (
     KeyPictures,
@@ -115,6 +116,37 @@ def test_frames_are_cut_off_as_in_the_original(value: float, level: int) -> None
     frames = to_frames(torch.full((1, 3, 2, 4, 6), value))
     assert frames.shape == (1, 2, 4, 6, 3)
     assert (frames == level).all()
+
+
+# Other implementations of the networks
+
+
+class Codec:
+    """Pictures to latents of their mean colour, and back."""
+
+    def encode(self, pictures: Tensor) -> Posterior:
+        mean = torch.nn.functional.avg_pool2d(pictures.mean(1, keepdim=True), 8).expand(-1, 4, -1, -1)
+        return Posterior(mean, torch.full_like(mean, -torch.inf))
+
+    def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
+        yield torch.nn.functional.interpolate(latents[:, :3], scale_factor=8.0)
+
+
+STAND_INS: dict[str, Any] = {
+    "text": lambda prompts: torch.zeros(len(prompts), 77, 64),
+    "vision": lambda pictures: torch.zeros(len(pictures), 65, 64),
+    "resampler": lambda tokens: torch.zeros(len(tokens), 256, 64),
+    "vae": Codec(),
+    "unet": lambda x, timesteps, context, fs: x[:, :4],
+}
+
+
+@pytest.mark.parametrize("network", [*STAND_INS, "all"])
+def test_anything_that_takes_and_gives_the_same_can_stand_for_a_network(model: Model, network: str) -> None:
+    """Neither PyTorch modules nor names of ours are asked for."""
+    others = STAND_INS if network == "all" else {network: STAND_INS[network]}
+    clips = generate(replace(model, **others), KeyPictures(picture(0)), [settings(cfg=2.0)])
+    assert clips.shape == (1, 4, 64, 64, 3)
 
 
 # Seeds and batches
