@@ -23,14 +23,14 @@ _FEWEST = 4
 """Clips for the four directions."""
 _ITEMS, _SCALES_ITEMS = 64, 16
 """Clips per figure where nothing is said."""
-_MAKING = "keep loop negative motion fs frames size image_cfg eta rescale spacing batch noise_device"
+_MAKING = "keep loop negative motion fs frames size image_cfg eta guidance_rescale spacing sampler batch noise_device"
 """Options of the clips that a folder's pictures are made into."""
 _MEASURING = "real csv plain towers i3d fetch fit"
 """Options of measuring them, and ready ones."""
 _OF_TOYS = "items scales hops"
 _LEARNED = "towers i3d fetch real"
 """What a plain table has no use for."""
-_USUAL = {"batch": 1, "fit": "crop", "noise_device": "cpu", "dtype": "auto", "seed": [0]}
+_USUAL = {"batch": 1, "fit": "crop", "sampler": "ddim", "noise_device": "cpu", "dtype": "auto", "seed": [0]}
 """Defaults of options that are not empty without being given."""
 
 _MOST_SEED, _MOST_TOY_SEED = 63, 46

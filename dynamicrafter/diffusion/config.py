@@ -8,6 +8,9 @@ from typing import Literal
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing", "linspace"]
 
+SAMPLERS: dict[str, str] = {"ddim": "DDIM, as released"}
+"""Samplers by name, each with what it is in a few words."""
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:

@@ -1,4 +1,4 @@
-"""What nodes make of a variant: which one the one-node start takes, and which numbers are left to it."""
+"""What nodes make of variants and parameters: which variant is taken, what is left to it, which inputs there are."""
 
 from __future__ import annotations
 
@@ -80,3 +80,11 @@ def test_numbers_that_are_given_are_kept(told: dict[str, Any]) -> None:
         "guidance_rescale": 0.0,
         "spacing": "uniform_trailing",
     }
+
+
+def test_a_new_parameter_is_an_input_of_the_sampler_by_itself(told: dict[str, Any]) -> None:
+    made = told["new parameter"]
+    assert made["input"].items() >= {"default": 0.5, "min": 0.0, "max": 9.0, "step": 0.1}.items()
+    assert made["input"]["tooltip"] == "How grainy."
+    assert made["set"] == 2.5
+    assert made["wrong"] == "film_grain must be 0 to 9, but 10.0 was given"
