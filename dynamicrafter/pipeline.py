@@ -14,7 +14,7 @@ from .diffusion.denoiser import make_denoiser
 from .diffusion.guidance import make_guidance
 from .diffusion.samplers import Callback, Step, draw_noise, sample_ddim
 from .diffusion.schedule import ddim_plan, make_schedule
-from .errors import DynamiCrafterError
+from .errors import DynamiCrafterError, Remedy
 from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, assemble, image_tokens, place_keyframes, repeat_picture
 from .model.configs import LATENT_FACTOR
@@ -216,12 +216,9 @@ def _latents(model: Model, pictures: Tensor, noise: Tensor) -> Tensor:
 def _require_finite(model: Model, network: str, values: Tensor) -> None:
     if torch.isfinite(values).all():
         return
-    if model.dtype == torch.float32:
-        advice = "use a smaller --cfg, or a checkpoint that is not damaged"
-    else:
-        advice = "load the model with --dtype float32 or bfloat16"
+    remedy = Remedy("lower_cfg" if model.dtype == torch.float32 else "widen_dtype")
     name = str(model.dtype).removeprefix("torch.")
-    raise DynamiCrafterError(f"the {network}'s output is not finite in {name}; {advice}")
+    raise DynamiCrafterError(f"the {network}'s output is not finite in {name}", remedy)
 
 
 def _references(model: Model, vae: VideoAutoencoder, pictures: KeyPictures, clip: int) -> list[Tensor]:

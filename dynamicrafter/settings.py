@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from .diffusion.config import Spacing
-from .errors import UsageError
+from .errors import Remedy, UsageError
 from .model.variants import Mode, Variant
 from .parameters import PARAMETERS
 
@@ -99,8 +99,8 @@ def make_settings(
     """
     if mode not in variant.modes:
         raise UsageError(
-            f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {mode}; "
-            f"choose a model for it with 'dynamicrafter models'"
+            f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {mode}",
+            Remedy("choose_model"),
         )
     if fs is not None and motion is not None:
         raise UsageError("fs and motion set the same thing; give one of them")

@@ -16,6 +16,7 @@ from ..dynamicrafter.errors import UsageError
 from ..dynamicrafter.model.variants import Mode, Variant
 from ..dynamicrafter.parameters import PARAMETERS, Group, of_group
 from ..dynamicrafter.settings import Settings, make_settings
+from .words import in_words_of_the_graph
 
 OWN: dict[type, Any] = {int: 0, float: -1.0, str: "auto"}
 """What an input of each type shows where the choice is left to the model."""
@@ -138,9 +139,6 @@ def settings_of(
     width, height = chosen.pop("width"), chosen.pop("height")
     if chosen["fs"] is not None:
         chosen["motion"] = None
-    try:
-        return make_settings(
-            variant, mode, picture_size=picture_size, size=(width, height) if width else None, **chosen
-        )
-    except UsageError as problem:
-        raise ValueError(str(problem)) from problem
+    size = (width, height) if width else None
+    with in_words_of_the_graph():
+        return make_settings(variant, mode, picture_size=picture_size, size=size, **chosen)

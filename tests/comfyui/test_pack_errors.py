@@ -183,7 +183,12 @@ class TestEncoders:
     def test_a_model_that_was_not_trained_to_interpolate_says_so(self, ready: Client) -> None:
         prompt = saved_latent(sampled(conditioned("DynamiCrafterInterpolation")))
         prompt["loader"] = other_loader("narrow.safetensors")
-        fails(ready, prompt, "cond", "narrow was trained to animate, not to interpolate; load a model for it")
+        fails(
+            ready,
+            prompt,
+            "cond",
+            "narrow was trained to animate, not to interpolate; the README lists the models",
+        )
 
 
 class TestPictures:

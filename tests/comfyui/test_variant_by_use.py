@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
+from dynamicrafter.errors import RemedyKind
 from dynamicrafter.model.variants import TINY, VARIANTS
 
 if TYPE_CHECKING:
@@ -88,3 +89,26 @@ def test_a_new_parameter_is_an_input_of_the_sampler_by_itself(told: dict[str, An
     assert made["input"]["tooltip"] == "How grainy."
     assert made["set"] == 2.5
     assert made["wrong"] == "film_grain must be 0 to 9, but 10.0 was given"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("choose_model", "the README lists the models and what each is for"),
+        ("download", "put the file of text into models/checkpoints"),
+        ("drop_variant", "set the variant input to auto or choose another file"),
+        ("lower_cfg", "set a smaller cfg, or choose a checkpoint that is not damaged"),
+        ("name_encoder", "connect a core loader with the text encoder"),
+        ("name_variant", "choose it in the variant input"),
+        ("widen_dtype", "set weight_dtype to float32 or bfloat16 in the loader"),
+    ],
+)
+def test_an_error_of_the_package_is_told_in_words_of_the_graph(
+    told: dict[str, Any], kind: str, words: str
+) -> None:
+    assert told["advice"][kind] == f"it is not so; {words}"
+
+
+def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told: dict[str, Any]) -> None:
+    left = {"check_model", "fetch", "name_i3d", "name_towers", "skip_learned"}
+    assert set(get_args(RemedyKind)) - set(told["advice"]) == left

@@ -49,6 +49,18 @@ def new_parameter(values: Any, variant: Any) -> dict[str, Any]:
     return {"input": shown.as_dict(), "set": made.film_grain, "wrong": values.problem_of(film_grain=10.0)}
 
 
+def advice(kind: str) -> str:
+    """What a graph is told for a remedy."""
+    errors, words = (
+        importlib.import_module(f"pack.{name}") for name in ("dynamicrafter.errors", "nodes.words")
+    )
+    try:
+        with words.in_words_of_the_graph():
+            raise errors.CheckpointError("it is not so", errors.Remedy(kind, ("text",)))
+    except ValueError as problem:
+        return str(problem)
+
+
 if __name__ == "__main__":
     import comfy.options
 
@@ -83,6 +95,7 @@ if __name__ == "__main__":
                 "given values": own_values(
                     values, known["512_v1"], steps=7, cfg=0.0, image_cfg=2.0, eta=0.0, guidance_rescale=0.0
                 ),
+                "advice": {kind: advice(kind) for kind in importlib.import_module("pack.nodes.words").WORDS},
                 "new parameter": new_parameter(values, known["512_v1"]),
             }
         ),

@@ -119,7 +119,11 @@ def test_fs_and_motion_together_are_refused() -> None:
 @pytest.mark.parametrize(
     ("variant", "mode", "message"),
     [
-        (V512, "loop", r"512_v1 was trained to animate, not to loop; choose a model for it"),
+        (
+            V512,
+            "loop",
+            r"512_v1 was trained to animate, not to loop; dynamicrafter\.weights\.catalogue\.RELEASES lists",
+        ),
         (V512_INTERP, "animate", r"512_interp_v1 was trained to interpolate and loop, not to animate"),
     ],
 )
