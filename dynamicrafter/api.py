@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .diffusion.samplers import Callback
-from .errors import CheckpointError, UsageError
+from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
@@ -85,9 +85,7 @@ def find_model(
     # A folder of clips called "512" must not hide the model, so a bare name is a path only where no model has it.
     if isinstance(model, Path) or place.suffix or model != place.name:
         if not place.exists():
-            raise UsageError(
-                f"there is no weights file {place}; check the path, or give a name from 'dynamicrafter models'"
-            )
+            raise UsageError(f"there is no weights file {place}", Remedy("check_model"))
         return ModelFiles(place, variant, text, image)
     if model == TINY.name:
         return ModelFiles(_TINY_WEIGHTS, variant, text, image)
@@ -103,9 +101,7 @@ def find_model(
             raise UsageError(f"there is no model {model!r}; did you mean {nearest[0]!r}?") from problem
         raise
     if release.variant is None:
-        raise UsageError(
-            f"{release.name} holds only the {release.purpose}; choose a model from 'dynamicrafter models'"
-        )
+        raise UsageError(f"{release.name} holds only the {release.purpose}", Remedy("choose_model"))
     paths: dict[str, Path] = {}
     for needed in with_requirements(release):
         found = local_path(needed)
@@ -113,7 +109,7 @@ def find_model(
             if needed.kind == "towers" and text is not None and image is not None:
                 continue
             raise UsageError(
-                f"the files of {release.name} are not here yet; fetch them with 'dynamicrafter download {release.name}'"
+                f"the files of {release.name} are not here yet", Remedy("download", (release.name,))
             )
         paths[needed.kind] = found
     towers = paths.get("towers")

@@ -14,7 +14,7 @@ from .diffusion.denoiser import DenoiseWrapper, Evaluate, make_denoiser
 from .diffusion.guidance import Branch, make_guidance
 from .diffusion.samplers import SAMPLERS, Callback, Step, draw_noise
 from .diffusion.schedule import make_plan, make_schedule
-from .errors import DynamiCrafterError, UsageError
+from .errors import DynamiCrafterError, Remedy, UsageError
 from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
 from .model.configs import LATENT_FACTOR
@@ -268,9 +268,6 @@ def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:
 def _require_finite(model: Model, network: str, values: Tensor) -> None:
     if torch.isfinite(values).all():
         return
-    if model.dtype == torch.float32:
-        advice = "use a smaller --cfg, or a checkpoint that is not damaged"
-    else:
-        advice = "load the model with --dtype float32 or bfloat16"
+    remedy = Remedy("lower_cfg" if model.dtype == torch.float32 else "widen_dtype")
     name = str(model.dtype).removeprefix("torch.")
-    raise DynamiCrafterError(f"the {network}'s output is not finite in {name}; {advice}")
+    raise DynamiCrafterError(f"the {network}'s output is not finite in {name}", remedy)

@@ -8,10 +8,10 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..dynamicrafter.model.variants import VARIANTS, Mode
+from .choices import OWN, advanced, checks, choice, require
 from .host.files import fingerprint, list_checkpoints
 from .loader import AUTO, VARIANT_TIP, variant_for
-from .own_values import LARGEST_CFG, OWN, OWN_COUNT, problem_of
-from .sockets import CATEGORY, CFG_TIP, FS_TIP, MOTION_TIP, STEPS_TIP, advanced, image, schema
+from .sockets import CATEGORY, image, schema
 
 _LAST_TIP = "The last frame, to go on from."
 
@@ -33,28 +33,15 @@ class DynamiCrafterAnimate(io.ComfyNode):
             enable_expand=True,
             inputs=[
                 image("image", "The picture to set in motion; one, not a batch.", raw_link=True),
-                io.String.Input(
-                    "prompt",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="What should happen, in English.",
-                ),
+                choice("prompt"),
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
                     tooltip="The built-in model needs no download; for pruned checkpoints also connect clip "
                     "and clip_vision.",
                 ),
-                io.Float.Input("motion", default=OWN, min=OWN, max=1.0, step=0.05, tooltip=MOTION_TIP),
-                io.Int.Input(
-                    "seed",
-                    default=123,
-                    min=0,
-                    max=0x7FFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Another seed, another clip.",
-                ),
+                choice("motion"),
+                choice("seed"),
                 io.Boolean.Input(
                     "loop",
                     default=False,
@@ -66,40 +53,9 @@ class DynamiCrafterAnimate(io.ComfyNode):
                     optional=True,
                     raw_link=True,
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=OWN_COUNT,
-                    min=OWN_COUNT,
-                    max=1000,
-                    optional=True,
-                    tooltip=STEPS_TIP,
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=OWN,
-                    min=OWN,
-                    max=LARGEST_CFG,
-                    step=0.1,
-                    optional=True,
-                    tooltip=CFG_TIP,
-                ),
-                io.Int.Input(
-                    "frames", default=16, min=1, max=1024, optional=True, tooltip="Length; 16 is best."
-                ),
-                io.Int.Input(
-                    "fps", default=8, min=1, max=120, optional=True, tooltip="Frames per second it plays at."
-                ),
-                io.String.Input(
-                    "negative_prompt",
-                    default="",
-                    multiline=True,
-                    optional=True,
-                    tooltip="What should not happen.",
-                    extra_dict=advanced(),
-                ),
-                io.Int.Input(
-                    "fs", default=0, min=0, max=1000, optional=True, tooltip=FS_TIP, extra_dict=advanced()
-                ),
+                *[choice(name, optional=True) for name in ("steps", "cfg", "frames", "fps")],
+                choice("negative", optional=True, extra_dict=advanced()),
+                choice("fs"),
                 io.Clip.Input(
                     "clip", optional=True, raw_link=True, tooltip="Text encoder, for pruned checkpoints."
                 ),
@@ -130,13 +86,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
         """Changes when the checkpoint's file does."""
         return fingerprint(checkpoint)
 
-    @classmethod
-    def validate_inputs(cls, cfg: float | None = None, motion: float | None = None) -> bool | str:
-        """Refuse a wrong number before anything is loaded; what is linked is checked when it is known.
-
-        Naming an input switches the host's own check of its range off, so that is done here too.
-        """
-        return problem_of(cfg=cfg, motion=motion) or True
+    validate_inputs = checks("motion", "steps", "cfg", "frames", "fps", "fs")
 
     @classmethod
     def execute(
@@ -148,12 +98,12 @@ class DynamiCrafterAnimate(io.ComfyNode):
         seed: int,
         loop: bool,
         last_image: Any = None,
-        steps: int = OWN_COUNT,
-        cfg: float = OWN,
+        steps: int = OWN[int],
+        cfg: float = OWN[float],
         frames: int = 16,
         fps: int = 8,
         negative_prompt: str = "",
-        fs: int = 0,
+        fs: int = OWN[int],
         clip: Any = None,
         clip_vision: Any = None,
         variant: str = AUTO,
@@ -163,9 +113,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
             raise ValueError(
                 "loop and a last picture exclude each other: a loop ends with its first picture; drop one"
             )
-        wrong = problem_of(cfg=cfg, motion=motion)
-        if wrong:
-            raise ValueError(wrong)
+        require(motion=motion, steps=steps, cfg=cfg, frames=frames, fps=fps, fs=fs)
         mode: Mode = "interpolate" if last_image is not None else "loop" if loop else "animate"
         graph = GraphBuilder()
         loader = graph.node(
@@ -204,7 +152,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
             seed=seed,
             steps=steps,
             cfg=cfg,
-            eta=OWN,
+            eta=OWN[float],
         )
         decoded = graph.node("DynamiCrafterVAEDecode", vae=loader.out(3), latent=sampled.out(0))
         video = graph.node("CreateVideo", images=decoded.out(0), fps=float(fps))

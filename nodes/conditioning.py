@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .encode import encode, single, size_problem
-from .own_values import problem_of
-from .sockets import CATEGORY, clip_inputs, conditioning_outputs, image, schema, text_inputs
+from .choices import checks, choices_of
+from .encode import encode, single
+from .sockets import CATEGORY, conditioning_outputs, image, schema, text_inputs
 
 _MODEL_TIP = "MODEL of DynamiCrafter Checkpoint Loader."
 _VAE_TIP = (
@@ -27,18 +27,18 @@ def _models() -> list[Any]:
     ]
 
 
+def _clip_inputs() -> list[Any]:
+    """Length, motion and shape."""
+    return [
+        *choices_of("content", "shape", advanced=False, without=("prompt", "negative")),
+        *choices_of("content", "shape", advanced=True),
+    ]
+
+
 class _Conditioning(io.ComfyNode):
     """What the three nodes check alike."""
 
-    @classmethod
-    def validate_inputs(
-        cls, width: int | None = None, height: int | None = None, motion: float | None = None
-    ) -> bool | str:
-        """Refuse a wrong number before anything runs; what is linked is not known yet and checked when it is.
-
-        Naming an input switches the host's own check of its range off, so that is done here too.
-        """
-        return size_problem(width, height) or problem_of(motion=motion) or True
+    validate_inputs = checks("frames", "motion", "fs", "width", "height")
 
 
 class DynamiCrafterImageConditioning(_Conditioning):
@@ -57,7 +57,7 @@ class DynamiCrafterImageConditioning(_Conditioning):
                 *_models(),
                 image("image", "The picture to set in motion; one, not a batch."),
                 *text_inputs(),
-                *clip_inputs(),
+                *_clip_inputs(),
             ],
             outputs=conditioning_outputs(),
         )
@@ -91,7 +91,7 @@ class DynamiCrafterInterpolation(_Conditioning):
                     "the way that fit says.",
                 ),
                 *text_inputs(),
-                *clip_inputs(),
+                *_clip_inputs(),
             ],
             outputs=conditioning_outputs(),
         )
@@ -124,7 +124,7 @@ class DynamiCrafterLooping(_Conditioning):
                 *_models(),
                 image("image", "The picture the clip begins and ends with; one, not a batch."),
                 *text_inputs(),
-                *clip_inputs(),
+                *_clip_inputs(),
             ],
             outputs=conditioning_outputs(),
         )

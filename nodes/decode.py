@@ -6,9 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .choices import advanced
 from .encode import LOOP, PICTURES
 from .host.vae import decode_frames
-from .sockets import CATEGORY, advanced, schema
+from .sockets import CATEGORY, schema
 
 
 class DynamiCrafterVAEDecode(io.ComfyNode):

@@ -6,13 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dynamicrafter.errors import DynamiCrafterError
 from ..dynamicrafter.model.variants import VARIANTS, Mode
 from ..dynamicrafter.weights.detect import choose, detect
 from ..dynamicrafter.weights.formats.files import open_weights
 from .host.files import checkpoint_path, fingerprint, list_checkpoints
 from .host.loading import WEIGHT_DTYPES, load_checkpoint
 from .sockets import CATEGORY, schema
+from .words import in_words_of_the_graph
 
 AUTO = "auto"
 VARIANT_TIP = (
@@ -81,12 +81,10 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str, variant: str, weight_dtype: str) -> io.NodeOutput:
         """Read the file; errors are one sentence."""
-        try:
+        with in_words_of_the_graph():
             parts = load_checkpoint(
                 checkpoint_path(checkpoint), None if variant == AUTO else variant, weight_dtype
             )
-        except DynamiCrafterError as problem:
-            raise ValueError(_in_words_of_the_graph(str(problem))) from problem
         return io.NodeOutput(parts.model, parts.clip, parts.clip_vision, parts.vae)
 
 
@@ -95,28 +93,8 @@ def variant_for(checkpoint: str, mode: Mode) -> str:
 
     AUTO where the weights alone decide. Raises ValueError that names the choices where both together cannot tell.
     """
-    try:
+    with in_words_of_the_graph():
         file = open_weights(checkpoint_path(checkpoint))
         every = detect(file)
         fits = tuple(variant for variant in every if mode in variant.modes)
         return choose(fits, None, file).name if fits and len(every) > 1 else AUTO
-    except DynamiCrafterError as problem:
-        raise ValueError(_in_words_of_the_graph(str(problem))) from problem
-
-
-def _in_words_of_the_graph(message: str) -> str:
-    """An error of the package, which speaks of command line options, as a node's."""
-    for ours, theirs in _WORDS.items():
-        message = message.replace(ours, theirs)
-    return message
-
-
-_WORDS = {
-    "say it with --variant NAME": "choose it in the variant input",
-    "leave the variant out": "set the variant input to auto",
-    "which is given with --text-encoder or --image-encoder beside a checkpoint": (
-        "which is loaded with core CLIPLoader or CLIPVisionLoader"
-    ),
-    "'dynamicrafter models' lists the ones that can be used": "the README lists the ones that can be used",
-}
-"""Advice of the package for the command line, and what it comes to in the graph."""

@@ -26,7 +26,8 @@ BOXES = {
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
     "media": ("media", "settings"),
-    "settings": ("settings", "configs"),
+    "settings": ("settings", "parameters"),
+    "parameters": ("parameters", "configs"),
     "configs": ("model.variants model.configs diffusion.config", "ground"),
     "ground": ("atomic errors forms hashing", ""),
 }

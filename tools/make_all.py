@@ -1,4 +1,4 @@
-"""Make everything that is made from the nodes and the models: tables of presets, translations, templates, cards.
+"""Make everything that is made from the nodes and the models: tables, translations, templates, cards.
 
 Usage, in the top folder, with what the tests of the node pack need: ``python -m tools.make_all``. It starts a ComfyUI
 of its own, the same one as the tests, and stops it at the end.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import make_locales, make_preset_tables, make_templates, make_thumbnails
+from . import make_locales, make_parameter_table, make_preset_tables, make_templates, make_thumbnails
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Make all of it, one after the other."""
     make_preset_tables.main()
+    make_parameter_table.main()
     # The tests' own server; their folder is no package.
     sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
     host = importlib.import_module("comfyui_host")

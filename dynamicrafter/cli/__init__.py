@@ -16,6 +16,7 @@ from typing import Any, cast
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from .arguments import make_parser
 from .interrupt import heed_ctrl_c
+from .words import WORDS
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; 130 is what shells report for Ctrl-C."""
@@ -133,9 +134,9 @@ def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[
         finished = f"nothing but the {len(written)} finished clip(s)" if written else "nothing"
         return INTERRUPTED, f"cancelled; {finished} was written"
     if isinstance(problem, UsageError):
-        return USAGE, str(problem)
+        return USAGE, problem.said(WORDS)
     if isinstance(problem, DynamiCrafterError):
-        return FAILURE, str(problem)
+        return FAILURE, problem.said(WORDS)
     text = str(problem).strip().partition("\n")[0]
     if isinstance(problem, MemoryError) or any(words in text.lower() for words in _MEMORY_WORDS):
         return FAILURE, _MEMORY

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
-from ..diffusion.config import Spacing
 from ..errors import UsageError
 from ..model.variants import VARIANTS
-from ..settings import Fit, NoiseDevice
+from ..parameters import PARAMETERS, Group, Parameter, of_group
 
 EPILOG = """\
 examples:
@@ -24,8 +23,6 @@ examples:
 
 _VARIANT_HELP = f"what {{}} is, where the weights cannot tell: {', '.join(VARIANTS)}"
 _TINY_HELP = "tiny, the built-in one, which knows coloured shapes only"
-_STEPS_HELP = "denoising steps, 1 to 1000"
-_CFG_HELP = "how strongly prompt and picture are followed; 1 is off"
 
 
 class Parser(argparse.ArgumentParser):
@@ -209,9 +206,7 @@ def _device_option(group: Any) -> None:
 
 def _clip_options(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("what should happen")
-    picture.add_argument(
-        "--prompt", default="", help="what should happen, in English (default: nothing said)"
-    )
+    _option(picture, PARAMETERS["prompt"])
     _happening_options(picture, [123], "one clip each (default: 123)")
     _shape_options(parser)
     _sampling_options(parser)
@@ -225,23 +220,11 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
         help=".mp4, .webm, .gif, .webp, or a folder for PNGs; several clips are numbered "
         "(default: PICTURE-COMMAND.mp4 in this folder)",
     )
-    output.add_argument("--fps", type=int, help="frames per second it plays at (default: 8)")
+    _options(output, "output")
 
 
 def _happening_options(picture: Any, seeds: list[int], seed_help: str) -> None:
-    picture.add_argument("--negative", default="", help="what should not (default: nothing said)")
-    picture.add_argument(
-        "--motion",
-        type=float,
-        metavar="0..1",
-        help="how lively, 0 still to 1 lively (default: the model's own)",
-    )
-    picture.add_argument(
-        "--fs", type=int, help="the raw number behind --motion: frame stride for 256, else frames per second"
-    )
-    picture.add_argument(
-        "--frames", type=int, help="length in frames (default: 16, which the models are best at)"
-    )
+    _options(picture, "content", without=("prompt",))
     _seed_option(picture, seeds, seed_help)
 
 
@@ -250,47 +233,44 @@ def _seed_option(group: Any, seeds: list[int], seed_help: str) -> None:
 
 
 def _shape_options(parser: argparse.ArgumentParser) -> None:
-    shape = parser.add_argument_group("shape")
+    shape, width = parser.add_argument_group("shape"), PARAMETERS["width"]
     shape.add_argument(
         "--size",
         type=_size,
         metavar="WxH",
-        help="in pixels, multiples of 64 (default: the model's size, turned upright for upright pictures)",
+        help=f"width and height in {width.unit}, multiples of {width.multiple} (default: {width.own})",
     )
-    _fit_option(shape)
-
-
-def _fit_option(group: Any) -> None:
-    group.add_argument(
-        "--fit",
-        choices=get_args(Fit),
-        default="crop",
-        help="how a picture of another shape is brought to size (default: %(default)s)",
-    )
+    _options(shape, "shape", without=("width", "height"))
 
 
 def _sampling_options(parser: argparse.ArgumentParser) -> None:
-    quality = parser.add_argument_group("sampling (defaults: the model's own, see 'dynamicrafter models')")
-    quality.add_argument("--steps", type=int, help=_STEPS_HELP)
-    quality.add_argument("--cfg", type=float, help=_CFG_HELP)
-    quality.add_argument(
-        "--image-cfg", type=float, help="a scale of its own for the picture; takes half as long again"
+    quality = parser.add_argument_group("sampling ('dynamicrafter models' lists the models' own values)")
+    _options(quality, "sampling", without=("seed",))
+    quality.add_argument("--batch", type=int, default=1, help="clips made at once (default: %(default)s)")
+
+
+_FORMER = {"guidance_rescale": ("--rescale",)}
+"""Spellings of earlier versions, which still work."""
+
+
+def _options(parser: Any, group: Group, without: tuple[str, ...] = ()) -> None:
+    for parameter in of_group(group):
+        if parameter.name not in without:
+            _option(parser, parameter)
+
+
+def _option(parser: Any, parameter: Parameter) -> None:
+    """The option of a parameter; its range stands for its value in the help."""
+    name, default = parameter.name, parameter.default
+    parser.add_argument(
+        f"--{name.replace('_', '-')}",
+        *_FORMER.get(name, ()),
+        type=parameter.kind,
+        choices=tuple(parameter.choices) or None,
+        metavar=None if parameter.low is None else f"{parameter.low:g}..{parameter.high:g}",
+        default=None if parameter.preset else default,
+        help=f"{parameter.description} (default: {parameter.own if default is None else default or 'empty'})",
     )
-    quality.add_argument("--eta", type=float, help="fresh noise in each step, 0 none to 1")
-    quality.add_argument("--rescale", type=float, help="0 to 1, against over-exposure by a high --cfg")
-    quality.add_argument(
-        "--spacing",
-        choices=get_args(Spacing),
-        help="which of the 1000 noise levels are visited: "
-        "from the least up, from the most down, or evenly from end to end",
-    )
-    quality.add_argument(
-        "--noise-device",
-        choices=get_args(NoiseDevice),
-        default="cpu",
-        help="where noise is drawn; on the cpu a seed gives the same clip everywhere (default: %(default)s)",
-    )
-    quality.add_argument("--batch", type=int, default=1, help="clips made at once (default: 1)")
 
 
 def _toy_options(parser: argparse.ArgumentParser) -> None:
@@ -308,8 +288,8 @@ def _toy_options(parser: argparse.ArgumentParser) -> None:
     )
     _seed_option(parser, [0], "with several, the median of each figure is given (default: 0)")
     quality = parser.add_argument_group("sampling (defaults: the model's own)")
-    quality.add_argument("--steps", type=int, help=_STEPS_HELP)
-    quality.add_argument("--cfg", type=float, help=_CFG_HELP)
+    _option(quality, PARAMETERS["steps"])
+    _option(quality, PARAMETERS["cfg"])
     _model_options(parser, _TINY_HELP, dtype=False)
 
 
@@ -336,7 +316,7 @@ def _videos_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FOLDER", help=f"what the videos were made of: {_PROMPTS_HELP}"
     )
-    _fit_option(parser)
+    _option(parser, PARAMETERS["fit"])
     _device_option(_learned_options(parser))
     _table_option(parser)
 

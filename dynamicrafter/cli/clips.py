@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path
 from ..model.variants import TINY, Mode, Variant
+from ..parameters import PARAMETERS
 from ..settings import Settings, make_settings
 from .shots import Shot, Source, make
 
@@ -66,26 +67,14 @@ def clip_target(name: str, pictures: _Files) -> str:
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
     """The settings that the arguments ask for; raises UsageError for a value out of range."""
+    names = PARAMETERS.keys() - {"width", "height", "seed"}
     return make_settings(
         variant,
         mode,
         picture_size=picture_size,
         size=given.size,
-        fs=given.fs,
-        motion=given.motion,
-        prompt=given.prompt,
-        negative=given.negative,
-        frames=given.frames,
-        steps=given.steps,
-        cfg=given.cfg,
-        image_cfg=given.image_cfg,
-        eta=given.eta,
-        guidance_rescale=given.rescale,
-        spacing=given.spacing,
         seed=given.seed[0],
-        fps=given.fps,
-        fit=given.fit,
-        noise_device=given.noise_device,
+        **{name: getattr(given, name) for name in names},
     )
 
 

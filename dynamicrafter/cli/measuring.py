@@ -34,6 +34,7 @@ from ..settings import Settings, settings_to_json
 from .clips import clip_settings, model_source
 from .progress import Bars
 from .shots import Source, threads_that_pay, tiny_knows, what_is_cut
+from .words import WORDS
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _told(
     compared = _real_features(given, real, learned, longest, notes)
     summary = summarise(rows, compared)
     too_few = distances_missing(rows, compared, learned) if real else None
-    not_measured = [*learned.missing, *([too_few] if too_few else [])]
+    not_measured = [*(problem.said(WORDS) for problem in learned.missing), *([too_few] if too_few else [])]
     if not given.json:
         _print(summary, not_measured, notes)
     if given.csv is not None:  # After the table, which is not lost then where this fails.

@@ -48,7 +48,7 @@ def _row(release: Release, path: Path | None) -> dict[str, Any]:
 
 _DEFAULTS = (
     "--size {width}x{height} --frames {frames} --fs {fs} ({fs_still} still, {fs_lively} lively) --fps {fps} "
-    "--steps {steps} --cfg {cfg:g} --rescale {guidance_rescale:g} --eta {eta:g} --spacing {spacing}"
+    "--steps {steps} --cfg {cfg:g} --guidance-rescale {guidance_rescale:g} --eta {eta:g} --spacing {spacing}"
 )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..api import ModelFiles
-from ..errors import CheckpointError, DynamiCrafterError, UsageError
+from ..errors import CheckpointError, DynamiCrafterError, Remedy, UsageError
 from ..weights.catalogue import TOWERS
 from ..weights.download import weights_folder
 from .clip_score import CLIPScorer, find_towers, load_scorer
@@ -68,12 +68,12 @@ class Learned:
     clip_score: CLIPScorer | None = None
     dreamsim: Distance | None = None
     video: VideoFeatures | None = None
-    missing: tuple[str, ...] = ()
-    """One sentence for each measure that cannot be taken: "LPIPS: not measured, needs ..."."""
+    missing: tuple[DynamiCrafterError, ...] = ()
+    """One for each measure that cannot be taken: "LPIPS: not measured, needs ..."."""
 
 
-class _Missing(Exception):
-    """What a measure needs and has not; the message goes on from "needs"."""
+class _Missing(DynamiCrafterError):
+    """What a measure needs and has not; the facts go on from "needs"."""
 
 
 def load_learned(
@@ -94,21 +94,20 @@ def load_learned(
     for named in (towers, i3d):
         if named is not None and not named.exists():
             raise UsageError(f"there is no file {named}; check the path")
-    missing: list[str] = []
+    missing: list[DynamiCrafterError] = []
 
     def tried(name: str, make: Callable[[], Any]) -> Any:
         try:
             return make()
         except _Missing as problem:
-            missing.append(f"{name}: not measured, needs {problem}")
+            facts = f"{name}: not measured, needs {problem.facts}"
+            missing.append(DynamiCrafterError(facts, problem.remedy))
             return None
 
     def scorer() -> CLIPScorer:
         found = find_towers(model, towers)
         if found is None:
-            raise _Missing(
-                f"whole CLIP towers; 'dynamicrafter download {TOWERS}' fetches them, or give a file with --towers"
-            )
+            raise _Missing("whole CLIP towers", Remedy("name_towers", (TOWERS,)))
         return load_scorer(found, device=device)
 
     return Learned(
@@ -126,7 +125,7 @@ def load_lpips(device: torch.device | str, fetch: bool = False) -> Distance:
         raise _Missing("the package lpips (or torchmetrics); pip install lpips")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if not fetch and not list(folder.glob("alexnet-owt-*.pth")):
-        raise _Missing(f"AlexNet's weights in {folder}; --fetch lets the package download them (244 MB)")
+        raise _Missing(f"AlexNet's weights in {folder}", Remedy("fetch", ("244 MB",)))
     own = _package("lpips")
     with _quietly("LPIPS"):
         if own is not None:
@@ -152,9 +151,7 @@ def load_dreamsim(device: torch.device | str, fetch: bool = False) -> Distance:
     folder = weights_folder() / "dreamsim"
     if not all((folder / name).exists() for name in _DREAMSIM_FILES):
         if not fetch:
-            raise _Missing(
-                f"DreamSim's ensemble unpacked in {folder}; --fetch lets the package download it (about 1 GB)"
-            )
+            raise _Missing(f"DreamSim's ensemble unpacked in {folder}", Remedy("fetch", ("about 1 GB",)))
         folder.mkdir(parents=True, exist_ok=True)
     hub = torch.hub.get_dir()
     try:
@@ -178,7 +175,7 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
     """
     place = path or weights_folder() / I3D_FILE
     if not place.is_file():
-        raise _Missing(f"the video network I3D as TorchScript; give it with --i3d or put it at {place}")
+        raise _Missing("the video network I3D as TorchScript", Remedy("name_i3d", (str(place),)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -253,8 +250,7 @@ def _quietly(name: str) -> Generator[None]:
     except (OSError, RuntimeError, ValueError, KeyError) as problem:
         reason = str(problem).strip().partition("\n")[0]
         raise DynamiCrafterError(
-            f"{name} cannot be set up ({type(problem).__name__}: {reason}); remove its weights and fetch them again, "
-            f"or leave it out with --plain"
+            f"{name} cannot be set up ({type(problem).__name__}: {reason})", Remedy("skip_learned")
         ) from problem
 
 

@@ -64,7 +64,7 @@ class FinetuneConfig:
     """csv or jsonl with the captions, relative to where the program is started as well; None takes captions.csv or
     captions.jsonl of the folder."""
     variant: str | None = None
-    """Of the model, where its weights cannot tell, as pruned ones; so ``--variant`` of the other commands."""
+    """Of the model, where its weights cannot tell, as pruned ones."""
     text_encoder: str | None = None
     image_encoder: str | None = None
     """Files of the CLIP towers, where the model comes without."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..media.lists import read_lines
-from ..settings import SIZE_STEP
+from ..parameters import SIZE_STEP
 from .movies import ShorterClip, UnusableClip, open_movie
 
 CAPTION_LISTS = ("captions.csv", "captions.jsonl")

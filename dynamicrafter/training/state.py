@@ -40,7 +40,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UsageError(
-            f"the folder {folder} could not be made ({problem.strerror or problem}); give another --folder"
+            f"the folder {folder} could not be made ({problem.strerror or problem}); give another folder"
         ) from problem
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, Remedy
 from ..model.variants import Variant
 from .formats.entries import Entry
 from .layout import PREFIXES, Place, locate
@@ -120,32 +120,37 @@ def require(stock: Stock, components: Iterable[Component], path: Path, variant: 
         problems.append(f"{len(stock.unexpected)} are unexpected ({_first(stock.unexpected)})")
     if problems:
         what = "" if "unet" in components else f"the {TITLES[components[0]]} of "
+        cause, remedy = _cause(stock, components)
         raise CheckpointError(
-            f"{path} does not hold exactly {what}{variant.name}: {', '.join(problems)}; "
-            f"{_cause(stock, components)}"
+            f"{path} does not hold exactly {what}{variant.name}: {', '.join(problems)}; {cause}", remedy
         )
 
 
-def _cause(stock: Stock, components: list[Component]) -> str:
-    """The likely reason and what to do about it."""
+def _cause(stock: Stock, components: list[Component]) -> tuple[str, Remedy | None]:
+    """The likely reason, and what to do about it where it does not say so itself."""
     absent: list[Component] = [component for component in components if not stock.holds(component)]
-    towers = {"text": "--text-encoder", "vision": "--image-encoder"}
-    options = [towers[component] for component in absent if component in towers]
-    if absent and len(absent) == len(options):
+    encoders = {"text": "text", "vision": "image"}
+    pruned = tuple(encoders[component] for component in absent if component in encoders)
+    if absent and len(absent) == len(pruned):
         titles = " and the ".join(TITLES[component] for component in absent)
-        return f"it was pruned of the {titles}: pass {' and '.join(f'{option} FILE' for option in options)}"
+        return f"it was pruned of the {titles}", Remedy("name_encoder", pruned)
     if absent:
         titles = ", ".join(TITLES[component] for component in absent)
-        return f"the {titles} is not in it at all: use the complete checkpoint"
+        return f"the {titles} is not in it at all: use the complete checkpoint", None
     if any("scale_weight" in key or "weight_scale" in key or key == "scaled_fp8" for key in stock.unexpected):
-        return "it is in scaled fp8, which is not read: use a plain fp8, fp16 or bf16 file"
+        return "it is in scaled fp8, which is not read: use a plain fp8, fp16 or bf16 file", None
     if stock.misfits and "unet" not in components:
-        return "it is another CLIP model: use the towers of ViT-H-14 (laion2b), as in 'download towers'"
+        return "it is another CLIP model than the towers of ViT-H-14 (laion2b)", Remedy(
+            "download", ("towers",)
+        )
     if stock.misfits:
-        return "it is of another architecture or was quantised: use a released checkpoint"
+        return "it is of another architecture or was quantised: use a released checkpoint", None
     if stock.unexpected:
-        return "it was merged with something else or is of another architecture: use a released checkpoint"
-    return "it is damaged or was pruned of too much: fetch it again"
+        return (
+            "it was merged with something else or is of another architecture: use a released checkpoint",
+            None,
+        )
+    return "it is damaged or was pruned of too much: fetch it again", None
 
 
 def _first(names: Iterable[str], count: int = 3) -> str:

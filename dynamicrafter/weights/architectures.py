@@ -85,7 +85,7 @@ _KNOWN: tuple[tuple[str, Callable[[_Entries], bool]], ...] = (
         _all(rf"({re.escape(PREFIXES['vae'])}|{_VAE_NAMES})"),
     ),
     (
-        "only a CLIP model, which is given with --text-encoder or --image-encoder beside a checkpoint",
+        "only a CLIP model, which goes beside a checkpoint as its text or image encoder",
         _any(rf"^{_CLIP_NAMES}"),
     ),
 )

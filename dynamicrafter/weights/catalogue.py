@@ -17,7 +17,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..errors import UsageError
+from ..errors import Remedy, UsageError
 from ..model.variants import VARIANTS
 
 HUB = "https://huggingface.co"
@@ -269,10 +269,10 @@ def find(name: str) -> Release:
             return release
     names = [release.name for release in RELEASES]
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(names)};"
-    raise UsageError(
-        f"there is no model {name!r} to download; {hint} 'dynamicrafter models' describes all of them"
-    )
+    wrong = f"there is no model {name!r} to download"
+    if nearest:
+        raise UsageError(f"{wrong}; did you mean {nearest[0]!r}?")
+    raise UsageError(f"{wrong}, known are {', '.join(names)}", Remedy("choose_model"))
 
 
 def with_requirements(release: Release) -> tuple[Release, ...]:

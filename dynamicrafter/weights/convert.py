@@ -32,9 +32,9 @@ def convert(
 
     ``dtype`` None keeps the precision of every tensor. fp8 is used for matrices and kernels only: all else, a
     thousandth of the whole, becomes bfloat16, because norms do not survive fp8. ``prune`` leaves out the
-    CLIP towers, which are the same in all checkpoints and are given with ``--text-encoder`` and ``--image-
-    encoder``, and all that is never used; without it everything is kept, what is unused in its own
-    precision. The variant goes into the metadata, so that it need not be asked for again.
+    CLIP towers, which are the same in all checkpoints and may be loaded from a file of their own, and all
+    that is never used; without it everything is kept, what is unused in its own precision. The variant goes
+    into the metadata, so that it need not be asked for again.
 
     Little more than a few per cent of the file are in memory at a time. ``target`` appears only when it is
     whole, and replaces what was there. ``progress`` gets the bytes read and their total. Raises UsageError

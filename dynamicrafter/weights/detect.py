@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, Remedy, UsageError
 from ..model.configs import UNetConfig
 from ..model.variants import VARIANTS, Variant, variant_from_json, variant_to_json
 from .architectures import recognise
@@ -72,8 +72,8 @@ def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Var
     """
     if not fits:
         raise CheckpointError(
-            f"{file.path} is not a DynamiCrafter checkpoint but {recognise(file.entries)}; "
-            "'dynamicrafter models' lists the ones that can be used"
+            f"{file.path} is not a DynamiCrafter checkpoint but {recognise(file.entries)}",
+            Remedy("choose_model"),
         )
     if asked is not None:
         return _asked(fits, asked, file.path)
@@ -84,7 +84,8 @@ def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Var
         return fits[0]
     options = ", ".join(f"{variant.name} ({variant.purpose})" for variant in different.values())
     raise CheckpointError(
-        f"{file.path} can be any of {options}, and its weights do not tell which; say it with --variant NAME"
+        f"{file.path} can be any of {options}, and its weights do not tell which",
+        Remedy("name_variant", tuple(variant.name for variant in different.values())),
     )
 
 
@@ -100,8 +101,8 @@ def _asked(fits: Sequence[Variant], asked: str, path: Path) -> Variant:
         if variant.name == name:
             return variant
     raise CheckpointError(
-        f"{path} is {' or '.join(variant.name for variant in fits)} by its content, not {name}; "
-        "leave the variant out or choose another file"
+        f"{path} is {' or '.join(variant.name for variant in fits)} by its content, not {name}",
+        Remedy("drop_variant"),
     )
 
 

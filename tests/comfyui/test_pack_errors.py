@@ -184,7 +184,12 @@ class TestEncoders:
     def test_a_model_that_was_not_trained_to_interpolate_says_so(self, ready: Client) -> None:
         prompt = saved_latent(sampled(conditioned("DynamiCrafterInterpolation")))
         prompt["loader"] = other_loader("narrow.safetensors")
-        fails(ready, prompt, "cond", "narrow was trained to animate, not to interpolate; load a model for it")
+        fails(
+            ready,
+            prompt,
+            "cond",
+            "narrow was trained to animate, not to interpolate; the README lists the models",
+        )
 
 
 class TestFeaturesOfTheHost:
@@ -315,11 +320,15 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("width", "height", "message"),
         [
-            (100, 64, "width must be a multiple of 64, but 100 was given; the nearest is 128"),
-            (64, 10, "height must be a multiple of 64, but 10 was given; the nearest is 64"),
+            (
+                100,
+                64,
+                "width must be a multiple of 64 from 64 to 4096, or 0 for .*, but 100 was given; the nearest is 128",
+            ),
+            (64, 10, "height must be a multiple of 64 .*, but 10 was given; the nearest is 64"),
             (64, 0, r"only one of width \(64\) and height \(0\) is set"),
-            (-64, 64, "width must be 0 to 4096, but -64 was given"),
-            (64, 8192, "height must be 0 to 4096, but 8192 was given"),
+            (-64, 64, "width must be a multiple of 64 from 64 to 4096, or 0 for .*, but -64 was given"),
+            (64, 8192, "height must be a multiple of 64 from 64 to 4096, or 0 for .*, but 8192 was given"),
         ],
     )
     @pytest.mark.parametrize(
@@ -335,7 +344,7 @@ class TestSizes:
     def test_a_linked_size_is_checked_when_it_is_known(self, ready: Client) -> None:
         prompt = saved_latent(sampled(conditioned(width=["number", 0], height=64)))
         prompt["number"] = node("PrimitiveInt", value=100)
-        fails(ready, prompt, "cond", "width must be a multiple of 64, but 100 was given")
+        fails(ready, prompt, "cond", "width must be a multiple of 64 .*, but 100 was given")
         prompt["number"] = node("PrimitiveInt", value=128)
         assert tuple(latents_of(ready, ready.run(prompt)).shape) == (4, 4, 8, 16)
 
@@ -348,12 +357,12 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("cfg", -0.5, "cfg must be 0 to 30, or -1 for the model's own value, but -0.5 was given"),
-            ("cfg", 31.0, "cfg must be 0 to 30, or -1 .*, but 31 was given"),
-            ("image_cfg", -0.1, "image_cfg must be 0 to 30, or -1 for the value of cfg, but -0.1 was given"),
+            ("cfg", -0.5, "cfg must be 0 to 100, or -1 for the model's own value, but -0.5 was given"),
+            ("cfg", 101.0, "cfg must be 0 to 100, or -1 .*, but 101.0 was given"),
+            ("image_cfg", -0.1, "image_cfg must be 0 to 100, or -1 for the value of cfg, but -0.1 was given"),
             ("eta", -0.05, "eta must be 0 to 1, or -1 for the model's own value, but -0.05 was given"),
             ("guidance_rescale", 1.5, "guidance_rescale must be 0 to 1, or -1 .*, but 1.5 was given"),
-            ("steps", -1, "steps"),
+            ("steps", -1, "steps must be 1 to 1000, or 0 for the model's own value, but -1 was given; 25 to"),
         ],
     )
     def test_numbers_of_the_sampler_are_checked_before_anything_runs(
@@ -376,9 +385,9 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("name", "kind", "value", "message"),
         [
-            ("cfg", "PrimitiveFloat", -0.5, "cfg must be 0 to 30, or -1 for the model's own value"),
-            ("steps", "PrimitiveInt", -3, "steps must be 1 to 1000, or 0 for the model's own number, but -3"),
-            ("steps", "PrimitiveInt", 1001, "steps must be 1 to 1000, but 1001 was given"),
+            ("cfg", "PrimitiveFloat", -0.5, "cfg must be 0 to 100, or -1 for the model's own value"),
+            ("steps", "PrimitiveInt", -3, "steps must be 1 to 1000, or 0 for the model's own value, but -3"),
+            ("steps", "PrimitiveInt", 1001, "steps must be 1 to 1000, or 0 .*, but 1001 was given"),
         ],
     )
     def test_linked_numbers_are_checked_when_they_are_known(
@@ -398,7 +407,7 @@ class TestSizes:
     )
     def test_too_few_frames_for_the_kind_of_clip(self, ready: Client, kind: str, least: int) -> None:
         prompt = saved_latent(sampled(conditioned(kind, frames=least - 1)))
-        fails(ready, prompt, "cond", f"frames is {least - 1}, but .* needs at least {least}")
+        fails(ready, prompt, "cond", f"needs at least {least} frames, but {least - 1} were asked for")
 
     @pytest.mark.parametrize("frames", [1, 15, 17, 100])
     def test_any_length_works(self, ready: Client, frames: int) -> None:

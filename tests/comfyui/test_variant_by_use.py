@@ -1,13 +1,14 @@
-"""What nodes make of a variant: which one the one-node start takes, and which numbers are left to it."""
+"""What nodes make of variants and parameters: which variant is taken, what is left to it, which inputs there are."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
+from dynamicrafter.errors import RemedyKind
 from dynamicrafter.model.variants import TINY, VARIANTS
 
 if TYPE_CHECKING:
@@ -80,3 +81,34 @@ def test_numbers_that_are_given_are_kept(told: dict[str, Any]) -> None:
         "guidance_rescale": 0.0,
         "spacing": "uniform_trailing",
     }
+
+
+def test_a_new_parameter_is_an_input_of_the_sampler_by_itself(told: dict[str, Any]) -> None:
+    made = told["new parameter"]
+    assert made["input"].items() >= {"default": 0.5, "min": 0.0, "max": 9.0, "step": 0.1}.items()
+    assert made["input"]["tooltip"] == "How grainy."
+    assert made["set"] == 2.5
+    assert made["wrong"] == "film_grain must be 0 to 9, but 10.0 was given"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("choose_model", "the README lists the models and what each is for"),
+        ("download", "put the file of text into models/checkpoints"),
+        ("drop_variant", "set the variant input to auto or choose another file"),
+        ("lower_cfg", "set a smaller cfg, or choose a checkpoint that is not damaged"),
+        ("name_encoder", "connect a core loader with the text encoder"),
+        ("name_variant", "choose it in the variant input"),
+        ("widen_dtype", "set weight_dtype to float32 or bfloat16 in the loader"),
+    ],
+)
+def test_an_error_of_the_package_is_told_in_words_of_the_graph(
+    told: dict[str, Any], kind: str, words: str
+) -> None:
+    assert told["advice"][kind] == f"it is not so; {words}"
+
+
+def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told: dict[str, Any]) -> None:
+    left = {"check_model", "fetch", "name_i3d", "name_towers", "skip_learned"}
+    assert set(get_args(RemedyKind)) - set(told["advice"]) == left

@@ -1,4 +1,4 @@
-"""What nodes make of a variant inside a real host, for test_variant_by_use.py: the choice of one, and its own values.
+"""What nodes make of variants and parameters inside a real host, for test_variant_by_use.py.
 
 Usage: ``python variant_in_host.py REPOSITORY FILE``; writes one JSON object into the file.
 """
@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +29,36 @@ def told(loader: Any, variants: Any, fits: list[str], mode: str) -> str:
 def own_values(module: Any, variant: Any, **given: float) -> dict[str, Any]:
     """What the sampler runs with when all is left to the model but what is ``given``."""
     left = {"steps": 0, "cfg": -1.0, "image_cfg": -1.0, "eta": -1.0, "guidance_rescale": -1.0}
-    settings = module.settings_of(variant, spacing=None, seed=1, **{**left, **given})
+    settings = module.settings_of(variant, variant.modes[0], spacing="auto", seed=1, **{**left, **given})
     names = (*left, "spacing")
     return {name: getattr(settings, name) for name in names}
+
+
+def new_parameter(values: Any, variant: Any) -> dict[str, Any]:
+    """Inputs and settings once the table and the settings have a parameter more."""
+    table = importlib.import_module("pack.dynamicrafter.parameters")
+    settings = importlib.import_module("pack.dynamicrafter.settings")
+    sampler = importlib.import_module("pack.nodes.sampler").DynamiCrafterSampler
+    bases = (settings.Settings,)
+    settings.Settings = make_dataclass("Settings", [("film_grain", float, 0.0)], bases=bases, frozen=True)
+    table.PARAMETERS["film_grain"] = table.Parameter(
+        "film_grain", float, "sampling", "Grain", "how grainy", default=0.5, low=0, high=9, step=0.1
+    )
+    shown = {found.id: found for found in sampler.define_schema().inputs}["film_grain"]
+    made = values.settings_of(variant, variant.modes[0], film_grain=2.5)
+    return {"input": shown.as_dict(), "set": made.film_grain, "wrong": values.problem_of(film_grain=10.0)}
+
+
+def advice(kind: str) -> str:
+    """What a graph is told for a remedy."""
+    errors, words = (
+        importlib.import_module(f"pack.{name}") for name in ("dynamicrafter.errors", "nodes.words")
+    )
+    try:
+        with words.in_words_of_the_graph():
+            raise errors.CheckpointError("it is not so", errors.Remedy(kind, ("text",)))
+    except ValueError as problem:
+        return str(problem)
 
 
 if __name__ == "__main__":
@@ -49,7 +77,7 @@ if __name__ == "__main__":
     spec.loader.exec_module(pack)
     node = importlib.import_module("pack.nodes.loader")
     known = importlib.import_module("pack.dynamicrafter.model.variants").VARIANTS
-    values = importlib.import_module("pack.nodes.own_values")
+    values = importlib.import_module("pack.nodes.choices")
     family = ["512_v1", "512_interp_v1", "cil_512"]
     pruned = ["512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024"]
     result.write_text(
@@ -67,6 +95,8 @@ if __name__ == "__main__":
                 "given values": own_values(
                     values, known["512_v1"], steps=7, cfg=0.0, image_cfg=2.0, eta=0.0, guidance_rescale=0.0
                 ),
+                "advice": {kind: advice(kind) for kind in importlib.import_module("pack.nodes.words").WORDS},
+                "new parameter": new_parameter(values, known["512_v1"]),
             }
         ),
         encoding="utf-8",

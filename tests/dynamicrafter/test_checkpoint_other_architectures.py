@@ -53,7 +53,7 @@ OTHERS = {
         "decoder.conv_in.weight": torch.zeros(2),
         "encoder.conv_in.weight": torch.zeros(2),
     },
-    "only a CLIP model, which is given with --text-encoder": open_clip_model(),
+    "only a CLIP model, which goes beside a checkpoint as its text or image encoder": open_clip_model(),
     "only a CLIP model": hugging_face("vision"),
     "only the image token resampler": small("resampler"),
     "DynamiCrafter's kind in sizes that no known variant has": wider(),
@@ -67,7 +67,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_architecture_is_named(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "other.safetensors", OTHERS[name])
-    wanted = f"other.safetensors is not a DynamiCrafter checkpoint but {name}.*'dynamicrafter models'"
+    wanted = f"other.safetensors is not a DynamiCrafter checkpoint but {name}.*; .*RELEASES lists the models"
     if "kind in sizes" in name:
         wanted = name
     with pytest.raises(CheckpointError, match=wanted):

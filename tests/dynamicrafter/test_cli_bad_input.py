@@ -117,8 +117,8 @@ SPOILT = {
     "empty": "is empty; fetch it again",
     "NaN": "model.diffusion_model.out.2.weight",
     "missing": "does not hold exactly small: 1 tensors are missing (model.diffusion_model.out.2.weight)",
-    "pruned": "it was pruned of the CLIP text tower and the CLIP image tower: pass --text-encoder FILE and "
-    "--image-encoder FILE",
+    "pruned": "it was pruned of the CLIP text tower and the CLIP image tower; pass --text-encoder FILE and "
+    "pass --image-encoder FILE",
 }
 
 

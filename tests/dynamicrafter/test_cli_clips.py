@@ -165,8 +165,8 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         *("animate", pictures["wide"], "--model", "random", "--json", "--device", "cpu"),
         *("--prompt", "a boat", "--negative", "blur", "--fs", "12", "--frames", "2", "--seed", "7"),
         *("--size", "64x128", "--fit", "pad", "--steps", "3", "--cfg", "3.5", "--image-cfg", "2.5"),
-        *("--eta", "0.5", "--rescale", "0.25", "--spacing", "uniform", "--noise-device", "device"),
-        *("--fps", "12", "--batch", "2"),
+        *("--eta", "0.5", "--guidance-rescale", "0.25", "--spacing", "uniform", "--sampler", "ddim"),
+        *("--noise-device", "device", "--fps", "12", "--batch", "2"),
     )
     assert ran.code == 0, ran.out
     assert ran.json["clips"][0]["settings"] == {
@@ -187,6 +187,7 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         "prompt": "a boat",
         "negative": "blur",
         "noise_device": "device",
+        "sampler": "ddim",
     }
 
 

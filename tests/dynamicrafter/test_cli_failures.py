@@ -34,7 +34,7 @@ USAGE = {
     "one picture of two": (("interpolate", "PICTURE", *QUICK), "the following arguments are required: LAST"),
     "unknown model": (
         ("animate", "PICTURE", "--model", "521"),
-        "there is no model '521' to download; did you mean '512'? 'dynamicrafter models' describes all of them",
+        "there is no model '521' to download; did you mean '512'?",
     ),
     "unknown built-in": (
         ("animate", "PICTURE", "--model", "randm"),
@@ -46,7 +46,7 @@ USAGE = {
     ),
     "towers alone": (
         ("animate", "PICTURE", "--model", "towers"),
-        "towers holds only the CLIP text and image towers for all models that come without them; choose a model",
+        "image towers for all models that come without them; 'dynamicrafter models' lists the models and what each",
     ),
     "no weights file": (
         ("animate", "PICTURE", "--model", "gone.safetensors"),
@@ -70,9 +70,12 @@ USAGE = {
     ),
     "width": (
         ("animate", "PICTURE", *QUICK, "--size", "100x64"),
-        "width must be a multiple of 64, but 100 was given; the nearest is 128",
+        "width must be a multiple of 64 from 64 to 4096, but 100 was given; the nearest is 128",
     ),
-    "height": (("animate", "PICTURE", *QUICK, "--size", "64x0"), "height must be a multiple of 64, but 0"),
+    "height": (
+        ("animate", "PICTURE", *QUICK, "--size", "64x0"),
+        "height must be a multiple of 64 from 64 to 4096, but 0",
+    ),
     "no size": (
         ("animate", "PICTURE", *QUICK, "--size", "large"),
         "argument --size: a size is WxH in pixels such as 512x320, not 'large'",
@@ -84,19 +87,29 @@ USAGE = {
     ),
     "no frames": (
         ("animate", "PICTURE", *QUICK, "--frames", "0"),
-        "animate needs at least 1 frame(s), but 0",
+        "frames must be 1 to 1024, but 0 was given",
     ),
-    "short loop": (("loop", "PICTURE", *QUICK, "--frames", "2"), "loop needs at least 3 frame(s), but 2"),
+    "short loop": (("loop", "PICTURE", *QUICK, "--frames", "2"), "loop needs at least 3 frames, but 2"),
     "motion and fs": (
         ("animate", "PICTURE", *QUICK, "--motion", "0.5", "--fs", "8"),
         "fs and motion set the same thing; give one of them",
     ),
     "motion": (
         ("animate", "PICTURE", *QUICK, "--motion", "2"),
-        "motion must be 0 (still) to 1 (lively), but 2.0",
+        "motion must be 0 to 1, but 2.0",
     ),
-    "guidance": (("animate", "PICTURE", *QUICK, "--cfg", "nan"), "cfg must be a number, but nan was given"),
-    "image guidance": (("animate", "PICTURE", *QUICK, "--image-cfg", "inf"), "image_cfg must be a number"),
+    "guidance": (
+        ("animate", "PICTURE", *QUICK, "--cfg", "nan"),
+        "cfg must be 0 to 100, but nan was given; 1 switches guidance off",
+    ),
+    "guidance rescale": (
+        ("animate", "PICTURE", *QUICK, "--rescale", "2"),
+        "guidance_rescale must be 0 to 1, but 2.0 was given",
+    ),
+    "image guidance": (
+        ("animate", "PICTURE", *QUICK, "--image-cfg", "inf"),
+        "image_cfg must be 0 to 100, but inf was given",
+    ),
     "seed": (
         ("animate", "PICTURE", *QUICK, "--seed", "1,-2"),
         "argument --seed: a seed is a whole number from 0, or several with commas, not '1,-2'",
@@ -129,7 +142,10 @@ def test_a_model_is_only_asked_for_what_it_was_trained_for(
     run: Run, pictures: dict[str, Path], wide_weights: Path
 ) -> None:
     ran = run("loop", pictures["wide"], *QUICK, "--model", wide_weights)
-    assert "wide was trained to animate, not to loop; choose a model for it" in complaint(ran, 2)
+    assert (
+        "wide was trained to animate, not to loop; 'dynamicrafter models' lists the models and what each is for"
+        in complaint(ran, 2)
+    )
 
 
 def test_a_folder_does_not_hide_a_model_of_its_name(run: Run, pictures: dict[str, Path]) -> None:

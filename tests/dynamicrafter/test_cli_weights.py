@@ -231,5 +231,5 @@ def test_wrong_wishes_are_refused(
 
 def test_a_variant_that_the_content_contradicts_is_refused(run: Run, random_weights: Path) -> None:
     ran = run("convert", random_weights, "out.safetensors", "--variant", "1024_v1")
-    assert "is small by its content, not 1024_v1; leave the variant out" in complaint(ran, 1)
+    assert "is small by its content, not 1024_v1; leave --variant out" in complaint(ran, 1)
     assert run("convert", random_weights, "out.safetensors", "--variant", "small", "--quiet").code == 0

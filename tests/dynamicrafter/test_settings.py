@@ -56,6 +56,7 @@ def test_defaults_are_the_variants_preset(variant: Variant) -> None:
             prompt="",
             negative="",
             noise_device="cpu",
+            sampler="ddim",
         )
 
 
@@ -106,7 +107,7 @@ def test_motion_sets_fs() -> None:
 
 @pytest.mark.parametrize("motion", [-0.01, 1.01, float("nan")])
 def test_motion_outside_its_range_is_refused(motion: float) -> None:
-    with pytest.raises(UsageError, match=r"motion must be 0 \(still\) to 1 \(lively\), but .* was given"):
+    with pytest.raises(UsageError, match=r"motion must be 0 to 1, but .* was given"):
         motion_to_fs(V512, motion)
 
 
@@ -118,7 +119,11 @@ def test_fs_and_motion_together_are_refused() -> None:
 @pytest.mark.parametrize(
     ("variant", "mode", "message"),
     [
-        (V512, "loop", r"512_v1 was trained to animate, not to loop; choose a model for it"),
+        (
+            V512,
+            "loop",
+            r"512_v1 was trained to animate, not to loop; dynamicrafter\.weights\.catalogue\.RELEASES lists",
+        ),
         (V512_INTERP, "animate", r"512_interp_v1 was trained to interpolate and loop, not to animate"),
     ],
 )
@@ -133,25 +138,35 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
     ("changes", "message"),
     [
         ({"mode": "dance"}, r"mode must be one of animate, interpolate, loop, not 'dance'"),
-        ({"width": 500}, r"width must be a multiple of 64, but 500 was given; the nearest is 512"),
-        ({"width": 0}, r"width must be a multiple of 64, but 0 was given; the nearest is 64"),
-        ({"height": -64}, r"height must be a multiple of 64, but -64 was given; the nearest is 64"),
-        ({"height": 350}, r"height must be a multiple of 64, but 350 was given; the nearest is 320"),
-        ({"frames": 0}, r"animate needs at least 1 frame\(s\), but 0 were asked for"),
-        ({"mode": "interpolate", "frames": 1}, r"interpolate needs at least 2 frame\(s\), but 1 were"),
-        ({"mode": "loop", "frames": 2}, r"loop needs at least 3 frame\(s\), but 2 were"),
+        ({"width": 500}, r"width must be a multiple of 64 from 64 to 4096, but 500 .*; the nearest is 512"),
+        ({"width": 0}, r"width must be a multiple of 64 .*, but 0 was given; the nearest is 64"),
+        ({"width": 8192}, r"width must be .* to 4096, but 8192 was given; the nearest is 4096"),
+        ({"height": -64}, r"height must be a multiple of 64 .*, but -64 was given; the nearest is 64"),
+        ({"height": 350}, r"height must be a multiple of 64 .*, but 350 was given; the nearest is 320"),
+        ({"frames": 0}, r"frames must be 1 to 1024, but 0 was given; the models were trained on 16"),
+        ({"frames": 1025}, r"frames must be 1 to 1024, but 1025 was given"),
+        ({"mode": "interpolate", "frames": 1}, r"interpolate needs at least 2 frames, but 1 were asked for"),
+        ({"mode": "loop", "frames": 2}, r"loop needs at least 3 frames, but 2 were"),
         ({"steps": 0}, r"steps must be 1 to 1000, but 0 was given; 25 to 50 are usual"),
         ({"steps": 1001}, r"steps must be 1 to 1000, but 1001 was given"),
-        ({"cfg": float("nan")}, r"cfg must be a number, but nan was given; 1 switches guidance off"),
-        ({"image_cfg": float("inf")}, r"image_cfg must be a number, but inf was given"),
+        ({"steps": 2.0}, r"steps must be 1 to 1000, but 2\.0 was given"),
+        ({"steps": True}, r"steps must be 1 to 1000, but True was given"),
+        ({"steps": None}, r"steps must be 1 to 1000, but None was given"),
+        ({"cfg": float("nan")}, r"cfg must be 0 to 100, but nan was given; 1 switches guidance off"),
+        ({"cfg": None}, r"cfg must be 0 to 100, but None was given"),
+        ({"cfg": -0.5}, r"cfg must be 0 to 100, but -0\.5 was given"),
+        ({"image_cfg": float("inf")}, r"image_cfg must be 0 to 100, but inf was given"),
         ({"eta": -0.1}, r"eta must be 0 to 1, but -0\.1 was given"),
         ({"eta": 1.1}, r"eta must be 0 to 1, but 1\.1 was given"),
-        ({"guidance_rescale": -0.1}, r"rescale must be 0 to 1, but -0\.1 was given"),
-        ({"guidance_rescale": 1.1}, r"rescale must be 0 to 1, but 1\.1 was given"),
-        ({"spacing": "quad"}, r"spacing must be one of uniform, uniform_trailing, linspace, not 'quad'"),
-        ({"fit": "tile"}, r"fit must be one of crop, pad, stretch, not 'tile'"),
-        ({"noise_device": "cuda"}, r"noise_device must be cpu or device, not 'cuda'"),
-        ({"fs": -1}, r"fs must be 0 to 1000, but -1 was given; see --motion for a simpler dial"),
+        ({"eta": "1"}, r"eta must be 0 to 1, but '1' was given"),
+        ({"guidance_rescale": -0.1}, r"guidance_rescale must be 0 to 1, but -0\.1 was given"),
+        ({"guidance_rescale": 1.1}, r"guidance_rescale must be 0 to 1, but 1\.1 was given"),
+        ({"spacing": "quad"}, r"must be one of uniform, uniform_trailing, linspace, but 'quad' was given"),
+        ({"sampler": "euler"}, r"sampler must be one of ddim, but 'euler' was given"),
+        ({"fit": "tile"}, r"fit must be one of crop, pad, stretch, but 'tile' was given"),
+        ({"noise_device": "cuda"}, r"noise_device must be one of cpu, device, but 'cuda' was given"),
+        ({"prompt": 7}, r"prompt must be a text, but 7 was given"),
+        ({"fs": -1}, r"fs must be 0 to 1000, but -1 was given; motion is the simpler choice"),
         ({"fs": 1001}, r"fs must be 0 to 1000, but 1001 was given"),
         ({"fps": 0}, r"fps must be 1 to 240, but 0 was given"),
         ({"fps": 241}, r"fps must be 1 to 240, but 241 was given"),
@@ -175,7 +190,9 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) 
         {"steps": 1000},
         {"eta": 0, "guidance_rescale": 0, "fs": 0, "fps": 1, "seed": 0},
         {"eta": 1, "guidance_rescale": 1, "fs": 1000, "fps": 240, "seed": 2**63 - 1},
-        {"cfg": 1, "image_cfg": 1},
+        {"cfg": 0, "image_cfg": 0},
+        {"cfg": 100, "image_cfg": 100.0},
+        {"width": 4096, "height": 4096, "frames": 1024},
     ],
 )
 def test_the_ends_of_the_ranges_are_good(changes: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def test_a_run_folder_that_cannot_be_made_is_told(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     config = FinetuneConfig(model="small", data=str(clip_folder()), frames=4, strides=(1, 1), trainer=QUICK)
-    with pytest.raises(UsageError, match=r"the folder .* could not be made \(.*\); give another --folder"):
+    with pytest.raises(UsageError, match=r"the folder .* could not be made \(.*\); give another folder"):
         finetune(load(small_weights, device="cpu"), config, tmp_path / place)
 
 

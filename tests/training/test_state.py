@@ -80,7 +80,7 @@ def test_a_file_that_does_not_fit_is_told_and_removed(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(
-        UsageError, match=r"the folder .*cache could not be made \(File exists\); give another --folder"
+        UsageError, match=r"the folder .*cache could not be made \(File exists\); give another folder"
     ):
         save_state({}, tmp_path / "cache" / "item.pt")
 

@@ -1,0 +1,144 @@
+"""The border between nodes and the package: inputs made from the table of parameters, and settings made from inputs.
+
+What is left to the model is None inside the package; as inputs know no None, it is a number or a word of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from inspect import Parameter as Argument
+from inspect import Signature
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..dynamicrafter.errors import UsageError
+from ..dynamicrafter.model.variants import Mode, Variant
+from ..dynamicrafter.parameters import PARAMETERS, Group, of_group
+from ..dynamicrafter.settings import Settings, make_settings
+from .words import in_words_of_the_graph
+
+OWN: dict[type, Any] = {int: 0, float: -1.0, str: "auto"}
+"""What an input of each type shows where the choice is left to the model."""
+INPUT_NAMES = {"negative": "negative_prompt"}
+"""Inputs that are not called like their parameter, as ``negative`` is a conditioning here."""
+
+_MORE = {
+    "frames": "With any other length every frame looks at all image tokens.",
+    "seed": "Noise is drawn on the CPU, so it does not depend on the device.",
+    "image_cfg": "Used when image_only is connected.",
+    "guidance_rescale": "A core RescaleCFG on the model has no effect here.",
+}
+"""What only the user of a node needs to know."""
+
+
+def advanced() -> dict[str, Any]:
+    """What marks an input as one that is rarely changed, for hosts that fold these away."""
+    return {"advanced": True}
+
+
+def _said(own: Any) -> str:
+    return own if isinstance(own, str) else f"{own:g}"
+
+
+def choice(name: str, more: str = "", **options: Any) -> Any:
+    """The input of a parameter; ``more`` goes into its tooltip, ``options`` are the host's."""
+    parameter = PARAMETERS[name]
+    kind, own = parameter.kind, OWN[parameter.kind]
+    left = parameter.default is None
+    text = parameter.description
+    parts = (
+        f"{text[0].upper()}{text[1:]}.",
+        _MORE.get(name, ""),
+        more,
+        f"{_said(own)} takes {parameter.own}." if left else "",
+    )
+    options = {
+        "default": own if left else parameter.default,
+        "tooltip": " ".join(filter(None, parts)),
+        **({"optional": True, "extra_dict": advanced()} if parameter.advanced else {}),
+        **options,
+    }
+    id_ = INPUT_NAMES.get(name, name)
+    if parameter.choices:
+        return io.Combo.Input(id_, options=[*([own] if left else []), *parameter.choices], **options)
+    if kind is str:
+        return io.String.Input(id_, multiline=True, dynamic_prompts=True, **options)
+    low, high = own if left else parameter.low or 0, parameter.high or 0
+    options = {"min": kind(low), "max": kind(high), "step": parameter.step, **options}
+    if kind is float:
+        return io.Float.Input(id_, **options)
+    return io.Int.Input(id_, control_after_generate=True if name == "seed" else None, **options)
+
+
+def choices_of(*groups: Group, advanced: bool, without: Collection[str] = ()) -> list[Any]:
+    """The inputs of whole groups, either the advanced ones or the others; the host shows these first."""
+    return [
+        choice(parameter.name)
+        for group in groups
+        for parameter in of_group(group)
+        if parameter.advanced == advanced and parameter.name not in without
+    ]
+
+
+def problem_of(**shown: Any) -> str | None:
+    """What is wrong with values of inputs, in one sentence, or None; None stands for a value not known yet."""
+    for name, parameter in PARAMETERS.items():
+        value = shown.get(INPUT_NAMES.get(name, name))
+        own, left = OWN[parameter.kind], parameter.default is None
+        if value is None or (left and value == own):
+            continue
+        try:
+            parameter.check(value, f", or {_said(own)} for {parameter.own}" if left else "")
+        except UsageError as problem:
+            return str(problem)
+    width, height = shown.get("width"), shown.get("height")
+    if width is not None and height is not None and bool(width) != bool(height):
+        return (
+            f"only one of width ({width}) and height ({height}) is set; set both, or leave both at 0 for the "
+            f"model's own size"
+        )
+    return None
+
+
+def require(**shown: Any) -> None:
+    """Raise ValueError with the sentence of :func:`problem_of`, if there is one."""
+    wrong = problem_of(**shown)
+    if wrong:
+        raise ValueError(wrong)
+
+
+def checks(*names: str) -> classmethod[Any, Any, bool | str]:
+    """A node's ``validate_inputs`` that refuses a wrong value of these inputs before anything runs.
+
+    The host reads from its signature what to check in this way, and then does not look at the ranges itself.
+    """
+
+    def validate_inputs(cls: Any, **shown: Any) -> bool | str:
+        return problem_of(**shown) or True
+
+    inputs = [Argument(name, Argument.POSITIONAL_OR_KEYWORD, default=None) for name in names]
+    cls = Argument("cls", Argument.POSITIONAL_OR_KEYWORD)
+    validate_inputs.__signature__ = Signature([cls, *inputs])  # pyright: ignore[reportFunctionMemberAccess]
+    return classmethod(validate_inputs)
+
+
+def settings_of(
+    variant: Variant, mode: Mode, picture_size: tuple[int, int] | None = None, **shown: Any
+) -> Settings:
+    """The settings that inputs ask for, with the variant's presets for all that is left to it, as in the command.
+
+    ``fs`` goes before ``motion``. Raises ValueError with one sentence for a value out of its range and for a mode that
+    the variant was not trained for.
+    """
+    require(**shown)
+    chosen: dict[str, Any] = {}
+    for name, parameter in PARAMETERS.items():
+        value = shown.get(INPUT_NAMES.get(name, name))
+        chosen[name] = None if parameter.default is None and value == OWN[parameter.kind] else value
+    width, height = chosen.pop("width"), chosen.pop("height")
+    if chosen["fs"] is not None:
+        chosen["motion"] = None
+    size = (width, height) if width else None
+    with in_words_of_the_graph():
+        return make_settings(variant, mode, picture_size=picture_size, size=size, **chosen)
