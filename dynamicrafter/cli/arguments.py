@@ -138,6 +138,8 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "evaluate", parents=[common], help="measure what a model does, or clips that are there"
     )
     _evaluate_options(evaluate)
+
+    commands.add_parser("doctor", parents=[common], help="say what is installed here and whether it works")
     return parser
 
 
