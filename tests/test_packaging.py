@@ -34,18 +34,32 @@ NEEDED = (
     "README.md",
     "LICENSE",
 )
-NOT_NEEDED = ("tests/", "tools/", "benchmarks/", "pictures/make_pictures.py", "docs/images/", ".ci/")
+NOT_NEEDED = (
+    ".ci/",
+    ".github/",
+    "CONTRIBUTING.md",
+    "benchmarks/",
+    "docs/images/",
+    "pictures/make_pictures.py",
+    "tests/",
+    "tools/",
+)
 # Names of calls that start programs or run text as code.
 REFUSED = {"eval", "exec", "__import__", "system", "popen", "Popen", "execv", "spawnl", "check_output"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}
 
 
-def table(name: str) -> dict[str, str]:
-    """The text values of a table of pyproject.toml; Python 3.10 has no TOML reader."""
+def read_table(name: str) -> str:
+    """A table of pyproject.toml as text; Python 3.10 has no TOML reader."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(rf"^\[{re.escape(name)}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found is not None, f"there is no [{name}]"
-    return dict(re.findall(r'^"?([\w -]+?)"? = "(.*)"$', found[1], re.MULTILINE))
+    return found[1]
+
+
+def table(name: str) -> dict[str, str]:
+    """The text values of a table of pyproject.toml."""
+    return dict(re.findall(r'^"?([\w -]+?)"? = "(.*)"$', read_table(name), re.MULTILINE))
 
 
 def test_the_registry_finds_what_it_asks_for() -> None:
@@ -104,6 +118,14 @@ def test_every_line_of_comfyignore_leaves_something_out() -> None:
     for line in lines:
         if line and not line.startswith("#"):
             assert (ROOT / line).exists(), line
+
+
+def test_types_are_offered() -> None:
+    """An empty py.typed says that the annotations are meant for others; the wheel takes the package as it is."""
+    assert (ROOT / "dynamicrafter" / "py.typed").read_bytes() == b""
+    assert "dynamicrafter/py.typed" in git_ls()
+    wheel = read_table("tool.hatch.build.targets.wheel")
+    assert wheel.strip() == 'packages = ["dynamicrafter"]'
 
 
 def calls(path: Path) -> Iterator[tuple[str, int]]:

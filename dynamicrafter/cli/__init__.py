@@ -70,7 +70,7 @@ def _main(words: list[str], written: list[str]) -> int:
         result = _run(command, arguments, written)
         if as_json:
             print(json.dumps(result))
-        return SUCCESS
+        return FAILURE if isinstance(result, dict) and "error" in result else SUCCESS
     except SystemExit as leaving:
         # --help and --version have printed what they had to say.
         return int(leaving.code or SUCCESS)
@@ -112,6 +112,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import evaluation
 
         return evaluation.run(arguments, written)
+    if command == "doctor":
+        from . import doctor
+
+        return doctor.run(arguments)
     from . import weights
 
     return weights.run(command, arguments)

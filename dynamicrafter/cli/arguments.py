@@ -163,6 +163,8 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     _videos_options(
         subjects.add_parser("videos", parents=[common], help="measure videos that are there, of any origin")
     )
+    commands.add_parser("doctor", parents=[common], help="report what is installed and whether it works")
+
     return parser
 
 

@@ -1,0 +1,67 @@
+"""Style and types as CI checks them, and the tests that are quick enough for the inner loop.
+
+Usage, in the top folder, in an environment with the dev extra: ``python -m tools.check``, or ``python -m tools.check
+quick`` with the quick tests as well. It is no Makefile because Windows has no make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STYLE_AND_TYPES = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("pyright", "--pythonpath", sys.executable),
+)
+"""Modules and their arguments."""
+
+SLOW = (
+    "tests/benchmarks",
+    "tests/comfyui",
+    "tests/dynamicrafter/test_api.py",
+    "tests/dynamicrafter/test_checkpoint_convert.py",
+    "tests/dynamicrafter/test_checkpoint_load.py",
+    "tests/dynamicrafter/test_checkpoint_memory.py",
+    "tests/dynamicrafter/test_cli_again.py",
+    "tests/dynamicrafter/test_cli_bad_input.py",
+    "tests/dynamicrafter/test_cli_clips.py",
+    "tests/dynamicrafter/test_cli_failures.py",
+    "tests/dynamicrafter/test_cli_weights.py",
+    "tests/dynamicrafter/test_doctor.py",
+    "tests/dynamicrafter/test_download.py",
+    "tests/dynamicrafter/test_memory.py",
+    "tests/dynamicrafter/test_pictures.py",
+    "tests/dynamicrafter/test_pipeline.py",
+    "tests/dynamicrafter/test_video.py",
+    "tests/evaluation/test_cli_evaluate.py",
+    "tests/evaluation/test_clip_figures.py",
+    "tests/evaluation/test_guidance_scales.py",
+    "tests/parity",
+    "tests/training",
+    "tests/workflows",
+)
+"""What the quick tests leave out: folders, and files that take more than 2.5 seconds of processor time."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for until something fails, and return the exit code of that, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m tools.check", description="Check style and types.")
+    parser.add_argument("quick", nargs="?", choices=["quick"], help="run the quick tests as well")
+    commands = list(STYLE_AND_TYPES)
+    if parser.parse_args(arguments).quick:
+        commands.append(("pytest", "--quiet", *(f"--ignore={path}" for path in SLOW)))
+    for command in commands:
+        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
