@@ -18,7 +18,7 @@ from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
 from .model.variants import SMALL, Variant
 from .pipeline import KeyPictures, Model, Progress, generate
-from .settings import Settings, make_settings, settings_to_json
+from .settings import Settings, clip_metadata, make_settings
 from .weights.catalogue import find, with_requirements
 from .weights.detect import choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
@@ -312,7 +312,7 @@ def save(clip: Clip, path: str | Path) -> Path:
 
     Raises ClipError when that is not possible; nothing half-written is left.
     """
-    return write_clip(clip.frames, path, clip.settings.fps, {"settings": settings_to_json(clip.settings)})
+    return write_clip(clip.frames, path, clip.settings.fps, clip_metadata(clip.settings))
 
 
 def _fitted(images: Sequence[PictureLike], settings: Settings) -> Tensor:

@@ -13,9 +13,9 @@ from ..errors import ClipError, UsageError
 from ..hashing import file_sha256
 from ..media.pictures import read_picture
 from ..media.video import read_metadata
-from ..settings import Settings, settings_from_json
+from ..settings import PROGRAM, Settings, settings_from_json
 from .clips import clip_target, model_source
-from .shots import RECORD, Shot, Source, make, weights_hash
+from .shots import Shot, Source, make, weights_hash
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def _beside(clip: Path) -> str:
 def _read(clip: Path) -> _Record:
     metadata = read_metadata(clip)
     try:
-        if metadata["program"] != RECORD:
-            raise KeyError(RECORD)
+        if metadata["program"] != PROGRAM:
+            raise KeyError(PROGRAM)
         model: dict[str, Any] = metadata["model"]
         return _Record(
-            settings=settings_from_json(metadata["settings"]),
+            settings=settings_from_json(metadata["settings"], metadata["version"]),
             pictures=tuple(_Known(**known) for known in metadata["pictures"]),
             asked=str(model["asked"]),
             variant=str(model["variant"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import Mode
 from ..pipeline import Model
-from ..settings import Settings, settings_to_json
+from ..settings import Settings, clip_metadata
 from .clips import clip_settings, model_source
 from .progress import Bars
 from .shots import Source, threads_that_pay, tiny_knows, what_is_cut
@@ -202,7 +202,7 @@ def _made(
                 name = job.item.name
                 if given.keep is not None:
                     path = _kept(given.keep, job.item, seed)
-                    record = {"settings": {**settings_to_json(job.settings), "seed": seed}}
+                    record = clip_metadata(replace(job.settings, seed=seed))
                     written.append(str(write_clip(frames, path, job.settings.fps, record)))
                 end = job.item.end if job.settings.mode == "interpolate" else None
                 asked = Asked(job.item.prompt, job.item.picture, end, job.settings.fit)

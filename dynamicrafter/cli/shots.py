@@ -23,16 +23,12 @@ from ..model.configs import TEXT_TOKENS
 from ..model.encoders import count_tokens
 from ..model.variants import Mode
 from ..pipeline import Model
-from ..settings import Settings, settings_to_json
+from ..settings import Settings, clip_metadata
 from ..weights.download import weights_folder
 from ..weights.fill import single_thread
 from ..weights.formats.files import file_sha256 as weights_sha256
 from ..weights.formats.files import open_weights
 from .progress import Bars
-
-RECORD = "dynamicrafter"
-"""Name of the program in the metadata of its clips."""
-
 
 _RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "loop": "512_interp"}
 """A model of the catalogue for each mode."""
@@ -192,12 +188,8 @@ def _line(result: dict[str, Any]) -> str:
 
 def _record(shot: Shot) -> dict[str, Any]:
     """What a clip's file says of its making, but for the model; enough for ``again``."""
-    from . import program_version
-
     return {
-        "program": RECORD,
-        "version": program_version(),
-        "settings": settings_to_json(shot.settings),
+        **clip_metadata(shot.settings),
         "pictures": [{"file": str(file.resolve()), "sha256": file_sha256(file)} for file in shot.pictures],
     }
 

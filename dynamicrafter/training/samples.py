@@ -17,7 +17,7 @@ from ..media.video import write_clip
 from ..model.conditioning import assemble, image_tokens, place_keyframes, repeat_picture
 from ..model.encoders import clip_pixels, encode_image, encode_text, tokenize
 from ..pipeline import KeyPictures, Model, decode, latent_shape, make_generators, sample, to_frames
-from ..settings import Settings, make_settings, settings_to_json
+from ..settings import Settings, clip_metadata, make_settings
 from .config import FinetuneConfig
 from .data import Row, read_piece
 from .movies import UnusableClip
@@ -94,7 +94,7 @@ class Sampler:
             frames = to_frames(decode(model, latents, shot.pictures))[0]
         finally:
             model.vae.to("cpu")
-        write_clip(frames, path, settings.fps, {"settings": settings_to_json(settings), "step": step})
+        write_clip(frames, path, settings.fps, {**clip_metadata(settings), "step": step})
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._precision is None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynamicrafter.model.variants import SMALL, Variant, variant_to_json
+from dynamicrafter.forms import to_json
+from dynamicrafter.model.variants import SMALL, Variant
 from dynamicrafter.weights.networks import CORE, expected
 from dynamicrafter.weights.random_model import write_random_checkpoint
 
@@ -26,12 +27,14 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import psutil, torch
-from dynamicrafter.checkpoint import convert, load_components
-from dynamicrafter.variants import VARIANTS, variant_from_json
+from dynamicrafter.forms import Form
+from dynamicrafter.model.variants import VARIANTS, Variant
+from dynamicrafter.weights.convert import convert
+from dynamicrafter.weights.load import load_components
 
 work, small, large, variant = sys.argv[1:]
 # Pickles say nothing of their variant, so it has to be a known one.
-VARIANTS["larger"] = variant_from_json(json.loads(variant))
+VARIANTS["larger"] = Form("it", ValueError).read(Variant, json.loads(variant))
 
 def run(path):
     if work == "load":
@@ -77,7 +80,7 @@ def grown(folder: Path, work: str, suffix: str) -> float:
     """Memory that the work on the larger file adds at its peak, in units of the model's size."""
     files = [str(folder / f"{variant.name}.{suffix}") for variant in (SMALL, LARGER)]
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, work, *files, json.dumps(variant_to_json(LARGER))],
+        [sys.executable, "-c", PROGRAM, work, *files, json.dumps(to_json(LARGER))],
         cwd=ROOT,
         capture_output=True,
         text=True,
