@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, Entry, Piece, unreadable
+from .entries import PIECE_BYTES, Entry, Piece, raw_bytes, unreadable
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -201,7 +201,7 @@ def write_safetensors(
             stream.truncate(data + end)
             for piece in pieces:
                 stream.seek(data + offsets[piece.name] + piece.start * piece.values.element_size())
-                stream.write(_bytes(piece.values))
+                stream.write(raw_bytes(piece.values))
         os.replace(partial, path)
     except OSError as error:
         raise CheckpointError(
@@ -209,7 +209,3 @@ def write_safetensors(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _bytes(values: Tensor) -> memoryview:
-    return memoryview(cast(Any, values.detach().cpu().contiguous().view(torch.uint8).numpy()))
