@@ -5,13 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import TINY, ModelFiles, load, pick_device, render, variant_of
+from ..api import TINY, ModelFiles, load, pick_device, provide, variant_of
 from ..errors import ClipError, UsageError
 from ..evaluation.folder import LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
@@ -29,19 +29,10 @@ from ..evaluation.measure import (
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import Mode
-from ..pipeline import Model
-from ..settings import Settings, clip_metadata
-from .clips import clip_settings, model_source
+from ..settings import clip_metadata
+from ..shots import Means, Shot, batches, render_batch, tiny_knows, what_is_cut
+from .clips import clip_settings, model_files
 from .progress import Bars
-from .shots import Source, threads_that_pay, tiny_knows, what_is_cut
-
-
-@dataclass(frozen=True)
-class _Job:
-    """The clips of one picture."""
-
-    item: Item
-    settings: Settings
 
 
 def run(given: Namespace, written: list[str]) -> dict[str, Any]:
@@ -58,13 +49,13 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     if given.clips is not None:
         pairs = _paired(clips, items, notes)
         # Of a model only the CLIP towers are of use then.
-        files = None if given.model is None else model_source(given).files
+        files = None if given.model is None else provide(model_files(given))
         learned, asked = _learned(given, files), None
         rows, longest = _ready(given, pairs, learned, hidden, notes)
     else:
-        source = model_source(given)
-        asked = source.asked
-        jobs = _jobs(given, items, sizes, source)
+        files = model_files(given)
+        asked = files.asked
+        means, jobs = _jobs(given, items, sizes, files)
         notes += what_is_cut("negative prompt", given.negative)
         for item in items:
             notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
@@ -73,10 +64,10 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
             notes.append(
                 f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
             )
-        if source.asked == TINY:
-            notes += dict.fromkeys(tiny_knows(job.settings.mode) for job in jobs)
-        learned = _learned(given, source.files)
-        rows, longest = _made(given, jobs, source, learned, hidden, written)
+        if asked == TINY:
+            notes += dict.fromkeys(tiny_knows(shot.settings.mode) for _, shot in jobs)
+        learned = _learned(given, files)
+        rows, longest = _made(jobs, files, means, learned, hidden, written)
     compared = _real(real, learned, longest, hidden, notes)
     summary = summarise(rows, compared)
     too_few = distances_missing(rows, compared, learned) if real else None
@@ -158,18 +149,22 @@ def _size(item: Item) -> tuple[int, int]:
 
 
 def _jobs(
-    given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], source: Source
-) -> list[_Job]:
-    """What is to be made; everything that can be told to be wrong is told before the weights are read."""
+    given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], files: ModelFiles
+) -> tuple[Means, list[tuple[Item, Shot]]]:
+    """What is to be made and of which item; everything that can be wrong is told before the weights are read."""
     pick_device(given.device)
-    variant = variant_of(source.files)
-    if given.batch < 1:
-        raise UsageError(f"batch must be at least 1, but {given.batch} was given")
-    jobs: list[_Job] = []
-    for item, size in zip(items, sizes, strict=True):
+    variant = variant_of(files)
+    means = Means(given.device, given.dtype, given.batch)
+    jobs: list[tuple[Item, Shot]] = []
+    for number, (item, size) in enumerate(zip(items, sizes, strict=True), 1):
         mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
         asked = Namespace(**{**vars(given), "prompt": item.prompt, "fps": None})
-        jobs.append(_Job(item, clip_settings(asked, variant, mode, size)))
+        settings = clip_settings(asked, variant, mode, size)
+        pictures = (item.picture, item.end) if mode == "interpolate" and item.end else (item.picture,)
+        title = f"{item.name} ({number} of {len(items)})"
+        for seed in given.seed:
+            target = "" if given.keep is None else str(_kept(given.keep, item, seed))
+            jobs.append((item, Shot(replace(settings, seed=seed), pictures, title, target)))
     if given.keep is not None:
         try:
             given.keep.mkdir(parents=True, exist_ok=True)
@@ -177,10 +172,9 @@ def _jobs(
             raise ClipError(
                 f"the folder {given.keep} cannot be made ({problem.strerror or problem})"
             ) from problem
-        for job in jobs:
-            for seed in given.seed:
-                check_clip_path(_kept(given.keep, job.item, seed))
-    return jobs
+        for _, shot in jobs:
+            check_clip_path(shot.target)
+    return means, jobs
 
 
 def _kept(folder: Path, item: Item, seed: int) -> Path:
@@ -188,37 +182,31 @@ def _kept(folder: Path, item: Item, seed: int) -> Path:
 
 
 def _made(
-    given: Namespace, jobs: Sequence[_Job], source: Source, learned: Learned, hidden: bool, written: list[str]
+    jobs: Sequence[tuple[Item, Shot]],
+    files: ModelFiles,
+    means: Means,
+    learned: Learned,
+    hidden: bool,
+    written: list[str],
 ) -> tuple[list[Row], int]:
-    with Bars(source.asked, hidden) as bars:
-        model = load(source.files, device=given.device, dtype=given.dtype, progress=bars.loading)
     rows: list[Row] = []
     longest = 0
-    for number, job in enumerate(jobs, 1):
-        title = f"{job.item.name} ({number} of {len(jobs)})"
-        for start in range(0, len(given.seed), given.batch):
-            seeds = given.seed[start : start + given.batch]
-            for seed, frames in zip(seeds, _frames(model, job, seeds, title, hidden), strict=True):
-                name = job.item.name
-                if given.keep is not None:
-                    path = _kept(given.keep, job.item, seed)
-                    record = clip_metadata(replace(job.settings, seed=seed))
-                    written.append(str(write_clip(frames, path, job.settings.fps, record)))
-                end = job.item.end if job.settings.mode == "interpolate" else None
-                asked = Asked(job.item.prompt, job.item.picture, end, job.settings.fit)
-                rows.append(measure_frames(frames, asked, learned, name, seed))
+    items = iter(item for item, _ in jobs)
+    with Bars(files.asked, hidden) as bars:
+        model = load(files, device=means.device, dtype=means.dtype, progress=bars.loading)
+        for batch in batches([shot for _, shot in jobs], means.batch):
+            finished = render_batch(model, batch, bars.clip)
+            bars.close()
+            for made in finished:
+                item, settings, frames = next(items), made.shot.settings, made.clip.frames
+                if made.shot.target:
+                    path = write_clip(frames, made.shot.target, settings.fps, clip_metadata(settings))
+                    written.append(str(path))
+                end = item.end if settings.mode == "interpolate" else None
+                asked = Asked(item.prompt, item.picture, end, settings.fit)
+                rows.append(measure_frames(frames, asked, learned, item.name, settings.seed))
                 longest = max(longest, len(frames))
     return rows, longest
-
-
-def _frames(model: Model, job: _Job, seeds: Sequence[int], title: str, hidden: bool) -> list[Tensor]:
-    first = read_picture(job.item.picture)
-    lasts = None
-    if job.settings.mode == "interpolate" and job.item.end is not None:
-        lasts = [read_picture(job.item.end)] * len(seeds)
-    with Bars(title, hidden) as bars, threads_that_pay(model):
-        made = render(model, job.settings, [first] * len(seeds), lasts, seeds, progress=bars.stage)
-    return [clip.frames for clip in made]
 
 
 # Clips that are there

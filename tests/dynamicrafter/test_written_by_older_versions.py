@@ -53,7 +53,7 @@ def test_clips(name: str) -> None:
     assert (stored.mode, stored.seed, stored.steps) == (mode, seed, 2)
 
 
-@pytest.mark.parametrize("name", [name for name in CLIPS if CLIPS[name][0] == "tiny"])
+@pytest.mark.parametrize("name", CLIPS)
 def test_clips_can_be_made_again(run: Run, name: str) -> None:
     _, _, pictures, frames, _ = CLIPS[name]
     given = [word for picture in pictures for word in ("--picture", picture)]
