@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from ..pipeline import Stage
 from ..shots import Work
 
 _STAGES: dict[Work, tuple[str, str]] = {
@@ -41,10 +40,6 @@ class Bars:
         """Show ``done`` of ``total`` steps or bytes of the work on ``title``, a model or a clip."""
         self.title = title
         self._show(*_STAGES[work], done, total)
-
-    def stage(self, stage: Stage, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` steps of a stage of making a clip."""
-        self._show(*_STAGES[stage], done, total)
 
     def loading(self, done: int, total: int) -> None:
         """Show ``done`` of ``total`` bytes of the weights."""
