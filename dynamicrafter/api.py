@@ -19,9 +19,9 @@ from .media.video import write_clip
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from .model.variants import SMALL, TINY, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate
-from .settings import Settings, make_settings, settings_to_json
+from .settings import Settings, clip_metadata, make_settings
 from .weights.catalogue import find, with_requirements
-from .weights.detect import choose, detect, variant_metadata
+from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
 from .weights.formats.files import open_weights
 from .weights.load import load_components
@@ -64,6 +64,8 @@ class ModelFiles:
     image_encoder: Path | None = None
     loras: tuple[Lora, ...] = ()
     """Adapters that are merged into the network, in this order."""
+    asked: str = ""
+    """The name or path by which they were found."""
 
 
 def find_model(
@@ -77,25 +79,29 @@ def find_model(
 
     A name is one of the catalogue's whose files were downloaded, or a built-in one; a file or folder of the same name
     is meant by ``./NAME``. Raises UsageError for an unknown name (with the nearest known one), for a name whose files
-    are not here yet and for a path with nothing there; CheckpointError when the random model cannot be written.
+    are not here yet and for a path with nothing there.
     """
     text = Path(text_encoder) if text_encoder is not None else None
     image = Path(image_encoder) if image_encoder is not None else None
     place = Path(model)
+
+    def found(weights: Path) -> ModelFiles:
+        return ModelFiles(weights, variant, text, image, asked=str(model))
+
     # A folder of clips called "512" must not hide the model, so a bare name is a path only where no model has it.
     if isinstance(model, Path) or place.suffix or model != place.name:
         if not place.exists():
             raise UsageError(f"there is no weights file {place}", Remedy("check_model"))
-        return ModelFiles(place, variant, text, image)
+        return found(place)
     if model == TINY.name:
-        return ModelFiles(_TINY_WEIGHTS, variant, text, image)
+        return found(_TINY_WEIGHTS)
     if model == RANDOM:
-        return ModelFiles(_random_weights(), variant, text, image)
+        return found(_random_weights())
     try:
         release = find(model)
     except UsageError as problem:
         if place.exists():
-            return ModelFiles(place, variant, text, image)
+            return found(place)
         nearest = difflib.get_close_matches(model.lower(), BUILT_IN, n=1, cutoff=0.7)
         if nearest:
             raise UsageError(f"there is no model {model!r}; did you mean {nearest[0]!r}?") from problem
@@ -104,16 +110,21 @@ def find_model(
         raise UsageError(f"{release.name} holds only the {release.purpose}", Remedy("choose_model"))
     paths: dict[str, Path] = {}
     for needed in with_requirements(release):
-        found = local_path(needed)
-        if found is None:
+        path = local_path(needed)
+        if path is None:
             if needed.kind == "towers" and text is not None and image is not None:
                 continue
             raise UsageError(
                 f"the files of {release.name} are not here yet", Remedy("download", (release.name,))
             )
-        paths[needed.kind] = found
+        paths[needed.kind] = path
     towers = paths.get("towers")
-    return ModelFiles(paths["model"], variant or release.variant, text or towers, image or towers)
+    return replace(
+        found(paths["model"]),
+        variant=variant or release.variant,
+        text_encoder=text or towers,
+        image_encoder=image or towers,
+    )
 
 
 def variant_of(files: ModelFiles) -> Variant:
@@ -121,15 +132,17 @@ def variant_of(files: ModelFiles) -> Variant:
 
     Raises CheckpointError and UsageError as :func:`load` does.
     """
-    opened = open_weights(files.weights)
+    opened = open_weights(provide(files).weights)
     return choose(detect(opened), files.variant, opened)
 
 
-def _random_weights() -> Path:
-    """The random model's file, made if it is not there; another version of the package makes one of its own."""
-    kind = hashlib.sha256("".join(variant_metadata(SMALL).values()).encode()).hexdigest()[:8]
-    made = weights_folder() / f"random-{kind}.safetensors"
-    if not made.exists():
+def provide(files: ModelFiles) -> ModelFiles:
+    """``files`` themselves, after writing the random model's where it is the one asked for and is not there yet.
+
+    Raises CheckpointError when it cannot be written.
+    """
+    made = files.weights
+    if made == _random_weights() and not made.exists():
         try:
             made.parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
@@ -138,7 +151,13 @@ def _random_weights() -> Path:
                 f"set DYNAMICRAFTER_HOME to one that can be written to"
             ) from problem
         write_random_checkpoint(made)
-    return made
+    return files
+
+
+def _random_weights() -> Path:
+    """Place of the random model's file; another version of the package has one of its own if the model is another."""
+    kind = hashlib.sha256(variant_metadata(SMALL)[VARIANT_KEY].encode()).hexdigest()[:8]
+    return weights_folder() / f"random-{kind}.safetensors"
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -193,7 +212,7 @@ def load(
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
-    adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
+    adapters = [(lora, read_adapters(lora.path)) for lora in provide(model).loras]
     parts = load_components(
         model.weights,
         variant=model.variant,
@@ -232,20 +251,37 @@ def render(
     Each clip is the one that its picture and seed give alone, but for rounding. Raises UsageError when the lists are
     empty or differ in length, and when there are last pictures without an interpolation or the reverse.
     """
-    if not firsts:
-        raise UsageError("there is no picture to make a clip of; give at least one")
-    if (lasts is not None) != (settings.mode == "interpolate"):
-        wanted = "needs last pictures" if lasts is None else "takes no last pictures"
-        raise UsageError(f"{settings.mode} {wanted}; give them in interpolation and only there")
-    pairs = firsts if lasts is None else lasts
-    if not len(firsts) == len(pairs) == len(seeds):
+    if len(firsts) != len(seeds):
         raise UsageError(
             f"a batch needs as many seeds as pictures, but {len(firsts)} pictures and {len(seeds)} seeds were given"
         )
-    pictures = KeyPictures(_fitted(firsts, settings), None if lasts is None else _fitted(lasts, settings))
     each = [replace(settings, seed=seed) for seed in seeds]
-    made = generate(model, pictures, each, progress, callback)
-    return [Clip(frames, chosen) for frames, chosen in zip(made, each, strict=True)]
+    return render_each(model, each, firsts, lasts, progress=progress, callback=callback)
+
+
+def render_each(
+    model: Model,
+    settings: Sequence[Settings],
+    firsts: Sequence[PictureLike],
+    lasts: Sequence[PictureLike] | None,
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+) -> list[Clip]:
+    """:func:`render` with settings of its own for each clip, which may differ in seed, prompts and fs."""
+    if not firsts:
+        raise UsageError("there is no picture to make a clip of; give at least one")
+    common = settings[0]
+    if (lasts is not None) != (common.mode == "interpolate"):
+        wanted = "needs last pictures" if lasts is None else "takes no last pictures"
+        raise UsageError(f"{common.mode} {wanted}; give them in interpolation and only there")
+    if lasts is not None and len(firsts) != len(lasts):
+        raise UsageError(
+            f"an interpolation needs as many last pictures as first ones, but {len(firsts)} and {len(lasts)} were given"
+        )
+    pictures = KeyPictures(_fitted(firsts, common), None if lasts is None else _fitted(lasts, common))
+    made = generate(model, pictures, settings, progress, callback)
+    return [Clip(frames, chosen) for frames, chosen in zip(made, settings, strict=True)]
 
 
 def animate(
@@ -306,7 +342,7 @@ def save(clip: Clip, path: str | Path) -> Path:
 
     Raises ClipError when that is not possible; nothing half-written is left.
     """
-    return write_clip(clip.frames, path, clip.settings.fps, {"settings": settings_to_json(clip.settings)})
+    return write_clip(clip.frames, path, clip.settings.fps, clip_metadata(clip.settings))
 
 
 def _fitted(images: Sequence[PictureLike], settings: Settings) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from .diffusion.config import Spacing
 from .errors import Remedy, UsageError
+from .forms import Form, program_version, to_json
 from .model.variants import Mode, Variant
 from .parameters import PARAMETERS
 
@@ -15,6 +16,8 @@ Fit = Literal["crop", "pad", "stretch"]
 NoiseDevice = Literal["cpu", "device"]
 
 _FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3}
+PROGRAM = "dynamicrafter"
+"""Name of the program in the metadata of its clips."""
 
 
 def check_seed(seed: int, power: int = 63, where: str = "") -> None:
@@ -120,17 +123,20 @@ def make_settings(
     return Settings(mode=mode, **values)
 
 
+def clip_metadata(settings: Settings) -> dict[str, Any]:
+    """What every clip says of its making: the program, its version and the settings."""
+    return {"program": PROGRAM, "version": program_version(), "settings": settings_to_json(settings)}
+
+
 def settings_to_json(settings: Settings) -> dict[str, Any]:
     """Plain values that :func:`settings_from_json` reads back."""
-    return asdict(settings)
+    return to_json(settings)
 
 
-def settings_from_json(values: Mapping[str, Any]) -> Settings:
-    """Settings from the values of :func:`settings_to_json`; raises UsageError naming unknown or missing fields."""
-    names = {field.name for field in fields(Settings)}
-    wrong = sorted(names.symmetric_difference(values))
-    if wrong:
-        raise UsageError(
-            f"the stored settings do not fit this version: {', '.join(wrong)} missing or unknown"
-        )
-    return Settings(**values)
+def settings_from_json(values: Mapping[str, Any], writer: str = "unknown") -> Settings:
+    """Settings from the values of :func:`settings_to_json`, which version ``writer`` of the program wrote.
+
+    Fields that are absent take their defaults. Raises UsageError that names unknown fields, absent ones without a
+    default and values that are no good.
+    """
+    return Form("the stored settings", UsageError, writer).read(Settings, values)

@@ -16,10 +16,11 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "toy"),
+    "command": ("__main__ cli", "toy shots"),
     "toy": ("toy", "training evaluation"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "api"),
+    "shots": ("shots records", "api"),
     "api": ("api", "pipeline weights media"),
     "weights": ("weights", "networks"),
     "pipeline": ("pipeline", "networks diffusion settings"),
@@ -176,6 +177,8 @@ def test_left_imports_right(module: str) -> None:
     ("module", "other", "allowed"),
     [
         ("cli.clips", "errors", True),
+        ("shots", "api", True),
+        ("api", "shots", False),
         ("pipeline", "model.attention", True),
         ("weights.load", "model.unet", True),
         ("diffusion.samplers", "diffusion.denoiser", True),

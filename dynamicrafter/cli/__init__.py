@@ -10,10 +10,10 @@ import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
+from ..forms import program_version
 from .arguments import make_parser
 from .interrupt import heed_ctrl_c
 from .words import WORDS
@@ -25,14 +25,6 @@ _KINDS = {FAILURE: "failure", USAGE: "usage", INTERRUPTED: "cancelled"}
 _MEMORY = "there is not enough memory; try a smaller --size, fewer --frames, --batch 1 or a 16-bit --dtype"
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """How PyTorch says it on GPUs, on Linux and macOS, and on Windows."""
-
-
-def program_version() -> str:
-    """Version of the installed package."""
-    try:
-        return version("dynamicrafter-studio")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

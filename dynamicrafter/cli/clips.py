@@ -2,67 +2,96 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from ..api import Lora, find_model, pick_device, variant_of
-from ..errors import UsageError
+from ..api import Lora, ModelFiles, find_model, pick_device, variant_of
 from ..media.pictures import read_picture
-from ..media.video import check_clip_path
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
-from ..settings import Settings, make_settings
-from .shots import Shot, Source, make
-
-_Files = tuple[Path, ...]
+from ..settings import Settings, make_settings, settings_to_json
+from ..shots import Made, Means, Shot, clip_targets, make
+from .progress import Bars
 
 
 def run(command: str, given: Namespace, written: list[str]) -> object:
     """Do what one of the commands asks for and return what ``--json`` prints."""
     mode = cast(Mode, command)
     # Everything that can be told to be wrong is told before the weights are read.
-    source = model_source(given)
+    files = model_files(given)
     pick_device(given.device)
-    variant = variant_of(source.files)
-    if given.batch < 1:
-        raise UsageError(f"batch must be at least 1, but {given.batch} was given")
-    groups: list[_Files] = (
+    variant = variant_of(files)
+    means = Means(given.device, given.dtype, given.batch)
+    groups: list[tuple[Path, ...]] = (
         [(given.first, given.last)] if mode == "interpolate" else [(path,) for path in given.pictures]
     )
-    targets = iter(_targets(given, command, groups))
+    # Picture by picture, seed by seed.
+    names = [given.output or f"{group[0].stem}-{command}.mp4" for group in groups for _ in given.seed]
+    targets = iter(clip_targets(names, [picture for group in groups for picture in group]))
     shots: list[Shot] = []
-    for files in groups:
-        size, *_ = [read_picture(file).size for file in files]
+    for group in groups:
+        size, *_ = [read_picture(file).size for file in group]
         settings = clip_settings(given, variant, mode, size)
-        shots += [Shot(replace(settings, seed=seed), files, next(targets)) for seed in given.seed]
-    return make(shots, source, given, given.dtype, written)
+        for seed in given.seed:
+            target = next(targets)
+            shots.append(Shot(replace(settings, seed=seed), group, Path(target).name, target))
+    return make_and_print(shots, files, means, given, written)
 
 
-def model_source(given: Namespace) -> Source:
+def make_and_print(
+    shots: Sequence[Shot], files: ModelFiles, means: Means, given: Namespace, written: list[str]
+) -> dict[str, Any]:
+    """Make clips, say so and return what ``--json`` prints; ``written`` gets each finished clip."""
+    notes: list[str] = []
+    results: list[dict[str, Any]] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if not given.json:
+            # In one piece: what stops the program may come between a line and its end.
+            print(f"note: {text}\n", end="", file=sys.stderr)
+
+    with Bars(files.asked, hidden=given.quiet or given.json) as bars:
+        for made in make(shots, files, means, bars.clip, note):
+            results.append(_result(made))
+            written.append(results[-1]["output"])
+            if not given.json:
+                bars.close()
+                print(_line(results[-1]), flush=True)
+    return {"clips": results, "notes": notes}
+
+
+def _result(made: Made) -> dict[str, Any]:
+    frames, height, width = made.clip.frames.shape[:3]
+    return {
+        "output": str(Path(made.shot.target)),
+        "frames": frames,
+        "width": width,
+        "height": height,
+        "fps": made.shot.settings.fps,
+        "seconds": made.seconds,
+        "settings": settings_to_json(made.shot.settings),
+    }
+
+
+def _line(result: dict[str, Any]) -> str:
+    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']} fps"
+    return f"{result['output']}: {size}, seed {result['settings']['seed']}, {result['seconds']:.1f} s"
+
+
+def model_files(given: Namespace) -> ModelFiles:
     """The model that the arguments name, or the built-in one; raises UsageError where they name none that is here."""
-    asked = TINY.name if given.model is None else given.model
     files = find_model(
-        asked,
+        TINY.name if given.model is None else given.model,
         variant=given.variant,
         text_encoder=given.text_encoder,
         image_encoder=given.image_encoder,
     )
-    loras = tuple(Lora(path, strength) for path, strength in given.lora or ())
-    return Source(asked, replace(files, loras=loras))
-
-
-def clip_target(name: str, pictures: _Files) -> str:
-    """Where a clip goes, absolute; raises UsageError or ClipError where it cannot be written.
-
-    A slash at the end stays: it makes a folder out of a name that looks like a file's.
-    """
-    target = check_clip_path(name)
-    if any(target == picture.resolve() for picture in pictures):
-        raise UsageError(f"{target} is the picture itself; give the clip another name with --output")
-    return str(target) + (os.sep if _is_folder(name) else "")
+    return replace(files, loras=tuple(Lora(path, strength) for path, strength in given.lora or ()))
 
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
@@ -76,28 +105,3 @@ def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: 
         seed=given.seed[0],
         **{name: getattr(given, name) for name in names},
     )
-
-
-def _targets(given: Namespace, command: str, groups: list[_Files]) -> list[str]:
-    """Where each clip goes: picture by picture, seed by seed; several clips of one name are numbered."""
-    names = [
-        given.output or f"{files[0].stem}-{command}.mp4" for files in groups for _ in range(len(given.seed))
-    ]
-    # Some systems take names that differ only in case for the same.
-    if len({name.casefold() for name in names}) < len(names):
-        names = [_numbered(name, number) for number, name in enumerate(names, start=1)]
-    pictures = tuple(file for files in groups for file in files)
-    return [clip_target(name, pictures) for name in names]
-
-
-def _numbered(name: str, number: int) -> str:
-    path = Path(name)
-    if not path.name:
-        raise UsageError(f"{name} is no name that several clips could be numbered by; add one to it")
-    if _is_folder(name):
-        return str(path.with_name(f"{path.name}-{number}")) + os.sep
-    return str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
-
-
-def _is_folder(name: str) -> bool:
-    return name.endswith(("/", os.sep))

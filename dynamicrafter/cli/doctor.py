@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ..weights.download import status_rows, weights_folder
 from ..errors import DynamiCrafterError
+from ..weights.download import status_rows, weights_folder
 from . import program_version
 
 
@@ -178,9 +178,10 @@ def _weights() -> Finding:
 
 def _tiny() -> Finding:
     """Whether the built-in model loads, where the other commands would load it."""
-    from ..api import TINY, load
+    from ..api import load
+    from ..model.variants import TINY
 
-    model = load(TINY)
+    model = load(TINY.name)
     return Finding("ok", {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")})
 
 

@@ -11,12 +11,12 @@ from ..api import load, variant_of
 from ..errors import UsageError
 from ..pipeline import Model
 from ..settings import check_seed
+from ..shots import threads_that_pay
 from ..toy.behaviour import measure_behaviour
 from ..toy.hops import measure_hops
 from ..toy.scales import measure_scales
-from .clips import model_source
+from .clips import model_files
 from .progress import Bars
-from .shots import threads_that_pay
 
 _TOY_SIZE = (64, 64)
 _FEWEST = 4
@@ -61,16 +61,16 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
         raise UsageError(
             f"--scales sets the guidance scales itself, but --cfg {given.cfg:g} was given; leave --cfg out"
         )
-    source = model_source(given)
-    variant = variant_of(source.files)
+    files = model_files(given)
+    variant = variant_of(files)
     if (variant.preset.width, variant.preset.height) != _TOY_SIZE:
         raise UsageError(
             f"the pictures of the toy world are 64x64, but {variant.name} makes "
             f"{variant.preset.width}x{variant.preset.height}; measure it with 'evaluate folder FOLDER'"
         )
     hidden = given.quiet or given.json
-    with Bars(source.asked, hidden) as bars:
-        model = load(source.files, device=given.device, dtype="float32", progress=bars.loading)
+    with Bars(files.asked, hidden) as bars:
+        model = load(files, device=given.device, dtype="float32", progress=bars.loading)
     single: list[dict[str, float]] = []
     for seed in given.seed:
         with Bars(f"seed {seed}", hidden or len(given.seed) == 1) as bars, threads_that_pay(model):
@@ -80,8 +80,8 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
         for name, value in figures.items():
             _print(name, value)
     return {
-        "model": source.asked,
-        "loras": [{"file": str(lora.path), "strength": lora.strength} for lora in source.files.loras],
+        "model": files.asked,
+        "loras": [{"file": str(lora.path), "strength": lora.strength} for lora in files.loras],
         "items": items,
         "seeds": given.seed,
         "figures": figures,

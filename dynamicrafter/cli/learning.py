@@ -23,7 +23,7 @@ class _Bars(Bars):
 
     def work(self, what: str, done: int, total: int) -> None:
         """Show ``done`` of ``total`` clips encoded or steps trained."""
-        self._show(what, done, total, _UNITS[what])
+        self._show(what, _UNITS[what], done, total)
 
     def say(self, line: str) -> None:
         """Print a line without tearing the bar; at once, as a log may be watched for days."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import ModelFiles, load, pick_device, render, variant_of
+from ..api import ModelFiles, load, pick_device, variant_of
 from ..errors import ClipError, UsageError
 from ..evaluation.folder import PROMPT_LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
@@ -29,20 +29,11 @@ from ..evaluation.measure import (
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
-from ..pipeline import Model
-from ..settings import Settings, settings_to_json
-from .clips import clip_settings, model_source
+from ..settings import clip_metadata
+from ..shots import Means, Shot, batches, render_batch, tiny_knows, what_is_cut
+from .clips import clip_settings, model_files
 from .progress import Bars
-from .shots import Source, threads_that_pay, tiny_knows, what_is_cut
 from .words import WORDS
-
-
-@dataclass(frozen=True)
-class _Job:
-    """The clips of one picture."""
-
-    item: Item
-    settings: Settings
 
 
 def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
@@ -56,8 +47,8 @@ def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
     if given.keep is not None:
         _check_kept(given, items, real)
     sizes = [_size(item) for item in items]
-    source = model_source(given)
-    jobs = _jobs(given, items, sizes, source)
+    files = model_files(given)
+    means, jobs = _jobs(given, items, sizes, files)
     notes = what_is_cut("negative prompt", given.negative)
     for item in items:
         notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
@@ -66,11 +57,11 @@ def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
         notes.append(
             f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
         )
-    if source.asked == TINY.name:
-        notes += dict.fromkeys(tiny_knows(job.settings.mode) for job in jobs)
-    learned = _learned(given, source.files)
-    rows, longest = _made(given, jobs, source, learned, written)
-    return {"model": source.asked, **_told(given, rows, longest, real, learned, notes), "kept": written}
+    if files.asked == TINY.name:
+        notes += dict.fromkeys(tiny_knows(shot.settings.mode) for _, shot in jobs)
+    learned = _learned(given, files)
+    rows, longest = _made(jobs, files, means, learned, _hidden(given), written)
+    return {"model": files.asked, **_told(given, rows, longest, real, learned, notes), "kept": written}
 
 
 def measure_videos(given: Namespace) -> dict[str, Any]:
@@ -190,18 +181,22 @@ def _size(item: Item) -> tuple[int, int]:
 
 
 def _jobs(
-    given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], source: Source
-) -> list[_Job]:
-    """What is to be made; everything that can be told to be wrong is told before the weights are read."""
+    given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], files: ModelFiles
+) -> tuple[Means, list[tuple[Item, Shot]]]:
+    """What is to be made and of which item; everything that can be wrong is told before the weights are read."""
     pick_device(given.device)
-    variant = variant_of(source.files)
-    if given.batch < 1:
-        raise UsageError(f"batch must be at least 1, but {given.batch} was given")
-    jobs: list[_Job] = []
-    for item, size in zip(items, sizes, strict=True):
+    variant = variant_of(files)
+    means = Means(given.device, given.dtype, given.batch)
+    jobs: list[tuple[Item, Shot]] = []
+    for number, (item, size) in enumerate(zip(items, sizes, strict=True), 1):
         mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
         asked = Namespace(**{**vars(given), "prompt": item.prompt, "fps": None})
-        jobs.append(_Job(item, clip_settings(asked, variant, mode, size)))
+        settings = clip_settings(asked, variant, mode, size)
+        pictures = (item.picture, item.end) if mode == "interpolate" and item.end else (item.picture,)
+        title = f"{item.name} ({number} of {len(items)})"
+        for seed in given.seed:
+            target = "" if given.keep is None else str(_kept(given.keep, item, seed))
+            jobs.append((item, Shot(replace(settings, seed=seed), pictures, title, target)))
     if given.keep is not None:
         try:
             given.keep.mkdir(parents=True, exist_ok=True)
@@ -209,10 +204,9 @@ def _jobs(
             raise ClipError(
                 f"the folder {given.keep} cannot be made ({problem.strerror or problem})"
             ) from problem
-        for job in jobs:
-            for seed in given.seed:
-                check_clip_path(_kept(given.keep, job.item, seed))
-    return jobs
+        for _, shot in jobs:
+            check_clip_path(shot.target)
+    return means, jobs
 
 
 def _kept(folder: Path, item: Item, seed: int) -> Path:
@@ -224,38 +218,31 @@ def _hidden(given: Namespace) -> bool:
 
 
 def _made(
-    given: Namespace, jobs: Sequence[_Job], source: Source, learned: Learned, written: list[str]
+    jobs: Sequence[tuple[Item, Shot]],
+    files: ModelFiles,
+    means: Means,
+    learned: Learned,
+    hidden: bool,
+    written: list[str],
 ) -> tuple[list[MeasuredClip], int]:
-    hidden = _hidden(given)
-    with Bars(source.asked, hidden) as bars:
-        model = load(source.files, device=given.device, dtype=given.dtype, progress=bars.loading)
     rows: list[MeasuredClip] = []
     longest = 0
-    for number, job in enumerate(jobs, 1):
-        title = f"{job.item.name} ({number} of {len(jobs)})"
-        for start in range(0, len(given.seed), given.batch):
-            seeds = given.seed[start : start + given.batch]
-            for seed, frames in zip(seeds, _frames(model, job, seeds, title, hidden), strict=True):
-                name = job.item.name
-                if given.keep is not None:
-                    path = _kept(given.keep, job.item, seed)
-                    record = {"settings": {**settings_to_json(job.settings), "seed": seed}}
-                    written.append(str(write_clip(frames, path, job.settings.fps, record)))
-                end = job.item.end if job.settings.mode == "interpolate" else None
-                asked = Asked(job.item.prompt, job.item.picture, end, job.settings.fit)
-                rows.append(measure_frames(frames, asked, learned, name, seed))
+    items = iter(item for item, _ in jobs)
+    with Bars(files.asked, hidden) as bars:
+        model = load(files, device=means.device, dtype=means.dtype, progress=bars.loading)
+        for batch in batches([shot for _, shot in jobs], means.batch):
+            finished = render_batch(model, batch, bars.clip)
+            bars.close()
+            for made in finished:
+                item, settings, frames = next(items), made.shot.settings, made.clip.frames
+                if made.shot.target:
+                    path = write_clip(frames, made.shot.target, settings.fps, clip_metadata(settings))
+                    written.append(str(path))
+                end = item.end if settings.mode == "interpolate" else None
+                asked = Asked(item.prompt, item.picture, end, settings.fit)
+                rows.append(measure_frames(frames, asked, learned, item.name, settings.seed))
                 longest = max(longest, len(frames))
     return rows, longest
-
-
-def _frames(model: Model, job: _Job, seeds: Sequence[int], title: str, hidden: bool) -> list[Tensor]:
-    first = read_picture(job.item.picture)
-    lasts = None
-    if job.settings.mode == "interpolate" and job.item.end is not None:
-        lasts = [read_picture(job.item.end)] * len(seeds)
-    with Bars(title, hidden) as bars, threads_that_pay(model):
-        made = render(model, job.settings, [first] * len(seeds), lasts, seeds, progress=bars.stage)
-    return [clip.frames for clip in made]
 
 
 # Clips that are there

@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from ..pipeline import Stage
+from ..shots import Work
 
-_STAGES: dict[Stage, tuple[str, str]] = {
+_STAGES: dict[Work, tuple[str, str]] = {
+    "load": ("loading", "B"),
+    "hash": ("hashing", "B"),
     "encode": ("reading", "step"),
     "sample": ("drawing", "step"),
     "decode": ("developing", "frame"),
@@ -32,36 +34,37 @@ class Bars:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the open bar."""
-        self._close()
+        self.close()
 
-    def stage(self, stage: Stage, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` steps of a stage of making a clip."""
-        name, unit = _STAGES[stage]
-        self._show(name, done, total, unit)
+    def clip(self, title: str, work: Work, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` steps or bytes of the work on ``title``, a model or a clip."""
+        self.title = title
+        self._show(*_STAGES[work], done, total)
 
     def loading(self, done: int, total: int) -> None:
         """Show ``done`` of ``total`` bytes of the weights."""
-        self._show("loading", done, total, "B")
+        self._show(*_STAGES["load"], done, total)
 
     def figures(self, done: int, total: int | None) -> None:
         """Show ``done`` of ``total`` figures, or clips, that are measured."""
-        self._show("measuring", done, total, "")
+        self._show("measuring", "", done, total)
 
     def transfer(self, what: str, done: int, total: int | None) -> None:
         """Show ``done`` of ``total`` bytes of a download or a check."""
-        self._show(what, done, total, "B")
+        self._show(what, "B", done, total)
 
-    def _show(self, name: str, done: int, total: int | None, unit: str) -> None:
+    def _show(self, name: str, unit: str, done: int, total: int | None) -> None:
+        name = f"{self.title}: {name}"
         if name != self._name:
             from tqdm import tqdm
 
-            self._close()
+            self.close()
             self._name = name
             # None: shown where there is a terminal. What a resumed download has already is no speed of its own.
             self._bar = tqdm(
                 total=total,
                 initial=done,
-                desc=f"{self.title}: {name}",
+                desc=name,
                 unit=unit,
                 unit_scale=unit == "B",
                 leave=False,
@@ -71,7 +74,8 @@ class Bars:
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Remove the open bar, so that a line may be printed."""
         if self._bar is not None:
             self._bar.close()
         self._bar, self._name = None, ""

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..atomic import check_writable, replacing
 from ..errors import ClipError, UsageError
+from ..forms import Form, to_json
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 """Extensions of clip files; everything else is a folder or an error."""
@@ -31,6 +32,7 @@ Frames: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 """uint8 ``[t, h, w, 3]``, RGB 0..255."""
 
 _RECORD_KIND = "dynamicrafter clip"
+_RECORD_FORM = 1
 _RECORD_NAME = "clip.json"
 _FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 _IMAGE_DESCRIPTION_TAG = 0x010E  # EXIF 2.32, section 4.6.4
@@ -84,27 +86,34 @@ class _Record:
     frames: int
     metadata: Mapping[str, Any]
     kind: str = _RECORD_KIND
-    version: int = 1
+    version: int = _RECORD_FORM
+    """Of the form; that of the program is in the metadata."""
 
     def to_text(self) -> str:
         """JSON in plain ASCII: it passes through every container unchanged."""
-        return json.dumps(asdict(self), ensure_ascii=True)
+        return json.dumps(to_json(self), ensure_ascii=True)
 
     @staticmethod
-    def from_text(text: str) -> _Record | None:
-        """The record, or None when ``text`` is not one of ours."""
+    def from_text(text: str, source: Path) -> _Record | None:
+        """The record in the clip ``source``, None when ``text`` is not one of ours; raises ClipError for a bad one."""
         try:
             values = json.loads(text)
         except ValueError:
             return None
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or cast(dict[str, Any], values).get("kind") != _RECORD_KIND:
             return None
-        record = cast(dict[str, Any], values)
-        fps, frames, metadata = record.get("fps"), record.get("frames"), record.get("metadata")
-        ours = record.get("kind") == _RECORD_KIND and isinstance(metadata, dict)
-        if not ours or not isinstance(fps, int) or not isinstance(frames, int) or fps < 1:
-            return None
-        return _Record(fps=fps, frames=frames, metadata=cast(dict[str, Any], metadata))
+        stored = cast(dict[str, Any], values)
+        metadata = stored.get("metadata")
+        writer = "unknown"
+        if isinstance(metadata, dict):
+            writer = str(cast(dict[str, Any], metadata).get("version", writer))
+        form = stored.get("version")
+        if isinstance(form, int) and form > _RECORD_FORM:
+            raise ClipError(
+                f"{source} holds a record of form {form}, but this version reads up to {_RECORD_FORM}; "
+                f"use version {writer} or a newer one"
+            )
+        return Form(f"the record in {source}", ClipError, writer).read(_Record, stored)
 
 
 def check_clip_path(path: str | os.PathLike[str]) -> Path:
@@ -455,4 +464,4 @@ def _read_record(path: Path) -> _Record | None:
     else:
         record = path / _RECORD_NAME
         text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
-    return _Record.from_text(text)
+    return _Record.from_text(text, path)

@@ -6,12 +6,10 @@ says how the releases differ. Numbers are those of the released inference config
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Any, Literal, cast, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..diffusion.config import DiffusionConfig, Spacing
-from ..forms import fits, with_tuples
 from .configs import ResamplerConfig, TextConfig, UNetConfig, VaeConfig, VisionConfig
 
 Mode = Literal["animate", "interpolate", "loop"]
@@ -127,44 +125,3 @@ VARIANTS: dict[str, Variant] = {
     v.name: v for v in (V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512, SMALL, TINY)
 }
 """Every known variant by name."""
-
-
-def variant_to_json(variant: Variant) -> dict[str, Any]:
-    """Plain values that :func:`variant_from_json` turns back into the same variant (stored in file metadata)."""
-    return asdict(variant)
-
-
-def variant_from_json(values: Mapping[str, Any]) -> Variant:
-    """The variant written by :func:`variant_to_json`.
-
-    Raises ``ValueError`` that names the offending field when a field is missing, unknown or of the wrong type.
-    """
-    sections = {
-        "preset": Preset,
-        "diffusion": DiffusionConfig,
-        "unet": UNetConfig,
-        "vae": VaeConfig,
-        "resampler": ResamplerConfig,
-        "text": TextConfig,
-        "vision": VisionConfig,
-    }
-    plain = _checked(Variant, values)
-    for name, kind in sections.items():
-        section = plain[name]
-        if not isinstance(section, Mapping):
-            raise ValueError(f"{name} must be an object, not {type(section).__name__}")
-        plain[name] = kind(**_checked(kind, cast(Mapping[str, Any], section)))
-    return Variant(**plain)
-
-
-def _checked(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with lists as tuples, after its keys and types were compared with the fields of dataclass ``kind``."""
-    hints = get_type_hints(kind)
-    wrong = sorted(set(hints).symmetric_difference(values))
-    if wrong:
-        raise ValueError(f"{kind.__name__} does not fit: {', '.join(wrong)} missing or unknown")
-    plain = {key: with_tuples(value) for key, value in values.items()}
-    for key, value in plain.items():
-        if not is_dataclass(hints[key]) and not fits(hints[key], value):
-            raise ValueError(f"{kind.__name__}.{key} cannot be {value!r}")
-    return plain

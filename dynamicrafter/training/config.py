@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, cast
 
 from ..errors import UsageError
-from ..forms import fits, in_words, with_tuples
+from ..forms import Form
 from ..settings import check_seed
 from .losses import DROP
 from .trainer import TrainerConfig
@@ -174,25 +174,18 @@ def load_config(name: str) -> Config:
 
 def config_from(values: Mapping[str, Any], name: str) -> Config:
     """The config that ``values`` describe; ``name`` is what errors call it."""
-    rest = {key: value for key, value in values.items() if key != "recipe"}
-    recipe = values.get("recipe")
+    form, rest = Form(name, UsageError), {**values}
+    recipe = rest.pop("recipe", None)
     if recipe == "tiny":
-        return TinyConfig(**_fitting(TinyConfig, rest, name))
+        return form.read(TinyConfig, rest)
     if recipe != "finetune":
         raise UsageError(f"{name} must have a recipe, finetune or tiny, not {recipe!r}")
-    plain = _fitting(FinetuneConfig, rest, name)
-    missing = [key for key in ("model", "data") if not plain.get(key)]
-    if missing:
-        raise UsageError(f"{name} must say {' and '.join(missing)}")
-    # What is left out of an inner object is what it is where the whole object is left out.
-    for key, usual in (("trainer", RELEASED), ("samples", SampleConfig())):
-        if key in plain:
-            inner = plain[key]
-            if not isinstance(inner, dict):
-                raise UsageError(f"{key} in {name} must be an object with settings of its own, not {inner!r}")
-            named = _with_new_names(cast(dict[str, Any], inner), name)
-            plain[key] = replace(usual, **_fitting(type(usual), named, name))
-    return FinetuneConfig(**plain)
+    for key in ("model", "data"):
+        if rest.get(key) == "":
+            del rest[key]
+    if isinstance(rest.get("trainer"), Mapping):
+        rest["trainer"] = _with_new_names(cast(Mapping[str, Any], rest["trainer"]), name)
+    return form.read(FinetuneConfig, rest)
 
 
 def _with_new_names(values: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -201,16 +194,3 @@ def _with_new_names(values: Mapping[str, Any], name: str) -> dict[str, Any]:
         if old in values and new in values:
             raise UsageError(f"{old} in {name} is the former name of {new}, which is given too; keep {new}")
     return {_RENAMED.get(key, key): value for key, value in values.items()}
-
-
-def _fitting(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """``values`` with lists as tuples, after their keys and types were compared with the fields of ``kind``."""
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UsageError(f"{name} has unknown settings: {', '.join(unknown)}")
-    plain = {key: with_tuples(value) for key, value in values.items()}
-    for key, value in plain.items():
-        if not is_dataclass(hints[key]) and not fits(hints[key], value):
-            raise UsageError(f"{key} in {name} must be {in_words(hints[key])}, not {values[key]!r}")
-    return plain

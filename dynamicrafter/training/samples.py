@@ -24,7 +24,7 @@ from ..pipeline import (
     sample,
     to_frames,
 )
-from ..settings import Settings, make_settings, settings_to_json
+from ..settings import Settings, clip_metadata, make_settings
 from .config import FinetuneConfig
 from .data import Row, read_piece
 from .movies import UnusableClip
@@ -97,7 +97,7 @@ class Sampler:
             frames = to_frames(decode(model, latents, shot.pictures))[0]
         finally:
             model.vae.to("cpu")
-        write_clip(frames, path, settings.fps, {"settings": settings_to_json(settings), "step": step})
+        write_clip(frames, path, settings.fps, {**clip_metadata(settings), "step": step})
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._precision is None:

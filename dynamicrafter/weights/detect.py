@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import CheckpointError, Remedy, UsageError
+from ..forms import Form, program_version, to_json
 from ..model.configs import UNetConfig
-from ..model.variants import VARIANTS, Variant, variant_from_json, variant_to_json
+from ..model.variants import VARIANTS, Variant
 from .architectures import recognise
 from .formats.entries import Entry, WeightsFile, read_tensor
 from .layout import locate
@@ -21,6 +22,10 @@ VARIANT_KEY = "dynamicrafter.variant"
 FORMAT_KEY = "dynamicrafter.format"
 FORMAT = "1"
 """Version of the layout of files we write."""
+WRITER_KEY = "dynamicrafter.version"
+"""Version of the program that wrote a file."""
+_FIRST_WRITER = "0.1.0"
+"""The version that did not say so."""
 
 _SCALE = "scale_arr"
 _SCALE_TOLERANCE = 0.1
@@ -32,7 +37,11 @@ _FIRST_ATTENTION_HEADS = 8
 
 def variant_metadata(variant: Variant) -> dict[str, str]:
     """Metadata from which :func:`detect` reads the variant back."""
-    return {FORMAT_KEY: FORMAT, VARIANT_KEY: json.dumps(variant_to_json(variant), separators=(",", ":"))}
+    return {
+        FORMAT_KEY: FORMAT,
+        WRITER_KEY: program_version(),
+        VARIANT_KEY: json.dumps(to_json(variant), separators=(",", ":")),
+    }
 
 
 def detect(file: WeightsFile) -> tuple[Variant, ...]:
@@ -107,17 +116,18 @@ def _asked(fits: Sequence[Variant], asked: str, path: Path) -> Variant:
 
 
 def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Variant:
-    version = metadata.get(FORMAT_KEY)
-    if version != FORMAT:
+    layout, writer = metadata.get(FORMAT_KEY), metadata.get(WRITER_KEY, _FIRST_WRITER)
+    if layout != FORMAT:
         raise CheckpointError(
-            f"{path} was written in layout {version!r} but this version reads {FORMAT!r}; use a newer version"
+            f"{path} was written in layout {layout!r} but this version reads {FORMAT!r}; use a newer version"
         )
     try:
-        return variant_from_json(json.loads(metadata[VARIANT_KEY]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        values = json.loads(metadata[VARIANT_KEY])
+    except ValueError as error:
         raise CheckpointError(
             f"{path} describes its variant in a way that makes no sense ({error}); convert it again"
         ) from error
+    return Form(f"the variant of {path}", CheckpointError, writer).read(Variant, values)
 
 
 def _base_scale(file: WeightsFile) -> float | None:

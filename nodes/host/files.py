@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...dynamicrafter.api import RANDOM, find_model
+from ...dynamicrafter.api import RANDOM, find_model, provide
 from ...dynamicrafter.model.variants import TINY
 from ...dynamicrafter.weights.formats.files import SUFFIXES
 
@@ -44,7 +44,7 @@ def list_checkpoints() -> list[str]:
 def checkpoint_path(name: str) -> Path:
     """The file behind a name of :func:`list_checkpoints`; raises FileNotFoundError when it is gone."""
     if name in BUILT_IN:
-        return find_model(BUILT_IN[name]).weights
+        return provide(find_model(BUILT_IN[name])).weights
     for kind in _KINDS:
         path = folder_paths.get_full_path(kind, name)
         if path is not None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cli_runs import Ran, Run, paint
 
-from dynamicrafter.api import find_model
+from dynamicrafter.api import find_model, provide
 from dynamicrafter.cli import main
 from dynamicrafter.model.variants import SMALL
 from dynamicrafter.weights.random_model import write_random_checkpoint
@@ -40,7 +40,7 @@ def weights_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNAMICRAFTER_HOME", str(home))
-        find_model("random")
+        provide(find_model("random"))
     return home
 
 

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 import dynamicrafter
-from dynamicrafter.api import ModelFiles, find_model, pick_device, pick_dtype, render, variant_of
+from dynamicrafter.api import ModelFiles, find_model, pick_device, pick_dtype, provide, render, variant_of
 from dynamicrafter.errors import CheckpointError, PictureError, UsageError
 from dynamicrafter.media.pictures import read_picture
 from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import make_settings
-from dynamicrafter.weights.detect import variant_metadata
+from dynamicrafter.weights.detect import VARIANT_KEY
 
 FEW = {"steps": 2, "frames": 4}
 
@@ -87,14 +87,19 @@ def test_the_random_model_is_made_once_for_each_kind(
 ) -> None:
     made = find_model("random").weights
     status = made.stat()
-    assert find_model("random").weights.stat().st_mtime_ns == status.st_mtime_ns
+    assert provide(find_model("random")).weights.stat().st_mtime_ns == status.st_mtime_ns
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        "dynamicrafter.api.variant_metadata", lambda variant: {**variant_metadata(variant), "new": "field"}
-    )
-    other = find_model("random").weights
-    assert other.name != made.name
-    assert other.read_bytes() == made.read_bytes()
+    monkeypatch.setattr("dynamicrafter.api.variant_metadata", lambda _: {VARIANT_KEY: "another"})
+    other = find_model("random")
+    assert other.weights.name != made.name
+    assert not other.weights.exists()  # Only found.
+    assert provide(other) is other
+    assert other.weights.read_bytes() == made.read_bytes()
+
+
+def test_only_the_random_model_is_made(tmp_path: Path) -> None:
+    provide(ModelFiles(tmp_path / "gone.safetensors"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("place", [Path("random"), "./random", "random/", "random.ckpt"])
@@ -122,7 +127,8 @@ def test_downloaded_files_go_with_their_towers(monkeypatch: pytest.MonkeyPatch) 
     here = {"512_interp": Path("model"), "towers": Path("towers")}
     monkeypatch.setattr("dynamicrafter.api.local_path", lambda release: here.get(release.name))
     found = find_model("512_interp_v1")
-    assert found == ModelFiles(Path("model"), "512_interp_v1", Path("towers"), Path("towers"))
+    towers = Path("towers")
+    assert found == ModelFiles(Path("model"), "512_interp_v1", towers, towers, asked="512_interp_v1")
     assert find_model("512-interp", text_encoder="mine").text_encoder == Path("mine")
     del here["towers"]
     with pytest.raises(

@@ -18,7 +18,7 @@ from torch import Tensor
 from dynamicrafter.errors import CheckpointError
 from dynamicrafter.weights.formats import torch_file as torch_file_module
 from dynamicrafter.weights.formats.entries import PIECE_BYTES, Entry, Piece, read_tensor
-from dynamicrafter.weights.formats.files import open_weights, weights_sha256
+from dynamicrafter.weights.formats.files import open_weights, tensors_sha256, weights_sha256
 from dynamicrafter.weights.formats.safetensors_file import write_safetensors
 from dynamicrafter.weights.inspect import inspect
 
@@ -333,3 +333,61 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
         write_safetensors(tmp_path / "a.safetensors", {"a": Entry((2,), torch.float32)}, interrupted(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     assert (tmp_path / "a.safetensors").read_bytes() == b"what was there"
+
+
+# Hashes
+
+
+def hashed(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
+    save_file(tensors, path, metadata)
+    return tensors_sha256(path)
+
+
+def test_the_hash_of_tensors_is_that_of_names_types_shapes_and_values(tmp_path: Path) -> None:
+    """In the order of the names, however they lie in the file."""
+    whole = hashlib.sha256()
+    for name, value in sorted(TENSORS.items()):
+        inner = hashlib.sha256(value.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        whole.update(json.dumps([name, str(value.dtype), *value.shape, inner]).encode())
+    assert hashed(tmp_path / "a.safetensors", TENSORS) == whole.hexdigest()
+
+
+def test_what_does_not_change_the_hash_of_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = hashed(tmp_path / "a.safetensors", TENSORS)
+    assert hashed(tmp_path / "b.safetensors", TENSORS, {"more": "text"}) == expected
+    torch.save(dict(reversed(TENSORS.items())), tmp_path / "c.ckpt")
+    assert tensors_sha256(tmp_path / "c.ckpt") == expected
+    for number, names in enumerate((("a", "d"), ("b", "c")), 1):
+        save_file({name: TENSORS[name] for name in names}, tmp_path / f"d-0000{number}-of-00002.safetensors")
+    assert tensors_sha256(tmp_path / "d-00001-of-00002.safetensors") == expected
+    monkeypatch.setattr("dynamicrafter.weights.formats.safetensors_file.PIECE_BYTES", 8)
+    assert tensors_sha256(tmp_path / "a.safetensors") == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"a": TENSORS["a"].view(3, 2)},
+        {"a": TENSORS["a"].int()},
+        {"a": TENSORS["a"] + torch.tensor([0.0, 0.0, 1.0])},
+        {"e": TENSORS["d"]},
+        {"a": TENSORS["b"], "b": TENSORS["a"]},
+    ],
+    ids=["shape", "type", "value", "name", "places"],
+)
+def test_what_changes_the_hash_of_tensors(tmp_path: Path, changes: dict[str, torch.Tensor]) -> None:
+    changed = {name: value.clone() for name, value in {**TENSORS, **changes}.items()}
+    assert hashed(tmp_path / "b.safetensors", changed) != hashed(tmp_path / "a.safetensors", TENSORS)
+
+
+def test_the_hash_of_tensors_tells_its_progress_and_can_be_stopped(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "a.safetensors")
+    told: list[tuple[int, int]] = []
+    tensors_sha256(tmp_path / "a.safetensors", lambda done, total: told.append((done, total)))
+    assert told[-1] == (30, 30)
+
+    def stop(done: int, total: int) -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        tensors_sha256(tmp_path / "a.safetensors", stop)

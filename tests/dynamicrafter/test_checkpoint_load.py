@@ -328,8 +328,14 @@ def test_a_variant_of_ones_own_is_read_from_the_metadata(tmp_path: Path) -> None
     [
         ({"dynamicrafter.format": "99"}, "written in layout '99' but this version reads '1'"),
         ({"dynamicrafter.variant": "{"}, "describes its variant in a way that makes no sense"),
-        ({"dynamicrafter.variant": "{}"}, "makes no sense .*missing or unknown"),
-        ({"dynamicrafter.variant": "[1]"}, "makes no sense"),
+        (
+            {"dynamicrafter.variant": "{}"},
+            r"the variant of .* must say name, purpose, modes, preset; it is damaged",
+        ),
+        (
+            {"dynamicrafter.variant": "[1]"},
+            r"the variant of .* must be an object .*, not \[1\]; it is damaged",
+        ),
     ],
 )
 def test_metadata_that_makes_no_sense(tmp_path: Path, changes: dict[str, str], match: str) -> None:

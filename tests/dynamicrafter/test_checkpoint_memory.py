@@ -1,4 +1,4 @@
-"""Loading and converting need little more memory than the model itself."""
+"""Loading, converting and hashing need little more memory than the model itself."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynamicrafter.model.variants import SMALL, Variant, variant_to_json
+from dynamicrafter.forms import to_json
+from dynamicrafter.model.variants import SMALL, Variant
 from dynamicrafter.weights.networks import CORE, expected
 from dynamicrafter.weights.random_model import write_random_checkpoint
 
 ROOT = Path(__file__).parents[2]
 LARGER = replace(SMALL, name="larger", unet=replace(SMALL.unet, model_channels=224, norm_groups=32))
 
-# Loads or converts a first, small file, so that everything is imported, then reports how much the second one adds.
+# Loads, converts or hashes a first, small file, so that everything is imported, then reports how much the second adds.
 PROGRAM = """
 import json, sys
 from pathlib import Path
 import psutil, torch
+from dynamicrafter.forms import Form
+from dynamicrafter.model.variants import VARIANTS, Variant
 from dynamicrafter.weights.convert import convert
+from dynamicrafter.weights.formats.files import tensors_sha256
 from dynamicrafter.weights.load import load_components
-from dynamicrafter.model.variants import VARIANTS, variant_from_json
 
 work, small, large, variant = sys.argv[1:]
 # Pickles say nothing of their variant, so it has to be a known one.
-VARIANTS["larger"] = variant_from_json(json.loads(variant))
+VARIANTS["larger"] = Form("it", ValueError).read(Variant, json.loads(variant))
 
 def run(path):
     if work == "load":
         return load_components(path, towers=False, dtype=torch.bfloat16)
+    if work == "hash":
+        return tensors_sha256(path)
     return convert(path, path + ".new.safetensors", dtype=torch.bfloat16)
 
 def peak():
@@ -78,7 +83,7 @@ def grown(folder: Path, work: str, suffix: str) -> float:
     """Memory that the work on the larger file adds at its peak, in units of the model's size."""
     files = [str(folder / f"{variant.name}.{suffix}") for variant in (SMALL, LARGER)]
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, work, *files, json.dumps(variant_to_json(LARGER))],
+        [sys.executable, "-c", PROGRAM, work, *files, json.dumps(to_json(LARGER))],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -100,3 +105,8 @@ def test_loading_needs_less_than_a_fifth_more_than_the_model(folder: Path, suffi
 
 def test_converting_needs_a_part_of_the_model(folder: Path) -> None:
     assert grown(folder, "convert", "safetensors") < 0.5
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_hashing_needs_a_small_part_of_the_model(folder: Path, suffix: str) -> None:
+    assert grown(folder, "hash", suffix) < 0.5

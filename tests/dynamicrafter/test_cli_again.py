@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 import torch
 from cli_runs import QUICK, Run, paint
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from dynamicrafter.api import find_model
+from dynamicrafter.hashing import file_sha256
 from dynamicrafter.media.video import read_frames, read_metadata, write_clip
 
 
@@ -121,6 +125,54 @@ def test_changed_weights_are_refused(
     )
 
 
+def with_metadata(source: Path, target: Path) -> Path:
+    """A copy of a weights file with one more line of metadata."""
+    with safe_open(source, "pt") as file:
+        save_file(load_file(source), target, {**file.metadata(), "more": "text"})
+    assert target.stat().st_size != source.stat().st_size
+    return target
+
+
+def known_by_bytes(clip: Path, weights: Path, sha256: str) -> Path:
+    """The clip as 0.1.0 wrote it, which knew weights by the hash of the file."""
+    record = read_metadata(clip)
+    record["model"]["weights"] = {"file": str(weights), "sha256": sha256}
+    return write_clip(read_frames(clip), clip.with_name(f"old-{clip.name}"), 8, record)
+
+
+def test_other_metadata_does_not_make_other_weights(
+    run: Run, picture: Path, tmp_path: Path, random_weights: Path
+) -> None:
+    weights = Path(shutil.copy(random_weights, tmp_path / "weights.safetensors"))
+    run("animate", picture, *QUICK, "--model", weights, "--output", "clip.mp4")
+    with_metadata(random_weights, weights)
+    assert run("again", "clip.mp4", "--quiet").code == 0
+    assert torch.equal(read_frames("clip-again.mp4"), read_frames("clip.mp4"))
+
+
+def test_weights_known_by_their_bytes_are_compared_by_them(
+    run: Run, picture: Path, tmp_path: Path, wide_weights: Path
+) -> None:
+    weights = Path(shutil.copy(wide_weights, tmp_path / "weights.safetensors"))
+    run("animate", picture, *QUICK, "--model", weights, "--output", "clip.mp4")
+    clip = known_by_bytes(Path("clip.mp4"), weights, file_sha256(weights))
+    assert run("again", clip, "--quiet").code == 0
+    with_metadata(wide_weights, weights)
+    assert "is not what the clip was made with" in run("again", clip).err
+
+
+def test_old_clips_of_the_built_in_model_survive_a_change_of_its_metadata(
+    run: Run, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = find_model("tiny").weights
+    run("animate", picture, *QUICK, "--model", "tiny", "--output", "clip.mp4")
+    clip = known_by_bytes(Path("clip.mp4"), tmp_path / "gone.safetensors", file_sha256(tiny))
+    monkeypatch.setattr("dynamicrafter.api._TINY_WEIGHTS", with_metadata(tiny, tmp_path / "tiny.safetensors"))
+    ran = run("again", clip, "--quiet", "--output", "again.mp4")
+    assert ran.code == 0, ran.err
+    assert torch.equal(read_frames("again.mp4"), read_frames("clip.mp4"))
+
+
 def test_a_named_model_is_found_in_another_weights_folder(
     run: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,43 +208,56 @@ def test_a_file_that_is_no_clip_is_refused(run: Run, picture: Path) -> None:
         assert ran.err.startswith(f"dynamicrafter: {message}")
 
 
-def broken(record: dict[str, Any], what: str) -> dict[str, Any]:
-    changed: dict[str, Any] = json.loads(json.dumps(record))
-    if what == "program":
-        changed["program"] = "another"
-    elif what == "nothing but settings":
-        changed = {"settings": changed["settings"]}
-    elif what == "no model":
-        del changed["model"]
-    elif what == "a picture of another kind":
-        changed["pictures"] = ["boat.png"]
-    elif what == "model is a word":
-        changed["model"] = "random"
-    return changed
+DAMAGED = "; it is damaged, write it again"
+UNTOLD = "{} does not say how it was made; only what the command wrote can be repeated"
+AN_OBJECT = "an object with settings of its own"
 
 
 @pytest.mark.parametrize(
-    "what",
+    ("changes", "message"),
     [
-        "program",
-        "nothing but settings",
-        "no model",
-        "a picture of another kind",
-        "model is a word",
+        ({"program": "another"}, UNTOLD),
+        ({"program": None}, UNTOLD),
+        ({"model": None}, UNTOLD),
+        ({"pictures": None}, f"the record in {{}} must say pictures{DAMAGED}"),
+        (
+            {"pictures": ["boat.png"]},
+            f"pictures in the record in {{}} must be a list, each {AN_OBJECT}, not ['boat.png']{DAMAGED}",
+        ),
+        ({"model": "random"}, f"model in the record in {{}} must be {AN_OBJECT}, not 'random'{DAMAGED}"),
     ],
 )
-def test_a_clip_with_another_record_is_refused(run: Run, clip: Path, tmp_path: Path, what: str) -> None:
-    changed = write_clip(read_frames(clip), tmp_path / "changed.webp", 8, broken(read_metadata(clip), what))
-    ran = run("again", changed)
-    assert ran.code == 1
-    assert ran.err.startswith(f"dynamicrafter: {changed} does not say how it was made (")
-    assert ran.err.count("\n") == 1
-
-
-def test_settings_of_another_version_are_refused(run: Run, clip: Path, tmp_path: Path) -> None:
-    record = read_metadata(clip)
-    record["settings"]["mood"] = "calm"
+def test_a_clip_with_another_record_is_refused(
+    run: Run, clip: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    record = {key: value for key, value in {**read_metadata(clip), **changes}.items() if value is not None}
     changed = write_clip(read_frames(clip), tmp_path / "changed.webp", 8, record)
     ran = run("again", changed)
-    assert ran.code == 2
-    assert "the stored settings do not fit this version: mood missing or unknown" in ran.err
+    assert (ran.code, ran.err) == (1, f"dynamicrafter: {message.format(changed)}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "mood",
+            "calm",
+            r"settings\.mood, which this version \(.*\) does not know; version 0\.9\.0 wrote it, use that one or",
+        ),
+        (
+            "steps",
+            "many",
+            r"settings\.steps in the record in .* must be a whole number, not 'many'; it is damaged",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    run: Run, clip: Path, tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    record = read_metadata(clip)
+    record["version"] = "0.9.0"
+    record["settings"][name] = value
+    changed = write_clip(read_frames(clip), tmp_path / "changed.webp", 8, record)
+    ran = run("again", changed)
+    assert ran.code == 1
+    assert re.search(message, ran.err)

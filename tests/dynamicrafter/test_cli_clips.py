@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dynamicrafter.hashing import file_sha256
 from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.model.variants import VARIANTS
 from dynamicrafter.weights.catalogue import find
+from dynamicrafter.weights.formats.files import tensors_sha256
 
 FORMATS = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
 
@@ -47,7 +49,7 @@ def test_the_note_of_the_built_in_model_names_one_for_the_command(
     command: str,
     name: str,
 ) -> None:
-    files = find_model(str(random_weights))
+    files = replace(find_model(str(random_weights)), asked="tiny")
     monkeypatch.setattr("dynamicrafter.cli.clips.find_model", lambda *_, **__: files)
     words = [pictures["wide"], pictures["other"]] if command == "interpolate" else [pictures["wide"]]
     ran = run(command, *words, "--steps", "2", "--frames", "4", "--output", "clip.gif", "--json")
@@ -116,12 +118,18 @@ def test_the_record_names_model_and_pictures_with_their_hashes(
     files = pictures["wide"], pictures["other"]
     run("interpolate", *files, *QUICK, "--output", "clip.mp4", "--dtype", "bf16")
     record = read_metadata("clip.mp4")
-    assert record["pictures"] == [{"file": str(file), "sha256": file_sha256(file)} for file in files]
+    assert record["pictures"] == [
+        {"file": str(file), "sha256": file_sha256(file), "hashed": "bytes"} for file in files
+    ]
     assert record["model"] == {
         "asked": "random",
         "variant": "small",
         "dtype": "bfloat16",
-        "weights": {"file": str(random_weights), "sha256": file_sha256(random_weights)},
+        "weights": {
+            "file": str(random_weights),
+            "sha256": tensors_sha256(random_weights),
+            "hashed": "tensors",
+        },
         "text_encoder": None,
         "image_encoder": None,
         "loras": [],
@@ -371,11 +379,25 @@ def test_a_terminal_sees_every_stage_with_the_time_left(
 ) -> None:
     words = "animate", pictures["wide"], "--model", "random", "--frames", "4", "--output", "clip.mp4"
     bars = shown(run, monkeypatch, *words, "--steps", "60")
-    stages = ["random: loading", "clip.mp4: reading", "clip.mp4: drawing", "clip.mp4: developing"]
+    stages = [
+        "random: loading",
+        "clip.mp4: reading",
+        "clip.mp4: drawing",
+        "clip.mp4: developing",
+    ]
     assert sorted(stages, key=bars.index) == stages
     assert re.search(r"drawing: .*/60 \[\d\d:\d\d<\d\d:\d\d", bars)
     assert shown(run, monkeypatch, *words, "--steps", "1", "--quiet") == ""
     assert shown(run, monkeypatch, *words, "--steps", "1", "--json") == ""
+
+
+def test_a_terminal_sees_the_hash_of_a_model_that_is_new(
+    run: Run, pictures: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path / "new home"))
+    words = "animate", pictures["wide"], "--frames", "2", "--steps", "1", "--output", "clip.mp4"
+    assert "tiny: hashing" in shown(run, monkeypatch, *words)
+    assert "tiny: hashing" not in shown(run, monkeypatch, *words)
 
 
 def test_no_bars_where_nobody_looks(run: Run, pictures: dict[str, Path]) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -266,29 +265,22 @@ def test_ctrl_c_keeps_the_clips_that_were_finished(
     assert ran.json["written"] == [str(Path(f"wide-animate-{n}.mp4").resolve()) for n in (1, 2)]
 
 
-def test_ctrl_c_does_not_wait_for_the_hash_of_the_weights(
-    run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_stops_the_hash_of_the_weights(
+    run: Run, pictures: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stand-in takes for ever unless it is stopped."""
-    stopped: list[bool] = []
+    """It comes before the first step, so that no clip is lost by it."""
+    pieces: list[int] = []
 
-    def endless(path: Path, progress: Callable[[int, int], None]) -> str:
-        try:
-            for done in range(10**6):
-                progress(done, 10**6)
-                time.sleep(0.001)
-        except BaseException:
-            stopped.append(True)
-            raise
-        return "never"
+    def interrupted(values: torch.Tensor) -> memoryview:
+        pieces.append(values.nbytes)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        "dynamicrafter.cli.shots.remembered_sha256", lambda path, _, compute, __: compute(path)
-    )
-    monkeypatch.setattr("dynamicrafter.cli.shots.weights_sha256", endless)
-    fail_in_network(monkeypatch, KeyboardInterrupt())
-    assert run("animate", pictures["wide"], *QUICK).code == 130
-    assert stopped == [True]
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path))  # Where no hash is remembered.
+    monkeypatch.setattr("dynamicrafter.weights.formats.files.raw_bytes", interrupted)
+    calls = fail_in_network(monkeypatch, AssertionError())
+    ran = run("animate", pictures["wide"], *QUICK[2:], "--model", "tiny", "--json")
+    assert ran.json == {"error": "cancelled; nothing was written", "kind": "cancelled", "written": []}
+    assert (len(pieces), len(calls)) == (1, 0)
 
 
 def test_ctrl_c_once_more_while_the_first_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +316,7 @@ def test_a_signal_stops_the_program(
 ) -> None:
     if os.name != "posix":
         pytest.skip("needs a Ctrl-C that can be sent to one process, which Windows has not")
-    ready = tmp_path / "home" / "hashes.json"
+    ready = tmp_path / "home" / "tensor_hashes.json"
     command = [sys.executable, "-m", "dynamicrafter", "animate", str(pictures["wide"])]
     options = ["--model", str(random_weights), "--steps", "1000", "--output", str(tmp_path / "clip.mp4")]
     process = subprocess.Popen(

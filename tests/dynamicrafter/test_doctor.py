@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import Ran, Run
-from dynamicrafter.weights.catalogue import Release, find
 
 from dynamicrafter import api
 from dynamicrafter.cli.doctor import CHECKS, PACKAGES
+from dynamicrafter.weights.catalogue import Release, find
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -204,11 +204,15 @@ def test_json_gives_the_same_settings_back() -> None:
     assert settings_from_json(json.loads(json.dumps(settings_to_json(made)))) == made
 
 
-def test_stored_settings_of_another_version_are_refused_by_name() -> None:
+def test_stored_settings_that_do_not_fit_are_refused_by_name() -> None:
     values = settings_to_json(GOOD)
+    with pytest.raises(
+        UsageError, match=r"say.* colour, which this version .* version 0\.9\.0 wrote it, use that one"
+    ):
+        settings_from_json({**values, "colour": "red"}, "0.9.0")
     del values["eta"]
-    with pytest.raises(UsageError, match="do not fit this version: colour, eta missing or unknown"):
-        settings_from_json({**values, "colour": "red"})
+    with pytest.raises(UsageError, match="must say eta; it is damaged, write it again"):
+        settings_from_json(values)
 
 
 def test_stored_settings_are_checked_like_given_ones() -> None:

@@ -1,10 +1,8 @@
-"""What the released checkpoints are and how they differ; a variant survives being stored as JSON."""
+"""What the released checkpoints are and how they differ."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import FrozenInstanceError, fields, replace
-from typing import Any
 
 import pytest
 
@@ -21,8 +19,6 @@ from dynamicrafter.model.variants import (
     V1024,
     VARIANTS,
     Variant,
-    variant_from_json,
-    variant_to_json,
 )
 
 RELEASED = [V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512]
@@ -118,51 +114,3 @@ def test_defaults_are_the_released_scripts(variant: Variant) -> None:
 
 def test_the_small_variant_knows_every_mode() -> None:
     assert SMALL.modes == ("animate", "interpolate", "loop")
-
-
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_json_gives_the_same_variant_back(variant: Variant) -> None:
-    assert variant_from_json(json.loads(json.dumps(variant_to_json(variant)))) == variant
-
-
-def test_changed_sizes_survive_json() -> None:
-    changed = replace(V512, unet=replace(V512.unet, channel_mult=(1, 3), context_dim=96))
-    assert variant_from_json(json.loads(json.dumps(variant_to_json(changed)))).unet == changed.unet
-
-
-def broken(**changes: Any) -> dict[str, Any]:
-    values = {**variant_to_json(V512), **changes}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def section(name: str, **changes: Any) -> dict[str, Any]:
-    values = {**variant_to_json(V512)[name], **changes}
-    return {name: {key: value for key, value in values.items() if value is not ...}}
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (broken(purpose=None), r"Variant does not fit: purpose missing or unknown"),
-        (broken(colour="red"), r"Variant does not fit: colour missing or unknown"),
-        (broken(**section("unet", depth=2)), r"UNetConfig does not fit: depth missing or unknown"),
-        (broken(**section("vae", channels=...)), r"VaeConfig does not fit: channels missing or unknown"),
-        (broken(unet=[1, 2]), r"unet must be an object, not tuple"),
-        (broken(modes=["animate", "dance"]), r"Variant\.modes cannot be .*'dance'"),
-        (broken(modes=3), r"Variant\.modes cannot be 3"),
-        (broken(name=512), r"Variant\.name cannot be 512"),
-        (broken(**section("unet", model_channels="320")), r"UNetConfig\.model_channels cannot be '320'"),
-        (broken(**section("unet", channel_mult=[1, "2"])), r"UNetConfig\.channel_mult cannot be \(1, '2'\)"),
-        (broken(**section("unet", learned_image_scale=1)), r"UNetConfig\.learned_image_scale cannot be 1"),
-        (broken(**section("diffusion", prediction="x0")), r"DiffusionConfig\.prediction cannot be 'x0'"),
-        (broken(**section("diffusion", base_scale="0.7")), r"DiffusionConfig\.base_scale cannot be '0\.7'"),
-        (broken(**section("preset", fs=True)), r"Preset\.fs cannot be True"),
-    ],
-)
-def test_json_that_is_no_variant_is_refused_by_name(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        variant_from_json(values)
-
-
-def test_whole_numbers_are_good_where_fractions_are_wanted() -> None:
-    assert variant_from_json(broken(**section("preset", cfg=7))).preset.cfg == 7

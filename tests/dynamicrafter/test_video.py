@@ -437,7 +437,7 @@ def test_a_folder_without_frames_is_told(tmp_path: Path) -> None:
         read_frames(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a holiday", "{}", "[1]", '{"kind": "dynamicrafter clip", "metadata": {}}'])
+@pytest.mark.parametrize("text", ["a holiday", "{}", "[1]", '{"kind": "another clip"}'])
 def test_metadata_of_others_is_not_ours(tmp_path: Path, text: str) -> None:
     image = Image.new("RGB", (16, 16))
     image.save(tmp_path / "a.gif", comment=text.encode())
@@ -449,6 +449,30 @@ def test_metadata_of_others_is_not_ours(tmp_path: Path, text: str) -> None:
             ClipError, match="holds no settings of this program; give a clip as it was written"
         ):
             read_metadata(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"version": 2, "mood": "calm"},
+            r"holds a record of form 2, but this version reads up to 1; use version 0\.9\.0 or a newer one",
+        ),
+        (
+            {"mood": "calm"},
+            r"clip says mood, which this version \(.*\) does not know; version 0\.9\.0 wrote it, use",
+        ),
+        (
+            {"fps": "8"},
+            r"fps in the record in .*clip must be a whole number, not '8'; it is damaged, write it again",
+        ),
+    ],
+)
+def test_a_record_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write_clip(moving(2), tmp_path / "clip", 8, {"version": "0.9.0"}) / "clip.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="ascii")), **changes}), encoding="ascii")
+    with pytest.raises(ClipError, match=message):
+        read_metadata(path.parent)
 
 
 def test_animations_of_others_can_be_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,9 @@ def test_the_built_in_model_is_told_to_be_none_for_real_pictures(
     wanted: list[tuple[str, str]],
 ) -> None:
     small = find_model(str(small_weights))
-    monkeypatch.setattr("dynamicrafter.cli.clips.find_model", lambda *_, **__: small)
+    monkeypatch.setattr(
+        "dynamicrafter.cli.clips.find_model", lambda model, **_: replace(small, asked=str(model))
+    )
     (folder / "prompts.csv").write_text(f"picture,prompt,end\n{row}", encoding="utf-8")
     notes = [
         f"the built-in tiny model knows coloured shapes only; to {mode} real pictures fetch a released one with "
@@ -440,9 +443,9 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
     monkeypatch: pytest.MonkeyPatch,
     stop: type[BaseException],
 ) -> None:
-    from dynamicrafter.cli import measuring
+    from dynamicrafter import shots
 
-    genuine = measuring.render
+    genuine = shots.render_each
     made: list[Any] = []
 
     def render(*given: Any, **more: Any) -> Any:
@@ -451,7 +454,7 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
         made.append(genuine(*given, **more))
         return made[0]
 
-    monkeypatch.setattr(measuring, "render", render)
+    monkeypatch.setattr(shots, "render_each", render)
     words = (
         "folder",
         folder,

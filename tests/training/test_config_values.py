@@ -40,12 +40,15 @@ def refused(values: dict[str, Any]) -> str:
             {"target": "everything"},
             "target in it must be one of all, spatial, temporal, image_proj, lora, not",
         ),
-        ({"trainer": {"steps": 2.5}}, "steps in it must be a whole number, not 2.5"),
-        ({"trainer": {"learning_rate": "1e-3"}}, "learning_rate in it must be a number, not '1e-3'"),
-        ({"trainer": {"betas": [0.9]}}, "betas in it must be a list of 2, each a number, not [0.9]"),
-        ({"trainer": {"compile": "no"}}, "compile in it must be true or false, not 'no'"),
-        ({"samples": {"prompts": "a ball"}}, "prompts in it must be a list, each a text, not 'a ball'"),
-        ({"samples": {"every": "1"}}, "every in it must be a whole number, not '1'"),
+        ({"trainer": {"steps": 2.5}}, "trainer.steps in it must be a whole number, not 2.5"),
+        ({"trainer": {"learning_rate": "1e-3"}}, "trainer.learning_rate in it must be a number, not '1e-3'"),
+        ({"trainer": {"betas": [0.9]}}, "trainer.betas in it must be a list of 2, each a number, not [0.9]"),
+        ({"trainer": {"compile": "no"}}, "trainer.compile in it must be true or false, not 'no'"),
+        (
+            {"samples": {"prompts": "a ball"}},
+            "samples.prompts in it must be a list, each a text, not 'a ball'",
+        ),
+        ({"samples": {"every": "1"}}, "samples.every in it must be a whole number, not '1'"),
     ],
 )
 def test_types(values: dict[str, Any], message: str) -> None:

@@ -177,7 +177,7 @@ def test_wrong_samples_are_named_before_the_training(
     ("values", "message"),
     [
         ({"every": -1}, "every at least 0"),
-        ({"often": 1}, "it has unknown settings: often"),
+        ({"often": 1}, r"it has unknown settings: samples\.often"),
         (3, "samples in it must be an object with settings of its own, not 3"),
     ],
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -88,6 +88,11 @@ def read_tensor(file: WeightsFile, name: str) -> Tensor:
     for piece in file.pieces([name]):
         values[piece.start : piece.start + piece.values.numel()] = piece.values
     return values.reshape(entry.shape)
+
+
+def raw_bytes(values: Tensor) -> memoryview:
+    """The bytes of one-dimensional ``values``, as a file stores them."""
+    return memoryview(cast(Any, values.detach().cpu().contiguous().view(torch.uint8).numpy()))
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:

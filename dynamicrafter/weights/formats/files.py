@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, ByteProgress, Entry, Piece, WeightsFile, unreadable
+from .entries import PIECE_BYTES, ByteProgress, Entry, Piece, WeightsFile, raw_bytes, unreadable
 from .safetensors_file import open_safetensors
 from .torch_file import open_torch
 
@@ -84,6 +84,27 @@ def weights_sha256(path: Path | str, progress: ByteProgress | None = None) -> st
         except OSError as error:
             raise unreadable(file, error) from error
     return digest.hexdigest()
+
+
+def tensors_sha256(path: Path | str, progress: ByteProgress | None = None) -> str:
+    """Lower-case hexadecimal hash of a weights file's tensors: their names, dtypes, shapes and values.
+
+    Metadata, the order in the file and the division into shards do not change it. ``progress`` gets the bytes read.
+    """
+    file = open_weights(path)
+    total = sum(entry.nbytes for entry in file.entries.values())
+    digests = {name: hashlib.sha256() for name in file.entries}
+    done = 0
+    for piece in file.pieces(file.entries):
+        digests[piece.name].update(raw_bytes(piece.values))
+        done += piece.values.nbytes
+        if progress is not None:
+            progress(done, total)
+    whole = hashlib.sha256()
+    for name, entry in sorted(file.entries.items()):
+        described = [name, str(entry.dtype), *entry.shape, digests[name].hexdigest()]
+        whole.update(json.dumps(described).encode())
+    return whole.hexdigest()
 
 
 def _single(path: Path) -> WeightsFile:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...atomic import replacing
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, Entry, Piece, unreadable
+from .entries import PIECE_BYTES, Entry, Piece, raw_bytes, unreadable
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -200,12 +200,8 @@ def write_safetensors(
             stream.truncate(data + end)
             for piece in pieces:
                 stream.seek(data + offsets[piece.name] + piece.start * piece.values.element_size())
-                stream.write(_bytes(piece.values))
+                stream.write(raw_bytes(piece.values))
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror or error}); choose another folder"
         ) from error
-
-
-def _bytes(values: Tensor) -> memoryview:
-    return memoryview(cast(Any, values.detach().cpu().contiguous().view(torch.uint8).numpy()))

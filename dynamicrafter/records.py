@@ -1,0 +1,198 @@
+"""What a clip says of its making: written beside its frames, and read to make the clip once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
+from typing import Literal
+
+from .api import Lora, ModelFiles, find_model, provide
+from .errors import ClipError, UsageError
+from .forms import Form, program_version
+from .hashing import file_sha256, remembered_sha256
+from .media.video import read_metadata
+from .pipeline import Model
+from .settings import PROGRAM, Settings
+from .weights.download import weights_folder
+from .weights.formats.entries import ByteProgress
+from .weights.formats.files import open_weights, tensors_sha256, weights_sha256
+
+_PREDECESSORS = {
+    # tiny
+    "f084685614e795a076472c03f5596dc7b29b629c652c9173e6d1898af1296ba2": (
+        "4f3ee3d35b0e35ad1f6655f1a747079b0385f885c05c8f546058432805dc86ee"
+    ),
+    # random
+    "b5eef6b0dff52dc16c6a7156e9e5195ece589253aee7706060bf2455878d68d0": (
+        "6f57e38a1bfffba3936cddf88a2f49ec4f5ebaaef8c1ad646e20e9d15fbe89ec"
+    ),
+}
+"""The built-in models of 0.1.0, whose clips know them by the hash of the whole file: the hash of their tensors."""
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file as a clip remembers it."""
+
+    file: str
+    """Where it was."""
+    sha256: str
+    hashed: Literal["bytes", "tensors"] = "bytes"
+    """What the hash is of: the whole file, or the tensors of a weights file whatever its metadata."""
+
+    @property
+    def path(self) -> Path:
+        """Where it was."""
+        return Path(self.file)
+
+    @property
+    def name(self) -> str:
+        """Its name without folders; a clip may come from another system than the one it is repeated on."""
+        return PureWindowsPath(self.file).name
+
+    def is_at(self, path: Path) -> bool:
+        """Whether ``path`` holds the same weights."""
+        if self.hashed == "tensors":
+            return _remembered(path, tensors_sha256) == self.sha256
+        if self.sha256 in _PREDECESSORS and _remembered(path, tensors_sha256) == _PREDECESSORS[self.sha256]:
+            return True
+        return _remembered(path, weights_sha256) == self.sha256
+
+
+@dataclass(frozen=True)
+class KnownLora(KnownFile):
+    """Adapters, and how strongly they counted."""
+
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """The model of a clip."""
+
+    asked: str
+    variant: str
+    dtype: str
+    weights: KnownFile
+    text_encoder: KnownFile | None = None
+    image_encoder: KnownFile | None = None
+    loras: tuple[KnownLora, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a clip was made."""
+
+    settings: Settings
+    pictures: tuple[KnownFile, ...]
+    model: KnownModel
+    program: str = PROGRAM
+    version: str = field(default_factory=program_version)
+
+
+def know_pictures(pictures: Sequence[Path]) -> tuple[KnownFile, ...]:
+    """Picture files by the hashes of their bytes."""
+    return tuple(KnownFile(str(path.resolve()), file_sha256(path)) for path in pictures)
+
+
+def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = None) -> KnownModel:
+    """The model that was loaded from ``files``, by the hashes of their tensors.
+
+    Gigabytes take a while, but only once: the hashes are remembered. ``progress`` gets the bytes read.
+    """
+
+    def known(path: Path) -> KnownFile:
+        return KnownFile(str(path.resolve()), _remembered(path, tensors_sha256, progress), "tensors")
+
+    def tower(path: Path | None) -> KnownFile | None:
+        return None if path is None else known(path)
+
+    return KnownModel(
+        asked=files.asked,
+        variant=model.variant.name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        weights=known(files.weights),
+        text_encoder=tower(files.text_encoder),
+        image_encoder=tower(files.image_encoder),
+        loras=tuple(KnownLora(**vars(known(lora.path)), strength=lora.strength) for lora in files.loras),
+    )
+
+
+def _remembered(
+    path: Path, compute: Callable[[Path, ByteProgress | None], str], progress: ByteProgress | None = None
+) -> str:
+    """A hash of a weights file or of all its shards, each kind remembered in a file of its own."""
+    name = "tensor_hashes.json" if compute is tensors_sha256 else "hashes.json"
+    parts = open_weights(path).files
+    return remembered_sha256(path, weights_folder() / name, lambda file: compute(file, progress), parts)
+
+
+def read_record(clip: Path) -> Record:
+    """What :func:`know_pictures`, :func:`know_model` and the settings said when the clip was written.
+
+    Raises ClipError for a file that does not say how it was made, and for one of a later version.
+    """
+    metadata = read_metadata(clip)
+    if metadata.get("program") != PROGRAM or "model" not in metadata:
+        raise ClipError(f"{clip} does not say how it was made; only what the command wrote can be repeated")
+    writer = str(metadata.get("version", "unknown"))
+    return Form(f"the record in {clip}", ClipError, writer).read(Record, metadata)
+
+
+def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) -> tuple[Path, ...]:
+    """The clip's pictures: those given, or else where they were, or else in the folder ``beside`` the clip.
+
+    Raises UsageError for another number of pictures, and ClipError where one is gone or is another one.
+    """
+    if given is not None and len(given) != len(record.pictures):
+        raise UsageError(
+            f"the clip was made from {len(record.pictures)} picture(s), but {len(given)} were given"
+        )
+    found: list[Path] = []
+    for index, known in enumerate(record.pictures):
+        places = [given[index]] if given is not None else [known.path, beside / known.name]
+        there = [place for place in places if place.is_file()]
+        right = [place for place in there if file_sha256(place) == known.sha256]
+        if right:
+            found.append(right[0])
+        elif there:
+            raise ClipError(
+                f"{there[0]} is not the picture the clip was made from; give that one with --picture FILE"
+            )
+        else:
+            raise ClipError(
+                f"the clip's picture {places[0]} is gone; say where it is now with --picture FILE"
+            )
+    return tuple(found)
+
+
+def find_model_of(model: KnownModel) -> ModelFiles:
+    """The files a clip was made with; raises ClipError where one is gone or is another one."""
+    parts = (model.weights, model.text_encoder, model.image_encoder)
+    weights, text, image = (None if known is None else known.path for known in parts)
+    if weights is not None and all(path is None or path.exists() for path in (weights, text, image)):
+        files = ModelFiles(weights, model.variant, text, image, asked=model.asked)
+    else:
+        files = _by_name(model)
+    for known, path in zip(parts, (files.weights, files.text_encoder, files.image_encoder), strict=True):
+        if known is not None and (path is None or not known.is_at(path)):
+            raise ClipError(
+                f"{path or model.asked} is not what the clip was made with; give the right one with --model"
+            )
+    for known in model.loras:
+        if not known.path.is_file() or not known.is_at(known.path):
+            raise ClipError(
+                f"{known.file} is gone or not what the clip was made with; give --model and --lora FILE instead"
+            )
+    return replace(files, loras=tuple(Lora(known.path, known.strength) for known in model.loras))
+
+
+def _by_name(model: KnownModel) -> ModelFiles:
+    """The clip's model where the name it was asked by leads now: another weights folder, or a random one anew."""
+    try:
+        return provide(find_model(model.asked, variant=model.variant))
+    except UsageError as problem:
+        raise ClipError(
+            f"the clip's weights {model.weights.file} are gone; name them with --model NAME or FILE"
+        ) from problem

@@ -1,0 +1,207 @@
+"""Clips to be made: what is made together, and what is written with each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from .api import Clip, ModelFiles, load, render_each
+from .errors import UsageError
+from .forms import to_json
+from .media.pictures import read_picture
+from .media.video import check_clip_path, write_clip
+from .model.configs import TEXT_TOKENS
+from .model.encoders import count_tokens
+from .model.variants import TINY, Mode
+from .pipeline import Model, Stage, may_share_a_batch
+from .records import Record, know_model, know_pictures
+from .settings import Settings
+from .weights.fill import single_thread
+
+Work = Stage | Literal["load", "hash"]
+ShotProgress = Callable[[str, Work, int, int], None]
+"""Called with what is worked on (the name of a model or a clip), how, the steps or bytes done and their total;
+whatever it raises stops the work."""
+
+_RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "loop": "512_interp"}
+"""A model of the catalogue for each mode."""
+_SMALL_NETWORK = 50_000_000
+"""Parameters below which a network's layers are too short to be worth sharing among threads."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """By what clips are made, whichever they are."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int = 1
+    """Most clips that are made at once."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a batch of no clips."""
+        if self.batch < 1:
+            raise UsageError(f"batch must be at least 1, but {self.batch} was given")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One clip to make."""
+
+    settings: Settings
+    pictures: tuple[Path, ...]
+    """One, or the first and the last of an interpolation."""
+    title: str
+    """What progress calls it."""
+    target: str = ""
+    """Where it is written, absolute; with a slash at its end it is a folder whatever its name."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished clip."""
+
+    shot: Shot
+    clip: Clip
+    seconds: float
+    """From reading its batch's pictures to its batch's frames."""
+
+
+def make(
+    shots: Sequence[Shot],
+    files: ModelFiles,
+    means: Means,
+    progress: ShotProgress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[Made]:
+    """Make all clips and write each to its target, with a record of its making, as soon as its batch is ready.
+
+    ``note`` gets sentences about what may surprise, before the weights are read. Raises what loading, rendering and
+    writing do.
+    """
+    tell = note or _silent
+    said = shots[0].settings
+    for text in what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative):
+        tell(text)
+    if files.asked == TINY.name:
+        tell(tiny_knows(said.mode))
+    shown = progress or _silent
+    model = load(
+        files,
+        device=means.device,
+        dtype=means.dtype,
+        progress=lambda done, total: shown(files.asked, "load", done, total),
+    )
+    # Before the first clip, so that what stops a long hash costs none.
+    known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
+    for batch in batches(shots, means.batch):
+        pictures = [know_pictures(shot.pictures) for shot in batch]
+        for made, sources in zip(render_batch(model, batch, progress), pictures, strict=True):
+            record = Record(made.shot.settings, sources, known)
+            write_clip(made.clip.frames, made.shot.target, made.shot.settings.fps, to_json(record))
+            yield made
+
+
+def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
+    """Shots in order, at most ``size`` at once, and only those together that one evaluation can make."""
+    batch: list[Shot] = []
+    for shot in shots:
+        if batch and (len(batch) == size or not may_share_a_batch(batch[0].settings, shot.settings)):
+            yield batch
+            batch = []
+        batch.append(shot)
+    yield batch
+
+
+def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Made]:
+    """The clips of one of the :func:`batches`; pictures are read only now, as hundreds would not fit into memory."""
+    started = time.monotonic()
+    pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
+    firsts = [shown[0] for shown in pictures]
+    lasts = [shown[1] for shown in pictures] if batch[0].settings.mode == "interpolate" else None
+    title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
+    shown = progress or _silent
+    with threads_that_pay(model):
+        clips = render_each(
+            model,
+            [shot.settings for shot in batch],
+            firsts,
+            lasts,
+            progress=lambda stage, done, total: shown(title, stage, done, total),
+        )
+    seconds = round(time.monotonic() - started, 3)
+    return [Made(shot, clip, seconds) for shot, clip in zip(batch, clips, strict=True)]
+
+
+def threads_that_pay(model: Model) -> AbstractContextManager[None]:
+    """One thread for a small network on the CPU: its thousands of short layers lose more to waiting for each other,
+    above all on a busy machine, than they gain."""
+    network = model.unet
+    count = (
+        sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, nn.Module) else 0
+    )
+    small = model.device.type == "cpu" and 0 < count < _SMALL_NETWORK
+    return single_thread() if small else nullcontext()
+
+
+def tiny_knows(mode: Mode) -> str:
+    """The note that the built-in model is none for real pictures, with one that is trained for ``mode``."""
+    name = _RELEASED[mode]
+    return (
+        f"the built-in tiny model knows coloured shapes only; to {mode} real pictures fetch a released one with "
+        f"'dynamicrafter download {name}' and add --model {name}"
+    )
+
+
+def what_is_cut(name: str, prompt: str) -> list[str]:
+    """A note if ``prompt``, called ``name``, is longer than what the model reads."""
+    most = TEXT_TOKENS - 2  # All but the start and the end.
+    count = count_tokens(prompt)
+    if count <= most:
+        return []
+    return [f"the {name} has {count} word pieces; the model reads the first {most}"]
+
+
+# Where clips go
+
+
+def clip_targets(names: Sequence[str], pictures: Sequence[Path]) -> list[str]:
+    """Where clips go, absolute; several of one name are numbered.
+
+    A slash at the end stays: it makes a folder out of a name that looks like a file's. Raises UsageError or ClipError
+    where a clip cannot be written or would take the place of one of the ``pictures``.
+    """
+    # Some systems take names that differ only in case for the same.
+    if len({name.casefold() for name in names}) < len(names):
+        names = [_numbered(name, number) for number, name in enumerate(names, start=1)]
+    targets: list[str] = []
+    for name in names:
+        target = check_clip_path(name)
+        if any(target == picture.resolve() for picture in pictures):
+            raise UsageError(f"{target} is the picture itself; give the clip another name with --output")
+        targets.append(str(target) + (os.sep if _is_folder(name) else ""))
+    return targets
+
+
+def _numbered(name: str, number: int) -> str:
+    path = Path(name)
+    if not path.name:
+        raise UsageError(f"{name} is no name that several clips could be numbered by; add one to it")
+    if _is_folder(name):
+        return str(path.with_name(f"{path.name}-{number}")) + os.sep
+    return str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+
+
+def _is_folder(name: str) -> bool:
+    return name.endswith(("/", os.sep))
+
+
+def _silent(*_: object) -> None:
+    """Tell nobody."""

@@ -1,0 +1,96 @@
+"""Clips made together and one by one, without a command line: what is told, in which batches, and where they go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynamicrafter.api import find_model, provide
+from dynamicrafter.errors import Cancelled, UsageError
+from dynamicrafter.media.video import read_frames
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.records import read_record
+from dynamicrafter.settings import Settings, make_settings
+from dynamicrafter.shots import Means, Shot, batches, clip_targets, make
+
+QUICK = make_settings(SMALL, "animate", steps=1, frames=2)
+
+
+def shot(settings: Settings, title: str = "clip", target: Path | str = "") -> Shot:
+    return Shot(settings, (Path("picture.png"),), title, str(target))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "size", "sizes"),
+    [((1,), 1, [1]), ((1, 2, 3), 1, [1, 1, 1]), ((1, 2, 3), 2, [2, 1]), ((1, 2, 3), 9, [3])],
+)
+def test_clips_that_differ_in_their_seed_go_together(
+    seeds: tuple[int, ...], size: int, sizes: list[int]
+) -> None:
+    shots = [shot(replace(QUICK, seed=seed)) for seed in seeds]
+    made = list(batches(shots, size))
+    assert [len(batch) for batch in made] == sizes
+    assert [one for batch in made for one in batch] == shots
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 2}, {"width": 128}, {"eta": 0.5}, {"mode": "loop", "frames": 3}]
+)
+def test_clips_that_differ_otherwise_do_not(change: dict[str, object]) -> None:
+    other = replace(QUICK, **change)  # pyright: ignore[reportArgumentType]
+    shots = [shot(QUICK), shot(other), shot(other), shot(QUICK)]
+    assert [len(batch) for batch in batches(shots, 4)] == [1, 2, 1]
+
+
+def test_clips_are_made_and_told_without_a_command(
+    home: Path, tmp_path: Path, pictures: dict[str, Path]
+) -> None:
+    shots = [
+        Shot(replace(QUICK, seed=seed, prompt="boat " * 76), (pictures["wide"],), f"clip {seed}", target)
+        for seed, target in enumerate(clip_targets([str(tmp_path / f"{n}.webp") for n in range(3)], []))
+    ]
+    files, notes = provide(find_model("random")), list[str]()
+    told: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def progress(title: str, work: str, done: int, total: int) -> None:
+        told[title, work] = done, total
+
+    made = list(make(shots, files, Means("cpu", batch=2), progress, notes.append))
+    assert [one.shot for one in made] == shots
+    assert notes == ["the prompt has 76 word pieces; the model reads the first 75"]
+    works = ("encode", "sample", "decode")
+    together = [("clip 0 and 1 more", work) for work in works] + [("clip 2", work) for work in works]
+    assert list(told)[:1] == [("random", "load")] and list(told)[-6:] == together
+    assert all(done == total for done, total in told.values())
+    for one in made:
+        record = read_record(Path(one.shot.target))
+        assert record.settings == one.shot.settings
+        assert (record.model.asked, record.model.variant, record.model.dtype) == (
+            "random",
+            "small",
+            "float32",
+        )
+        assert [known.path for known in record.pictures] == [pictures["wide"]]
+        assert read_frames(one.shot.target).shape == one.clip.frames.shape == (2, 64, 64, 3)
+    assert not torch.equal(made[0].clip.frames, made[2].clip.frames)
+
+
+def test_whatever_progress_raises_stops_the_work(
+    home: Path, tmp_path: Path, pictures: dict[str, Path]
+) -> None:
+    def stop(title: str, work: str, done: int, total: int) -> None:
+        if work == "sample":
+            raise Cancelled("enough")
+
+    one = Shot(QUICK, (pictures["wide"],), "clip", str(tmp_path / "clip.webp"))
+    with pytest.raises(Cancelled, match="enough"):
+        list(make([one], find_model("random"), Means("cpu"), stop))
+    assert not list(tmp_path.glob("*.webp"))
+
+
+def test_a_batch_has_clips() -> None:
+    with pytest.raises(UsageError, match="batch must be at least 1, but 0 was given"):
+        Means(batch=0)
