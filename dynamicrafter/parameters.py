@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .diffusion.config import SAMPLERS
+from .diffusion.config import SAMPLER_MEANINGS
 from .errors import UsageError
 from .model.configs import LATENT_FACTOR
 from .model.variants import Preset
@@ -283,7 +283,7 @@ _TABLE = (
         "Sampler",
         "how noise is turned into latents",
         default="ddim",
-        choices=SAMPLERS,
+        choices=SAMPLER_MEANINGS,
         advanced=True,
     ),
     Parameter(

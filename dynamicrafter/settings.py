@@ -54,7 +54,7 @@ class Settings:
     noise_device: NoiseDevice = "cpu"
     """Where noise is drawn; on the CPU a seed gives the same clip on every device."""
     sampler: str = "ddim"
-    """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLERS`."""
+    """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS`."""
 
     def __post_init__(self) -> None:
         """Check every field; raises UsageError with what was wanted, what came and what to do."""

@@ -8,7 +8,7 @@ from typing import Literal
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing", "linspace"]
 
-SAMPLERS: dict[str, str] = {"ddim": "DDIM, as released"}
+SAMPLER_MEANINGS: dict[str, str] = {"ddim": "DDIM, as released"}
 """Every sampler's name and what it is in a few words; :mod:`.samplers` has the functions."""
 
 

@@ -110,7 +110,7 @@ def sample_ddim(
 
 
 SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim}
-"""Every sampler by the name it is chosen by; :data:`dynamicrafter.diffusion.config.SAMPLERS` says what each is."""
+"""Every sampler by name; :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS` says what each is."""
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:

@@ -33,7 +33,7 @@ from ..weights.formats.files import open_weights
 _PREFIXES = (("cond_stage_model.model.", "embedder.model."), ("", ""))
 """What stands before the names of the text and of the image side: in checkpoints, and in open_clip's files."""
 _EXTRA = ("text_projection", "visual.proj", "visual.ln_post.weight", "visual.ln_post.bias")
-Encoder = TypeVar("Encoder", bound=nn.Module)
+_Encoder = TypeVar("_Encoder", bound=nn.Module)
 
 _FRAMES = 16
 """Frames seen at once."""
@@ -110,7 +110,7 @@ def load_scorer(
         prefix = sight if name.startswith("visual.") else words
         return read_tensor(file, prefix + name).float().to(device)
 
-    def filled(tower: Encoder, inner: str) -> Encoder:
+    def filled(tower: _Encoder, inner: str) -> _Encoder:
         names = [name for name, _ in tower.named_parameters()]
         tower.load_state_dict({name: tensor(inner + name) for name in names}, assign=True)
         return tower.train(False).requires_grad_(False)

@@ -35,7 +35,7 @@ from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all
 from .run_log import Report
-from .samples import Sampler
+from .samples import SampleWriter
 from .state import make_folder
 from .trainer import Batch, Draw, Trainer, seed_everything
 
@@ -156,7 +156,9 @@ def finetune(
             else []
         )
         draw = item_draw(placed, items, config)
-        sampler = Sampler(placed, trained, config, folder / SAMPLES, tell) if config.samples.every else None
+        sampler = (
+            SampleWriter(placed, trained, config, folder / SAMPLES, tell) if config.samples.every else None
+        )
     loss = DenoisingLoss(model.unet, model.resampler, make_schedule(model.variant.diffusion), config.min_snr)
     # Fresh adapters must be the same in every process.
     seed_everything(config.trainer.seed)

@@ -47,7 +47,7 @@ class _Shot:
     """State of the generator after that."""
 
 
-class Sampler:
+class SampleWriter:
     """Makes the samples of a step and writes them as ``step_000500_1.mp4`` and so on.
 
     Everything that the towers are needed for is made at once, so that they can leave the device. A sample is the clip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynamicrafter.api import load
-from dynamicrafter.diffusion.config import SAMPLERS as MEANINGS
+from dynamicrafter.diffusion.config import SAMPLER_MEANINGS
 from dynamicrafter.diffusion.denoiser import Denoise, Estimate
 from dynamicrafter.diffusion.samplers import SAMPLERS, Step
 from dynamicrafter.diffusion.schedule import Plan
@@ -217,7 +217,7 @@ def test_a_sampler_added_to_the_table_is_one_to_choose(model: Model, monkeypatch
         return denoise(x, plan.timesteps[-1]).x0
 
     monkeypatch.setitem(SAMPLERS, "still", standing_still)
-    monkeypatch.setitem(MEANINGS, "still", "one evaluation")
+    monkeypatch.setitem(SAMPLER_MEANINGS, "still", "one evaluation")
     chosen = settings(sampler="still")
     generators = make_generators(model, [chosen])
     conditioning = encode(model, KeyPictures(picture(0)), [chosen], generators)

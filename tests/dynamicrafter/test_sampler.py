@@ -11,8 +11,7 @@ import torch
 from networks import normal, relative_difference
 from torch import Tensor
 
-from dynamicrafter.diffusion.config import SAMPLERS as MEANINGS
-from dynamicrafter.diffusion.config import Spacing
+from dynamicrafter.diffusion.config import SAMPLER_MEANINGS, Spacing
 from dynamicrafter.diffusion.denoiser import Denoise, Estimate
 from dynamicrafter.diffusion.samplers import (
     SAMPLERS,
@@ -289,4 +288,4 @@ def test_a_batch_of_clips_equals_single_runs() -> None:
 
 
 def test_every_sampler_has_a_meaning_and_every_meaning_a_sampler() -> None:
-    assert SAMPLERS.keys() == MEANINGS.keys()
+    assert SAMPLERS.keys() == SAMPLER_MEANINGS.keys()

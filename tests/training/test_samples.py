@@ -20,7 +20,7 @@ from dynamicrafter.training import samples
 from dynamicrafter.training.config import FinetuneConfig, SampleConfig, config_from
 from dynamicrafter.training.data import read_list
 from dynamicrafter.training.finetune import finetune
-from dynamicrafter.training.samples import Sampler
+from dynamicrafter.training.samples import SampleWriter
 from dynamicrafter.training.state import load_state
 from dynamicrafter.training.trainer import STATE, TrainerConfig
 
@@ -48,7 +48,7 @@ def pictures(tmp_path: Path) -> list[str]:
 def make(model: Model, wanted: FinetuneConfig, folder: Path, step: int = 2) -> list[Path]:
     told: list[str] = []
     rows = read_list(Path(wanted.data))
-    Sampler(model, rows, wanted, folder, told.append)(step)
+    SampleWriter(model, rows, wanted, folder, told.append)(step)
     assert not told
     return sorted(folder.iterdir())
 
@@ -168,7 +168,7 @@ def test_wrong_samples_are_named_before_the_training(
     small_model: Model, clip_folder: Callable[..., Path], tmp_path: Path, wish: dict, mode, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        Sampler(
+        SampleWriter(
             small_model, [], config(clip_folder(), replace(QUICK, **wish), mode=mode), tmp_path / "a", print
         )
 
