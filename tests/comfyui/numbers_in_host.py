@@ -241,7 +241,7 @@ class Numbers:
     def golden_file(self, case: Any, model: Any) -> Path:
         """The weights of a golden as a checkpoint that says what it is."""
         checkpoint, networks = (
-            self.pack("dynamicrafter.checkpoint"),
+            self.pack("dynamicrafter.weights.detect"),
             self.pack("dynamicrafter.weights.layout"),
         )
         files = self.pack("dynamicrafter.weights.formats.safetensors_file")
