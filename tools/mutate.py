@@ -198,6 +198,9 @@ def _enter(checkout: Path, folder: Path) -> None:
     """Make this process, and those it starts, work on a checkout, whichever one these tools are of."""
     os.chdir(checkout)
     os.environ["PYTHONPATH"] = str(checkout)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    # Compiled once for all processes, and nothing of it is left in the checkout.
+    sys.pycache_prefix = str(folder.parent / "bytecode")
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     sys.path[:] = [str(checkout), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
     for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
@@ -351,8 +354,6 @@ def main(arguments: list[str] | None = None) -> None:
     checkout: Path = chosen.checkout.resolve()
     # Tensors this small gain nothing from threads, and a process with threads cannot be forked.
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.dont_write_bytecode = True
     for library in LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(library)
