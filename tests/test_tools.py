@@ -124,34 +124,55 @@ def test_a_module_is_imported_with_its_change(tmp_path: Path, monkeypatch: pytes
         sys.modules.pop("other_box", None)
 
 
+SHELF = """
+WIDE = 3
+DOUBLE = WIDE * 2
+
+
+def depth():
+    return DOUBLE
+
+
+def height():
+    return 5
+"""
+
+
 @pytest.fixture
 def coverage(tmp_path: Path) -> Coverage:
-    """Of a module whose functions use constants, by tests that run one function each."""
-    module = "WIDE = 3\nDOUBLE = WIDE * 2\n\n\ndef f():\n    return DOUBLE\n\n\ndef g():\n    return 5\n"
-    (tmp_path / "a.py").write_text(module, encoding="utf-8")
-    (tmp_path / "test_a.py").write_text("", encoding="utf-8")
-    (tmp_path / "test_b.py").write_text("from a import WIDE\n", encoding="utf-8")
-    lines = {"6": [0, 2], "10": [1]}
-    tests = {"test_a.py::f": 2.0, "test_a.py::g": 1.0, "test_a.py::slow": 11.0}
-    reports = {
-        "test_a.py": {"tests": tests, "lines": {"a.py": lines}},
-        "test_b.py": {"tests": {"test_b.py::h": 0.5}, "lines": {}},
+    """Of a module whose constants are used by one of its functions."""
+    files = {
+        "shelf.py": SHELF,
+        "test_a.py": "import box",
+        "test_b.py": "from shelf import depth",
+        "test_c.py": "WIDE",
     }
-    return Coverage(tmp_path, ["a.py"], reports, longest=10)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    reports = {
+        "test_a.py": {"tests": {"test_a.py::a": 0.5}, "lines": {"shelf.py": {"7": [0], "11": [0]}}},
+        "test_b.py": {
+            "tests": {"test_b.py::slow": 11.0, "test_b.py::b": 2.0, "test_b.py::c": 1.0},
+            "lines": {"shelf.py": {"7": [0, 1, 2]}},
+        },
+        "test_c.py": {"tests": {"test_c.py::c": 0.1}, "lines": {}},
+    }
+    return Coverage(tmp_path, ["shelf.py"], reports, longest=10)
 
 
-def test_a_mutant_is_tried_on_the_tests_that_run_it(coverage: Coverage, tmp_path: Path) -> None:
+def test_a_mutant_is_tried_on_the_tests_that_run_it(coverage: Coverage) -> None:
     """A constant on those that run what uses it, by way of other constants too, and on those that name it."""
-    found = {m.before: coverage.tests_of(m) for m in mutants_of("a.py", (tmp_path / "a.py").read_text(), 0)}
-    assert found["5"] == {"test_a.py::g"}
-    assert found["3"] == {"test_a.py::f", "test_b.py::h"}
-    assert found["2"] == {"test_a.py::f"}
+    found = {m.before: coverage.tests_of(m) for m in mutants_of("shelf.py", SHELF, 0)}
+    assert found["5"] == {"test_a.py::a"}
+    assert found["2"] == {"test_a.py::a", "test_b.py::b", "test_b.py::c"}
+    assert found["3"] == {*found["2"], "test_c.py::c"}
 
 
-def test_the_quickest_tests_come_first_and_the_longest_are_left_out(coverage: Coverage) -> None:
-    tests = ["test_a.py::f", "test_a.py::g", "test_b.py::h"]
-    assert coverage.within(9, tests) == ["test_b.py::h", "test_a.py::g", "test_a.py::f"]
-    assert coverage.within(2, tests) == ["test_b.py::h", "test_a.py::g"]
+def test_tests_that_name_the_mutant_come_first_then_the_quickest(coverage: Coverage) -> None:
+    mutants = {m.before: m for m in mutants_of("shelf.py", SHELF, 0)}
+    in_order = ["test_c.py::c", "test_b.py::c", "test_b.py::b", "test_a.py::a"]
+    assert coverage.best_tests_of(mutants["3"], 9) == in_order
+    assert coverage.best_tests_of(mutants["3"], 3) == [*in_order[:2], in_order[3]], "b takes too long"
 
 
 def test_logical_lines(tmp_path: Path) -> None:

@@ -140,16 +140,23 @@ class Coverage:
             return self._of_names(mutant.names)
         return set().union(*(tests for place, tests in self._tests.items() if place[0] == mutant.module))
 
-    def within(self, limit: float, tests: Iterable[str]) -> list[str]:
-        """As many tests as can be run in ``limit`` seconds, by file, and the quickest first."""
+    def best_tests_of(self, mutant: Mutant, limit: float) -> list[str]:
+        """As many of these tests as can be run in ``limit`` seconds, by file.
+
+        Files that name the mutant's function, class or module come first, then the quickest.
+        """
+        near = re.compile(rf"\b({'|'.join([*mutant.scope.split('.'), Path(mutant.module).stem])})\b")
+        far_files = {file for file, text in self._texts.items() if not near.search(text)}
         files: defaultdict[str, float] = defaultdict(float)
         taken: list[str] = []
-        for test in sorted(tests, key=lambda test: (self.seconds[test], test)):
-            if sum(files.values()) + self.seconds[test] > limit:
-                break
-            files[file_of(test)] += self.seconds[test]
-            taken.append(test)
-        return sorted(taken, key=lambda test: (files[file_of(test)], file_of(test)))
+        for test in sorted(
+            self.tests_of(mutant), key=lambda test: (file_of(test) in far_files, self.seconds[test], test)
+        ):
+            if sum(files.values()) + self.seconds[test] <= limit:
+                files[file_of(test)] += self.seconds[test]
+                taken.append(test)
+        order = sorted(files, key=lambda file: (file in far_files, files[file], file))
+        return sorted(taken, key=lambda test: order.index(file_of(test)))
 
     def _of_lines(self, module: str, lines: Lines) -> set[str]:
         return set().union(*(self._tests.get((module, line), ()) for line in range(lines[0], lines[1] + 1)))

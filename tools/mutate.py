@@ -52,8 +52,8 @@ NOT_RUN = ("tests/comfyui",)
 """Tests of these folders need a real ComfyUI."""
 LONGEST = 10.0
 """Seconds; a test that takes longer is left out."""
-LIMIT = 60.0
-"""Seconds that all tests of one mutant may take together; beyond it, those that take longest are left out."""
+LIMIT = 30.0
+"""Seconds that all tests of one mutant may take together; those that have least to do with it are left out."""
 PATIENCE = 5.0
 """Tests of a mutant that take this many times longer than without it will not end."""
 MEMORY = 16 * 2**30
@@ -287,9 +287,9 @@ def try_all(
         name = f"{mutant.module}:{mutant.line} {mutant.key}"
         if name in kept.values:
             continue
-        able = coverage.tests_of(mutant)
-        tests = coverage.within(LIMIT, able)
-        found[name] = {**asdict(mutant), "tests": len(tests), "left_out": len(able) - len(tests)}
+        tests = coverage.best_tests_of(mutant, LIMIT)
+        left_out = len(coverage.tests_of(mutant)) - len(tests)
+        found[name] = {**asdict(mutant), "tests": len(tests), "left_out": left_out}
         if not tests:
             kept.add(name, {**found[name], "outcome": "no test runs it", "by": None, "seconds": 0})
             continue
