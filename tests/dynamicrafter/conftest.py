@@ -6,11 +6,13 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from cli_runs import Ran, Run, paint
 
+from dynamicrafter import api
 from dynamicrafter.api import find_model, provide
 from dynamicrafter.cli import main
 from dynamicrafter.model.variants import SMALL
@@ -77,9 +79,45 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope="session")
+def kept_networks() -> dict[object, Any]:
+    """Networks of the last models that were read, by the states of their files; empty it to have them read again."""
+    return {}
+
+
+@pytest.fixture
+def kept(kept_networks: dict[object, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads each small model once, as that takes as long as a clip of it; adapters are merged into a fresh one."""
+    load, merge = api.load_components, api.merge_adapters
+
+    def state(file: Any) -> object:
+        return isinstance(file, Path) and (file.resolve(), file.stat().st_size, file.stat().st_mtime_ns)
+
+    def loaded(path: Path, *, progress: Any = None, **how: Any) -> Any:
+        if path.suffix != ".safetensors" or not path.is_file():
+            return load(path, progress=progress, **how)
+        key = (state(path), *((name, value, state(value)) for name, value in sorted(how.items())))
+        if key not in kept_networks:
+            if len(kept_networks) == 4:
+                kept_networks.clear()
+            kept_networks[key] = load(path, progress=progress, **how)
+        return kept_networks[key]
+
+    def merged(*what: Any) -> None:
+        kept_networks.clear()
+        merge(*what)
+
+    monkeypatch.setattr(api, "load_components", loaded)
+    monkeypatch.setattr(api, "merge_adapters", merged)
+
+
 @pytest.fixture
 def run(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kept: None,
 ) -> Run:
     """Runs the command line in an empty folder, in this process."""
     folder = tmp_path / "here"

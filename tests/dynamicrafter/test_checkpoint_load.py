@@ -161,16 +161,23 @@ def another_checkpoint(folder: Path) -> tuple[Path, Path]:
     return path, path
 
 
+@pytest.fixture(scope="module")
+def whole_features(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
+    """What the towers of a whole checkpoint give."""
+    return features(load_components(save(tmp_path_factory.mktemp("whole") / "a.safetensors", small())))
+
+
 @pytest.mark.parametrize(
     "make", [towers_together, towers_in_hugging_face_naming, whole_hugging_face_model, another_checkpoint]
 )
-def test_towers_from_elsewhere_give_the_same_features(tmp_path: Path, make: Any) -> None:
+def test_towers_from_elsewhere_give_the_same_features(
+    tmp_path: Path, whole_features: tuple[Tensor, Tensor], make: Any
+) -> None:
     text, vision = make(tmp_path)
     pruned = save(tmp_path / "pruned.safetensors", small(*CORE))
     loaded = load_components(pruned, text_encoder=text, image_encoder=vision)
     assert_holds(loaded, small())
-    whole = load_components(save(tmp_path / "whole.safetensors", small()))
-    for ours, theirs in zip(features(loaded), features(whole), strict=True):
+    for ours, theirs in zip(features(loaded), whole_features, strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynamicrafter.api import find_model
+from dynamicrafter.cli import main
 from dynamicrafter.hashing import file_sha256
 from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.model.variants import VARIANTS
@@ -158,7 +159,7 @@ def test_an_interpolation_depends_on_both_pictures(run: Run, pictures: dict[str,
     assert not same(Path("one"), Path("two"))
 
 
-@pytest.mark.parametrize("frames", [1, 3, 16, 17])
+@pytest.mark.parametrize("frames", [1, 3, 17])
 def test_any_number_of_frames(run: Run, pictures: dict[str, Path], frames: int) -> None:
     ran = run("animate", pictures["wide"], *QUICK, "--steps", "1", "--frames", frames, "--output", "clip.mp4")
     assert ran.code == 0, ran.err
@@ -225,11 +226,14 @@ def test_every_option_changes_the_clip(
     assert not torch.equal(read_frames("clip"), plain)
 
 
-@pytest.fixture
-def plain(run: Run, pictures: dict[str, Path]) -> Tensor:
+@pytest.fixture(scope="module")
+def plain(weights_home: Path, pictures: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     """The clip without any option."""
-    assert run("animate", pictures["wide"], *QUICK, "--output", "plain").code == 0
-    return read_frames("plain")
+    path = tmp_path_factory.mktemp("plain") / "clip"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNAMICRAFTER_HOME", str(weights_home))
+        assert main(["animate", str(pictures["wide"]), *QUICK, "--output", str(path)]) == 0
+    return read_frames(path)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_upright_pictures_turn_the_default_size(
     assert read_frames("clip").shape[1:3] == size
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (20000, 100)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (4000, 20)])
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_the_smallest_and_the_longest_picture_work(
     run: Run, tmp_path: Path, width: int, height: int, fit: str
@@ -375,18 +379,17 @@ def shown(run: Run, monkeypatch: pytest.MonkeyPatch, *words: Any) -> str:
 
 
 def test_a_terminal_sees_every_stage_with_the_time_left(
-    run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    pictures: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    kept_networks: dict[object, Any],
 ) -> None:
-    words = "animate", pictures["wide"], "--model", "random", "--frames", "4", "--output", "clip.mp4"
-    bars = shown(run, monkeypatch, *words, "--steps", "60")
-    stages = [
-        "random: loading",
-        "clip.mp4: reading",
-        "clip.mp4: drawing",
-        "clip.mp4: developing",
-    ]
+    kept_networks.clear()
+    words = "animate", pictures["wide"], "--model", "random", "--frames", "2", "--output", "clip.mp4"
+    bars = shown(run, monkeypatch, *words, "--steps", "30")
+    stages = ["random: loading", "clip.mp4: reading", "clip.mp4: drawing", "clip.mp4: developing"]
     assert sorted(stages, key=bars.index) == stages
-    assert re.search(r"drawing: .*/60 \[\d\d:\d\d<\d\d:\d\d", bars)
+    assert re.search(r"drawing: .*/30 \[\d\d:\d\d<\d\d:\d\d", bars)
     assert shown(run, monkeypatch, *words, "--steps", "1", "--quiet") == ""
     assert shown(run, monkeypatch, *words, "--steps", "1", "--json") == ""
 

@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 USAGE = {
     "no command": ((), "the following arguments are required: COMMAND; see 'dynamicrafter --help'"),
     "unknown command": (("animat", "x.png"), "invalid choice: 'animat'"),
-    "unknown option": (("models", "--loud"), "unrecognized arguments: --loud; see 'dynamicrafter --help'"),
+    "unknown option": (
+        ("models", "--loud"),
+        "unrecognized arguments: --loud; see 'dynamicrafter models --help'",
+    ),
     "shortened option": (("models", "--js"), "unrecognized arguments: --js"),
     "no picture": (("animate", *QUICK), "the following arguments are required: PICTURE"),
     "one picture of two": (("interpolate", "PICTURE", *QUICK), "the following arguments are required: LAST"),

@@ -36,7 +36,7 @@ def overestimate(benchmark: ModuleType, case: object, besides: float = 0.0) -> f
 class TestEstimates:
     @pytest.mark.parametrize("kind", ["fused", "sliced"])
     def test_one_evaluation(self, benchmark: ModuleType, kind: str) -> None:
-        shapes = [(1, 256, 256), (8, 320, 512), (16, 576, 1024)]
+        shapes = [(1, 256, 256), (16, 576, 1024)]
         for case in benchmark.unet_cases(V512, benchmark.Setup(torch.float16, kind), shapes):
             ratio = overestimate(benchmark, case, 2.0 * LARGEST_WEIGHT)
             assert 0.999 <= ratio / MARGIN <= 1.12, case
