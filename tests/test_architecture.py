@@ -28,7 +28,7 @@ BOXES = {
     "media": ("media", "settings"),
     "settings": ("settings", "configs"),
     "configs": ("model.variants model.configs diffusion.config", "ground"),
-    "ground": ("errors forms hashing", ""),
+    "ground": ("bounded_json errors forms hashing", ""),
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
