@@ -20,8 +20,7 @@ def parse_json(
     """The value of a JSON text (UTF-8 if bytes); ``pairs`` makes an object of its keys and values.
 
     Raises ValueError with the reason when the text is no JSON, has more than 2 million commas and brackets, is nested
-    more than 32 levels deep, or holds whole numbers of more than 20 digits, numbers that are not finite, or half of a
-    surrogate pair.
+    more than 32 levels deep, or holds whole numbers of more than 20 digits or numbers that are not finite.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -33,9 +32,6 @@ def parse_json(
         )
     except RecursionError as error:
         raise ValueError(f"it is nested more than {_DEPTH} levels deep") from error
-    if "\\ud" in text.lower():
-        # Half of a surrogate pair can be neither printed nor written.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
     level = _inside([value])
     for _ in range(_DEPTH):
         level = [inner for outer in level for inner in _inside(outer)]

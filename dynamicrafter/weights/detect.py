@@ -135,7 +135,7 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Variant:
         except Exception as error:
             # Sizes that do not go together make the layers fail in every way there is.
             raise CheckpointError(
-                f"{path} describes a {TITLES[component]} that cannot be built ({error}); convert it again"
+                f"{path} gives sizes of its {TITLES[component]} that cannot be built ({error}); convert it again"
             ) from error
     return variant
 

@@ -40,7 +40,6 @@ def test_plain_values_come_through(value: Any, escaped: bool) -> None:
         ("1e400", "a number in it is too large"),
         ("[NaN]", "NaN in it is no number of JSON"),
         ("-Infinity", "-Infinity in it is no number"),
-        ('"\\ud800"', "surrogates not allowed"),
         ("[" + "[]," * 1_000_000 + "1]", "more than 2,000,000 parts"),
     ],
 )

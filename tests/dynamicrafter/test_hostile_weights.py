@@ -92,7 +92,7 @@ def a_table_again_and_again(path: Path) -> None:
 
 
 def a_zip_bomb(path: Path) -> None:
-    torch.save({"a": torch.zeros(75_000_000)}, path)
+    with_pickle(path, b"X" + (300_000_000).to_bytes(4, "little") + bytes(300_000_000))
     repacked(path, lambda _, data: data, zipfile.ZIP_DEFLATED)
 
 
@@ -167,7 +167,7 @@ PICKLES: list[tuple[Make, str]] = [
 ]
 HEADERS: list[tuple[Make, str]] = [
     (a_long_shape, "its header does not describe 'a'"),
-    (long_names, "a tensor's name has 1600000 characters, of at most 500"),
+    (long_names, "a tensor of it cannot be called 'diffusion_model"),
     (many_lists, "its header is not JSON .it has more than 2,000,000 parts"),
     (described(dtype=[]), "its header does not describe 'a'"),
     (described(dtype={}), "its header does not describe 'a'"),
@@ -193,7 +193,7 @@ HEADERS: list[tuple[Make, str]] = [
     ),
     (in_words('{"__metadata__": {"a": 1}}'), "its metadata is not a table of texts"),
     (in_words('{"__metadata__": "text"}'), "its metadata is not a table of texts"),
-    (in_words('{"\\ud800": 1}'), "its header is not JSON .*surrogates not allowed"),
+    (in_words('{"\\ud800": 1}'), r"a tensor of it cannot be called '.ud800'"),
 ]
 VARIANTS: list[tuple[Make, str]] = [
     (
@@ -205,12 +205,15 @@ VARIANTS: list[tuple[Make, str]] = [
     (variant(lambda v: v["unet"].update(channel_mult=[1] * 99)), "channel_mult has 99 values, of at most 8"),
     (
         variant(lambda v: v["unet"].update(norm_groups=0)),
-        "describes a denoising network that cannot be built",
+        "gives sizes of its denoising network that cannot be built",
     ),
-    (variant(lambda v: v["vae"].update(norm_groups=7)), "describes a autoencoder that cannot be built"),
+    (
+        variant(lambda v: v["vae"].update(norm_groups=7)),
+        "gives sizes of its autoencoder that cannot be built",
+    ),
     (
         variant(lambda v: v["resampler"].update(dim=10**6 + 1, heads=0)),
-        "describes a image token resampler that",
+        "gives sizes of its image token resampler that cannot",
     ),
     (variant(lambda v: v["preset"].update(cfg=1e308 * 10)), "makes no sense .Infinity in it is no number"),
     (variant(lambda v: v["unet"].update(channel_mult={})), "makes no sense"),

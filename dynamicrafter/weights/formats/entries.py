@@ -17,9 +17,8 @@ from ...errors import CheckpointError
 PIECE_BYTES = 16 * 2**20
 """Largest piece of a tensor that is in memory at once while a file is read."""
 
-LONGEST_NAME = 500
-"""Characters of a tensor's name; several times those of any model's."""
-
+_LONGEST_NAME = 500
+"""Characters; several times those of any model's tensors."""
 _MOST_DIMENSIONS = 16
 _MOST_VALUES = 2**48
 """In one dimension of a tensor; more cannot be addressed."""
@@ -96,6 +95,11 @@ def read_tensor(file: WeightsFile, name: str) -> Tensor:
     for piece in file.pieces([name]):
         values[piece.start : piece.start + piece.values.numel()] = piece.values
     return values.reshape(entry.shape)
+
+
+def is_name(name: str) -> bool:
+    """Whether a text of a file can be the name of a tensor: it can be printed, and looking into it takes no time."""
+    return len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 def is_shape(value: object) -> TypeGuard[list[int] | tuple[int, ...]]:

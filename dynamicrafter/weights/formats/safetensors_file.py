@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...bounded_json import parse_json
 from ...errors import CheckpointError
-from .entries import LONGEST_NAME, PIECE_BYTES, Entry, Piece, is_shape, mapped, unreadable
+from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, unreadable
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -111,8 +111,8 @@ def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> Safete
     entries: dict[str, Entry] = {}
     spans: dict[str, tuple[int, int]] = {}
     for name, described in header.items():
-        if len(name) > LONGEST_NAME:
-            raise _damaged(path, f"a tensor's name has {len(name)} characters, of at most {LONGEST_NAME}")
+        if not is_name(name):
+            raise _damaged(path, f"a tensor of it cannot be called {name[:40]!r}")
         fields = cast(dict[str, Any], described) if isinstance(described, dict) else {}
         code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
         if not isinstance(code, str) or not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:

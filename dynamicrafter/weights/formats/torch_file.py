@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import torch
 
 from ...errors import CheckpointError
-from .entries import LONGEST_NAME, PIECE_BYTES, Entry, Piece, is_shape, mapped, unreadable
+from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, unreadable
 
 _LARGEST_PICKLE = 64 * 2**20
 """Bytes; that of a checkpoint with its optimiser is of about a megabyte."""
@@ -275,10 +275,9 @@ def _views(path: Path, loaded: Any) -> dict[str, _View]:
             f"{path} holds no named tensors but a {kind}; use a file with a model's weights"
         )
     for name, value in held.items():
-        if len(name) > LONGEST_NAME:
+        if not is_name(name):
             raise CheckpointError(
-                f"{path} holds a name of {len(name)} characters, of at most {LONGEST_NAME}; "
-                "use a file with nothing but a model's weights"
+                f"{path} holds something called {name[:40]!r}; use a file with nothing but a model's weights"
             )
         if not isinstance(value, _View):
             raise CheckpointError(
