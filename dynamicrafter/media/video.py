@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import check_writable, replacing
+from ..bounded_json import parse_json
 from ..errors import ClipError, UsageError
 from ..forms import Form, to_json
 
@@ -36,7 +37,13 @@ _RECORD_FORM = 1
 _RECORD_NAME = "clip.json"
 _FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 _IMAGE_DESCRIPTION_TAG = 0x010E  # EXIF 2.32, section 4.6.4
+_FASTEST = 240  # Frames a second.
 _GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
+
+_LARGEST_FRAME = 40_000_000
+"""Pixels of a frame that is read; nearly five times those of 4K."""
+_LARGEST_CLIP = 2 * 2**30
+"""Bytes of all frames that are read, 14 seconds of Full HD at 24 frames a second: a small file can hold more."""
 
 # libav's numbers; 1 is BT.709 as a matrix, as primaries and as a transfer function (ITU-T H.273).
 _BT709 = 1
@@ -97,7 +104,7 @@ class _Record:
     def from_text(text: str, source: Path) -> _Record | None:
         """The record in the clip ``source``, None when ``text`` is not one of ours; raises ClipError for a bad one."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError:
             return None
         if not isinstance(values, dict) or cast(dict[str, Any], values).get("kind") != _RECORD_KIND:
@@ -113,7 +120,8 @@ class _Record:
                 f"{source} holds a record of form {form}, but this version reads up to {_RECORD_FORM}; "
                 f"use version {writer} or a newer one"
             )
-        return Form(f"the record in {source}", ClipError, writer).read(_Record, stored)
+        record = Form(f"the record in {source}", ClipError, writer).read(_Record, stored)
+        return record if 1 <= record.fps <= _FASTEST and record.frames >= 1 else None
 
 
 def check_clip_path(path: str | os.PathLike[str]) -> Path:
@@ -141,8 +149,8 @@ def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata:
     writing fails, for example because the disk is full. Nothing is left behind then, and an older clip stays.
     """
     pixels = _checked_frames(frames)
-    if not 1 <= fps <= 240:
-        raise ClipError(f"fps must be 1 to 240, but {fps} was given")
+    if not 1 <= fps <= _FASTEST:
+        raise ClipError(f"fps must be 1 to {_FASTEST}, but {fps} was given")
     record = _Record(fps=fps, frames=len(pixels), metadata=dict(metadata))
     text = record.to_text()
     target = _target(path)
@@ -182,7 +190,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_frames(path: str | os.PathLike[str]) -> Tensor:
-    """All frames of a clip, uint8 ``[t, h, w, 3]`` RGB; raises ClipError when there are none to be read."""
+    """All frames of a clip, uint8 ``[t, h, w, 3]`` RGB.
+
+    Raises ClipError when there are none to be read, when one has more than 40 million pixels, or all together more
+    than 2 GB.
+    """
     with _reading(path):
         source = _existing(path)
         extension = _extension(source)
@@ -277,7 +289,7 @@ def _telling(failure: str, folder: Path) -> Generator[None]:
 
     try:
         yield
-    except (OSError, ValueError, FFmpegError) as problem:
+    except (OSError, ValueError, RuntimeError, FFmpegError) as problem:  # RuntimeError: links in a circle.
         code = getattr(problem, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT):
             cause = "the disk is full; free some space or give a place on another disk"
@@ -341,6 +353,7 @@ def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
     frames: list[np.ndarray[Any, Any]] = []
     with _container(path) as source:
         for frame in source.decode(video=0):
+            _check_room(frame.width, frame.height, len(frames) + 1)
             matrix = _BT709 if frame.colorspace == _BT709 else _BT601
             rgb = frame.reformat(
                 format="rgb24",
@@ -405,16 +418,17 @@ def _read_animation(path: Path) -> list[np.ndarray[Any, Any]]:
         stored: list[tuple[np.ndarray[Any, Any], float]] = []
         for index in range(getattr(animation, "n_frames", 1)):
             animation.seek(index)
+            _check_room(*animation.size, index + 1)
             pixels = np.array(animation.convert("RGB"))  # Loads the frame, and with it how long it is shown.
             stored.append((pixels, float(animation.info.get("duration", 0))))
     record = _read_record(path)
     if record is None:
         return [frame for frame, _ in stored]
     # Both formats keep equal neighbours as one frame that is shown for longer, a single frame even for ever.
-    if len(stored) == 1:
-        return [stored[0][0]] * record.frames
     fps = min(record.fps, _GIF_FASTEST) if _extension(path) == ".gif" else record.fps
-    return [frame for frame, shown in stored for _ in range(max(1, round(shown * fps / 1000)))]
+    times = [max(1, round(shown * fps / 1000)) for _, shown in stored] if len(stored) > 1 else [record.frames]
+    _check_room(*animation.size, sum(times))
+    return [frame for (frame, _), count in zip(stored, times, strict=True) for _ in range(count)]
 
 
 def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str) -> None:
@@ -435,8 +449,20 @@ def _read_folder(path: Path) -> list[np.ndarray[Any, Any]]:
     frames: list[np.ndarray[Any, Any]] = []
     for name in names:
         with (path / name).open("rb") as file:
-            frames.append(np.array(Image.open(file, formats=("PNG",)).convert("RGB")))
+            picture = Image.open(file, formats=("PNG",))
+            _check_room(*picture.size, len(frames) + 1)
+            frames.append(np.array(picture.convert("RGB")))
     return frames
+
+
+def _check_room(width: int, height: int, count: int) -> None:
+    """Raise ClipError when ``count`` frames of this size are more than what is read."""
+    if width * height > _LARGEST_FRAME or 3 * width * height * count > _LARGEST_CLIP:
+        raise ClipError(
+            f"the clip has frames of {width}x{height} pixels, {count} or more of them, which is more than the "
+            f"{_LARGEST_FRAME // 10**6} million pixels of a frame or the {_LARGEST_CLIP // 2**30} GB in all that are "
+            f"read; make it smaller or shorter first"
+        )
 
 
 def _by_number(name: str) -> tuple[int, str]:

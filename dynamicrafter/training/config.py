@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ..bounded_json import parse_json
 from ..errors import UsageError
 from ..forms import Form
 from ..settings import check_seed
@@ -156,7 +157,7 @@ def load_config(name: str) -> Config:
             ) from problem
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice = sorted({key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1})
+        twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         if twice:
             raise UsageError(
                 f"{name} has settings that are given twice: {', '.join(twice)}; keep one of each"
@@ -164,9 +165,9 @@ def load_config(name: str) -> Config:
         return dict(pairs)
 
     try:
-        values = json.loads(text, object_pairs_hook=once)
-    except (json.JSONDecodeError, RecursionError) as problem:
-        raise UsageError(f"{name} is not JSON ({problem})") from problem
+        values = parse_json(text, once)
+    except ValueError as problem:
+        raise UsageError(f"{name} is not JSON ({problem}); correct it there") from problem
     if not isinstance(values, dict):
         raise UsageError(f"{name} must hold one JSON object")
     return config_from(cast(dict[str, Any], values), name)

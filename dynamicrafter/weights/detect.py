@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+from ..bounded_json import parse_json
 from ..errors import CheckpointError, Remedy, UsageError
 from ..forms import Form, program_version, to_json
 from ..model.configs import UNetConfig
@@ -16,6 +18,7 @@ from ..model.variants import VARIANTS, Variant
 from .architectures import recognise
 from .formats.entries import Entry, WeightsFile, read_tensor
 from .layout import locate
+from .networks import COMPONENTS, TITLES, expected
 
 VARIANT_KEY = "dynamicrafter.variant"
 """Metadata of files we write: the whole variant as JSON."""
@@ -30,6 +33,11 @@ _FIRST_WRITER = "0.1.0"
 _SCALE = "scale_arr"
 _SCALE_TOLERANCE = 0.1
 """How far a stored base scale may be off; fp8 turns 0.7 into 0.75, and 0.3 and 0.7 are all there is."""
+
+# Of a variant in a file's metadata; several times what the released ones have.
+_LARGEST_SIZE = 2**20
+_MOST_LAYERS = {"layers": 64, "depth": 64, "num_res_blocks": 8}
+_MOST_LEVELS = 8
 
 _FIRST_ATTENTION_HEADS = 8
 """Heads of the first temporal transformer, whatever the width."""
@@ -122,12 +130,41 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Variant:
             f"{path} was written in layout {layout!r} but this version reads {FORMAT!r}; use a newer version"
         )
     try:
-        values = json.loads(metadata[VARIANT_KEY])
+        values = parse_json(metadata[VARIANT_KEY])
+        _check_sizes(values)
     except ValueError as error:
         raise CheckpointError(
             f"{path} describes its variant in a way that makes no sense ({error}); convert it again"
         ) from error
-    return Form(f"the variant of {path}", CheckpointError, writer).read(Variant, values)
+    variant = Form(f"the variant of {path}", CheckpointError, writer).read(Variant, values)
+    for component in COMPONENTS:
+        if getattr(variant, component) in [getattr(known, component) for known in VARIANTS.values()]:
+            continue
+        try:
+            expected(variant, component)
+        except Exception as error:
+            # Sizes that do not go together make the layers fail in every way there is.
+            raise CheckpointError(
+                f"{path} gives sizes of its {TITLES[component]} that cannot be built ({error}); convert it again"
+            ) from error
+    return variant
+
+
+def _check_sizes(values: Any, name: str = "") -> None:
+    """Raise ValueError for numbers of a variant beyond those of any network, which would take for ever to build."""
+    if isinstance(values, dict):
+        for key, inner in cast(dict[str, Any], values).items():
+            _check_sizes(inner, key)
+    elif isinstance(values, list):
+        items = cast(list[Any], values)
+        if len(items) > _MOST_LEVELS:
+            raise ValueError(f"{name} has {len(items)} values, of at most {_MOST_LEVELS}")
+        for item in items:
+            _check_sizes(item, name)
+    elif type(values) is int:
+        largest = _MOST_LAYERS.get(name, _LARGEST_SIZE)
+        if not 0 <= values <= largest:
+            raise ValueError(f"{name} must be 0 to {largest}, but is {values}")
 
 
 def _base_scale(file: WeightsFile) -> float | None:

@@ -479,3 +479,78 @@ def test_animations_of_others_can_be_read(tmp_path: Path) -> None:
     images = [Image.fromarray(frame) for frame in moving(3)]
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=500, lossless=True)
     assert np.array_equal(read_frames(tmp_path / "a.webp").numpy(), moving(3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": []},
+        {"metadata": None},
+        {"fps": "8"},
+        {"fps": 0},
+        {"fps": 10**6},
+        {"frames": 0},
+        {"frames": [1]},
+        {"kind": {}},
+        {"version": 10**30},
+        {"metadata": {"seed": float("inf")}},
+        {"metadata": {"deep": json.loads("[" * 100 + "]" * 100)}},
+    ],
+)
+def test_a_record_of_other_types_is_not_ours(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = write_clip(moving(1), tmp_path / "clip", 8, {"seed": 1})
+    record = {**json.loads((folder / "clip.json").read_text(encoding="ascii")), **change}
+    (folder / "clip.json").write_text(json.dumps(record), encoding="ascii")
+    with pytest.raises(ClipError, match="holds no settings of this program"):
+        read_metadata(folder)
+    assert read_frames(folder).shape == (1, 48, 64, 3)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000])
+def test_a_record_that_is_hard_to_read_is_not_ours(tmp_path: Path, text: str) -> None:
+    folder = write_clip(moving(1), tmp_path / "clip", 8, {})
+    (folder / "clip.json").write_text(text, encoding="ascii")
+    with pytest.raises(ClipError, match="holds no settings of this program"):
+        read_metadata(folder)
+    with pytest.raises(ClipError, match="holds other things than a clip of this program; give a new name"):
+        check_clip_path(folder)
+
+
+def test_a_single_frame_is_not_repeated_for_ever(tmp_path: Path) -> None:
+    path = write_clip(moving(1), tmp_path / "clip.webp", 8, {})
+    path.write_bytes(path.read_bytes().replace(b'"frames": 1,', b'"frames": 9,', 1))
+    assert len(read_frames(path)) == 9
+    image = Image.open(path)
+    exif = image.getexif()
+    exif[0x010E] = exif[0x010E].replace('"frames": 9', '"frames": 99999999999')
+    image.save(tmp_path / "more.webp", exif=exif)
+    with pytest.raises(
+        ClipError, match=r"frames of 64x48 pixels, 99999999999 or more .* make it smaller or shorter"
+    ):
+        read_frames(tmp_path / "more.webp")
+
+
+def test_frames_of_42_million_pixels_are_not_read(tmp_path: Path) -> None:
+    Image.new("L", (7000, 6000)).save(tmp_path / "a.gif")
+    with pytest.raises(
+        ClipError, match="frames of 7000x6000 pixels, .* more than the 40 million pixels of a frame"
+    ):
+        read_frames(tmp_path / "a.gif")
+    (tmp_path / "clip").mkdir()
+    Image.new("L", (7000, 6000)).save(tmp_path / "clip" / "frame_0001.png")
+    with pytest.raises(ClipError, match="frames of 7000x6000 pixels"):
+        read_frames(tmp_path / "clip")
+
+
+@pytest.mark.skipif(platform.system() == "Windows", reason="links need a right there")
+def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(
+        ClipError, match="a/clip.mp4 cannot be written: .*; try another place|there is no folder"
+    ):
+        check_clip_path(tmp_path / "a" / "clip.mp4")
+    (tmp_path / "clip.mp4").symlink_to("clip.mp4")
+    for read in (read_frames, read_metadata):
+        with pytest.raises(ClipError, match=r"clip\.mp4 cannot be read|there is no clip .*clip\.mp4"):
+            read(tmp_path / "clip.mp4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,30 @@ def test_the_released_recipes_own_seed_is_good() -> None:
     assert len(seeds) == 200
     assert max(seeds) < 2**64
     assert step_seed(1, 2, 3, 4) == ((1_000_003 + 2) * 4096 + 3) * 1024 + 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"seed": ' + "9" * 5000 + "}",
+            "is not JSON .a whole number in it has more than 20 digits.; correct it there",
+        ),
+        ('{"drop": NaN}', "is not JSON .NaN in it is no number of JSON"),
+        (
+            '{"samples": ' + "[" * 10_000 + "]" * 10_000 + "}",
+            "is not JSON .it is nested more than 32 levels deep",
+        ),
+        ('{"a": 1, "b": 2, "a": 3}', "has settings that are given twice: a; keep one of each"),
+        (
+            "{" + ", ".join(f'"a{i}": {i}' for i in range(20_000)) + "}",
+            "must have a recipe, finetune or tiny, not None",
+        ),
+    ],
+)
+def test_a_file_that_is_hard_to_read_is_refused_at_once(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.json").write_text(text, encoding="utf-8")
+    begun = time.perf_counter()
+    with pytest.raises(UsageError, match=message):
+        load_config(str(tmp_path / "mine.json"))
+    assert time.perf_counter() - begun < 5

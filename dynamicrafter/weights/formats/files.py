@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...bounded_json import parse_json
 from ...errors import CheckpointError
 from .entries import PIECE_BYTES, ByteProgress, Entry, Piece, WeightsFile, raw_bytes, unreadable
 from .safetensors_file import open_safetensors
@@ -18,6 +21,8 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Suffixes of weights files, for those who look for them in a folder."""
 
 _INDEX = ".index.json"
+_FILE_NAME = re.compile(r"[^/\\:\0]{0,254}[^/\\:\0.]")
+"""The name of a file in the same folder: not empty, not "..", and neither path nor drive."""
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
@@ -54,10 +59,8 @@ def open_weights(path: Path | str) -> WeightsFile:
     it is damaged, incomplete or unsafe.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no file {path}; check the path, or fetch the model with 'download'")
-    if path.is_dir():
-        return open_weights(_only_weights_in(path))
+    if _is_folder(path):
+        path = _only_weights_in(path)
     if path.name.endswith(_INDEX):
         return _sharded(path, [path.with_name(name) for name in _indexed(path)])
     shard = _SHARD.fullmatch(path.name)
@@ -107,6 +110,22 @@ def tensors_sha256(path: Path | str, progress: ByteProgress | None = None) -> st
     return whole.hexdigest()
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether there is a folder; raises CheckpointError when there is neither that nor a file."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise CheckpointError(
+            f"there is no file {path}; check the path, or fetch the model with 'download'"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        # Of a pipe or a device there may be no end.
+        raise CheckpointError(f"{path} is not a regular file; save the weights to a file and give that one")
+    return stat.S_ISDIR(mode)
+
+
 def _single(path: Path) -> WeightsFile:
     try:
         with path.open("rb") as stream:
@@ -122,19 +141,20 @@ def _single(path: Path) -> WeightsFile:
     if start.startswith(b"GGUF"):
         raise CheckpointError(f"{path} is in GGUF format, which is not read; use a safetensors file")
     if start.startswith(b"PK"):
-        return open_torch(path, mapped=True)
+        return open_torch(path, zipped=True)
     # A safetensors file begins with a length and then JSON, a pickle with an opcode.
     if start[8:9] != b"{" and (start[0] == 0x80 or path.suffix in SUFFIXES[1:]):
-        return open_torch(path, mapped=False)
+        return open_torch(path, zipped=False)
     return open_safetensors(path)
 
 
 def _only_weights_in(folder: Path) -> Path:
     """The one weights file of a folder; an index speaks for its shards."""
-    indices = sorted(folder.glob(f"*{_INDEX}"))
-    found = indices or sorted(
-        p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".")
-    )
+    try:
+        files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    found = [p for p in files if p.name.endswith(_INDEX)] or [p for p in files if p.suffix in SUFFIXES]
     shards = [match for p in found if (match := _SHARD.fullmatch(p.name))]
     if len(found) == len(shards) and len({match[1] for match in shards}) == 1:
         found = found[:1]
@@ -153,19 +173,19 @@ def _only_weights_in(folder: Path) -> Path:
 def _indexed(path: Path) -> list[str]:
     """Names of the shards that an index lists."""
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        shards = {str(name) for name in index["weight_map"].values()}
+        index = parse_json(path.read_bytes())
+        shards = set(index["weight_map"].values())
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a readable index of a sharded file; fetch it again") from error
-    if not shards or any(Path(name).name != name for name in shards):
+    if not shards or not all(isinstance(name, str) and _FILE_NAME.fullmatch(name) for name in shards):
         raise CheckpointError(f"{path} does not list files beside it; fetch it again")
     return sorted(shards)
 
 
 def _sharded(path: Path, files: Sequence[Path]) -> WeightsFile:
-    absent = [file.name for file in files if not file.exists()]
+    absent = [file.name for file in files if not os.path.isfile(file)]
     if absent:
         raise CheckpointError(
             f"{path} belongs to a model in {len(files)} files of which {len(absent)} are missing "

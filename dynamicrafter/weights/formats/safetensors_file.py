@@ -7,19 +7,18 @@ process's memory, and written as a stream, so that neither way needs a model's w
 from __future__ import annotations
 
 import json
-import mmap
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from ...atomic import replacing
+from ...bounded_json import parse_json
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, Entry, Piece, raw_bytes, unreadable
+from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, raw_bytes, unreadable
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -67,7 +66,7 @@ class SafetensorsFile:
                     for start in range(0, entry.numel, step):
                         count = min(step, entry.numel - start)
                         begin = self.offsets[name] + start * entry.dtype.itemsize
-                        yield Piece(name, start, _mapped(stream, begin, count, entry.dtype))
+                        yield Piece(name, start, mapped(stream, begin, count, entry.dtype))
         except OSError as error:
             raise unreadable(self.path, error) from error
         except ValueError as error:
@@ -75,18 +74,6 @@ class SafetensorsFile:
             raise CheckpointError(
                 f"{self.path} changed while it was read ({error}); load it again"
             ) from error
-
-
-def _mapped(stream: BinaryIO, begin: int, count: int, dtype: torch.dtype) -> Tensor:
-    """``count`` values from byte ``begin`` on; the map lives as long as the tensor does."""
-    shift = begin % mmap.ALLOCATIONGRANULARITY
-    length = shift + count * dtype.itemsize
-    # A private copy-on-write map: PyTorch warns about memory that cannot be written.
-    window = mmap.mmap(stream.fileno(), length, access=mmap.ACCESS_COPY, offset=begin - shift)
-    if shift % dtype.itemsize:
-        # Old writers did not align their tensors.
-        return torch.frombuffer(window, dtype=torch.uint8, offset=shift).clone().view(dtype)
-    return torch.frombuffer(window, dtype=dtype, count=count, offset=shift)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
@@ -106,9 +93,9 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     except OSError as error:
         raise unreadable(path, error) from error
     try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "its header is not JSON") from error
+        header = parse_json(raw)
+    except ValueError as error:
+        raise _damaged(path, f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not a list of tensors")
     return _checked(path, cast(dict[str, Any], header), 8 + length, size)
@@ -117,24 +104,25 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> SafetensorsFile:
     """The file of a decoded header whose tensors begin at byte ``data``."""
     metadata: Any = header.pop(_METADATA, None) or {}
-    if not isinstance(metadata, dict):
+    texts = cast(dict[str, Any], metadata)
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise _damaged(path, "its metadata is not a table of texts")
     entries: dict[str, Entry] = {}
     spans: dict[str, tuple[int, int]] = {}
     for name, described in header.items():
-        try:
-            code = described["dtype"]
-            shape = tuple(int(length) for length in described["shape"])
-            begin, end = (int(offset) for offset in described["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, f"its header does not describe {name!r}") from error
+        if not is_name(name):
+            raise _damaged(path, f"a tensor of it cannot be called {name[:40]!r}")
+        fields = cast(dict[str, Any], described) if isinstance(described, dict) else {}
+        code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not isinstance(code, str) or not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
+            raise _damaged(path, f"its header does not describe {name!r}")
+        begin, end = offsets
         if code not in _DTYPES:
             raise CheckpointError(
-                f"{path} stores {name!r} as {code}, which cannot be read; "
-                "use a file in fp32, fp16, bf16 or fp8"
+                f"{path} stores {name!r} as {code[:20]}, which cannot be read; use a file in fp32, fp16, bf16 or fp8"
             )
-        entries[name] = Entry(shape, _DTYPES[code])
-        if min(shape, default=0) < 0 or end - begin != entries[name].nbytes:
+        entries[name] = Entry(tuple(shape), _DTYPES[code])
+        if end - begin != entries[name].nbytes:
             raise _damaged(path, f"its header gives {name!r} a size that is not that of its shape")
         spans[name] = (begin, end)
     reached = 0
@@ -149,7 +137,7 @@ def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> Safete
     return SafetensorsFile(
         path=path,
         entries=entries,
-        metadata={str(key): str(value) for key, value in cast(dict[Any, Any], metadata).items()},
+        metadata=texts,
         offsets={name: data + begin for name, (begin, _) in spans.items()},
     )
 
