@@ -18,7 +18,8 @@ from bounded_runs import run_bounded
 from safetensors.torch import save_file
 
 from dynamicrafter.errors import CheckpointError
-from dynamicrafter.model.variants import SMALL, variant_to_json
+from dynamicrafter.forms import to_json
+from dynamicrafter.model.variants import SMALL
 from dynamicrafter.weights.detect import variant_metadata
 from dynamicrafter.weights.formats.entries import read_tensor
 from dynamicrafter.weights.formats.files import open_weights
@@ -137,7 +138,7 @@ def many_lists(path: Path) -> None:
 
 def variant(change: Callable[[dict[str, Any]], object]) -> Make:
     def make(path: Path) -> None:
-        values = variant_to_json(SMALL)
+        values = to_json(SMALL)
         change(values)
         metadata = variant_metadata(SMALL) | {"dynamicrafter.variant": json.dumps(values)}
         save_file({"a": torch.zeros(1)}, path, metadata)
