@@ -497,11 +497,11 @@ def test_animations_of_others_can_be_read(tmp_path: Path) -> None:
         {"metadata": {"deep": json.loads("[" * 100 + "]" * 100)}},
     ],
 )
-def test_a_record_of_other_types_is_not_ours(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_record_of_other_types_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = write_clip(moving(1), tmp_path / "clip", 8, {"seed": 1})
     record = {**json.loads((folder / "clip.json").read_text(encoding="ascii")), **change}
     (folder / "clip.json").write_text(json.dumps(record), encoding="ascii")
-    with pytest.raises(ClipError, match="holds no settings of this program"):
+    with pytest.raises(ClipError, match="holds no settings of this program|in the record in .* must be|a record of form"):
         read_metadata(folder)
     assert read_frames(folder).shape == (1, 48, 64, 3)
 
