@@ -44,6 +44,12 @@ def small_model(small_weights: Path) -> Model:
     return load(small_weights, device="cpu")
 
 
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate does not look for a GPU."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", metavar="DIR", help="folder of goldens to compare with (default: the project's own copy)"

@@ -217,7 +217,10 @@ VARIANTS: list[tuple[Make, str]] = [
         "gives sizes of its image token resampler that cannot",
     ),
     (variant(lambda v: v["preset"].update(cfg=1e308 * 10)), "makes no sense .Infinity in it is no number"),
-    (variant(lambda v: v["unet"].update(channel_mult={})), "channel_mult in the variant of .* must be a list"),
+    (
+        variant(lambda v: v["unet"].update(channel_mult={})),
+        "channel_mult in the variant of .* must be a list",
+    ),
 ]
 INDICES: list[tuple[Make, str]] = [
     (index({"weight_map": {"a": ""}}), "does not list files beside it"),

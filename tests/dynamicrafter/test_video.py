@@ -501,7 +501,8 @@ def test_a_record_of_other_types_is_refused(tmp_path: Path, change: dict[str, An
     folder = write_clip(moving(1), tmp_path / "clip", 8, {"seed": 1})
     record = {**json.loads((folder / "clip.json").read_text(encoding="ascii")), **change}
     (folder / "clip.json").write_text(json.dumps(record), encoding="ascii")
-    with pytest.raises(ClipError, match="holds no settings of this program|in the record in .* must be|a record of form"):
+    told = "holds no settings of this program|in the record in .* must be|a record of form"
+    with pytest.raises(ClipError, match=told):
         read_metadata(folder)
     assert read_frames(folder).shape == (1, 48, 64, 3)
 

@@ -13,11 +13,6 @@ from dynamicrafter.toy.world import captions, make_clips, sample_scenes
 
 
 @pytest.fixture
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-
-
-@pytest.fixture
 def clip_folder(tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder of toy clips with captions.csv."""
 
