@@ -2,13 +2,18 @@
 
 A picture stays 8 bits deep until it has its final size, because the original script resizes with Pillow,
 which rounds to 8 bits; only so the numbers agree with its.
+
+Reading one takes at most about 600 MB whatever the file says of itself: pictures are decoded one at a time, what is
+known to need more is refused before, and all conversions go tile by tile.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
@@ -28,6 +33,22 @@ MAX_PIXELS = 160_000_000
 
 MAX_RESIZED_PIXELS = 64_000_000
 """Largest picture made on the way to a crop (192 MB); of longer strips the far ends are cut away before."""
+
+MAX_KEPT_PIXELS = 64_000_000
+"""Largest picture that is kept as it is. Of larger ones, blocks of 2x2 pixels become one, their mean, which leaves 16
+million or more: several for every pixel of a clip, so that what is resized from them differs by rounding (and where a
+side is odd, by the shift of less than a pixel). A pixel takes 3 bytes, and 4 more while it is decoded or resized."""
+
+_DECODING_BYTES = 560_000_000
+"""Memory for what a decoder holds, or for its image and the pixels that are kept of it. Pillow decodes nothing in
+parts."""
+_BYTES_PER_PIXEL = {"AVIF": 14, "HEIF": 20, "JPEG2000": 25, "SGI": 6, "WEBP": 17}
+"""What decoders were measured to take that hold a picture several times over; others hold it once."""
+_PYTHON_PIXELS = 20_000_000
+"""Largest picture for decoders that are written in Python, which take a second for some millions."""
+_TILE = 1024
+"""Pixels in each direction that are converted at once; a multiple of all that become one."""
+_ONE_AT_A_TIME = threading.RLock()
 
 _FORMATS = (
     "AVIF BMP DDS DIB GIF HEIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP XBM".split()
@@ -72,6 +93,8 @@ class Picture:
         return self.width, self.height
 
 
+_Pixels: TypeAlias = "np.ndarray[tuple[Any, ...], np.dtype[Any]]"
+
 PictureLike: TypeAlias = "str | os.PathLike[str] | Picture | Image.Image | np.ndarray[Any, Any] | Tensor"
 """Whatever :func:`as_picture` takes."""
 
@@ -89,12 +112,13 @@ def as_picture(image: PictureLike) -> Picture:
         return image
     if isinstance(image, (str, os.PathLike)):
         return read_picture(image)
-    if isinstance(image, Image.Image):
-        return _from_pillow(image, "the picture")
-    if isinstance(image, Tensor):
-        plain = image.detach().cpu()
-        return _from_array((plain.float() if plain.is_floating_point() else plain).numpy())
-    return _from_array(image)
+    with _ONE_AT_A_TIME:
+        if isinstance(image, Image.Image):
+            return Picture(torch.as_tensor(_turned(*_from_pillow(image, "the picture"))))
+        if isinstance(image, Tensor):
+            plain = image.detach().cpu()
+            return _from_array((plain.float() if plain.is_floating_point() else plain).numpy())
+        return _from_array(image)
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:
@@ -105,7 +129,10 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     their largest value (integers start at 0..65535), and else from 0..largest. Of an animation the first
     frame is taken.
 
-    Raises PictureError when the file is missing, empty, damaged, no picture, or larger than ``MAX_PIXELS``.
+    Pictures of more than ``MAX_KEPT_PIXELS`` come at a half, a quarter and so on of their size.
+
+    Raises PictureError when the file is missing, empty, damaged, no picture, larger than ``MAX_PIXELS``, or when its
+    format needs too much memory for its size.
     """
     place = Path(path)
     try:
@@ -117,7 +144,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
             raise PictureError(f"{place} is not a regular file; save the picture to a file and give that one")
         if not place.stat().st_size:
             raise PictureError(f"{place} is empty (0 bytes); copy or export the picture again")
-        with place.open("rb") as file:
+        with _ONE_AT_A_TIME, place.open("rb") as file:
             return _from_file(file, str(place))
     except OSError as problem:
         reason = problem.strerror or problem
@@ -214,72 +241,169 @@ def _from_file(file: BinaryIO, name: str) -> Picture:
             ) from problem
         except Exception as problem:  # Damaged files make the decoders fail in every way there is.
             raise PictureError(f"{name} is damaged ({problem}); copy or export it again") from problem
-        return _from_pillow(image, name)
+        pixels, orientation = _from_pillow(image, name, from_file=True)
+        image.close()  # Its memory is free before the picture is turned.
+    return Picture(torch.as_tensor(_turned(pixels, orientation)))
 
 
-def _from_pillow(image: Image.Image, name: str) -> Picture:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(
-            f"{name} is {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed; "
-            f"make it smaller first"
-        )
+def _from_pillow(image: Image.Image, name: str, *, from_file: bool = False) -> tuple[_Pixels, int]:
+    """The pixels ``[h, w, 3]`` as they lie, and their orientation; an image from elsewhere is decoded as it is."""
+    from PIL import Image
+
+    _check_size(*image.size, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if from_file:
+                _prepare(image, name)
+            # A picture within the file (of an icon) may be larger than the file says; Pillow then warns.
+            if image.format in ("ICNS", "ICO"):
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
             image.load()
-            upright = _upright(image)
-            if upright.mode.startswith("I") or upright.mode == "F":
-                upright = _eight_bits(upright, name)
-            return Picture(_over_white(upright))
+            _check_size(*image.size, name)
+            return _converted(image, name), _orientation(image)
         except PictureError:
             raise
         except Exception as problem:  # Damaged files make the decoders fail in every way there is.
             raise PictureError(f"{name} is damaged ({problem}); copy or export it again") from problem
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{name} is {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed; "
+            f"make it smaller first"
+        )
+
+
+def _block(width: int, height: int) -> int:
+    """How many pixels in each direction become one."""
+    block = 1
+    while -(-width // block) * -(-height // block) > MAX_KEPT_PIXELS:
+        block *= 2
+    return block
+
+
+def _prepare(image: Image.Image, name: str) -> None:
+    """See to it that decoding takes no more memory than allowed, or raise PictureError.
+
+    A large JPEG is then decoded at a half, a quarter or an eighth of its size, which saves time as well.
+    """
+    width, height = image.size
+    block = _block(width, height)
+    if image.format in ("JPEG", "MPO"):
+        while block < 8 and _decoding_bytes(image, block) > _DECODING_BYTES:
+            block *= 2
+        if block > 1:
+            image.draft(None, (width // block, height // block))
+    needed = _decoding_bytes(image)
+    if needed > _DECODING_BYTES:
+        raise PictureError(
+            f"{name} is {width}x{height} pixels, and to read a {image.format} file of this kind takes "
+            f"{needed // 10**6} MB, more than the {_DECODING_BYTES // 10**6} MB allowed; make it smaller first, or "
+            f"save it as an ordinary JPEG"
+        )
+
+
+def _decoding_bytes(image: Image.Image, block: int = 1) -> int:
+    """About how much memory decoding takes at its peak, with the pixels that are kept."""
     from PIL import Image
 
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
+    width, height = -(-image.width // block), -(-image.height // block)
+    # How Pillow stores modes: a byte, two or four to a pixel, rows that end at multiples of 4, and a pointer to each.
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    image_bytes = height * (8 + (width * stored + 3) // 4 * 4)
+    decoding = max(image_bytes, width * height * _BYTES_PER_PIXEL.get(image.format or "", 0))
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        # All coefficients at full size, two bytes each, of every component at its own resolution.
+        samples = [across * down for _, across, down, _ in cast(Any, image).layer]
+        decoding += 2 * image.width * image.height * sum(samples) // max(samples)
+    decoders = [tile[0] for tile in getattr(image, "tile", ())]
+    if "libtiff" in decoders:
+        tags: Any = cast(Any, image).tag_v2
+        # TIFF 6.0: RowsPerStrip, or TileWidth and TileLength; BitsPerSample and SamplesPerPixel.
+        columns, rows = (tags[322], tags[323]) if 322 in tags else (width, min(tags.get(278, height), height))
+        decoding += columns * rows * max(32, max(tags.get(258, (1,))) * tags.get(277, 1)) // 8
+    if any(decoder in Image.DECODERS for decoder in decoders):
+        decoding = max(decoding, _DECODING_BYTES * width * height // _PYTHON_PIXELS)
+    kept = _block(width, height)
+    return max(decoding, image_bytes + 3 * -(-width // kept) * -(-height // kept))
+
+
+def _converted(image: Image.Image, name: str) -> _Pixels:
+    """The pixels of a decoded image in RGB over white, 8 bits deep and no more than are kept."""
+    block = _block(*image.size)
+    pixels = _room(*image.size, block)
+    top = _top(image, name) if image.mode.startswith("I") or image.mode == "F" else None
+    for x, y, right, bottom in _tiles(*image.size):
+        tile = image.crop((x, y, right, bottom))
+        _put(pixels, x, y, tile if top is None else _eight_bits(tile, top), block)
+    return pixels
+
+
+def _room(width: int, height: int, block: int) -> _Pixels:
+    return np.empty((-(-height // block), -(-width // block), 3), np.uint8)
+
+
+def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of all tiles of a picture."""
+    for y in range(0, height, _TILE):
+        for x in range(0, width, _TILE):
+            yield x, y, min(x + _TILE, width), min(y + _TILE, height)
+
+
+def _put(pixels: _Pixels, x: int, y: int, tile: Image.Image, block: int) -> None:
+    """Put a tile, laid over white and with blocks of it as one pixel, to its place in ``pixels``."""
+    from PIL import Image
+
+    if tile.has_transparency_data:
+        backdrop = Image.new("RGBA", tile.size, "white")
+        tile = Image.alpha_composite(backdrop, tile.convert("RGBA"))
+    tile = tile.convert("RGB")
+    if block > 1:
+        tile = tile.reduce(block)
+    top, left = y // block, x // block
+    pixels[top : top + tile.height, left : left + tile.width] = np.asarray(tile)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number from 1 (as it lies) to 8."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # Unreadable EXIF says nothing about the pixels; the picture is taken as it lies.
-        return image
-    turn = turns.get(orientation) if isinstance(orientation, int) else None
-    if turn is None:
-        return image
-    return image.transpose(turn)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
-def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+def _turned(pixels: _Pixels, orientation: int) -> _Pixels:
+    """``pixels`` upright, as EXIF's ``orientation`` says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.transpose(pixels, (1, 0, 2))
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _top(image: Image.Image, name: str) -> float:
+    """The value that becomes white in an image of one of Pillow's deep modes."""
+    largest = -math.inf
+    for box in _tiles(*image.size):
+        values = np.asarray(image.crop(box))
+        if not np.isfinite(values).all():
+            raise PictureError(f"{name} holds values that are no numbers (NaN or infinity); export it again")
+        largest = max(largest, float(values.max()))
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    return next((top for top in tops if largest <= top), largest)
+
+
+def _eight_bits(image: Image.Image, top: float) -> Image.Image:
     """An "L" image from one of Pillow's deep modes: "I;16..." (16 bits), "I" (32 bits), "F" (float)."""
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise PictureError(f"{name} holds values that are no numbers (NaN or infinity); export it again")
-    largest = float(values.max())
-    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    top = next((top for top in tops if largest <= top), largest)
     return Image.fromarray(np.rint(values.clip(min=0) * (255 / top)).astype(np.uint8))
-
-
-def _over_white(image: Image.Image) -> Tensor:
-    from PIL import Image
-
-    if image.has_transparency_data:
-        backdrop = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(backdrop, image.convert("RGBA"))
-    return _as_tensor(image.convert("RGB"))
 
 
 def _as_tensor(image: Image.Image) -> Tensor:
@@ -300,20 +424,29 @@ def _from_array(given: object) -> Picture:
         raise PictureError(
             f"a picture must have the shape (height, width) or (height, width, 1, 3 or 4), not {shape}{hint}"
         )
-    kind = array.dtype
-    if kind == np.uint8:
-        levels = array
-    elif kind == np.bool_:
-        levels = array.astype(np.uint8) * 255
-    elif kind == np.uint16:
-        levels = np.rint(array / 257.0).astype(np.uint8)
-    elif np.issubdtype(kind, np.floating):
+    _check_size(shape[1], shape[0], "the picture")
+    if array.dtype not in (np.uint8, np.uint16, np.bool_) and not np.issubdtype(array.dtype, np.floating):
+        raise PictureError(f"a picture must be uint8, uint16, bool or floating point, not {array.dtype}")
+    if np.issubdtype(array.dtype, np.floating):
         least, most = float(array.min()), float(array.max())
         if not (least >= 0 and most <= 1):  # Also true for NaN.
             raise PictureError(f"a floating point picture must be within 0..1, but holds {least:g}..{most:g}")
-        levels = np.rint(array * 255.0).astype(np.uint8)
-    else:
-        raise PictureError(f"a picture must be uint8, uint16, bool or floating point, not {kind}")
-    if levels.ndim == 3 and shape[2] == 1:
-        levels = levels[:, :, 0]
-    return Picture(_over_white(Image.fromarray(np.ascontiguousarray(levels))))
+    if array.ndim == 3 and shape[2] == 1:
+        array = array[:, :, 0]
+    block = _block(shape[1], shape[0])
+    pixels = _room(shape[1], shape[0], block)
+    for x, y, right, bottom in _tiles(shape[1], shape[0]):
+        levels = _levels(array[y:bottom, x:right])
+        _put(pixels, x, y, Image.fromarray(np.ascontiguousarray(levels)), block)
+    return Picture(torch.as_tensor(pixels))
+
+
+def _levels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Values of any kind that is taken as 8 bits."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return np.rint(array / 257.0).astype(np.uint8)
+    return np.rint(array * 255.0).astype(np.uint8)

@@ -6,13 +6,16 @@ import io
 import lzma
 import shutil
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bounded_runs import run_bounded
 from PIL import Image
 from safetensors.torch import load
 from torch import Tensor
@@ -468,3 +471,107 @@ def test_a_picture_in_memory_that_pillow_has_not_loaded_is_taken() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 2), RED).save(buffer, "PNG")
     assert levels(as_picture(Image.open(buffer)))[0][0] == list(RED)
+
+
+# Large pictures
+
+
+def test_tiles_leave_no_seams(tmp_path: Path) -> None:
+    pixels = np.concatenate([noise(2500, 1100), noise(2500, 1100, 1)[..., :1]], axis=-1)
+    image = Image.fromarray(pixels)
+    expected = np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+    assert np.array_equal(as_picture(image).pixels.numpy(), expected)
+    assert np.array_equal(as_picture(pixels).pixels.numpy(), expected)
+    deep = np.random.default_rng(2).integers(0, 2**16, (1100, 2500), dtype=np.uint16)
+    picture = read_picture(saved(tmp_path / "a.png", Image.fromarray(deep), compress_level=1))
+    assert np.array_equal(picture.pixels[..., 1].numpy(), np.rint(deep / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif"])
+def test_the_largest_pictures_are_halved_and_resized_to_nearly_the_same(
+    tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, x = np.mgrid[:1500, :2004]
+    smooth = (127 + 120 * np.sin(x / 31 + y / 23)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(smooth).convert("RGB"), exif=exif, quality=95)
+    whole = read_picture(path)
+    assert whole.size == (1500, 2004)
+    monkeypatch.setattr(pictures, "MAX_KEPT_PIXELS", 1_000_000)
+    small = read_picture(path)
+    assert small.size == (750, 1002)
+    assert as_picture(np.stack([smooth.T] * 3, axis=-1)).size == (750, 1002)
+    difference = (fit_picture(whole, 192, 256) - fit_picture(small, 192, 256)).abs() * 127.5
+    assert difference.max() <= 3
+    assert difference.mean() < 0.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory as Linux tells it")
+@pytest.mark.parametrize(
+    ("name", "mode", "side", "choices"),
+    [
+        ("bits.tif", "1", 12_600, {"compression": "group4"}),
+        ("deep.png", "I;16", 6_300, {"compress_level": 1}),
+        ("grey.jpg", "L", 12_600, {"progressive": True}),
+    ],
+)
+def test_no_picture_takes_more_than_600_mb(
+    tmp_path: Path, name: str, mode: str, side: int, choices: dict[str, Any]
+) -> None:
+    image = Image.new(mode, (side, side))
+    path = saved(tmp_path / name, image, **choices)
+    ran = run_bounded(path, "list(fit_picture(read_picture(path), 1024, 576).shape)")
+    assert ran.ended == "[3, 576, 1024]", ran
+    assert ran.grown < 600e6, ran
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "choices", "message"),
+    [
+        (
+            "a.webp",
+            (6000, 6000),
+            {"method": 0},
+            "a WEBP file of this kind takes 612 MB, more than the 560 MB allowed",
+        ),
+        (
+            "a.tif",
+            (9000, 9000),
+            {"compression": "tiff_lzw", "tiffinfo": {278: 9000}},
+            "takes 6.. MB, .* ordinary JPEG",
+        ),
+    ],
+)
+def test_what_needs_more_is_refused_before(
+    tmp_path: Path, name: str, size: tuple[int, int], choices: dict[str, Any], message: str
+) -> None:
+    path = saved(tmp_path / name, Image.new("RGB", size), **choices)
+    with pytest.raises(PictureError, match=message):
+        read_picture(path)
+
+
+def test_one_picture_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png", Image.new("RGB", (4, 4)))
+    busy: list[int] = []
+    together: list[int] = []
+    original = pictures._converted
+
+    def watched(*given: Any) -> Any:
+        busy.append(1)
+        together.append(len(busy))
+        time.sleep(0.02)
+        busy.pop()
+        return original(*given)
+
+    monkeypatch.setattr(pictures, "_converted", watched)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(read_picture, [path] * 8))
+    assert together == [1] * 8
+
+
+def test_an_array_has_the_limit_of_files() -> None:
+    with pytest.raises(
+        PictureError, match="the picture is 20000x10000 pixels, more than the 160 million allowed"
+    ):
+        as_picture(np.broadcast_to(np.uint8(0), (10_000, 20_000)))
