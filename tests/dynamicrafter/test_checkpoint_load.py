@@ -330,7 +330,7 @@ def test_a_variant_of_ones_own_is_read_from_the_metadata(tmp_path: Path) -> None
         ({"dynamicrafter.variant": "{"}, "describes its variant in a way that makes no sense"),
         (
             {"dynamicrafter.variant": "{}"},
-            r"the variant of .* must say name, purpose, modes, preset; it is damaged",
+            r"the variant of .* must contain name, purpose, modes, preset; it is damaged",
         ),
         (
             {"dynamicrafter.variant": "[1]"},

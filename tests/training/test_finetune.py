@@ -481,7 +481,7 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({}, "must have a recipe"),
-        ({"recipe": "finetune"}, "must say model, data"),
+        ({"recipe": "finetune"}, "must contain model, data"),
         (
             {"recipe": "finetune", "model": "m", "data": "d", "target": "half"},
             "target in it must be one of all, ",

@@ -178,7 +178,7 @@ def test_wrong_samples_are_named_before_the_training(
     [
         ({"every": -1}, "every at least 0"),
         ({"often": 1}, r"it has unknown settings: samples\.often"),
-        (3, "samples in it must be an object with settings of its own, not 3"),
+        (3, "samples in it must be an object, not 3"),
     ],
 )
 def test_wrong_settings_of_samples_are_named(values: object, message: str) -> None:
