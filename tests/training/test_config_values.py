@@ -65,14 +65,17 @@ def test_types(values: dict[str, Any], message: str) -> None:
         ({"held_out": -1}, "held_out must be at least 0, but -1 was given"),
         (
             {"strides": [6, 1]},
-            "strides must be the smallest and the largest, from 1 up, but 6 and 1 were given",
+            "strides must be a minimum and a maximum, each at least 1, but 6 and 1 were given",
         ),
         (
             {"strides": [0, 1]},
-            "strides must be the smallest and the largest, from 1 up, but 0 and 1 were given",
+            "strides must be a minimum and a maximum, each at least 1, but 0 and 1 were given",
         ),
         ({"area": 1000}, "area must be at least 4096 pixels (64x64), but 1000 was given"),
-        ({"drop": 2.0}, "drop must be 0 to 1/3, the share each of text, both and picture, but 2.0 was given"),
+        (
+            {"drop": 2.0},
+            "drop must be 0 to 1/3, the share of each of text, both and image, but 2.0 was given",
+        ),
         ({"drop": -1}, "drop must be 0 to 1/3"),
         ({"drop": NOT_A_NUMBER}, "drop must be 0 to 1/3"),
         ({"min_snr": 0}, "min_snr must be above 0, but 0 was given; 5 is usual, and null switches it off"),
@@ -98,7 +101,7 @@ def test_a_setting_is_read_by_its_former_name_as_well() -> None:
     assert isinstance(made, FinetuneConfig)
     assert made.trainer.max_grad_norm == 0.25
     assert refused({"trainer": {"clip": 0.25, "max_grad_norm": 0.5}}).startswith(
-        "clip in it is the former name of max_grad_norm, which is given too; keep max_grad_norm"
+        "clip in it is the former name of max_grad_norm, which is also given; keep max_grad_norm"
     )
 
 
@@ -121,7 +124,7 @@ def test_settings_that_are_given_twice_are_named(tmp_path: Path) -> None:
     path.write_text(
         '{"recipe": "finetune", "model": "m", "data": "d", "rank": 4, "rank": 8}', encoding="utf-8"
     )
-    with pytest.raises(UsageError, match="has settings that are given twice: rank; keep one of each"):
+    with pytest.raises(UsageError, match="has duplicate settings: rank; keep one of each"):
         load_config(str(path))
 
 

@@ -275,7 +275,7 @@ def test_a_model_of_another_mode_is_refused(
     small_model: Model, clip_folder: Callable, tmp_path: Path
 ) -> None:
     still = replace(small_model, variant=replace(SMALL, modes=("animate",)))
-    with pytest.raises(UsageError, match="was made to animate, not to interpolate"):
+    with pytest.raises(UsageError, match="supports animate, not interpolate"):
         finetune(still, config(clip_folder(), mode="interpolate"), tmp_path / "run")
 
 
@@ -289,7 +289,7 @@ def test_a_lora_of_another_model_is_refused(small_model: Model, tmp_path: Path) 
             {"diffusion_model.x.lora_A.weight": torch.ones(2, 2)},
             "changes x.weight, which this model does not have",
         ),
-        ({"lora_te.weight": torch.ones(2)}, "holds no adapters"),
+        ({"lora_te.weight": torch.ones(2)}, "contains no adapters"),
     ):
         with pytest.raises(CheckpointError, match=message):
             merge_adapters(small_model.unet, weights, 1.0, "it")
@@ -511,5 +511,5 @@ def test_wrong_configs_are_named(values: dict, message: str) -> None:
 
 
 def test_a_config_that_is_no_file_lists_the_shipped_ones() -> None:
-    with pytest.raises(UsageError, match=r"there is no config 'nothing'; give a JSON file, or one of .*tiny"):
+    with pytest.raises(UsageError, match=r"there is no config 'nothing'; use a JSON file, or one of .*tiny"):
         load_config("nothing")
