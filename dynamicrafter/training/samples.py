@@ -62,7 +62,7 @@ class SampleWriter:
         folder: Path,
         tell: Callable[[str], None],
     ) -> None:
-        """``tell`` is called with an error message if sampling fails. Raises UsageError or PictureError for bad input."""
+        """``tell`` is called with a message if sampling fails. Raises UsageError or PictureError for bad input."""
         self._model = model
         self._folder = folder
         self._tell = tell
