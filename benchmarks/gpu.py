@@ -3,8 +3,8 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --quick --output somewhere
 
-Weights are random. The cheap measurements come first and the clips last, from small to large; a clip that would not
-end within ``--minutes`` is left out and the table says so. ``--quick`` runs the same code with small networks.
+Weights are random. The short measurements come first and the clips last, from small to large; a clip that would exceed
+``--minutes`` is skipped and the table says so. ``--quick`` runs the same code with small networks.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CLIP_HEADER = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run measures."""
+    """Settings of one run."""
 
     variants: tuple[Variant, ...]
     dtypes: tuple[torch.dtype, ...]
@@ -60,7 +60,7 @@ class Plan:
     frames: int
     runs: int
     deadline: float
-    """In the seconds of ``time.monotonic``."""
+    """Deadline, in seconds of ``time.monotonic``."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Tables:
 
 
 def small(variant: Variant) -> Variant:
-    """The variant's process and modes with the small networks."""
+    """The variant with its noise process and modes, but the small networks."""
     return replace(
         SMALL,
         name=variant.name,
@@ -86,7 +86,7 @@ def small(variant: Variant) -> Variant:
 
 
 def alike(variants: Sequence[Variant], key: Callable[[Variant], Any]) -> Iterator[tuple[str, Variant]]:
-    """One variant, with the names of all, for each group that a measurement cannot tell apart; small ones first."""
+    """Names and one representative for each group of variants with equal ``key``, from small to large."""
     groups: dict[Any, list[Variant]] = {}
     for variant in sorted(variants, key=pixels):
         groups.setdefault((key(variant), pixels(variant)), []).append(variant)
@@ -131,9 +131,9 @@ def run(plan: Plan) -> Tables:
                 str(variant.preset.steps),
                 name_of(dtype),
             )
-            # Attention makes larger clips slower for each pixel, at most about twice from one size to the next.
+            # Attention makes larger clips slower per pixel, by about a factor of two from one size to the next at most.
             if time.monotonic() + 2 * seconds * pixels(variant) > plan.deadline:
-                tables.clips.add(*about, *filled("left out for time", 5))
+                tables.clips.add(*about, *filled("skipped (time limit)", 5))
                 continue
             start = time.monotonic()
             row = or_out_of_memory(lambda v=variant, d=dtype: measure_clip(v, plan, d), (), 5)
@@ -145,7 +145,7 @@ def run(plan: Plan) -> Tables:
 def or_out_of_memory(
     work: Callable[[], tuple[str, ...]], known: tuple[str, ...], cells: int
 ) -> tuple[str, ...]:
-    """The row that ``work`` makes, or one that says that the memory did not suffice."""
+    """The row that ``work`` returns, or one that says that memory ran out."""
     try:
         return work()
     except torch.cuda.OutOfMemoryError:
@@ -153,13 +153,13 @@ def or_out_of_memory(
 
 
 def filled(text: str, cells: int) -> tuple[str, ...]:
-    """``text`` and empty cells after it."""
+    """``text`` followed by empty cells."""
     return (text, *[""] * (cells - 1))
 
 
 @torch.inference_mode()
 def measure_vae(variant: Variant, plan: Plan, dtype: torch.dtype) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Rows for one picture encoded and for all frames of a clip decoded as the pipeline does it."""
+    """Rows for encoding one image and for decoding all frames of a clip as the pipeline does."""
     make = {"dtype": dtype, "device": plan.device}
     height, width = variant.preset.height, variant.preset.width
     vae = with_random_weights(lambda: build_autoencoder(variant.vae), dtype, plan.device)
@@ -176,7 +176,7 @@ def measure_vae(variant: Variant, plan: Plan, dtype: torch.dtype) -> Iterator[tu
                 vae.decode(frame)
 
     for what, work in (
-        ("encode a picture", lambda: vae.latents(picture, z[:1])),
+        ("encode an image", lambda: vae.latents(picture, z[:1])),
         (f"decode {plan.frames} frames", decode),
     ):
         yield what, or_out_of_memory(lambda w=work: timed_row(w, plan), (), 3)
@@ -202,7 +202,7 @@ def random_model(variant: Variant, dtype: torch.dtype, device: torch.device) -> 
 
 
 def measure_clip(variant: Variant, plan: Plan, dtype: torch.dtype) -> tuple[str, ...]:
-    """Seconds of the stages of one whole clip with the variant's defaults, from pictures in memory to frames."""
+    """Seconds per stage of one clip with the variant's defaults, from images in memory to frames."""
     model = random_model(variant, dtype, plan.device)
     settings = make_settings(
         variant, variant.modes[0], frames=plan.frames, prompt="a boat rocks on the waves"
@@ -212,7 +212,7 @@ def measure_clip(variant: Variant, plan: Plan, dtype: torch.dtype) -> tuple[str,
     ended: dict[str, float] = {}
 
     def progress(stage: str, done: int, total: int) -> None:
-        # Every step ends with a look at its numbers, so the device is not behind.
+        # Every step ends with a check of its values, which synchronises the device.
         ended[stage] = time.perf_counter()
 
     start_counting_memory(plan.device)
@@ -229,7 +229,7 @@ def measure_clip(variant: Variant, plan: Plan, dtype: torch.dtype) -> tuple[str,
 
 
 def report(tables: Tables, plan: Plan, minutes: float) -> str:
-    """The whole result as markdown."""
+    """The complete result as Markdown."""
     return "\n".join(
         (
             f"# {machine(plan.device)}",
@@ -253,7 +253,7 @@ def report(tables: Tables, plan: Plan, minutes: float) -> str:
 
 
 def file_name(device: torch.device, quick: bool) -> str:
-    """A file name from the processor's name."""
+    """File name made from the processor's name."""
     words = re.sub(r"[^a-z0-9]+", "-", machine(device).partition(",")[0].lower()).strip("-")
     return f"{words}-quick.md" if quick else f"{words}.md"
 
@@ -264,7 +264,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["bf16", "fp16"])
     parser.add_argument("--frames", type=int, help="default 16, 4 with --quick")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=7.5, help="when to stop beginning new clips")
+    parser.add_argument("--minutes", type=float, default=7.5, help="when to stop starting new clips")
     parser.add_argument("--quick", action="store_true", help="small networks, to try the benchmark itself")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER")
     chosen = parser.parse_args(argv)

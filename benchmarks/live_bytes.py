@@ -1,12 +1,12 @@
-"""Counts the bytes of all tensors alive at once during some work, on any device, the meta device included.
+"""Counts the bytes of all tensors alive at once during some work, on any device, including the meta device.
 
-On the meta device nothing is computed and nothing is stored, so the peak of a network that would need 60 GB is
-counted on any machine in a second. What is counted is what PyTorch's operators hand out; storages that exist before
-the work (weights, inputs) are not.
+On the meta device nothing is computed or stored, so the peak of a network that would need 60 GB is counted on any
+machine in a second. Only tensors returned by PyTorch's operators are counted, not storages that existed before
+(weights, inputs).
 
-Scratch space inside an operator (chosen by cuDNN, oneDNN and their like) and the caching allocator's rounding cannot
-be seen. The largest scratch space by far is that of convolutions, which may copy their input and output to another
-memory format: ``peak_with_scratch`` assumes that every convolution does.
+Workspaces inside an operator (chosen by cuDNN, oneDNN and the like) and the caching allocator's rounding are not
+visible. By far the largest workspace is that of convolutions, which may copy their input and output to another memory
+format: ``peak_with_scratch`` assumes that every convolution does.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dynamicrafter"
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within ``with``, keeps ``peak``: the most bytes that new tensors' storages held at once.
+    """A context manager that records ``peak``, the most bytes that storages of new tensors held at once.
 
-    ``where`` is filled with the lines of the package that run when ``look_at`` bytes are first reached.
+    ``where`` receives the package's lines that are executing when ``look_at`` bytes are first reached.
     """
 
     def __init__(self, look_at: int | None = None) -> None:
@@ -71,7 +71,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def running_lines() -> list[str]:
-    """``file:line`` of every line of the package that is being executed, outermost first."""
+    """``file:line`` of every line of the package on the call stack, outermost first."""
     lines: list[str] = []
     frame = sys._getframe()
     while frame is not None:
@@ -83,7 +83,7 @@ def running_lines() -> list[str]:
 
 
 def count(work: Callable[[], object], look_at: int | None = None) -> LiveBytes:
-    """What was alive at once while ``work`` ran, over what was there before."""
+    """Peak of the bytes alive while ``work`` runs, not counting what existed before."""
     with torch.no_grad(), LiveBytes(look_at) as live:
         work()
     return live

@@ -1,11 +1,11 @@
 """How long does a checkpoint take to load from a warm cache, and how much memory does loading need?
 
     python benchmarks/load.py
-    python benchmarks/load.py model.ckpt --towers --dtype fp16
+    python benchmarks/load.py model.ckpt --encoders --dtype fp16
 
-Without a path, a random checkpoint of full size is written first and deleted at the end. Every load runs in a process
-of its own, because peak memory is a property of a process; "peak / model" counts all of that process, Python and
-PyTorch included, "grown / model" only what loading added.
+Without a path, a random checkpoint of full size is written first and deleted at the end. Every load runs in a separate
+process, because peak memory is a property of a process; "peak / model" counts the whole process, including Python and
+PyTorch, "grown / model" only what loading added.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Run:
     model_bytes: int
     peak_bytes: int
     before_bytes: int
-    """What the process held before it began to load."""
+    """Memory of the process before loading."""
 
 
 def load(path: Path, arguments: argparse.Namespace) -> Run:
@@ -56,7 +56,7 @@ def load(path: Path, arguments: argparse.Namespace) -> Run:
 
 
 def load_elsewhere(path: Path, arguments: argparse.Namespace) -> Run:
-    """Load once, in a fresh process."""
+    """Load once, in a new process."""
     command = [sys.executable, __file__, str(path), "--once", "--dtype", arguments.dtype]
     if arguments.towers:
         command.append("--towers")
@@ -92,7 +92,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("path", nargs="?", type=Path, help="checkpoint to load (default: write a random one)")
-    parser.add_argument("--variant", help="of the random checkpoint (1024_v1); or the one that a path needs")
+    parser.add_argument("--variant", help="variant of the random checkpoint (1024_v1), or of PATH if needed")
     parser.add_argument("--stored", choices=DTYPES, default="bf16", help="precision of the random checkpoint")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="precision to load in")
     parser.add_argument("--towers", action="store_true", help="with both CLIP towers")

@@ -1,4 +1,4 @@
-"""What all benchmarks share: networks with random weights, timing, counted arithmetic, peak memory, the table."""
+"""Code shared by the benchmarks: networks with random weights, timing, FLOP counting, peak memory, the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the counted runs, in order."""
+    """Seconds of the timed runs, in order."""
 
     seconds: tuple[float, ...]
 
@@ -36,7 +36,7 @@ class Timing:
 
 
 def timed(work: Callable[[], object], device: torch.device, runs: int, warmup: int = 1) -> Timing:
-    """Seconds of ``runs`` calls after ``warmup`` uncounted ones; on a GPU until its queue is empty."""
+    """Seconds of ``runs`` calls after ``warmup`` untimed ones; on a GPU each includes a synchronisation."""
     for _ in range(warmup):
         work()
     seconds: list[float] = []
@@ -50,16 +50,16 @@ def timed(work: Callable[[], object], device: torch.device, runs: int, warmup: i
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when everything sent to ``device`` is done."""
+    """Wait until all work queued on ``device`` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def with_random_weights(build: Callable[[], Network], dtype: torch.dtype, device: torch.device) -> Network:
-    """The network with weights that keep activations near 1; no second copy of it ever exists.
+    """The network with weights that keep activations near 1; at no time is there a second copy of it.
 
-    Norms are 1 and 0, all else is normal with variance 1 / fan-in, so that half precision neither overflows nor
-    runs into subnormal numbers, both of which would change the time.
+    Norm weights are 1 and biases 0; all other weights are normal with variance 1 / fan-in, so that half precision
+    neither overflows nor produces subnormal numbers, both of which would change the time.
     """
     with torch.device("meta"):
         network = build()
@@ -76,9 +76,9 @@ def with_random_weights(build: Callable[[], Network], dtype: torch.dtype, device
 def counted_flops(build: Callable[[Callable[..., Tensor]], Callable[[], object]]) -> int:
     """Floating-point operations of one call, a multiply-add counted as two.
 
-    ``build`` gets an attention function written out in matrix products and returns the work, which runs on the meta
-    device: nothing is computed, and fused kernels need not be known to the counter. The counter is imported here
-    because that alone takes memory, which would show in a process's peak.
+    ``build`` receives an attention function made of explicit matrix products and returns the work, which runs on the
+    meta device: nothing is computed, and the counter need not know fused kernels. The counter is imported here because
+    the import takes memory, which would show in a process's peak.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -97,14 +97,14 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def start_counting_memory(device: torch.device) -> None:
-    """Forget earlier peaks where the device can; a process's own peak cannot be forgotten."""
+    """Reset the device's recorded peak if possible; the peak of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory in use so far: tensors on a GPU, otherwise the whole process."""
+    """Peak memory so far: tensors on a GPU, otherwise the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
@@ -119,12 +119,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def default_device() -> str:
-    """The GPU if there is one."""
+    """The GPU if there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def machine(device: torch.device) -> str:
-    """The processor that is measured, in words."""
+    """Description of the processor that is measured."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
@@ -132,7 +132,7 @@ def machine(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """The CPU's name as far as the system tells it."""
+    """Name of the CPU, as far as the system reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -142,7 +142,7 @@ def processor() -> str:
 
 
 def versions() -> str:
-    """Everything whose version can change the figures."""
+    """Versions of everything that can change the results."""
     parts = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     if torch.version.cuda is not None and torch.cuda.is_available():
         parts.append(f"CUDA {torch.version.cuda}")
@@ -154,7 +154,7 @@ def versions() -> str:
 
 @dataclass
 class Table:
-    """Rows of text under a header, as markdown."""
+    """Rows of text under a header, as Markdown."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""How much memory do the activations of each network take at their peak? Counted, on any machine.
+"""How much memory do the activations of each network take at their peak? Counted, so it runs on any machine.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --network unet --where
@@ -6,11 +6,11 @@
     python benchmarks/memory.py --check --device cuda
 
 The networks run on the meta device, where every tensor that PyTorch would allocate is known and none is stored (see
-live_bytes.py). Three kinds of attention: "fused" allocates its output and one number for each query, as flash and
-memory-efficient kernels do; "sliced" has the scores of 256 queries at a time, about what ComfyUI's split and
-sub-quadratic attention come down to when memory is short; "whole" has all scores at once.
+live_bytes.py). There are three kinds of attention: "fused" allocates its output and one number for each query, as flash
+and memory-efficient kernels do; "sliced" holds the scores of 256 queries at a time, about what ComfyUI's split and
+sub-quadratic attention do when memory is short; "whole" holds all scores at once.
 
-``--check`` runs small shapes for real instead, and compares the count with what PyTorch's allocator says.
+``--check`` executes small shapes instead, and compares the count with the peak of PyTorch's allocator.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ SIZES = ((256, 256), (320, 512), (576, 1024))
 """Heights and widths of the released models."""
 FRAMES = (1, 8, 16, 32)
 DTYPES = {"fp16, bf16": torch.float16, "float32": torch.float32}
-"""The two half precisions take the same space."""
+"""Both half precisions take the same space."""
 NETWORKS = ("unet", "vae", "toon", "small")
 MIB = 2**20
 META = torch.device("meta")
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """What a fused kernel allocates: the output, and the logarithm of each query's sum of weights."""
+    """Allocates what a fused kernel does: the output and the log-sum-exp of each query."""
     torch.empty(q.shape[0], heads, q.shape[1], dtype=torch.float32, device=q.device)
     return torch.empty_like(q)
 
 
 def sliced(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention written out for some queries at a time, scores in float32."""
+    """Explicit attention for a slice of the queries at a time, with scores in float32."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1).contiguous() for x in (q, k, v))
     out = torch.empty_like(q)
     for start in range(0, q.shape[1], SLICE):
@@ -65,7 +65,7 @@ def sliced(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def whole(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention written out for all queries at once, scores in the dtype of the queries."""
+    """Explicit attention for all queries at once, with scores in the dtype of the queries."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return ((q @ k.mT).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
@@ -75,7 +75,7 @@ ATTENTIONS: dict[str, Attention] = {"fused": fused, "sliced": sliced, "whole": w
 
 @dataclass(frozen=True)
 class Case:
-    """Something to count: what runs, and what the formula says it takes (None where there is no formula)."""
+    """A case to count: what runs, and the formula's estimate (None if there is no formula)."""
 
     work: str
     height: int
@@ -93,7 +93,7 @@ class Setup:
     attention: str
     device: torch.device = META
     kernel: Attention | None = None
-    """The attention that really runs; by default what ``attention`` names."""
+    """The attention function to run; by default the one that ``attention`` names."""
 
     def operations(self) -> Operations:
         kernel = self.kernel or ATTENTIONS[self.attention]
@@ -104,7 +104,7 @@ class Setup:
 
 
 def ready(network: nn.Module) -> Any:
-    """A network that only runs; its weights are zero where they are stored at all."""
+    """The network prepared for inference; weights that are stored at all are zero."""
     for parameter in network.requires_grad_(False).parameters():
         parameter.zero_()
     return network
@@ -132,7 +132,7 @@ def unet_cases(
 
 
 def vae_cases(variant: Variant, setup: Setup, sizes: list[tuple[int, int]]) -> Iterator[Case]:
-    """One picture encoded, one frame decoded."""
+    """Encoding one image and decoding one frame."""
     network = ready(build_autoencoder(variant.vae, setup.operations()))
     for height, width in sizes:
         pixels = height * width
@@ -150,7 +150,7 @@ def vae_cases(variant: Variant, setup: Setup, sizes: list[tuple[int, int]]) -> I
 
 
 def toon_cases(variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]]) -> Iterator[Case]:
-    """ToonCrafter: both key pictures encoded with their features kept, and a whole clip decoded with them."""
+    """ToonCrafter: encoding both key images with their features kept, and decoding a whole clip with them."""
     network: VideoAutoencoder = ready(VideoAutoencoder(variant.vae, setup.operations()))
     for frames, height, width in shapes:
         pixels = height * width
@@ -166,20 +166,20 @@ def toon_cases(variant: Variant, setup: Setup, shapes: list[tuple[int, int, int]
 
         if frames == shapes[0][0]:
             encoding = vae_encode_bytes(variant.vae, 2 * pixels, setup.dtype)
-            yield Case("ToonCrafter key pictures", height, width, 2, encode, encoding if known else None)
+            yield Case("ToonCrafter key images", height, width, 2, encode, encoding if known else None)
         decoding = vae_decode_bytes(variant.vae, frames, pixels, setup.dtype)
         yield Case("ToonCrafter decode", height, width, frames, decode, decoding if known else None)
 
 
 def small_cases(variant: Variant, setup: Setup) -> Iterator[Case]:
-    """What takes next to nothing: towers and resampler, for a picture or prompt and its negative."""
+    """The small networks: CLIP encoders and resampler, for an image or prompt and its negative."""
     side = variant.vision.image_size
     vision = ready(CLIPImageEncoder(variant.vision, setup.dtype, setup.device))
     pixels = setup.empty(2, 3, side, side)
-    yield Case("CLIP image tower", side, side, 2, lambda: vision.encode(pixels))
+    yield Case("CLIP image encoder", side, side, 2, lambda: vision.encode(pixels))
     text = ready(CLIPTextEncoder(variant.text, setup.dtype, setup.device))
     tokens = torch.zeros(2, TEXT_TOKENS, dtype=torch.int64, device=setup.device)
-    yield Case("CLIP text tower", 1, TEXT_TOKENS, 2, lambda: text.encode(tokens))
+    yield Case("CLIP text encoder", 1, TEXT_TOKENS, 2, lambda: text.encode(tokens))
     resampler = ready(Resampler(variant.resampler, setup.operations()))
     patches = (side // variant.vision.patch) ** 2 + 1
     seen = setup.empty(2, patches, variant.resampler.input_dim)
@@ -187,7 +187,7 @@ def small_cases(variant: Variant, setup: Setup) -> Iterator[Case]:
 
 
 def cases(network: str, setup: Setup) -> Iterator[Case]:
-    """Everything that is counted for one network."""
+    """All cases of one network."""
     if network == "unet":
         yield from unet_cases(V512, setup, [(f, h, w) for h, w in SIZES for f in FRAMES])
     elif network == "vae":
@@ -199,7 +199,7 @@ def cases(network: str, setup: Setup) -> Iterator[Case]:
 
 
 def counted(networks: list[str], attentions: list[str], where: bool) -> Table:
-    """The table of counted peaks against the formulas."""
+    """Table of counted peaks and the formulas' estimates."""
     table = Table(
         (
             "work",
@@ -232,7 +232,7 @@ def counted(networks: list[str], attentions: list[str], where: bool) -> Table:
 
 
 def allocated(run: Callable[[], object], device: torch.device) -> int:
-    """The peak by PyTorch's allocator: on a GPU its own record, on the CPU the profiler's."""
+    """Peak reported by PyTorch's allocator on a GPU, or by the profiler on the CPU."""
     with torch.no_grad():
         if device.type == "cuda":
             run()
@@ -260,7 +260,7 @@ def allocated(run: Callable[[], object], device: torch.device) -> int:
 
 
 def checked(device: torch.device) -> Table:
-    """The count against the allocator, for shapes that any machine can run."""
+    """Table of counted and allocated peaks, for shapes that any machine can run."""
     table = Table(("work", "size", "frames", "dtype", "attention", "tensors", "allocated", "with scratch"))
     if device.type == "cuda":
         shapes, sizes, variants = (

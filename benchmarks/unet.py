@@ -3,7 +3,7 @@
     python benchmarks/unet.py
     python benchmarks/unet.py --variant 1024_v1 --size 1024x576 --dtype bf16 --device cuda
 
-Weights are random: the time does not depend on them.
+Weights are random; the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HEADER = ("variant", "input", "dtype", "s min", "s median", "TFLOP", "TFLOP/s", 
 def inputs(
     variant: Variant, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Context, Tensor]:
-    """Arguments of one evaluation for ``(batch, frames, height, width)`` in latent cells."""
+    """Arguments of one evaluation with shape ``(batch, frames, height, width)``, in latent cells."""
     batch, frames, height, width = shape
     config, queries = variant.unet, variant.resampler
     per_frame = frames == queries.frames
@@ -78,7 +78,7 @@ def measure(
     runs: int,
     warmup: int,
 ) -> tuple[str, ...]:
-    """The table's row for one shape."""
+    """The table row for one shape."""
     start_counting_memory(device)
     network = with_random_weights(lambda: VideoUNet(variant.unet), dtype, device)
     arguments = inputs(variant, shape, dtype, device)

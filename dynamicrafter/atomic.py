@@ -1,8 +1,8 @@
-"""Files and folders that are complete or not there: written under another name, then renamed.
+"""Writes files and folders atomically: under a temporary name that is renamed at the end.
 
-An unfinished one lies beside its target as ``.<16 random hex digits>.part``. It is removed when writing fails or is
-interrupted; only a process that is killed leaves it behind, for :func:`clear_unfinished`. What may be resumed (a
-download) is no business of this module.
+An unfinished file is next to its target as ``.<16 random hex digits>.part``. It is removed if writing fails or is
+interrupted; only a killed process leaves it behind, to be removed by :func:`clear_unfinished`. Resumable files
+(downloads) are not handled here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _SUFFIX = ".part"
 
 @contextmanager
 def replacing(target: Path) -> Generator[Path]:
-    """A path beside ``target`` to write a file or a folder to; it takes ``target``'s place when the block ends.
+    """Yield a path next to ``target`` to write a file or a folder to; it replaces ``target`` when the block ends.
 
-    What was at ``target`` stays until then, and for good when the block or the replacing raises. A folder replaces an
-    existing folder with all that is in it, so check first whether it may; a file never replaces a folder. Raises
-    OSError when ``target`` cannot be replaced.
+    An existing ``target`` is kept until then, and stays if the block or the replacement raises. A folder replaces an
+    existing folder with all its contents, so the caller must check first; a file never replaces a folder. Raises
+    OSError if ``target`` cannot be replaced.
     """
     with _unfinished(target) as part:
         yield part
@@ -34,13 +34,13 @@ def replacing(target: Path) -> Generator[Path]:
 
 
 def check_writable(target: Path) -> None:
-    """Raise OSError unless a file can be made beside ``target``; ask before long work."""
+    """Raise OSError unless a file can be created next to ``target``; call this before long work."""
     with _unfinished(target) as part:
         part.touch()
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove the unfinished files that a killed process left directly in ``folder``, which need not exist."""
+    """Remove unfinished files of killed processes directly inside ``folder``, which need not exist."""
     for path in folder.glob(f"*{_SUFFIX}"):
         if path.is_file():
             path.unlink(missing_ok=True)
@@ -51,12 +51,12 @@ def _unfinished(target: Path) -> Generator[Path]:
     part = target.with_name(f".{secrets.token_hex(8)}{_SUFFIX}")
     try:
         yield part
-    finally:  # Also after Ctrl-C. What went wrong before is what should be told.
+    finally:  # Also after Ctrl-C. Errors here must not replace the original exception.
         _remove(part)
 
 
 def _replace_folder(part: Path, target: Path) -> None:
-    # A folder cannot be replaced in one step; the old one comes back if the second step fails.
+    # A folder cannot be replaced in one step; the old one is restored if the second rename fails.
     old = part.with_suffix(".old")
     target.rename(old)
     try:

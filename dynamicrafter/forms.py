@@ -1,7 +1,7 @@
-"""Dataclasses as JSON and back, so that files written by one version of the program are read by others.
+"""Converts dataclasses to JSON and back so that files written by one version of the program can be read by others.
 
-A field that is absent takes its default, so a dataclass may gain fields that have one. A field that is unknown is
-refused by name, because a newer version may have meant something by it that must not be lost.
+An absent field takes its default, so a dataclass may gain fields that have one. An unknown field is rejected by name,
+because a newer version may rely on it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _Kind = TypeVar("_Kind")
 
 _UNFIT = object()
 _WORDS: dict[object, str] = {
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
-    str: "a text",
+    str: "a string",
     NoneType: "null",
 }
 
 
 def program_version() -> str:
-    """Version of the installed package, which files that it writes carry; "unknown" where it is not installed."""
+    """Version of the installed package, stored in the files it writes; "unknown" if the package is not installed."""
     try:
         return version("dynamicrafter-studio")
     except PackageNotFoundError:
@@ -39,21 +39,21 @@ def to_json(value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Form:
-    """Where stored values come from, for the sentences that say what is wrong with them."""
+    """The source of stored values, for error messages about them."""
 
     name: str
-    """What the values are called, such as a file's name."""
+    """Name of the source in messages, such as a file name."""
     error: type[Exception]
-    """What is raised."""
+    """Type of the exceptions raised."""
     writer: str | None = None
-    """Version of the program that wrote the values; None where a person wrote them."""
+    """Version of the program that wrote the values; None if a person wrote them."""
 
     def read(self, kind: type[_Kind], values: object) -> _Kind:
-        """The dataclass ``kind`` whose fields are ``values``, an object of JSON; lists become tuples.
+        """Build the dataclass ``kind`` from ``values``, a JSON object; lists become tuples.
 
-        Fields may be dataclasses themselves. What such an inner object leaves out is what it is where the whole
-        object is left out. Raises ``error`` that names unknown fields, absent ones without a default, and values of
-        another type, besides what ``kind`` itself raises for values out of range.
+        Fields may be dataclasses themselves. Fields absent from such a nested object take their values from the outer
+        field's default. Raises ``error`` for unknown fields, absent fields without a default and values of the wrong
+        type, naming them, and whatever ``kind`` itself raises for values out of range.
         """
         made = self._value(kind, values, "", MISSING)
         if made is _UNFIT:
@@ -65,7 +65,7 @@ class Form:
         return "" if self.writer is None else "; it is damaged, write it again"
 
     def _value(self, hint: Any, value: Any, path: str, default: Any) -> Any:
-        """``value`` as a field of type ``hint`` holds it, or ``_UNFIT``; ``path`` is what leads to the field."""
+        """``value`` converted to the type ``hint``, or ``_UNFIT``; ``path`` is the prefix of nested field names."""
         origin, choices = get_origin(hint), get_args(hint)
         if is_dataclass(hint):
             return (
@@ -82,7 +82,7 @@ class Form:
             return self._tuple(choices, value, path)
         if origin is Mapping:
             return value if _is_object(value) else _UNFIT
-        # A whole number is good for a fraction, a truth value for neither.
+        # An integer is valid as a float; a bool is valid as neither.
         kinds = (int, float) if hint is float else (hint,)
         return value if type(value) in kinds else _UNFIT
 
@@ -103,13 +103,13 @@ class Form:
             raise self.error(f"{self.name} has unknown settings: {', '.join(unknown)}")
         if unknown:
             raise self.error(
-                f"{self.name} says {', '.join(unknown)}, which this version ({program_version()}) does not know; "
-                f"version {self.writer} wrote it, use that one or a newer one"
+                f"{self.name} contains {', '.join(unknown)}, which this version ({program_version()}) does not know; "
+                f"it was written by version {self.writer}, use that version or a newer one"
             )
         absent = [key for key, field in known.items() if key not in values and _default(field) is MISSING]
         if absent and default is MISSING:
             said = ", ".join(f"{path}{key}" for key in absent)
-            raise self.error(f"{self.name} must say {said}{self._advice}")
+            raise self.error(f"{self.name} must contain {said}{self._advice}")
         hints = get_type_hints(kind)
         made: dict[str, Any] = {}
         for key, value in values.items():
@@ -126,12 +126,12 @@ def _is_object(value: Any) -> bool:
 
 
 def _default(field: Field[Any]) -> Any:
-    """What a field is where nothing is said; MISSING where something must be."""
+    """Default of a field; MISSING if it has none."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _in_words(hint: Any) -> str:
-    """What a value of a field must be, for a sentence."""
+    """Description of the values that ``hint`` allows, for messages."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, choices))
@@ -140,4 +140,4 @@ def _in_words(hint: Any) -> str:
     if origin is tuple:
         count = "" if choices[-1] is Ellipsis else f" of {len(choices)}"
         return f"a list{count}, each {_in_words(choices[0])}"
-    return _WORDS.get(hint, "an object with settings of its own")
+    return _WORDS.get(hint, "an object")

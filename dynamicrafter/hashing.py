@@ -1,4 +1,4 @@
-"""Hashes of files, remembered, so that a weights file of several gigabytes is read for it only once."""
+"""Cached hashes of files, so that a weights file of several gigabytes is hashed only once."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def remembered_sha256(
     compute: Callable[[Path], str] = file_sha256,
     parts: Sequence[Path] = (),
 ) -> str:
-    """The hash that ``compute`` gives for ``path``, computed only once for each state of the file.
+    """The hash that ``compute`` returns for ``path``, computed only once for each state of the file.
 
-    ``memory`` is a JSON file in which hashes are kept under the file's path, size and time of change; one that cannot
-    be read or written is done without. ``parts`` are the files behind ``path`` where it is a folder or a list of
-    files, which stays the same when one of them changes.
+    ``memory`` is a JSON file that caches hashes by path, size and modification time; it is ignored if it cannot be read
+    or written. If ``path`` is a folder or an index of several files, it does not change when one of them does: list
+    those files in ``parts``.
     """
     key = "|".join(_state(file) for file in dict.fromkeys((path, *parts)))
     known = _read(memory).get(key)
     if known is None:
         known = compute(path)
-        # Read again: another process may have added to it in the meantime.
+        # Read again, because another process may have added entries in the meantime.
         _write(memory, {**_read(memory), key: known})
     return known
 

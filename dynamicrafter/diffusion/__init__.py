@@ -1,1 +1,1 @@
-"""The noise process: schedule, guidance and samplers, which know nothing of the network."""
+"""The noise process: schedule, guidance and samplers, independent of the network."""

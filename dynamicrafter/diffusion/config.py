@@ -1,4 +1,4 @@
-"""What there is to choose of the noise process."""
+"""Options of the noise process."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing", "linspace"]
 
 SAMPLER_MEANINGS: dict[str, str] = {"ddim": "DDIM, as released"}
-"""Every sampler's name and what it is in a few words; :mod:`.samplers` has the functions."""
+"""Name and short description of every sampler; :mod:`.samplers` has the functions."""
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The noise process: 1000 steps, betas linear in their root from 0.00085 to 0.012."""
+    """The noise process: 1000 steps, betas from 0.00085 to 0.012 whose square roots are evenly spaced."""
 
     prediction: Prediction = "v"
     zero_snr: bool = True
-    """Betas rescaled so that the last step is pure noise (arXiv 2305.08891)."""
+    """Whether betas are rescaled so that the last step is pure noise (arXiv 2305.08891)."""
     base_scale: float | None = 0.7
-    """End value of the dynamic rescale of x0, reached at step 400; None where the variant has none."""
+    """End value of the dynamic rescale of x0, reached at step 400; None for variants without it."""

@@ -1,4 +1,4 @@
-"""Network outputs, schedule and guidance as one function from noisy latents to an estimate."""
+"""Combines network outputs, schedule and guidance into one function from noisy latents to an estimate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .schedule import Schedule
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a denoiser makes of noisy latents at one timestep; both float32 ``[b, 4, t, h, w]``."""
+    """A denoiser's output for noisy latents at one timestep; both float32 ``[b, 4, t, h, w]``."""
 
     x0: Tensor
     """Clean latents, before the dynamic rescale of the sampler."""
@@ -25,14 +25,14 @@ Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]
 """``(x [b, 4, t, h, w] float32, timestep, branches) -> network outputs``, one float32 tensor for each branch."""
 
 Denoise = Callable[[Tensor, int], Estimate]
-"""``(x [b, 4, t, h, w] float32, timestep) -> Estimate``: all that a sampler knows of the model."""
+"""``(x [b, 4, t, h, w] float32, timestep) -> Estimate``: the only view of the model that a sampler has."""
 
 DenoiseWrapper = Callable[[Denoise], Denoise]
-"""A denoiser made of another one: masks, locked frames, schedules of guidance."""
+"""Wraps a denoiser, for example with masks, locked frames or a guidance schedule."""
 
 
 def make_denoiser(evaluate: Evaluate, schedule: Schedule, guidance: Guidance) -> Denoise:
-    """A function that evaluates the branches of the guidance, combines them and translates the result."""
+    """A function that evaluates the guidance's branches, combines them and converts the result to an estimate."""
 
     def denoise(x: Tensor, timestep: int) -> Estimate:
         return translate(guidance.combine(evaluate(x, timestep, guidance.branches)), x, schedule, timestep)
@@ -41,7 +41,7 @@ def make_denoiser(evaluate: Evaluate, schedule: Schedule, guidance: Guidance) ->
 
 
 def translate(output: Tensor, x: Tensor, schedule: Schedule, timestep: int) -> Estimate:
-    """What a network output means for ``x`` at ``timestep``, by the schedule's parameterisation.
+    """Convert a network output for ``x`` at ``timestep`` to an estimate, by the schedule's parameterisation.
 
     v: noise = sqrt(abar) v + sqrt(1 - abar) x and x0 = sqrt(abar) x - sqrt(1 - abar) v (arXiv 2202.00512).
     eps: the output is the noise.

@@ -1,4 +1,4 @@
-"""Classifier-free guidance as values: which evaluations it needs and how they combine."""
+"""Classifier-free guidance: which evaluations it needs and how they are combined."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 from torch import Tensor
 
 Branch = Literal["full", "unconditional", "image_only"]
-"""Which of a conditioning's contexts an evaluation attends to."""
+"""The context of a conditioning that an evaluation attends to."""
 
 
 @dataclass(frozen=True)
 class NoGuidance:
-    """The conditional prediction as it is; one evaluation."""
+    """The conditional prediction, unchanged; one evaluation."""
 
     @property
     def branches(self) -> tuple[Branch, ...]:
@@ -22,13 +22,13 @@ class NoGuidance:
         return ("full",)
 
     def combine(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The conditional output itself."""
+        """The conditional output, unchanged."""
         return outputs[0]
 
 
 @dataclass(frozen=True)
 class TextGuidance:
-    """Away from the unconditional prediction: ``u + scale * (c - u)``; two evaluations."""
+    """Guidance away from the unconditional prediction, ``u + scale * (c - u)``; two evaluations."""
 
     scale: float
     rescale: float = 0.0
@@ -47,7 +47,7 @@ class TextGuidance:
 
 @dataclass(frozen=True)
 class TextImageGuidance:
-    """Separate scales for picture and prompt (paper, section 3.3); three evaluations."""
+    """Separate scales for image and prompt (paper, section 3.3); three evaluations."""
 
     text_scale: float
     image_scale: float
@@ -73,14 +73,14 @@ Guidance = NoGuidance | TextGuidance | TextImageGuidance
 
 
 def make_guidance(cfg: float, image_cfg: float | None, rescale: float) -> Guidance:
-    """The guidance for two scales: none for a single scale of 1, plain without an image scale, else both."""
+    """The guidance for the given scales: none if ``cfg`` is 1 and there is no ``image_cfg``, else text or both."""
     if image_cfg is not None:
         return TextImageGuidance(cfg, image_cfg, rescale)
     return NoGuidance() if cfg == 1 else TextGuidance(cfg, rescale)
 
 
 def _rescaled(guided: Tensor, full: Tensor, amount: float) -> Tensor:
-    """``guided`` with its contrast pulled towards that of ``full`` (arXiv 2305.08891, section 3.4)."""
+    """``guided`` with its standard deviation pulled towards that of ``full`` (arXiv 2305.08891, section 3.4)."""
     if amount == 0:
         return guided
     axes = list(range(1, guided.ndim))

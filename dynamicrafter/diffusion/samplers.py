@@ -1,4 +1,4 @@
-"""Samplers as pure functions over a denoiser: from noise to latents, step by step."""
+"""Samplers as pure functions of a denoiser: from noise to latents, step by step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .schedule import Plan
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step."""
+    """The argument of a callback after each step."""
 
     index: int
     """0 for the first executed step."""
@@ -24,15 +24,15 @@ class Step:
     x: Tensor
     """Latents after the step, float32 ``[b, 4, t, h, w]``."""
     x0: Tensor
-    """The step's estimate of the clean latents, rescaled as it enters ``x``; the same shape."""
+    """The step's estimate of the clean latents with the dynamic rescale applied; same shape as ``x``."""
 
 
 Callback = Callable[[Step], None]
-"""Called after every step; whatever it raises stops the run."""
+"""Called after every step; an exception it raises stops the run."""
 
 
 class Sampler(Protocol):
-    """One way from noise to latents."""
+    """Turns noise into latents."""
 
     def __call__(
         self,
@@ -44,8 +44,8 @@ class Sampler(Protocol):
     ) -> Tensor:
         """Run all steps of ``plan`` on the noise ``x`` (float32 ``[b, 4, t, h, w]``); returns latents of that shape.
 
-        ``draw`` gives fresh noise of the shape of ``x`` and is called once a step, also where eta is 0, so that the
-        random numbers of a seed do not depend on eta.
+        ``draw`` returns new standard normal noise of the shape of ``x``. It is called once per step even if eta is 0,
+        so that the random numbers of a seed do not depend on eta.
         """
         ...
 
@@ -59,9 +59,9 @@ class DdimConstants:
     alphas_prev: Tensor
     """abar at the step's target; the last executed step ends at abar[0], not at 1."""
     sigmas: Tensor
-    """Standard deviation of the fresh noise."""
+    """Standard deviation of the noise added at the step."""
     rescale: Tensor
-    """What x0 is multiplied by: the dynamic rescale of the target over that of the step (1 without it)."""
+    """Factor applied to x0: the dynamic rescale at the target over that at the step (1 without dynamic rescale)."""
 
 
 def ddim_constants(plan: Plan) -> DdimConstants:
@@ -78,11 +78,11 @@ def ddim_constants(plan: Plan) -> DdimConstants:
 
 
 def ddim_step(x0: Tensor, noise: Tensor, fresh: Tensor, constants: DdimConstants, i: int) -> Tensor:
-    """Latents at the target of step ``i`` from (rescaled) x0, the estimated noise and fresh standard normal noise.
+    """Latents at the target of step ``i`` from (rescaled) x0, the estimated noise and new standard normal noise.
 
     ``sqrt(aprev) x0 + sqrt(1 - aprev - sigma^2) noise + sigma fresh`` (arXiv 2010.02502, equation 12). The middle
-    root's argument is evaluated in float32 and clamped at 0: at some step counts it rounds below zero, where the
-    original gives NaN.
+    root's argument is evaluated in float32 and clamped at 0: at some step counts it rounds to a negative number, where
+    the original returns NaN.
     """
     previous, sigma = (value[i].to(x0.device) for value in (constants.alphas_prev, constants.sigmas))
     direction = (1 - previous - sigma * sigma).clamp(min=0).sqrt() * noise
@@ -110,14 +110,14 @@ def sample_ddim(
 
 
 SAMPLERS: dict[str, Sampler] = {"ddim": sample_ddim}
-"""Every sampler by name; :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS` says what each is."""
+"""Every sampler by name; :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS` describes them."""
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
     """Standard normal float32 ``[b, *shape]`` on ``device``, one generator for each clip of the batch.
 
-    Each is drawn on its generator's own device, so that a clip does not depend on its neighbours in the batch nor,
-    with CPU generators, on the device the model runs on.
+    Noise is generated on each generator's own device, so that a clip does not depend on the rest of the batch nor, with
+    CPU generators, on the device the model runs on.
     """
     drawn = [
         torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The noise process in numbers: noise levels, zero-terminal SNR, dynamic rescale and the choice of timesteps."""
+"""The noise schedule: noise levels, zero-terminal SNR, dynamic rescale and the choice of timesteps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .config import DiffusionConfig, Prediction, Spacing
 TRAIN_STEPS = 1000
 _FIRST_BETA, _LAST_BETA = 0.00085, 0.012
 _RESCALE_STEPS = 400
-"""Timestep at which the dynamic rescale has reached its end value."""
+"""Timestep at which the dynamic rescale reaches its end value."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Schedule:
     prediction: Prediction
     betas: Tensor
     alphas_cumprod: Tensor
-    """abar_t: share of the clean latents' power left at t; exactly 0 at the end with zero-terminal SNR."""
+    """abar_t: fraction of the clean latents' power left at t; exactly 0 at the end with zero-terminal SNR."""
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
     scale: Tensor | None
@@ -30,7 +30,7 @@ class Schedule:
 
 
 def make_schedule(config: DiffusionConfig) -> Schedule:
-    """The schedule of a variant; computed in float64 and stored as float32, bit for bit the original's."""
+    """The schedule of a variant; computed in float64 and stored as float32, bit-identical to the original's."""
     roots = torch.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, TRAIN_STEPS, dtype=torch.float64)
     betas = roots**2
     if config.zero_snr:
@@ -51,7 +51,7 @@ def make_schedule(config: DiffusionConfig) -> Schedule:
 
 
 def _zero_snr(betas: Tensor) -> Tensor:
-    """Betas shifted and scaled so that the last step holds no signal (arXiv 2305.08891, algorithm 1)."""
+    """Betas shifted and scaled so that the last step contains no signal (arXiv 2305.08891, algorithm 1)."""
     roots = torch.cumprod(1 - betas, dim=0).sqrt()
     first, last = roots[0].clone(), roots[-1].clone()
     abar = ((roots - last) * (first / (first - last))) ** 2
@@ -62,12 +62,12 @@ def _zero_snr(betas: Tensor) -> Tensor:
 def timesteps(spacing: Spacing, steps: int) -> list[int]:
     """Ascending timesteps for about ``steps`` denoising steps (1 to 1000).
 
-    "uniform" takes every ``1000 // steps``-th step from 1, which can be a few more than asked for;
+    "uniform" takes every ``1000 // steps``-th step from 1, which can be a few more than requested;
     "uniform_trailing" counts down from 999 in equal, rounded strides. Indices outside 0..999, at which the original
-    fails or wraps around, are left out. "linspace" (arXiv 2305.08891, table 2), which the original does not have,
-    spreads them evenly from 1 to 999: it begins at pure noise as trailing does and ends at the least as uniform does,
-    where the dynamic rescale is as good as 1. The last step leaves the clean latents scaled by that of the lowest
-    timestep, 0.94 with 12 trailing steps and a base of 0.7.
+    fails or wraps around, are omitted. "linspace" (arXiv 2305.08891, table 2), which the original does not have, spaces
+    them evenly from 1 to 999: it starts at pure noise like "uniform_trailing" and ends at timestep 1 like "uniform",
+    where the dynamic rescale is close to 1. The last step leaves the clean latents scaled by the dynamic rescale of the
+    lowest timestep: 0.94 with 12 trailing steps and a base scale of 0.7.
     """
     if not 1 <= steps <= TRAIN_STEPS:
         raise ValueError(f"steps must be 1 to {TRAIN_STEPS}, not {steps}")
@@ -75,11 +75,11 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
         chosen = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
     elif spacing == "linspace":
         gap = (TRAIN_STEPS - 2) / max(1, steps - 1)
-        # A thousand steps fall on 999 timesteps.
+        # 1000 steps map to only 999 timesteps; the set removes the duplicate.
         chosen = sorted({round(TRAIN_STEPS - 1 - i * gap) for i in range(steps)})
     else:
-        # The original takes the stride as the difference of its first two values, whose rounding error decides which
-        # way a half goes (48 steps), and rounds half to even. Counting by index never adds an entry below zero.
+        # The original computes the stride as the difference of its first two values, whose rounding error decides how
+        # a half is rounded (48 steps), and rounds half to even. Counting by index never adds an entry below zero.
         stride = TRAIN_STEPS - (TRAIN_STEPS - TRAIN_STEPS / steps)
         chosen = [round(TRAIN_STEPS - i * stride) - 1 for i in reversed(range(steps))]
     return [t for t in chosen if 0 <= t < TRAIN_STEPS]
@@ -87,13 +87,13 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sampler is asked to do: which noise levels to visit, and with how much fresh noise."""
+    """The timesteps a sampler visits and how much noise it adds at each step."""
 
     schedule: Schedule
     timesteps: list[int]
-    """Ascending; samplers go through them from the last to the first."""
+    """Ascending; samplers visit them from the last to the first."""
     eta: float
-    """0 (deterministic steps) to 1 (as much fresh noise as DDPM)."""
+    """0 (deterministic steps) to 1 (as much added noise as DDPM)."""
 
 
 def make_plan(schedule: Schedule, spacing: Spacing, steps: int, eta: float) -> Plan:

@@ -1,1 +1,1 @@
-"""Measuring what a model does: any checkpoint, any pictures and prompts, ready clips, and the toy world."""
+"""Evaluates models and clips: any checkpoint with any images and prompts, or existing clips."""

@@ -1,8 +1,8 @@
-"""CLIP similarity of frames with their prompt and picture, by the OpenCLIP ViT-H/14 that the checkpoints carry.
+"""CLIP similarity of frames to their prompt and image, with the OpenCLIP ViT-H/14 that the checkpoints include.
 
-The networks that make clips leave both towers before their ends; here they run to the end. The missing pieces (the
-text tower's last block, the image tower's final norm, both projections) lie unused in the authors' files and in
-open_clip's own, and are missing from pruned ones.
+The diffusion model uses hidden states of both encoders; the CLIP score needs their final outputs. The additional parts
+(the text encoder's last block, the image encoder's final norm, both projections) are present but unused in the authors'
+files and in open_clip's own, and missing from pruned ones.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from ..weights.formats.entries import WeightsFile, read_tensor
 from ..weights.formats.files import open_weights
 
 _PREFIXES = (("cond_stage_model.model.", "embedder.model."), ("", ""))
-"""What stands before the names of the text and of the image side: in checkpoints, and in open_clip's files."""
+"""Name prefixes of the text and the image encoder, in checkpoints and in open_clip's files."""
 _EXTRA = ("text_projection", "visual.proj", "visual.ln_post.weight", "visual.ln_post.bias")
 _Encoder = TypeVar("_Encoder", bound=nn.Module)
 
 _FRAMES = 16
-"""Frames seen at once."""
+"""Frames encoded at once."""
 
 
 @dataclass(frozen=True)
 class CLIPScorer:
-    """Both towers with their projections, on one device."""
+    """Both CLIP encoders with their projections, on one device."""
 
     text: CLIPTextEncoder
     vision: CLIPImageEncoder
@@ -50,7 +50,7 @@ class CLIPScorer:
 
     @torch.inference_mode()
     def see(self, frames: Tensor) -> Tensor:
-        """Unit vectors ``[n, d]`` of pictures ``[n, 3, h, w]`` in [-1, 1], squashed to CLIP's square."""
+        """Unit vectors ``[n, d]`` of images ``[n, 3, h, w]`` in [-1, 1], resized to CLIP's square input."""
         found: list[Tensor] = []
         for start in range(0, len(frames), _FRAMES):
             some = frames[start : start + _FRAMES]
@@ -65,20 +65,20 @@ class CLIPScorer:
         """Unit vectors ``[n, d]`` of prompts."""
         tokens = tokenize(prompts).to(self.device)
         hidden = self.text.encode(tokens)
-        # The end token has the highest number and gathers what was said.
+        # The end token has the highest id; its output represents the prompt.
         pooled = hidden[torch.arange(len(tokens), device=self.device), tokens.argmax(1)]
         return F.normalize(pooled @ self.projections["text_projection"], dim=-1)
 
 
 def find_towers(model: ModelFiles | None, given: Path | None = None) -> Path | None:
-    """A file here that holds whole towers: ``given``, one of the model's, the downloaded towers, the hub's cache.
+    """Find a local file with both complete encoders: ``given``, one of the model's, the download, or the hub's cache.
 
-    Raises CheckpointError when ``given`` lacks a part; None when there is none at all.
+    Returns None if there is none. Raises CheckpointError if ``given`` lacks a part.
     """
     if given is not None:
         if not _complete(open_weights(given), V512.text):
             raise CheckpointError(
-                f"{given} lacks CLIP's last text block or its projections; give the authors' file of a model, "
+                f"{given} lacks CLIP's last text block or its projections; use the authors' file of a model, "
                 f"or open_clip's ViT-H-14"
             )
         return given
@@ -96,14 +96,16 @@ def load_scorer(
     vision: VisionConfig = V512.vision,
     device: torch.device | str = "cpu",
 ) -> CLIPScorer:
-    """The towers of a file that :func:`find_towers` named, in float32; ``text`` counts the blocks that checkpoints run.
+    """Load the encoders from a file found by :func:`find_towers`, in float32.
 
-    Raises CheckpointError when a part is missing.
+    ``text.layers`` counts the blocks that checkpoints run. Raises CheckpointError if a part is missing.
     """
     file = open_weights(path)
     prefixes = _complete(file, text)
     if prefixes is None:
-        raise CheckpointError(f"{path} does not hold both whole CLIP towers; give open_clip's ViT-H-14")
+        raise CheckpointError(
+            f"{path} does not contain both complete CLIP encoders; use open_clip's ViT-H-14"
+        )
     words, sight = prefixes
 
     def tensor(name: str) -> Tensor:
@@ -125,7 +127,7 @@ def load_scorer(
 
 
 def _complete(file: WeightsFile, text: TextConfig) -> tuple[str, str] | None:
-    """The prefixes under which a file holds both whole towers; None if it does not."""
+    """The prefixes under which a file contains both complete encoders; None if it does not."""
     for words, sight in _PREFIXES:
         last = f"{words}transformer.resblocks.{text.layers}.mlp.c_proj.weight"
         names = {(sight if name.startswith("visual.") else words) + name for name in _EXTRA}
@@ -138,7 +140,7 @@ def _complete(file: WeightsFile, text: TextConfig) -> tuple[str, str] | None:
 
 
 def _cached() -> Path | None:
-    """open_clip's own file of these towers in the hub's cache, if it was fetched by anybody."""
+    """open_clip's own file of these encoders in the hub's cache, if present."""
     from huggingface_hub import try_to_load_from_cache
 
     release = find(TOWERS)

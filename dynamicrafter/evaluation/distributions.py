@@ -1,7 +1,8 @@
-"""How far two sets of clips lie apart, from the features of each: FVD and KVD.
+"""Distances between two sets of clips, computed from their features: FVD and KVD.
 
-Both compare what was made with real clips and not one clip with another. FVD is biased by the number of clips, so only
-values of equally many are comparable (published ones use 2048 and 2048); KVD is not, and can be slightly negative.
+Both compare the set of generated clips with a set of real ones, not clip by clip. FVD is biased by the number of clips,
+so only values from equal numbers are comparable (published ones use 2048 and 2048); KVD is unbiased and can be slightly
+negative.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from torch import Tensor
 from ..errors import UsageError
 
 FEWEST = 2
-"""Clips of each kind without which there is no spread."""
+"""Minimum number of clips in each set, for a covariance to exist."""
 
 
 def frechet_distance(made: Tensor, real: Tensor) -> float:
-    """Fréchet distance of the normal distributions with the means and covariances of ``[n, d]`` and ``[m, d]``.
+    """Fréchet distance between normal distributions with the means and covariances of ``[n, d]`` and ``[m, d]``.
 
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (arXiv 1812.01717, section 3), in float64. The eigenvalues of
-    ``S1 S2`` are the squared singular values of the product of the centred features, which is as exact for few clips,
-    whose covariances have no inverse, as for many. Raises UsageError for fewer than two of either.
+    ``S1 S2`` are the squared singular values of the product of the centred features, which is equally accurate for few
+    clips, whose covariances are singular, and for many. Raises UsageError for fewer than two of either.
     """
     a, b = _checked(made, real)
     gap = (a.mean(0) - b.mean(0)).square().sum()
@@ -62,6 +63,7 @@ def _checked(made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     fewest = min(len(made), len(real))
     if fewest < FEWEST:
         raise UsageError(
-            f"distances of clips need {FEWEST} made and {FEWEST} real ones, but there are {len(made)} and {len(real)}"
+            f"FVD and KVD need at least {FEWEST} generated and {FEWEST} real clips, but there are {len(made)} and "
+            f"{len(real)}; add clips"
         )
     return made.double().cpu(), real.double().cpu()

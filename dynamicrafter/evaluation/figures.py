@@ -1,4 +1,4 @@
-"""Figures of a clip that need no weights, and what every figure means."""
+"""Metrics of a clip that need no network, and the description of a metric."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 """Stabilising constants of SSIM (ibid.)."""
 SMALLEST = _WINDOW
-"""Least height and width of a frame, in pixels."""
+"""Minimum height and width of a frame, in pixels."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure is called, and how to read it."""
+    """Name of a metric and which direction is better."""
 
     name: str
     better: Better
-    """Which way is better; "neither" where it depends on what was asked for."""
+    """Which direction is better; "neither" if it depends on the prompt."""
 
 
 FIRST_PSNR = Figure("first frame to the picture, dB", "higher")
@@ -60,17 +60,16 @@ WEIGHT_FREE = (
     CONTRAST,
     CLOSURE,
 )
-"""All figures of this module, in the order of :func:`measure_clip`."""
+"""All metrics of this module, in the order of :func:`measure_clip`."""
 
 
 def measure_clip(clip: Tensor, picture: Tensor | None = None, end: Tensor | None = None) -> dict[str, float]:
-    """The weight-free figures of a clip ``[t, 3, h, w]`` in [-1, 1], by name.
+    """The metrics of this module for a clip ``[t, 3, h, w]`` in [-1, 1], by name.
 
-    ``picture`` and ``end`` are what it begins and ends with, ``[3, h, w]`` in [-1, 1]; without one its figures are
-    left out, and colours are compared with the first frame. Figures that a clip cannot have are left out: those of
-    change for a single frame, the share that motion explains where nothing changes, and the closure where most
-    frames repeat the one before. The frames must be at least
-    :data:`SMALLEST` pixels high and wide.
+    ``picture`` and ``end`` are its first and last image, ``[3, h, w]`` in [-1, 1]; metrics of an image that is None are
+    omitted, and without ``picture`` colours are compared with the first frame. Undefined metrics are omitted: those of
+    change for a single frame, the share that motion explains if nothing changes, and the closure if most frames repeat
+    the previous one. Frames must be at least :data:`SMALLEST` pixels high and wide.
     """
     figures: dict[str, float] = {}
     if picture is not None:
@@ -107,15 +106,15 @@ def _change(clip: Tensor) -> dict[str, float]:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB for each of ``[n, ...]`` pictures in [-1, 1]."""
+    """Peak signal-to-noise ratio in dB of each image of a batch ``[n, ...]`` in [-1, 1]."""
     error = (a - b).square().flatten(1).mean(1)
     return 10 * torch.log10(4 / error.clamp(min=1e-12))
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of each of the pictures ``[n, 3, h, w]`` in [-1, 1]: ``[n]``, 1 for equal ones.
+    """Structural similarity ``[n]`` of images ``[n, 3, h, w]`` in [-1, 1]; 1 for equal ones.
 
-    Wang et al. 2004, on each colour by itself, with the window where it lies wholly in the picture.
+    Wang et al. 2004, per colour channel, without padding at the borders.
     """
     offsets = torch.arange(_WINDOW, device=a.device) - (_WINDOW - 1) / 2
     bell = torch.exp(-offsets.square() / (2 * _SIGMA**2)).double()
@@ -135,9 +134,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def loop_closure(clip: Tensor) -> float:
-    """Difference between the last and the first frame over the median difference of neighbours; 0 for a still clip.
+    """Difference between the last and the first frame over the median difference of neighbours; 0 for a static clip.
 
-    Infinite where most frames repeat the one before and the last is another than the first: no step to compare with.
+    Infinite if most frames repeat the previous one and the last frame differs from the first.
     """
     step = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1).median()
     apart = (clip[-1] - clip[0]).abs().mean()
@@ -145,9 +144,9 @@ def loop_closure(clip: Tensor) -> float:
 
 
 def flicker(clip: Tensor) -> float:
-    """How far the mean colour of a frame lies from the middle between its neighbours', in levels of 0 to 255.
+    """Mean difference of a frame's mean colour from the midpoint of its neighbours', in levels of 0 to 255.
 
-    0 for a steady change, however large; clips of fewer than three frames have none.
+    0 for a steady change, however large; undefined for clips of fewer than three frames.
     """
     means = clip.mean((-2, -1))
     if len(means) < 3:

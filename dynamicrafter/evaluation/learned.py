@@ -1,7 +1,7 @@
-"""Measures that other networks make: LPIPS, CLIP score, DreamSim's PIC, and the video features of FVD and KVD.
+"""Metrics computed by other networks: LPIPS, CLIP score, DreamSim's PIC, and the video features of FVD and KVD.
 
-Each needs a package or weights that may not be here. What is missing is said in one line each and nothing is fetched,
-unless that was asked for.
+Each needs a package or weights that may be missing. Missing parts are reported in one line each, and nothing is
+downloaded unless requested.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .clip_score import CLIPScorer, find_towers, load_scorer
 from .figures import Figure
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""Pictures ``[n, 3, h, w]`` in [-1, 1] and as many others to ``[n]``."""
+"""Maps two batches of images ``[n, 3, h, w]`` in [-1, 1] to ``[n]``."""
 VideoFeatures = Callable[[Tensor], Tensor]
-"""A clip ``[t, 3, h, w]`` in [-1, 1] to ``[d]``."""
+"""Maps a clip ``[t, 3, h, w]`` in [-1, 1] to ``[d]``."""
 
 FIRST_LPIPS = Figure("first frame to the picture, LPIPS", "lower")
 LAST_LPIPS = Figure("last frame to the end picture, LPIPS", "lower")
@@ -41,39 +41,39 @@ PIC = Figure("picture to frames, PIC", "higher")
 FVD = Figure("FVD", "lower")
 KVD = Figure("KVD", "lower")
 LEARNED = (FIRST_LPIPS, LAST_LPIPS, PROMPT_CLIP, PICTURE_CLIP, NEXT_CLIP, PIC, FVD, KVD)
-"""All figures that need weights."""
+"""All metrics that need weights."""
 
 FEWEST_FRAMES = 10
-"""Frames of a clip without which the video network has nothing left after its strides."""
+"""Minimum number of frames in a clip; with fewer, the video network's strides leave no output."""
 _SIDE = 224
-"""Pixels of the square pictures that DreamSim and the video network take."""
+"""Side of the square inputs of DreamSim and the video network, in pixels."""
 I3D_FILE = "i3d_torchscript.pt"
-"""Name of the video network in the weights folder."""
+"""File name of the video network in the weights folder."""
 _TOO_LITTLE_MEMORY = re.compile("(out of|allocate|enough) memory")
-"""How PyTorch says it; TorchScript wraps it in errors of its own."""
+"""PyTorch's messages for a lack of memory; TorchScript wraps them in its own errors."""
 _DREAMSIM_FILES = (
     "dino_vitb16_pretrain.pth",
     "clip_vitb16_pretrain.pth.tar",
     "open_clip_vitb16_pretrain.pth.tar",
     "ensemble_lora",
 )
-"""What the package's default, an ensemble of three networks, unpacks into its folder."""
+"""Files of the package's default, an ensemble of three networks, in its folder."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """The learned measures that can be taken here; None for the others, with the reasons."""
+    """The available learned metrics; None for the others, with the reasons."""
 
     lpips: Distance | None = None
     clip_score: CLIPScorer | None = None
     dreamsim: Distance | None = None
     video: VideoFeatures | None = None
     missing: tuple[DynamiCrafterError, ...] = ()
-    """One for each measure that cannot be taken: "LPIPS: not measured, needs ..."."""
+    """One for each unavailable metric: "LPIPS: not measured, needs ..."."""
 
 
 class _Missing(DynamiCrafterError):
-    """What a measure needs and has not; the facts go on from "needs"."""
+    """A missing requirement of a metric; the facts continue the sentence after "needs"."""
 
 
 def load_learned(
@@ -84,12 +84,12 @@ def load_learned(
     i3d: Path | None = None,
     fetch: bool = False,
 ) -> Learned:
-    """All learned measures whose packages and weights are here, ready on ``device``.
+    """Load all learned metrics whose packages and weights are available, on ``device``.
 
-    ``model`` is looked at for whole CLIP towers, ``towers`` names a file with them, ``i3d`` the TorchScript file of
-    the video network (default: :data:`I3D_FILE` in the weights folder). With ``fetch``, the packages of LPIPS and
-    DreamSim may download what they lack. Raises UsageError for a named file that is not there and CheckpointError for
-    one that is no such network.
+    ``towers`` is a file with the complete CLIP encoders, which are otherwise looked for in ``model``; ``i3d`` is the
+    TorchScript file of the video network (default: :data:`I3D_FILE` in the weights folder). With ``fetch``, the
+    packages of LPIPS and DreamSim may download what they lack. Raises UsageError for a file that does not exist and
+    CheckpointError for one that is not such a network.
     """
     for named in (towers, i3d):
         if named is not None and not named.exists():
@@ -107,7 +107,7 @@ def load_learned(
     def scorer() -> CLIPScorer:
         found = find_towers(model, towers)
         if found is None:
-            raise _Missing("whole CLIP towers", Remedy("name_towers", (TOWERS,)))
+            raise _Missing("complete CLIP encoders", Remedy("name_towers", (TOWERS,)))
         return load_scorer(found, device=device)
 
     return Learned(
@@ -120,7 +120,7 @@ def load_learned(
 
 
 def load_lpips(device: torch.device | str, fetch: bool = False) -> Distance:
-    """LPIPS (arXiv 1801.03924) with AlexNet by the package lpips, or else torchmetrics."""
+    """LPIPS (arXiv 1801.03924) with AlexNet, from the package lpips or else torchmetrics."""
     if _package("lpips") is None and _package("torchmetrics") is None:
         raise _Missing("the package lpips (or torchmetrics); pip install lpips")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -136,7 +136,7 @@ def load_lpips(device: torch.device | str, fetch: bool = False) -> Distance:
 
     @torch.inference_mode()
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        # One pair at a time: torchmetrics gives the mean of a batch only.
+        # One pair at a time: torchmetrics returns only the mean of a batch.
         pairs = zip(a.clamp(-1, 1).to(device), b.clamp(-1, 1).to(device), strict=True)
         return torch.stack([network(x[None], y[None]).float().reshape(()).cpu() for x, y in pairs])
 
@@ -158,7 +158,7 @@ def load_dreamsim(device: torch.device | str, fetch: bool = False) -> Distance:
         with _quietly("DreamSim"):
             network, _ = package.dreamsim(pretrained=True, device=str(device), cache_dir=str(folder))
     finally:
-        cast(Any, torch.hub).set_dir(hub)  # The package moves it to its own folder.
+        cast(Any, torch.hub).set_dir(hub)  # The package changes it to its own folder.
 
     @torch.inference_mode()
     def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def load_dreamsim(device: torch.device | str, fetch: bool = False) -> Distance:
 def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
     """The video network of FVD (I3D on Kinetics-400, 400 values a clip) from its TorchScript file.
 
-    Raises CheckpointError for a file that is no TorchScript network.
+    Raises CheckpointError for a file that is not a TorchScript network.
     """
     place = path or weights_folder() / I3D_FILE
     if not place.is_file():
@@ -181,21 +181,21 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
             warnings.simplefilter("ignore", DeprecationWarning)
             network = cast(Any, torch.jit).load(str(place), map_location=device).train(False)
     except (RuntimeError, ValueError) as problem:
-        raise CheckpointError(f"{place} is no TorchScript network; give I3D as {I3D_FILE}") from problem
+        raise CheckpointError(f"{place} is not a TorchScript network; use I3D as {I3D_FILE}") from problem
 
     @torch.inference_mode()
     def features(clip: Tensor) -> Tensor:
         video = _square(clip).clamp(-1, 1).transpose(0, 1)[None].to(device)
         try:
-            # The options of the file in use: pictures come at their size and range, features are wanted.
+            # The options of this TorchScript file: no resizing or rescaling of the input, return features.
             found = network(video, rescale=False, resize=False, return_features=True)
         except (RuntimeError, cast(Any, torch.jit).Error) as problem:
-            if _TOO_LITTLE_MEMORY.search(str(problem)):  # No fault of the file.
+            if _TOO_LITTLE_MEMORY.search(str(problem)):  # The file is not at fault.
                 raise MemoryError(
                     f"the video network needs more memory for a clip of {len(clip)} frames"
                 ) from problem
             raise CheckpointError(
-                f"{place} does not take clips as I3D does; give the TorchScript file {I3D_FILE}"
+                f"{place} does not accept clips as I3D does; use the TorchScript file {I3D_FILE}"
             ) from problem
         return found.float().flatten().cpu()
 
@@ -205,9 +205,9 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
 def measure_learned(
     clip: Tensor, learned: Learned, prompt: str = "", picture: Tensor | None = None, end: Tensor | None = None
 ) -> dict[str, float]:
-    """The learned figures of a clip ``[t, 3, h, w]`` in [-1, 1], by name; pictures are ``[3, h, w]``.
+    """The learned metrics of a clip ``[t, 3, h, w]`` in [-1, 1], by name; images are ``[3, h, w]``.
 
-    Figures of a picture or prompt that is not given are left out, as are those whose measure is not there.
+    Metrics of an image or prompt that is not given are omitted, as are unavailable ones.
     """
     figures: dict[str, float] = {}
     if learned.lpips is not None and picture is not None:
@@ -229,7 +229,7 @@ def measure_learned(
 
 
 def _score(a: Tensor, b: Tensor) -> float:
-    """Mean over frames of 100 times the cosine, 0 where that is negative (arXiv 2104.08718, scaled as usual)."""
+    """Mean over frames of 100 times the cosine similarity, clamped at 0 (arXiv 2104.08718, with the usual scale)."""
     return float(100 * (a * b).sum(-1).clamp(min=0).mean())
 
 
@@ -242,7 +242,7 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _quietly(name: str) -> Generator[None]:
-    """Other packages print and warn while they set up; what stops them becomes one sentence."""
+    """Suppress output and warnings while another package is set up; its errors become one sentence."""
     try:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -259,6 +259,6 @@ def _square(pictures: Tensor) -> Tensor:
 
 
 def _unit_square(pictures: Tensor) -> Tensor:
-    """``[n, 3, h, w]`` in [-1, 1] to squares in [0, 1], as DreamSim's own preparation makes them."""
+    """``[n, 3, h, w]`` in [-1, 1] to squares in [0, 1], as in DreamSim's own preprocessing."""
     resized = F.interpolate(pictures.float(), (_SIDE, _SIDE), mode="bicubic", antialias=True)
     return ((resized + 1) / 2).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""From clips to rows of figures, and from rows to a summary."""
+"""Measures clips and summarises the results."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ NO_FEATURES = torch.empty(0)
 
 @dataclass(frozen=True)
 class Asked:
-    """What a clip was to show."""
+    """The request behind a clip."""
 
     prompt: str = ""
     picture: Path | None = None
     end: Path | None = None
     fit: Fit = "crop"
-    """How the pictures were, or would be, brought to the clip's size."""
+    """How the images were, or would be, resized to the clip's size."""
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredClip:
-    """One clip's figures."""
+    """The metrics of one clip."""
 
     clip: str
     """Its name."""
     seed: int | None
-    """None where it is not known."""
+    """None if unknown."""
     prompt: str
     figures: Mapping[str, float]
     features: Tensor
-    """What FVD and KVD compare, ``[d]``; empty where they are not measured."""
+    """Features for FVD and KVD, ``[d]``; empty if they are not measured."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One figure over all clips that have it."""
+    """One metric over all clips that have it."""
 
     mean: float
     deviation: float | None
-    """Standard deviation between clips; None for a figure of the whole set, or of a single clip."""
+    """Standard deviation between clips; None for a metric of the whole set, or of a single clip."""
     clips: int
 
 
 def measure_frames(
     frames: Tensor, asked: Asked, learned: Learned, name: str = "", seed: int | None = None
 ) -> MeasuredClip:
-    """All figures of a clip, uint8 ``[t, h, w, 3]``.
+    """All metrics of a clip, uint8 ``[t, h, w, 3]``.
 
-    Raises ClipError for frames too small to be measured and PictureError for pictures that cannot be read.
+    Raises ClipError for frames too small to be measured and PictureError for images that cannot be read.
     """
     count, height, width = frames.shape[:3]
     if min(height, width) < SMALLEST:
         raise ClipError(
-            f"{name or 'the clip'} has frames of {width}x{height} pixels, but at least {SMALLEST} are needed each way"
+            f"{name or 'the clip'} has frames of {width}x{height} pixels, but at least {SMALLEST}x{SMALLEST} are needed"
         )
     clip = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -85,7 +85,7 @@ def measure_frames(
 def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
     """Features ``[d]`` of the first ``count`` frames of a real clip, uint8 ``[t, h, w, 3]``.
 
-    Empty where no video network is here or the clip is too short.
+    Empty if no video network is available or the clip is too short.
     """
     if learned.video is None or min(count, len(frames)) < FEWEST_FRAMES:
         return NO_FEATURES
@@ -93,7 +93,7 @@ def real_features(frames: Tensor, learned: Learned, count: int) -> Tensor:
 
 
 def summarise(rows: Sequence[MeasuredClip], real: Sequence[Tensor] = ()) -> dict[str, Summary]:
-    """Every figure over the clips that have it, in the tables' order; with real clips' features also FVD and KVD."""
+    """Every metric over the clips that have it, in table order; FVD and KVD if there are features of real clips."""
     found: dict[str, Summary] = {}
     for figure in (*WEIGHT_FREE, *LEARNED):
         values = [row.figures[figure.name] for row in rows if figure.name in row.figures]
@@ -110,28 +110,28 @@ def summarise(rows: Sequence[MeasuredClip], real: Sequence[Tensor] = ()) -> dict
 
 
 def distances_missing(rows: Sequence[MeasuredClip], real: Sequence[Tensor], learned: Learned) -> str | None:
-    """Why FVD and KVD are not measured although the video network is here; None if they are, or it is not."""
+    """Why FVD and KVD are not measured although the video network is available; None otherwise."""
     if learned.video is None:
         return None
     made, true = (sum(len(f) > 0 for f in some) for some in ([row.features for row in rows], real))
     if min(made, true) >= FEWEST:
         return None
     return (
-        f"FVD and KVD: not measured, needs {FEWEST} made and {FEWEST} real clips of {FEWEST_FRAMES} frames or more, "
-        f"but there are {made} and {true}"
+        f"FVD and KVD: not measured, needs {FEWEST} generated and {FEWEST} real clips of {FEWEST_FRAMES} frames or "
+        f"more, but there are {made} and {true}"
     )
 
 
 def check_rows_path(path: Path) -> None:
-    """Raise UsageError where :func:`write_rows` could not write; ask before the long work."""
+    """Raise UsageError if :func:`write_rows` could not write to ``path``; call this before long work."""
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{path} cannot be a csv file: it is a folder, or its folder is not there")
+        raise UsageError(f"{path} cannot be a csv file: it is a folder, or its folder does not exist")
 
 
 def write_rows(path: Path, rows: Sequence[MeasuredClip]) -> None:
-    """Write a csv with a row for each clip and a column for each figure that any has, whole or not at all.
+    """Write a csv file, atomically, with a row for each clip and a column for each metric that any clip has.
 
-    Raises ClipError when that is not possible.
+    Raises ClipError if writing fails.
     """
     names = [
         figure.name for figure in (*WEIGHT_FREE, *LEARNED) if any(figure.name in r.figures for r in rows)
@@ -145,5 +145,5 @@ def write_rows(path: Path, rows: Sequence[MeasuredClip]) -> None:
                 writer.writerow([row.clip, seed, row.prompt, *(row.figures.get(name, "") for name in names)])
     except OSError as problem:
         raise ClipError(
-            f"{path} could not be written ({problem.strerror or problem}); free some space or give another place"
+            f"{path} could not be written ({problem.strerror or problem}); free some space or choose another path"
         ) from problem

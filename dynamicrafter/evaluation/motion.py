@@ -1,9 +1,9 @@
-"""How far things move between two frames: block-wise phase correlation, and what is left when the motion is undone.
+"""Estimates motion between two frames by block-wise phase correlation, and the difference left after compensating it.
 
 Phase correlation (Kuglin and Hines 1975) finds a shift as the peak of the inverse transform of the normalised cross
-spectrum. It is done for the whole picture and for overlapping blocks; of the shifts found near a pixel the one counts
-that brings its surroundings closest to the next frame, and only if it does so clearly better than no shift at all.
-Flat areas, flicker and fades therefore have no motion.
+spectrum. It is computed for the whole image and for overlapping blocks; of the shifts found near a pixel, the one that
+brings its neighbourhood closest to the next frame is used, provided that it is clearly better than no shift. Flat
+areas, flicker and fades therefore have no motion.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 128
-"""Pixels. A block finds shifts up to about a third of its side."""
+"""Side of a block in pixels, which limits shifts to about a third of it."""
 _BLOCKS_ACROSS = 4
-"""Blocks along the shorter side, where that gives one of the sizes allowed."""
+"""Blocks along the shorter side, if the block size is then within its limits."""
 _NOISE = 1.0 / 255
-"""Standard deviation of a pixel's rounding and coding noise, in [0, 1]; frequencies below it say nothing."""
+"""Standard deviation of a pixel's rounding and coding noise, in [0, 1]; weaker frequencies carry no information."""
 _REACH, _FINE = 0.6, 25
-"""Pixels around a peak that are looked at more finely, and the number of places there: one each 0.05 pixels."""
+"""Radius of the refinement around a peak, in pixels, and its number of positions per axis: one every 0.05 pixels."""
 _PATCH = 7
-"""Side of the surroundings, in pixels, that decide between the shifts of a pixel."""
+"""Side of the neighbourhood, in pixels, by which the shift of a pixel is chosen."""
 _CLEARLY = 0.7
-"""A shift counts where it leaves less than this share of the difference that no shift leaves."""
+"""A shift is accepted if it leaves less than this share of the difference without a shift."""
 _NOTICED = 0.35 / 255
-"""And where it leaves this much less, in [0, 1]: rounding and coding make such differences in flat areas."""
+"""A shift must also reduce the difference by this much, in [0, 1], the size of coding noise in flat areas."""
 _SOFTENED = 3
-"""Side of the square, in pixels, over which frames are averaged to compare what shifts leave."""
+"""Side of the square, in pixels, over which frames are averaged before shifts are compared."""
 _MOVES = 0.5
-"""Pixels per frame from which on a pixel counts as moving."""
+"""Pixels per frame from which a pixel counts as moving."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Motion:
     """The motion from each frame of a clip to the next; all in pixels per frame and levels of 0 to 255."""
 
     flow: Tensor
-    """``[t - 1, 2, h, w]``: how far right and down what is at each pixel moves."""
+    """Flow to the right and down at each pixel, ``[t - 1, 2, h, w]``."""
     residue: Tensor
-    """``[t - 1]``: mean absolute difference between a frame and the next one with the motion undone, in levels."""
+    """``[t - 1]``: mean absolute difference between a frame and the motion-compensated next one, in levels."""
 
     @property
     def magnitude(self) -> Tensor:
@@ -51,12 +51,12 @@ class Motion:
 
     @property
     def moving(self) -> Tensor:
-        """``[t - 1]``: share of the picture that moves by half a pixel per frame or more, 0 to 1."""
+        """``[t - 1]``: share of the image that moves by half a pixel per frame or more, 0 to 1."""
         return (torch.hypot(self.flow[:, 0], self.flow[:, 1]) >= _MOVES).float().mean((-2, -1))
 
 
 def block_size(height: int, width: int) -> int:
-    """Side of the blocks for pictures of this size: a power of two of about a quarter of the shorter side."""
+    """Side of the blocks for images of this size: a power of two, about a quarter of the shorter side."""
     wanted = min(height, width) // _BLOCKS_ACROSS
     size = _SMALLEST_BLOCK
     while size * 2 <= min(wanted, _LARGEST_BLOCK):
@@ -65,7 +65,7 @@ def block_size(height: int, width: int) -> int:
 
 
 def find_motion(frames: Tensor) -> Motion:
-    """The motion in a clip ``[t, 3, h, w]`` of at least two frames in [-1, 1]."""
+    """Estimate the motion in a clip ``[t, 3, h, w]`` in [-1, 1] with at least two frames."""
     flows: list[Tensor] = []
     residues: list[Tensor] = []
     levels = (frames.float() + 1) / 2
@@ -79,22 +79,22 @@ def find_motion(frames: Tensor) -> Motion:
 
 
 def shifts_between(a: Tensor, b: Tensor) -> Tensor:
-    """How far each of the pictures ``[n, h, w]`` has moved in ``b``: ``[n, 2]`` pixels right and down.
+    """Shift of each image ``[n, h, w]`` between ``a`` and ``b``: ``[n, 2]`` pixels right and down.
 
-    Found to a fraction of a pixel; shifts of half the side or more come out wrong, as do those of flat pictures.
+    Accurate to a fraction of a pixel; wrong for shifts of half the side or more and for flat images.
     """
     height, width = a.shape[-2:]
     window = torch.outer(_hann(height), _hann(width)).to(a.device)
     fft = cast(Any, torch.fft)  # Its functions have no type hints.
     one, two = (cast(Tensor, fft.fft2((x - x.mean((-2, -1), keepdim=True)) * window)) for x in (a, b))
     cross = two * one.conj()
-    # Where a frequency holds nothing but noise, its phase is a random one; the floor keeps it from being heard.
+    # The phase of a frequency that contains only noise is random; the floor suppresses it.
     floor = _NOISE**2 * window.square().sum()
     spectrum = cross / (cross.abs() + floor)
     peak = cast(Tensor, fft.ifft2(spectrum).real).flatten(1).argmax(1)
     row, column = peak // width, peak % width
-    # The surface lies between its pixels what its frequencies say (a parabola through three pixels would give half
-    # of a shift by a quarter of a pixel), so that it can be looked at around the peak as finely as wanted.
+    # Evaluate the correlation between pixels from its frequencies, as finely as needed around the peak (a parabola
+    # through three pixels would return half of a shift by a quarter of a pixel).
     near = torch.linspace(-_REACH, _REACH, _FINE, device=a.device)
     along = _waves(row[:, None] + near, height)
     across = _waves(column[:, None] + near, width).transpose(1, 2)
@@ -105,7 +105,7 @@ def shifts_between(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _waves(places: Tensor, length: int) -> Tensor:
-    """``[n, m, length]``: the waves of all frequencies along a side of that many pixels, at places ``[n, m]``."""
+    """``[n, m, length]``: the complex waves of all frequencies of an axis with ``length`` pixels, at ``[n, m]``."""
     frequencies = cast(Tensor, cast(Any, torch.fft).fftfreq(length, device=places.device))
     turns = 2 * torch.pi * places[..., None] * frequencies
     return torch.polar(torch.ones_like(turns), turns)
@@ -116,11 +116,11 @@ def _hann(length: int) -> Tensor:
 
 
 def _flow(a: Tensor, b: Tensor) -> Tensor:
-    """Flow ``[1, 2, h, w]`` between two grey pictures ``[1, 1, h, w]`` in [0, 1]."""
+    """Flow ``[1, 2, h, w]`` between two greyscale images ``[1, 1, h, w]`` in [0, 1]."""
     height, width = a.shape[-2:]
     still = torch.zeros(1, 2, height, width, device=a.device)
     whole = shifts_between(a[:, 0], b[:, 0])[:, :, None, None].expand_as(still)
-    # Softened a little, or noise itself would speak for a shift by half a pixel, which softens it.
+    # Blur slightly; otherwise noise would favour a shift by half a pixel, which blurs it.
     one, two = _mean_around(a, _SOFTENED), _mean_around(b, _SOFTENED)
     resting = _mean_around((one - two).abs(), _PATCH)
     best, least = still, torch.minimum(_CLEARLY * resting, resting - _NOTICED)
@@ -132,7 +132,7 @@ def _flow(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _block_flows(a: Tensor, b: Tensor) -> list[Tensor]:
-    """Four flows: for every pixel the shifts of the four overlapping blocks it lies in."""
+    """Four flows with the shifts of the four overlapping blocks that contain each pixel."""
     height, width = a.shape[-2:]
     side = block_size(height, width)
     half = side // 2
@@ -151,7 +151,7 @@ def _block_flows(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 def _undo(frame: Tensor, flow: Tensor) -> Tensor:
-    """``frame`` ``[1, c, h, w]`` looked at where each pixel has gone; beyond the edge its last pixel repeats."""
+    """Sample ``frame`` ``[1, c, h, w]`` where each pixel has moved, with edge pixels repeated outside."""
     height, width = frame.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(height, device=frame.device), torch.arange(width, device=frame.device), indexing="ij"
@@ -163,5 +163,5 @@ def _undo(frame: Tensor, flow: Tensor) -> Tensor:
 
 
 def _mean_around(values: Tensor, side: int) -> Tensor:
-    """``[1, 1, h, w]``: the mean over the square of ``side`` pixels around each pixel, or what is there of it."""
+    """``[1, 1, h, w]``: the mean over the square of ``side`` pixels around each pixel, clipped at the borders."""
     return F.avg_pool2d(values, side, stride=1, padding=side // 2, count_include_pad=False)

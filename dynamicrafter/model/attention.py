@@ -17,7 +17,7 @@ from .protocols import Context
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over ``[b, n, c]``; no mask and no position, so n is free."""
+    """Multi-head self-attention over ``[b, n, c]`` without a mask or position embedding, so n is arbitrary."""
 
     def __init__(self, channels: int, heads: int, operations: Operations) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """One query attends to text and to image tokens separately; the results are added (paper, equation 2).
+    """Attends to text tokens and image tokens separately with the same query and adds the results (paper, equation 2).
 
     The image part is weighted by ``tanh(alpha) + 1`` where the variant learned a scale, else by 1.
     """
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
             self.alpha = nn.Parameter(torch.zeros((), **operations.factory))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """``x`` is ``[(b t), n, c]``; keys and values are made once per clip and then shared by its frames."""
+        """``x`` is ``[(b t), n, c]``; keys and values are computed once per clip and shared by its frames."""
         frames = x.shape[0] // context.text.shape[0]
         q = self.to_q(x)
         text = self.attention(
@@ -73,7 +73,7 @@ class CrossAttention(nn.Module):
             self.heads,
         )
         if hasattr(self, "alpha"):
-            # A host may leave this lone parameter on another device than the layers it streams.
+            # A host that streams layers may leave this bare parameter on a different device.
             image = image * (self.alpha.to(image.device, image.dtype).tanh() + 1)
         joined = text + image
         del q, text, image
@@ -81,7 +81,7 @@ class CrossAttention(nn.Module):
 
 
 def _per_frame(tokens: Tensor, frames: int) -> Tensor:
-    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``: each frame's own where f is t, else all for every frame."""
+    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``: one set per frame if f equals t, else all for every frame."""
     if tokens.shape[1] == frames:
         return rearrange(tokens, "b t n c -> (b t) n c")
     return repeat(tokens, "b f n c -> (b t) (f n) c", t=frames)
@@ -102,15 +102,15 @@ class GatedLinear(nn.Module):
 
 
 _FEED_FORWARD_VALUES = 2**26
-"""About as many values are held between the two layers at once: enough to keep any device busy."""
+"""Approximate limit on the values held between the two layers at once; large enough to keep any device busy."""
 
 
 class FeedForward(nn.Module):
-    """GEGLU to four times the width and back."""
+    """GEGLU to four times the width, then a linear layer back."""
 
     def __init__(self, channels: int, operations: Operations) -> None:
         super().__init__()
-        # Index 1 held the trained network's dropout; the checkpoint counts it.
+        # Index 1 was dropout in the trained network; the checkpoint's names count it.
         self.net = nn.Sequential(
             GatedLinear(channels, 4 * channels, operations),
             nn.Identity(),
@@ -120,7 +120,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., channels]`` in and out."""
         tokens = x.flatten(0, -2)
-        # In between, a token takes 12 times its space, which would be the peak of the whole network.
+        # Intermediate values take 12 times the size of the input; unsplit, they would set the network's peak memory.
         size = max(1, _FEED_FORWARD_VALUES // (12 * tokens.shape[1]))
         if tokens.shape[0] <= size:
             return self.net(x)
@@ -129,7 +129,7 @@ class FeedForward(nn.Module):
 
 
 class _Block(nn.Module):
-    """Three pre-normed residual steps; what the middle one attends to differs between space and time."""
+    """Three pre-norm residual steps; ``attn2`` is cross-attention in space and self-attention in time."""
 
     def __init__(self, channels: int, attn1: nn.Module, attn2: nn.Module, operations: Operations) -> None:
         super().__init__()
@@ -176,14 +176,14 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """``[(b t), c, h, w]`` in and out."""
         height = x.shape[-2]
-        # Contiguous, or the linear layer becomes a batch of small products.
+        # Without contiguous() the linear layer becomes a batch of small matrix products.
         h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
         h = self.proj_out(self.transformer_blocks[0](h, context))
         return x + rearrange(h, "n (h w) c -> n c h w", h=height)
 
 
 class TemporalTransformer(nn.Module):
-    """Self-attention over the frames at each position; both attentions of its block look at the frames only.
+    """Self-attention over the frames at each position; both attention layers of its block attend to frames only.
 
     ``projection`` is "conv" for the transformer after the first convolution, whose inner width differs from its
     channels, and "linear" for all others.

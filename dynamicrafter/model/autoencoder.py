@@ -1,4 +1,4 @@
-"""The KL autoencoder between pictures and latents (Stable Diffusion's architecture and names)."""
+"""The KL autoencoder between images and latents (Stable Diffusion's architecture and names)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ResnetBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Single-head self-attention over all positions of a picture."""
+    """Single-head self-attention over all positions of an image."""
 
     def __init__(self, channels: int, config: VaeConfig, operations: Operations) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture to moments."""
+    """Encodes images to the moments (mean and log variance) of the posterior over latents."""
 
     def __init__(self, config: VaeConfig, operations: Operations) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         """``[n, 3, H, W]`` to ``[n, 8, H / 8, W / 8]``.
 
         ``features``, if given, is filled with the output of each level's last block, then that of the first
-        convolution: what a video decoder refers to.
+        convolution; a video decoder takes them as references.
         """
         h = self.conv_in(x)
         first = h if features is not None else None
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to picture."""
+    """Decodes latents to images."""
 
     def __init__(
         self, config: VaeConfig, operations: Operations, block: type[ResnetBlock] = ResnetBlock
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
             blocks = [block(c, width, config, operations) for c in ins]
             levels.append(Level(blocks, None, Upsample(width, operations) if index > 0 else None))
             channels = width
-        # The checkpoints count the levels by resolution, the network runs from the lowest one up.
+        # The checkpoints index the levels from the highest resolution down; the network runs from the lowest one up.
         self.up = nn.ModuleList(reversed(levels))
         self.norm_out = ops.GroupNorm(config.norm_groups, channels, eps=1e-6, **operations.factory)
         self.conv_out = ops.Conv2d(channels, 3, 3, padding=1, **operations.factory)
@@ -179,7 +179,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Pictures in [-1, 1] to scaled latents and back, every frame on its own."""
+    """Converts images in [-1, 1] to scaled latents and back, each frame independently."""
 
     def __init__(
         self, config: VaeConfig, operations: Operations = PLAIN, decoder: type[Decoder] = Decoder
@@ -199,14 +199,14 @@ class Autoencoder(nn.Module):
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
     def latents(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Scaled latents ``[n, 4, h, w]``: a posterior sample (the networks were trained on samples, not on modes)."""
+        """Scaled latents ``[n, 4, h, w]`` as a posterior sample: the networks were trained on samples, not modes."""
         return self.config.scale_factor * self.encode(x).sample(noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents ``[n, 4, h, w]`` to pictures ``[n, 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
+        """Scaled latents ``[n, 4, h, w]`` to images ``[n, 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
         return self.decoder(self.post_quant_conv(latents / self.config.scale_factor))
 
     def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
-        """Frames of a clip one by one, as :class:`~.protocols.FrameDecoder`; ``pictures`` are not looked at."""
+        """Frames of a clip one by one, as :class:`~.protocols.FrameDecoder`; ``pictures`` are ignored."""
         for index in range(latents.shape[0]):
             yield self.decode(latents[index : index + 1])

@@ -1,8 +1,7 @@
-"""From pictures and prompts to everything the network is conditioned on: the one way that all front ends take.
+"""Builds everything the network is conditioned on from images and prompts; all front ends use this module.
 
-:func:`perceive` runs the networks that only encode, :func:`condition` adds the resampler and the random numbers. A host
-that keeps its prompts in a form of its own, or draws later, uses the parts: :func:`see`, :func:`encode_keys`,
-:func:`image_tokens`.
+:func:`perceive` runs the encoders, :func:`condition` adds the resampler and the random numbers. A host that stores its
+prompts in its own format, or samples later, uses the parts: :func:`see`, :func:`encode_keys`, :func:`image_tokens`.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ from .variants import Mode, Variant
 
 @dataclass(frozen=True)
 class Conditioning:
-    """All conditions of a batch of clips; the image latents and fs are the same in every evaluation."""
+    """All conditions of a batch of clips; the image latents and fs are the same for every guidance branch."""
 
     full: Context
-    """Prompt and picture."""
+    """Prompt and image."""
     unconditional: Context
-    """Negative prompt and a mid-grey picture."""
+    """Negative prompt and a mid-grey image."""
     image_only: Context
-    """Negative prompt and picture (the third evaluation of the two-scale guidance)."""
+    """Negative prompt and image (the third evaluation of the two-scale guidance)."""
     concat: Tensor
-    """Image latents ``[b, 4, t, h, w]``, joined to the noisy latents on the channel axis."""
+    """Image latents ``[b, 4, t, h, w]``, concatenated to the noisy latents along the channel axis."""
     fs: Tensor
     """``[b]`` integers."""
 
 
 class Encoders(Protocol):
-    """The networks that only encode, of one model."""
+    """The encoders of a model."""
 
     @property
     def variant(self) -> Variant:
-        """What the model is."""
+        """The model's variant."""
         ...
 
     @property
@@ -61,42 +60,42 @@ class Encoders(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the autoencoder takes pictures in."""
+        """Dtype of the images passed to the autoencoder."""
         ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a batch of clips is to show."""
+    """What to generate in a batch of clips."""
 
     mode: Mode
     frames: int
     prompts: Sequence[str]
-    """One for each clip, as are the next three."""
+    """One for each clip; the same holds for the next three fields."""
     negatives: Sequence[str]
     fs: Sequence[int]
     first: Tensor
-    """Pictures ``[b, 3, H, W]`` float32 in [-1, 1], on the device of the encoders."""
+    """Images ``[b, 3, H, W]`` float32 in [-1, 1], on the device of the encoders."""
     last: Tensor | None = None
-    """The same, in interpolation only."""
+    """As ``first``; for interpolation only."""
 
 
 @dataclass(frozen=True)
 class KeyLatents:
-    """The pictures a batch of clips is conditioned on, as distributions of latents still to be drawn from."""
+    """The images a batch of clips is conditioned on, as posteriors that have not been sampled yet."""
 
     keys: Mapping[int, Posterior]
-    """By frame (negative ones count from the end), of ``b`` pictures each."""
+    """Posteriors of ``b`` images by frame index (negative indices count from the end)."""
     frames: int
     scale: float
-    """Latents are a sample times this."""
+    """Factor that a posterior sample is multiplied by."""
     everywhere: bool
-    """Whether the picture of frame 0 conditions every frame, as in image-to-video."""
+    """Whether the image of frame 0 conditions every frame, as in image-to-video."""
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Image latents ``[b, 4, t, h, w]`` float32, with the rows of ``noise`` ``[b, t, 4, h, w]`` of the key frames.
+        """Sample the image latents ``[b, 4, t, h, w]``, float32, with standard normal ``noise`` ``[b, t, 4, h, w]``.
 
-        The original draws noise for all frames, of which only these are used.
+        The original generates noise for all frames but uses only that of the key frames.
         """
         drawn = {
             frame: (self.scale * posterior.sample(noise[:, frame].to(posterior.mean))).float()
@@ -114,14 +113,14 @@ class KeyLatents:
 
 @dataclass(frozen=True)
 class Perceived:
-    """What the encoders make of a request; the same for every seed."""
+    """The encoders' outputs for a request; they do not depend on the seed."""
 
     text: Tensor
     """``[b, 77, c]``."""
     negative: Tensor
     """``[b, 77, c]``."""
     vision: Tensor
-    """``[b + 1, n, width]``: the pictures, and last the grey one that stands for none."""
+    """``[b + 1, n, width]``: tokens of the images, then those of the mid-grey image that means "no image"."""
     keys: KeyLatents
     fs: Tensor
     """``[b]``."""
@@ -156,7 +155,7 @@ def perceive(encoders: Encoders, request: Request) -> Perceived:
 def condition(
     perceived: Perceived, resampler: TokenResampler, config: ResamplerConfig, noise: Tensor
 ) -> Conditioning:
-    """The conditions of all branches; ``noise`` ``[b, t, 4, h, w]`` draws the pictures' latents."""
+    """The conditions of all branches; the image latents are sampled with ``noise`` ``[b, t, 4, h, w]``."""
     tokens = image_tokens(resampler(perceived.vision), config)
     image, grey = tokens[:-1], tokens[-1:].expand(tokens.shape[0] - 1, -1, -1, -1)
     return Conditioning(
@@ -169,9 +168,9 @@ def condition(
 
 
 def see(encoder: ImageEncoder, pictures: Tensor) -> Tensor:
-    """Image tokens ``[b + 1, n, width]`` of ``[b, 3, H, W]``, and last those of a mid-grey picture.
+    """Image tokens ``[b + 1, n, width]`` of images ``[b, 3, H, W]`` followed by a mid-grey image.
 
-    Mid-grey is what "no picture" meant in training.
+    A mid-grey image stood for "no image" in training.
     """
     return encoder(torch.cat([pictures, torch.zeros_like(pictures[:1])]))
 
@@ -179,9 +178,9 @@ def see(encoder: ImageEncoder, pictures: Tensor) -> Tensor:
 def encode_keys(
     encoder: PictureEncoder, mode: Mode, first: Tensor, last: Tensor | None, frames: int, scale: float
 ) -> KeyLatents:
-    """The key frames of a mode from pictures ``[b, 3, H, W]``; a loop ends with its first picture.
+    """Encode images ``[b, 3, H, W]`` as the key frames of a mode; a loop ends with its first image.
 
-    Pictures are encoded one at a time to bound the memory.
+    Images are encoded one at a time to bound the memory.
     """
 
     def encoded(pictures: Tensor) -> Posterior:
@@ -197,18 +196,18 @@ def encode_keys(
 
 
 def image_tokens(tokens: Tensor, config: ResamplerConfig) -> Tensor:
-    """Resampler output ``[b, q, c]`` frame by frame of the trained length, ``[b, f, n, c]``.
+    """Reshape the resampler output ``[b, f * n, c]`` to ``[b, f, n, c]``, where f is the trained number of frames.
 
-    The network gives each frame its own where the clip has that length, and shows all to every frame otherwise, as in
-    the original.
+    In a clip of f frames, each frame attends to its own tokens; in any other clip every frame attends to all of them,
+    as in the original.
     """
     return rearrange(tokens, "b (f n) c -> b f n c", f=config.frames)
 
 
 def place_keyframes(keyframes: Mapping[int, Tensor], frames: int) -> Tensor:
-    """Latents ``[b, 4, h, w]`` at their frame positions in ``[b, 4, frames, h, w]``, zeros elsewhere.
+    """Place latents ``[b, 4, h, w]`` at their frame positions in ``[b, 4, frames, h, w]``, with zeros elsewhere.
 
-    Interpolation places two pictures at the ends; a loop places one picture at both ends.
+    Interpolation places two images at the ends; a loop places one image at both ends.
     """
     some = next(iter(keyframes.values()))
     clip = torch.zeros(
@@ -222,5 +221,5 @@ def place_keyframes(keyframes: Mapping[int, Tensor], frames: int) -> Tensor:
 
 
 def repeat_picture(latents: Tensor, frames: int) -> Tensor:
-    """Latents ``[b, 4, h, w]`` at every frame, ``[b, 4, frames, h, w]``: what image-to-video is conditioned on."""
+    """Repeat latents ``[b, 4, h, w]`` for every frame, ``[b, 4, frames, h, w]``, as image-to-video requires."""
     return latents.unsqueeze(2).expand(-1, -1, frames, -1, -1)

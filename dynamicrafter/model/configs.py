@@ -1,4 +1,4 @@
-"""Sizes of the networks; defaults are those of the released checkpoints. Free of PyTorch, as all configs."""
+"""Sizes of the networks; defaults are those of the released checkpoints. Does not import PyTorch, like all configs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UNetConfig:
     """Sizes of the denoising network (paper section 3.2; defaults are those of all released checkpoints)."""
 
     in_channels: int = 8
-    """Noisy latent channels followed by the channels of the picture's latent."""
+    """Noisy latent channels followed by the channels of the image's latent."""
     out_channels: int = 4
     model_channels: int = 320
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
@@ -41,7 +41,7 @@ class VaeConfig:
     latent_channels: int = 4
     norm_groups: int = 32
     scale_factor: float = 0.18215
-    """Latents are the posterior sample times this (Stable Diffusion's constant)."""
+    """Factor that posterior samples are multiplied by (Stable Diffusion's constant)."""
     video_decoder: bool = False
 
 
@@ -62,7 +62,7 @@ class ResamplerConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the CLIP text tower; ``layers`` counts the blocks that run (the last trained one never does)."""
+    """Sizes of the CLIP text encoder; ``layers`` counts the blocks that run (the last trained block does not)."""
 
     width: int = 1024
     layers: int = 23
@@ -72,7 +72,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the CLIP image tower; all ``layers`` run, without final norm and projection."""
+    """Sizes of the CLIP image encoder; all ``layers`` run, but not the final norm and projection."""
 
     width: int = 1280
     layers: int = 32

@@ -1,7 +1,7 @@
 # pyright: reportMissingTypeStubs=false
-"""The CLIP encoders of prompts and pictures: open_clip's modules and tokenizer, kornia's resize.
+"""The CLIP encoders for prompts and images: open_clip's modules and tokenizer, kornia's resize.
 
-Both packages are imported where they are used, so that a caller with features of its own needs neither.
+Both packages are imported where they are used, so that a caller with its own features needs neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class CLIPTextEncoder(nn.Module):
-    """open_clip's text transformer without the last trained block, which is never run."""
+    """open_clip's text transformer without the last trained block, which is never executed."""
 
     def __init__(self, config: TextConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class CLIPTextEncoder(nn.Module):
 
 
 class CLIPImageEncoder(nn.Module):
-    """open_clip's vision transformer without the final norm and projection, which are never run."""
+    """open_clip's vision transformer without the final norm and projection, which are never executed."""
 
     def __init__(self, config: VisionConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class CLIPImageEncoder(nn.Module):
         self.to(dtype)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures ``[b, 3, h, w]`` in [-1, 1] of any size to tokens, as :meth:`encode`."""
+        """Images ``[b, 3, h, w]`` in [-1, 1] of any size to tokens, as :meth:`encode`."""
         return self.encode(clip_pixels(pictures, self.image_size))
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -102,20 +102,20 @@ def _tokenizer() -> Callable[..., Tensor]:
 
 
 def tokenize(prompts: Sequence[str]) -> Tensor:
-    """Token ids ``[b, 77]``: start, words, end, then zeros; longer prompts are cut and end with the end token."""
+    """Token ids ``[b, 77]``: start, prompt, end, then zeros; longer prompts are truncated and keep the end token."""
     return _tokenizer()(list(prompts))
 
 
 def count_tokens(prompt: str) -> int:
-    """Tokens of a prompt, without start and end; the encoder reads at most 75 of them."""
+    """Number of tokens in a prompt, without start and end; the encoder uses at most 75 of them."""
     return len(cast(Any, _tokenizer()).encode(prompt))
 
 
 def clip_pixels(pictures: Tensor, size: int = 224) -> Tensor:
-    """Pictures ``[b, 3, h, w]`` in [-1, 1] to CLIP's input ``[b, 3, size, size]``.
+    """Images ``[b, 3, h, w]`` in [-1, 1] to CLIP's input ``[b, 3, size, size]``.
 
-    The whole picture is squashed to a square (Gaussian blur against aliasing, then bicubic with aligned corners, as
-    in training), never cropped and never clamped. Always computed in float32.
+    The whole image is resized to a square without keeping its aspect ratio (Gaussian blur against aliasing, then
+    bicubic with aligned corners, as in training); it is neither cropped nor clamped. Always computed in float32.
     """
     from kornia.geometry.transform import resize
 

@@ -1,4 +1,4 @@
-"""Embeddings, residual blocks and resampling layers of the network; names are the checkpoints' names."""
+"""Embeddings, residual blocks and resampling layers of the network; attribute names are the checkpoints'."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .operations import Operations
 def sinusoidal_embedding(values: Tensor, dim: int) -> Tensor:
     """``[b]`` numbers as float32 ``[b, dim]``: cosines, then sines, of ``v * 10000 ** (-i / (dim // 2))``.
 
-    An odd ``dim`` gets one zero appended. Cosine first, unlike the usual order: that is how the networks were trained.
+    For an odd ``dim`` one zero is appended. Cosines come first, unlike the usual order, as the networks were trained.
     """
     half = dim // 2
     exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=values.device) / half
@@ -36,7 +36,7 @@ class TemporalConvBlock(nn.Module):
 
     def __init__(self, channels: int, norm_groups: int, operations: Operations) -> None:
         super().__init__()
-        # The trained network had dropout before the last three convolutions; the checkpoint counts it.
+        # The trained network had dropout before the last three convolutions; the checkpoint's names count it.
         self.conv1 = _temporal_stage(channels, norm_groups, operations, dropout_slot=False)
         self.conv2 = _temporal_stage(channels, norm_groups, operations, dropout_slot=True)
         self.conv3 = _temporal_stage(channels, norm_groups, operations, dropout_slot=True)
@@ -73,7 +73,7 @@ class ResBlock(nn.Module):
             ops.Conv2d(channels, out_channels, 3, padding=1, **operations.factory),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, out_channels, **operations.factory))
-        # Index 2 held the trained network's dropout; the checkpoint counts it.
+        # Index 2 was dropout in the trained network; the checkpoint's names count it.
         self.out_layers = nn.Sequential(
             ops.GroupNorm(norm_groups, out_channels, eps=1e-5, **operations.factory),
             nn.SiLU(inplace=True),
@@ -85,7 +85,7 @@ class ResBlock(nn.Module):
             if channels == out_channels
             else ops.Conv2d(channels, out_channels, 1, **operations.factory)
         )
-        # The released checkpoints spell it so.
+        # Misspelt in the released checkpoints.
         self.temopral_conv = TemporalConvBlock(out_channels, norm_groups, operations)
 
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:

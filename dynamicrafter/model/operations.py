@@ -1,4 +1,4 @@
-"""Where layers come from and how attention is computed, handed to every constructor.
+"""The layer classes and the attention function that every network's constructor receives.
 
 A host that streams or casts weights passes its own layer namespace (same names and signatures as ``torch.nn``).
 """
@@ -30,7 +30,7 @@ class LayerClasses(Protocol):
 
 
 _LARGEST_BATCH = 65535
-"""CUDA's fused kernels put the batch on a grid axis of at most this length."""
+"""CUDA's fused kernels map the batch to a grid axis of at most this length."""
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -45,7 +45,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Operations:
-    """What a network is built with; the default is plain PyTorch."""
+    """Layer classes, attention, dtype and device that a network is built with; the default is plain PyTorch."""
 
     layers: LayerClasses = cast(LayerClasses, nn)
     attention: Attention = fused_attention
@@ -59,4 +59,4 @@ class Operations:
 
 
 PLAIN = Operations()
-"""Plain PyTorch, in its default dtype on its default device."""
+"""Plain PyTorch with its default dtype and device."""

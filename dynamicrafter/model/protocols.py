@@ -1,7 +1,7 @@
-"""The networks as the rest of the package sees them: what each takes and gives, whoever computes it.
+"""Interfaces of the networks: the inputs and outputs of each, independent of the implementation.
 
-PyTorch modules satisfy these protocols, and so does anything else that does: a host's models, another runtime. Tensors
-go in and come out on the implementation's own device and in its own dtype unless a docstring says otherwise.
+The package's PyTorch modules satisfy these protocols; a host's models or another runtime may implement them too. Inputs
+and outputs are on the implementation's device and in its dtype unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 class Context:
     """What one evaluation of the network attends to.
 
-    ``text`` is ``[b, 77, c]``. ``image`` is ``[b, f, n, c]``: where f is the number of frames of the clip, each frame
-    sees its own n tokens; otherwise every frame sees all ``f * n`` of them.
+    ``text`` is ``[b, 77, c]``. ``image`` is ``[b, f, n, c]``: if f is the number of frames of the clip, each frame
+    attends to its own n tokens; otherwise every frame attends to all ``f * n`` of them.
     """
 
     text: Tensor
@@ -32,10 +32,10 @@ class Posterior:
 
     mean: Tensor
     logvar: Tensor
-    """At most 20; minus infinity for an encoder that knows no spread."""
+    """At most 20; minus infinity for a deterministic encoder."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """``mean + std * noise``, with the caller's standard normal ``noise``."""
+        """``mean + std * noise``, with standard normal ``noise`` from the caller."""
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
 
@@ -43,15 +43,15 @@ class TextEncoder(Protocol):
     """Prompts to hidden states."""
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Hidden states ``[b, 77, c]`` of prompts, longer ones cut."""
+        """Hidden states ``[b, 77, c]`` of prompts; long prompts are truncated."""
         ...
 
 
 class ImageEncoder(Protocol):
-    """Pictures to tokens."""
+    """Images to tokens."""
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Tokens ``[b, n, width]`` of pictures ``[b, 3, h, w]`` in [-1, 1] of any size."""
+        """Tokens ``[b, n, width]`` of images ``[b, 3, h, w]`` in [-1, 1] of any size."""
         ...
 
 
@@ -59,15 +59,15 @@ class TokenResampler(Protocol):
     """Image tokens to context tokens."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """``[b, n, width]`` to ``[b, frames * queries_per_frame, c]``, frame by frame."""
+        """``[b, n, width]`` to ``[b, frames * queries_per_frame, c]``, ordered by frame."""
         ...
 
 
 class PictureEncoder(Protocol):
-    """Pictures to the distribution of their latents."""
+    """Images to the distribution of their latents."""
 
     def encode(self, pictures: Tensor) -> Posterior:
-        """The posterior of pictures ``[n, 3, h, w]`` in [-1, 1]."""
+        """The posterior of images ``[n, 3, h, w]`` in [-1, 1]."""
         ...
 
 
@@ -75,15 +75,15 @@ class FrameDecoder(Protocol):
     """Latents of a clip to its frames."""
 
     def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
-        """Consecutive frames ``[n, 3, 8 h, 8 w]`` around [-1, 1] of scaled latents ``[t, 4, h, w]``, as they are ready.
+        """Decode scaled latents ``[t, 4, h, w]``; yields consecutive frames ``[n, 3, 8 h, 8 w]``, about in [-1, 1].
 
-        ``pictures`` are the first and the last picture ``[2, 3, 8 h, 8 w]`` in [-1, 1], for decoders that look at them.
+        ``pictures`` are the first and the last image ``[2, 3, 8 h, 8 w]`` in [-1, 1], for decoders that use them.
         """
         ...
 
 
 class PictureCodec(PictureEncoder, FrameDecoder, Protocol):
-    """Both directions."""
+    """An encoder and a decoder."""
 
 
 class Network(Protocol):
@@ -95,4 +95,4 @@ class Network(Protocol):
 
 
 NetworkWrapper = Callable[[Network], Network]
-"""A network made of another one: windows over time, cached features, residuals."""
+"""Wraps a network, for example with temporal windows, cached features or residuals."""

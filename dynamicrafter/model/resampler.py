@@ -32,9 +32,9 @@ class PerceiverAttention(nn.Module):
 
 
 class Resampler(nn.Module):
-    """A perceiver with a fixed number of learned queries, ``queries_per_frame`` for each trained frame.
+    """A perceiver with learned queries, ``queries_per_frame`` for each trained frame.
 
-    The number of queries is fixed by the weights, whatever the length of the clip.
+    The number of queries is fixed by the weights and does not depend on the length of the clip.
     """
 
     def __init__(self, config: ResamplerConfig, operations: Operations = PLAIN) -> None:
@@ -53,8 +53,8 @@ class Resampler(nn.Module):
         self.norm_out = ops.LayerNorm(config.output_dim, **operations.factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        """CLIP tokens ``[b, n, input_dim]`` to ``[b, frames * queries_per_frame, output_dim]``, frame by frame."""
-        # A host may leave this lone parameter on another device than the layers it streams.
+        """CLIP tokens ``[b, n, input_dim]`` to ``[b, frames * queries_per_frame, output_dim]``, ordered by frame."""
+        # A host that streams layers may leave this bare parameter on a different device.
         latents = self.latents.to(x.device, x.dtype).expand(x.shape[0], -1, -1)
         x = self.proj_in(x)
         for attention, feed_forward in (layer.children() for layer in self.layers):

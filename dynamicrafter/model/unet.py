@@ -13,13 +13,13 @@ from .operations import PLAIN, Operations
 from .protocols import Context
 
 _FIRST_ATTENTION_HEADS = 8
-"""The transformer after the first convolution has 8 heads whatever the width."""
+"""The transformer after the first convolution has 8 heads at any width."""
 
 
 class VideoUNet(nn.Module):
-    """Predicts noise or velocity from noisy latents, picture latents, timestep, frame rate and context.
+    """Predicts noise or velocity from noisy latents, image latents, timestep, frame rate and context.
 
-    Height and width of the latents must be multiples of ``2 ** (levels - 1)``; the number of frames is free.
+    Height and width of the latents must be multiples of ``2 ** (levels - 1)``; the number of frames is arbitrary.
     """
 
     def __init__(self, config: UNetConfig, operations: Operations = PLAIN) -> None:
@@ -101,7 +101,7 @@ class VideoUNet(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
         """One evaluation.
 
-        ``x`` is ``[b, 8, t, h, w]`` (noisy latents, then picture latents), ``timesteps`` and ``fs`` are ``[b]``,
+        ``x`` is ``[b, 8, t, h, w]`` (noisy latents, then image latents), ``timesteps`` and ``fs`` are ``[b]``,
         ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, f, n, c]``. Returns ``[b, 4, t, h, w]``.
         """
         frames = x.shape[2]
@@ -112,7 +112,7 @@ class VideoUNet(nn.Module):
         embedding = embedding + self.fps_embedding(sinusoidal_embedding(fs, dim).to(x.dtype))
         embedding = repeat(embedding, "b e -> (b t) e", t=frames)
 
-        # Down. What later stages want is kept on a stack and nowhere else, so that it is freed when it is taken.
+        # Down. Skip connections are referenced only by this stack, so each tensor is freed when it is popped.
         h = rearrange(x, "b c t h w -> (b t) c h w")
         h = _run(self.input_blocks[0], h, embedding, context, frames)
         made = [self.init_attn[0](h, frames)]
@@ -132,7 +132,7 @@ class VideoUNet(nn.Module):
 
 
 def _run(stage: nn.Module, h: Tensor, embedding: Tensor, context: Context, frames: int) -> Tensor:
-    """Pass ``h`` through the layers of one stage, giving each what it needs."""
+    """Pass ``h`` through the layers of one stage, each with the arguments it needs."""
     for layer in stage.children():
         if isinstance(layer, ResBlock):
             h = layer(h, embedding, frames)

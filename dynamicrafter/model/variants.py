@@ -1,7 +1,7 @@
-"""What each released DynamiCrafter checkpoint is: sizes of its networks, its diffusion process and its good defaults.
+"""The released DynamiCrafter checkpoints: sizes of the networks, the diffusion process and recommended defaults.
 
-Configs are values. A variant is written as its difference from another one, so this file read from top to bottom
-says how the releases differ. Numbers are those of the released inference configurations and scripts.
+Configs are values. Each variant is defined by its differences from another, so reading this file from top to bottom
+shows how the releases differ. Numbers are those of the released inference configurations and scripts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Mode = Literal["animate", "interpolate", "loop"]
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults with which a variant gives its best results (the released scripts' values)."""
+    """Recommended defaults of a variant (the released scripts' values)."""
 
     height: int
     width: int

@@ -1,4 +1,4 @@
-"""ToonCrafter's first stage: a decoder that looks along time and at the encoder's features of both key pictures."""
+"""ToonCrafter's first stage: a temporal decoder that also uses the encoder features of both key images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .configs import VaeConfig
 from .operations import PLAIN, Operations
 
 _FUSION_HEADS, _FUSION_HEAD_CHANNELS = 8, 64
-"""Heads of the reference attention and their width, whatever the width of the level."""
+"""Heads of the reference attention and their width, the same at every level."""
 
 
 class TimeStack(nn.Module):
@@ -30,7 +30,7 @@ class TimeStack(nn.Module):
         def conv() -> nn.Module:
             return ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **operations.factory)
 
-        # Index 2 of the second stage held dropout; the checkpoint counts it.
+        # Index 2 of the second stage was dropout; the checkpoint's names count it.
         self.in_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), conv())
         self.out_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), nn.Identity(), conv())
 
@@ -40,7 +40,7 @@ class TimeStack(nn.Module):
 
 
 class VideoResnetBlock(ResnetBlock):
-    """The picture block, blended with a temporal one by a learned factor."""
+    """The spatial block, blended with a temporal block by a learned factor."""
 
     def __init__(self, channels: int, out_channels: int, config: VaeConfig, operations: Operations) -> None:
         super().__init__(channels, out_channels, config, operations)
@@ -56,7 +56,7 @@ class VideoResnetBlock(ResnetBlock):
 
 
 class Combiner(nn.Module):
-    """Adds a projection of the key pictures' features to the first and the last frame."""
+    """Adds a projection of the key images' features to the first and the last frame."""
 
     def __init__(self, channels: int, operations: Operations) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Combiner(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Every frame attends to the features of both key pictures."""
+    """Every frame attends to the features of both key images."""
 
     def __init__(self, channels: int, config: VaeConfig, operations: Operations) -> None:
         super().__init__()
@@ -90,20 +90,20 @@ class Fusion(nn.Module):
         """``x`` ``[(b t), c, h, w]``, ``reference`` ``[b, c, 2, h, w]`` (not normalised); returns ``x``'s shape."""
         q = self.to_q(rearrange(self.norm(x), "n c h w -> n (h w) c"))
         tokens = rearrange(reference, "b c k h w -> b (k h w) c")
-        # All frames see the same tokens, so their queries are one long row and no token is there twice.
+        # All frames attend to the same tokens, so their queries form one sequence and no token is repeated.
         q = rearrange(q, "(b t) n c -> b (t n) c", t=frames)
         h = self.to_out[0](self.attention(q, self.to_k(tokens), self.to_v(tokens), _FUSION_HEADS))
         return x + rearrange(h, "b (t h w) c -> (b t) c h w", t=frames, h=x.shape[-2])
 
 
 class VideoDecoder(Decoder):
-    """Latents of a clip to its frames, all at once."""
+    """Decodes the latents of a clip to its frames, all at once."""
 
     def __init__(self, config: VaeConfig, operations: Operations) -> None:
         super().__init__(config, operations, VideoResnetBlock)
         ops = operations.layers
         widths = [config.channels * factor for factor in config.channel_mult]
-        # One refinement for each level (the two finest add to the key frames, the others attend), one for the end.
+        # One refinement for each level (the two finest add to the key frames, the others attend) and one for the end.
         self.attn_refinement = nn.ModuleList(
             [
                 *(
@@ -121,7 +121,7 @@ class VideoDecoder(Decoder):
     def forward(self, z: Tensor, frames: int = 1, references: list[Tensor] | None = None) -> Tensor:
         """``z`` ``[(b t), 4, h, w]`` to ``[(b t), 3, 8 h, 8 w]``.
 
-        ``references`` are the encoder's features of the two key pictures, ``[b, c, 2, h, w]`` for each level and
+        ``references`` are the encoder's features of the two key images, ``[b, c, 2, h, w]`` for each level and
         last for the first convolution; without them the frames are decoded from the latents alone.
         """
         h = self.conv_in(z)
@@ -151,7 +151,7 @@ class VideoAutoencoder(Autoencoder):
         super().__init__(config, operations, VideoDecoder)
 
     def references(self, first: Tensor, last: Tensor) -> list[Tensor]:
-        """Encoder features of the key pictures ``[b, 3, H, W]`` as ``[b, c, 2, h, w]`` for each level."""
+        """Encoder features of the key images ``[b, 3, H, W]`` as ``[b, c, 2, h, w]`` for each level."""
         features: list[Tensor] = []
         self.encode(torch.stack([first, last], dim=1).flatten(0, 1), features)
         return [rearrange(f, "(b k) c h w -> b c k h w", k=2) for f in features]
@@ -161,7 +161,7 @@ class VideoAutoencoder(Autoencoder):
         return self.decoder(latents / self.config.scale_factor, frames, references)
 
     def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
-        """All frames of a clip at once, as :class:`~.protocols.FrameDecoder`."""
+        """Decode all frames of a clip at once, as :class:`~.protocols.FrameDecoder`."""
         references = None if pictures is None else self.references(pictures[:1], pictures[1:])
         yield self.decode_clip(latents, latents.shape[0], references)
 

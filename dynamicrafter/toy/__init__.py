@@ -1,1 +1,1 @@
-"""The toy world, the models trained on it, and what they are measured by."""
+"""The toy world, the models trained on it, and their metrics."""

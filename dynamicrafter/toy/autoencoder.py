@@ -1,4 +1,4 @@
-"""Training an autoencoder from scratch on single frames of the toy world."""
+"""Trains an autoencoder from scratch on single frames of the toy world."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..training.trainer import Batch, Draw
 from .world import Split, draw_scenes, make_clips, sample_scenes
 
 _KL_WEIGHT = 3e-3
-"""Weight of the mean divergence of a latent number from the normal distribution."""
+"""Weight of the mean KL divergence per latent element from the standard normal distribution."""
 _SQUARED_WEIGHT = 8.0
-"""Weight of the squared error beside the absolute one; the former is what PSNR counts."""
+"""Weight of the squared error relative to the absolute error; PSNR depends on the squared one."""
 _WORST = 0.3
-"""Deviation of the strongest noise that the decoder learns to bear, in units of the latents' own."""
+"""Standard deviation of the strongest noise the decoder is trained on, relative to that of the latents."""
 
 
 class AutoencoderLoss(nn.Module):
-    """Reconstruction error plus a little divergence of the latents from the normal distribution."""
+    """Reconstruction error plus a small KL divergence of the latents from the standard normal distribution."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class AutoencoderLoss(nn.Module):
 
 
 class DecoderLoss(nn.Module):
-    """Reconstruction error of latents that are a little wrong, as a network's are; only the decoder is trained."""
+    """Reconstruction error for slightly noisy latents, like those of a network; only the decoder is trained."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class DecoderLoss(nn.Module):
     def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
         """``pictures`` ``[n, 3, H, W]`` in [-1, 1] and ``noise`` ``[n, 4, h, w]`` to a scalar loss.
 
-        Picture i of n gets noise of i / n times :data:`_WORST`, so that clean latents stay in every batch.
+        Image i of n gets noise of i / n times :data:`_WORST`, so that every batch contains clean latents.
         """
         with torch.no_grad():
             latents = self.vae.config.scale_factor * self.vae.encode(pictures).mean.float()
@@ -62,7 +62,7 @@ class DecoderLoss(nn.Module):
 
 
 def frame_draw(batch: int, channels: int = 4) -> Draw:
-    """Batches of single frames of training scenes, half of them with shapes of unusual sizes and places."""
+    """Batches of single frames of training scenes, half of them with shapes of unusual sizes and positions."""
 
     def draw(generator: torch.Generator) -> Batch:
         usual = sample_scenes(batch // 2, generator, pairs=0.2)
@@ -79,22 +79,22 @@ def frame_draw(batch: int, channels: int = 4) -> Draw:
 
 
 def still_frames(count: int, seed: int, split: Split = "held_out") -> Tensor:
-    """``[count, 3, H, W]``: the frame in the middle of each of as many clips."""
+    """The middle frames ``[count, 3, H, W]`` of ``count`` clips."""
     scenes = sample_scenes(count, torch.Generator().manual_seed(seed), split)
     return make_clips(scenes, 3)[:, 1]
 
 
 @torch.no_grad()
 def round_trip(vae: PictureCodec, pictures: Tensor, scale: float = VaeConfig.scale_factor) -> Tensor:
-    """Pictures encoded to the mode and decoded, clamped to [-1, 1]."""
+    """Encode images to the posterior's mode and decode them, clamped to [-1, 1]."""
     return torch.cat(list(vae.frames(scale * vae.encode(pictures).mean))).clamp(-1, 1)
 
 
 @torch.no_grad()
 def normalise_latents(vae: Autoencoder, pictures: Tensor) -> None:
-    """Shift and scale the latents to mean 0 and, once multiplied by the scale factor, deviation 1 in each channel.
+    """Normalise the latents to mean 0 and, after the scale factor, standard deviation 1 in each channel.
 
-    Folded into the two convolutions of width 1 around the latents, so that decoding is unchanged.
+    The change is folded into the two 1x1 convolutions around the latents, so that reconstructions are unchanged.
     """
     mean = vae.encode(pictures).mean
     centre, spread = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
@@ -111,6 +111,6 @@ def normalise_latents(vae: Autoencoder, pictures: Tensor) -> None:
 
 
 def decibels(pictures: Tensor, made: Tensor) -> float:
-    """Mean PSNR, NaN where a picture is not finite."""
+    """Mean PSNR; NaN if an image is not finite."""
     value = float(psnr(pictures, made).mean())
     return value if math.isfinite(value) else math.nan

@@ -1,6 +1,6 @@
-"""What a model does in the toy world, in figures: does it move as told, as fast as told, and keep what it was shown.
+"""Metrics of a model in the toy world: whether it follows prompt and frame rate, and keeps the subject's appearance.
 
-Every figure is measured on scenes that training never saw. The subject is what differs from the known background.
+All metrics use scenes that are not in the training split. The subject is what differs from the known background.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from .world import (
 )
 
 _SEEN = 0.12
-"""Least difference from the background, in [0, 1], that counts as subject."""
+"""Minimum difference from the background, in [0, 1], that counts as subject."""
 _MOVED = 2.0
-"""Pixels from its first place below which a subject stands still."""
+"""Distance from its first position, in pixels, below which a subject stands still."""
 _GREW, _SHRANK = 1.2, 0.83
-"""Ratios of the area to the first one beyond which a subject has grown or shrunk."""
+"""Ratios of the area to the first frame's beyond which a subject has grown or shrunk."""
 _LEAST = 1.0
-"""Least sum over a frame of what exceeds ``_SEEN``, in pixels, for a subject to be there; a true one has 3 or more."""
+"""Minimum sum of the excess over ``_SEEN`` in a frame, in pixels, for a subject; true ones have 3 or more."""
 _IN_PLACE = 4.0
 """Pixels within which the centre of a growing subject stays."""
 _JUMP = 2.0
-"""Pixels by which one step between frames may exceed half of the whole way before it is a jump."""
+"""Pixels by which one step between frames may exceed half of the total distance before it is a jump."""
 _CORNER = 4
-"""Side of the squares in the corners, in pixels, that no subject in its place grows into."""
+"""Side of the corner squares, in pixels, that a growing subject never reaches."""
 _FROZEN = 1e-6
-"""Mean difference of two frames in [-1, 1] at and below which they are the same."""
+"""Mean difference of two frames in [-1, 1] up to which they count as equal."""
 _FS = (8, 12, 18, 28)
-"""Frame rates that must give slower and slower motion."""
+"""Frame rates in the order in which motion must become slower."""
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Track:
-    """Where the subject of each clip is in each frame, ``[n, t]``; pixels, and square pixels for the area.
+    """Position (pixels) and area (square pixels) of each clip's subject in each frame, ``[n, t]``.
 
-    Its place is NaN in frames without a subject.
+    The position is NaN in frames without a subject.
     """
 
     x: Tensor
@@ -71,12 +71,12 @@ class Track:
 
     @property
     def away(self) -> Tensor:
-        """Pixels from the subject's first place in each frame, ``[n, t]``; NaN where it is not there."""
+        """Distance from the subject's first position in each frame, in pixels ``[n, t]``; NaN without a subject."""
         return torch.hypot(self.x - self.x[:, :1], self.y - self.y[:, :1])
 
 
 def track(clips: Tensor, scenes: Scenes) -> Track:
-    """The subject of clips ``[n, t, 3, H, W]`` in [-1, 1], as the weighted centre of what is not background."""
+    """Track the subject of clips ``[n, t, 3, H, W]`` in [-1, 1] as the weighted centre of what is not background."""
     weight = (_difference(clips, scenes) - _SEEN).clamp(min=0)
     total = weight.sum((-2, -1))
     total = torch.where(total < _LEAST, math.nan, total)
@@ -97,8 +97,8 @@ def _difference(clips: Tensor, scenes: Scenes) -> Tensor:
 def directions(found: Track) -> list[str]:
     """One of the four directions for each clip, "still" (as in :func:`stands_still`), or "none".
 
-    A direction takes 2 pixels or more along x or y from the first to the last place, a subject in all frames, and
-    no jump: no step between frames that is longer than half of the whole way and 2 pixels.
+    A direction requires 2 pixels or more along x or y from the first to the last position, a subject in all frames, and
+    no jump, that is, no step between frames longer than half of the total distance plus 2 pixels.
     """
     dx, dy = found.x[:, -1] - found.x[:, 0], found.y[:, -1] - found.y[:, 0]
     step = torch.hypot(found.x.diff(dim=1), found.y.diff(dim=1))
@@ -118,16 +118,16 @@ def directions(found: Track) -> list[str]:
 
 
 def stands_still(found: Track) -> Tensor:
-    """Whether each subject is in all frames within 2 pixels of its first place and at 0.83 to 1.2 of its first area."""
+    """Whether each subject stays within 2 pixels of its first position and 0.83 to 1.2 of its first area throughout."""
     ratio = found.area / found.area[:, :1].clamp(min=1)
     return ((found.away < _MOVED) & (ratio >= _SHRANK) & (ratio <= _GREW)).all(1)
 
 
 def grows(clips: Tensor, scenes: Scenes) -> Tensor:
-    """Whether each subject's last area is more than 1.2 of its first, and it is the subject that has grown, ``[n]``.
+    """Whether each subject's last area is more than 1.2 times its first because the subject has grown, ``[n]``.
 
-    It must be there and within 4 pixels of its first place in all frames, and keep its colour; the last frame's
-    corners of 4 pixels must still be background, which they are not in a frame that is only brighter.
+    It must be present within 4 pixels of its first position in all frames and keep its colour; the 4-pixel corners of
+    the last frame must still be background, which excludes a frame that only became brighter.
     """
     found = track(clips, scenes)
     larger = found.area[:, -1] > _GREW * found.area[:, 0].clamp(min=1)
@@ -139,41 +139,41 @@ def grows(clips: Tensor, scenes: Scenes) -> Tensor:
 
 
 def shrinks(clips: Tensor, scenes: Scenes) -> Tensor:
-    """Whether each subject's last area is less than 0.83 of its first, and it is there in all frames, ``[n]``."""
+    """Whether each subject's last area is less than 0.83 of its first, and it is present in all frames, ``[n]``."""
     found = track(clips, scenes)
     return (found.area[:, -1] < _SHRANK * found.area[:, 0].clamp(min=1)) & found.there
 
 
 def travelled(found: Track) -> Tensor:
-    """Pixels between the subject's first and last place, ``[n]``; 0 where a frame has no subject."""
+    """Distance between the subject's first and last position, in pixels ``[n]``; 0 if a frame has no subject."""
     return torch.where(found.there, found.away[:, -1], 0.0)
 
 
 def slower(distances: Sequence[Tensor]) -> Tensor:
-    """Whether the ways ``[n]`` that a subject travelled get shorter from each to the next, and none is 0 pixels."""
+    """Whether the distances ``[n]`` that a subject travelled are strictly decreasing and above 0."""
     shorter = [a > b for a, b in zip(distances, distances[1:], strict=False)]
     return torch.stack([*shorter, distances[-1] > 0]).all(0)
 
 
 def way_out(found: Track) -> Tensor:
-    """Pixels to the right from the first to the middle frame, ``[n]``; 0 where a frame has no subject."""
+    """Distance to the right from the first to the middle frame, in pixels ``[n]``; 0 if a frame has no subject."""
     return torch.where(found.there, found.x[:, found.x.shape[1] // 2] - found.x[:, 0], 0.0)
 
 
 def moving_loop_closure(clip: Tensor) -> float:
-    """:func:`loop_closure`, but infinite too for a clip that moves though its median step is 1e-6 or less.
+    """:func:`loop_closure`, but also infinite for a clip that moves although its median step is 1e-6 or less.
 
-    Such a clip is frozen but for a few frames: it ends as it began without having been a loop.
+    Such a clip is static except for a few frames: it ends as it began without being a loop.
     """
     steps = (clip[1:] - clip[:-1]).abs().flatten(1).mean(1)
     return math.inf if steps.median() <= _FROZEN < steps.max() else loop_closure(clip)
 
 
 def same_subject(clips: Tensor, scenes: Scenes) -> tuple[float, float]:
-    """Shares of clips whose subject has its colour, and its shape, in the last frame; neither if a frame has none.
+    """Shares of clips whose subject keeps its colour, and its shape, in the last frame; neither without a subject.
 
-    The colour is the nearest of all to the subject's mean one. The shape is the one whose drawing, in that
-    colour and at about the place and size of what is there, differs least from the frame.
+    The colour is the palette colour nearest to the subject's mean colour. The shape is the one whose rendering, in that
+    colour and at about the position and size of the subject, differs least from the frame.
     """
     last = clips[:, -1:]
     there = track(clips, scenes).there
@@ -203,7 +203,7 @@ def same_subject(clips: Tensor, scenes: Scenes) -> tuple[float, float]:
 
 
 def _nearest_colour(last: Tensor, scenes: Scenes) -> Tensor:
-    """Index ``[n]`` of the colour nearest to the mean one of what is not background in frames ``[n, 1, 3, H, W]``."""
+    """Index ``[n]`` of the colour nearest to the mean of what is not background in frames ``[n, 1, 3, H, W]``."""
     weight = (_difference(last, scenes) - 2 * _SEEN).clamp(min=0)
     total = weight.sum((-2, -1)).clamp(min=1e-6)
     colour = ((last[:, 0] + 1) / 2 * weight).sum((-2, -1)) / total
@@ -211,11 +211,11 @@ def _nearest_colour(last: Tensor, scenes: Scenes) -> Tensor:
 
 
 _AREAS = (3.14, 2.96, 1.87, 2.56)
-"""Area of each shape of radius 1."""
+"""Area of each shape with radius 1."""
 
 
 def shown(scenes: Scenes) -> Tensor:
-    """The first pictures of scenes as a PNG file holds them: ``[n, 3, H, W]`` in [-1, 1], in steps of 1/255."""
+    """The first images of scenes as stored in a PNG file: ``[n, 3, H, W]`` in [-1, 1], quantised to 8 bits."""
     return ((draw_scenes(scenes, torch.zeros(len(scenes), 1))[:, 0] + 1) * 127.5).round() / 127.5 - 1
 
 
@@ -227,10 +227,10 @@ def generate_clips(
     seed: int,
     ends: Tensor | None = None,
 ) -> Tensor:
-    """Clips ``[n, t, 3, H, W]`` in [-1, 1] of the scenes' first pictures, each with its own prompt and frame rate.
+    """Generate clips ``[n, t, 3, H, W]`` in [-1, 1] from the scenes' first images, with their prompts and frame rates.
 
-    They are made as the command makes them, with frames of 8 bits. ``ends`` are the last pictures ``[n, 3, H, W]`` of
-    an interpolation.
+    They are generated as by the command, with 8-bit frames. ``ends`` are the last images ``[n, 3, H, W]`` of an
+    interpolation.
     """
     made: list[Tensor] = []
     for start in range(0, len(scenes), _BATCH):
@@ -254,9 +254,9 @@ def measure_behaviour(
     cfg: float | None = None,
     report: Callable[[str, float], None] | None = None,
 ) -> dict[str, float]:
-    """All figures of the toy world, each on about ``items`` unseen clips; shares are 0 to 1, the rest dB or pixels.
+    """All metrics of the toy world, each on about ``items`` unseen clips; shares are 0 to 1, the rest dB or pixels.
 
-    ``report`` hears every figure as soon as it is known.
+    ``report`` is called with every metric as soon as it is known.
     """
     figures: dict[str, float] = {}
 
@@ -277,7 +277,7 @@ def measure_behaviour(
     vae = model.vae
     note("autoencoder: round trip, dB", psnr(still, round_trip(vae, still)).mean())
 
-    # Directions: the same pictures with four prompts, and without a prompt
+    # Directions: the same images with four prompts, and without a prompt
     pictures = max(1, items // len(DIRECTIONS))
     right, right_untold, kept_colour, kept_shape, first_frames = 0.0, 0.0, 0.0, 0.0, 0.0
     wanted = scenes(pictures, DIRECTIONS[0], 10, 1)

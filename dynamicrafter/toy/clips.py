@@ -1,4 +1,4 @@
-"""A folder of toy clips as files, as one's own clips would be: to try training on, and to teach a new word."""
+"""Writes a folder of toy clips in the format of a user's training data, to try training and to teach a new word."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .hops import FS, WORD, hop_captions, hop_clips
 from .world import captions, make_clips, sample_scenes
 
 _ENLARGED = 2
-"""Pixels of a file for each one of the world, a side: MP4 keeps colour at half the resolution of brightness."""
+"""Enlargement of the files, since MP4 stores chroma at half the resolution of luma."""
 _KNOWN = "known"
-"""What clips of the other kind are called."""
+"""Name of the clips with known motions."""
 _OWN_NAME = re.compile(rf"\d{{3,}}_({_KNOWN}|{WORD})\.mp4")
-"""Names of clips, however many there are: a longer list of an earlier run is replaced too."""
+"""Names of clips with any number, so that a longer list of an earlier run can be replaced too."""
 
 
 def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed: int = 0) -> list[Path]:
-    """Write two clips for each of ``pictures`` first pictures and a ``captions.csv`` with their captions and rates.
+    """Write two clips for each of ``pictures`` first images and a ``captions.csv`` with their captions and rates.
 
-    In one the subject hops, in the other it does something that the built-in model knows, so that training on the
-    folder teaches the word without unlearning the others. All scenes are of the toy world's training split; the files
-    are 128x128, twice the world's size, which training undoes. Files that are there are replaced; the list comes
-    last. Returns the clips. Raises UsageError for fewer than one picture or two frames, a seed out of range, and a
-    list of other clips in the folder, and ClipError when a file cannot be written.
+    In one clip the subject hops, in the other it does something that the built-in model knows, so that training on the
+    folder teaches the word without forgetting the others. All scenes are from the toy world's training split; the files
+    are 128x128, twice the world's size, and training scales them down again. Existing files are replaced; the list is
+    written last. Returns the clips. Raises UsageError for fewer than one image or two frames, a seed out of range, and
+    a list of other clips in the folder, and ClipError if a file cannot be written.
     """
     if pictures < 1 or frames < 2:
         raise UsageError(
-            f"at least one picture and two frames are needed, but {pictures} and {frames} were asked for"
+            f"at least one image and two frames are needed, but {pictures} and {frames} were given"
         )
     check_seed(seed)
     _keep_other_list(folder / CAPTION_LISTS[0])
@@ -51,7 +51,7 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise ClipError(
-            f"{folder} cannot be made ({problem.strerror or problem}); give another one"
+            f"{folder} cannot be created ({problem.strerror or problem}); choose another folder"
         ) from problem
     written: list[Path] = []
     rows: list[tuple[str, str, int]] = []
@@ -69,7 +69,7 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
 
 
 def _keep_other_list(path: Path) -> None:
-    """Raise UsageError where ``path`` is there and names other clips than those of this file, or cannot be read."""
+    """Raise UsageError if ``path`` exists and lists clips not written by this module, or cannot be read."""
     if not os.path.exists(path):
         return
     try:
@@ -77,12 +77,12 @@ def _keep_other_list(path: Path) -> None:
         other = next((name for name in names if not _OWN_NAME.fullmatch(name)), None)
     except UsageError as problem:
         raise UsageError(
-            f"toy clips come with a list of their own, but {path} is there and is none of theirs ({problem}); give "
+            f"toy clips are written with their own list, but {path} exists and is a different one ({problem}); choose "
             f"another folder"
         ) from problem
     if other is not None:
         raise UsageError(
-            f"toy clips come with a list of their own, but {path} is there and names {other or 'no path'}; give "
+            f"toy clips are written with their own list, but {path} exists and lists {other or 'no path'}; choose "
             f"another folder"
         )
 
@@ -93,5 +93,5 @@ def _write_list(rows: list[tuple[str, str, int]], path: Path) -> None:
             csv.writer(file).writerows([("path", "caption", "fps"), *rows])
     except OSError as problem:
         raise ClipError(
-            f"{path} could not be written ({problem.strerror or problem}); make room or give another folder"
+            f"{path} could not be written ({problem.strerror or problem}); free some space or choose another folder"
         ) from problem

@@ -1,6 +1,6 @@
-"""A motion that the built-in model does not know, to teach it: the subject hops, up and down again within the clip.
+"""A motion to teach to the built-in model, which does not know it: the subject hops, up and down within the clip.
 
-Made of the toy world's own scenes, so that everything but the motion and its word is known already.
+It uses the toy world's scenes, so that only the motion and its word are new.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .world import (
 
 WORD = "hops"
 _HEIGHT = 0.6
-"""Top of a hop, as a share of the way that a subject travels up in a whole clip: 13 pixels at fs 8."""
+"""Height of a hop as a share of the distance that a subject travels up in a whole clip: 13 pixels at fs 8."""
 _RISEN, _BACK, _ASIDE = 5.0, 3.0, 4.0
-"""Pixels: a hop rises by at least the first, ends within the second of its start and keeps within the third of its
-line. A subject that goes one way only, or stands still, does none of it."""
+"""Limits in pixels: a hop rises by at least the first, ends within the second of its start and stays within the third
+of a vertical line. A subject that moves in one direction or stands still does not count."""
 FS = (8, 10)
-"""Frame rates of hops, the liveliest the model knows."""
+"""Range of frame rates of hops, those with the fastest motion in training."""
 
 
 def hop_clips(scenes: Scenes, frames: int) -> Tensor:
-    """Clips ``[n, frames, 3, 64, 64]`` in [-1, 1] in which the first subject hops once, as a thrown ball does."""
+    """Clips ``[n, frames, 3, 64, 64]`` in [-1, 1] in which the first subject hops once on a parabola."""
     line = torch.linspace(0, 1, frames).expand(len(scenes), -1)
     return draw_scenes(with_motion(scenes, "up"), _HEIGHT * 4 * line * (1 - line))
 
 
 def hop_captions(scenes: Scenes, generator: torch.Generator | None = None) -> list[str]:
-    """One caption for each scene; without a generator with "a", else with a random article or none."""
+    """One caption for each scene, with a random article or none; without a generator always with "a"."""
     names = list(COLOURS)
 
     def article() -> str:
@@ -57,7 +57,7 @@ def hop_captions(scenes: Scenes, generator: torch.Generator | None = None) -> li
 
 
 def hopped(found: Track) -> list[bool]:
-    """Whether the subject of each clip rose and came back to where it was, without going aside."""
+    """Whether the subject of each clip rose and returned to its start without moving sideways."""
     risen = found.y[:, 0] - found.y.min(1).values
     off = (found.y[:, -1] - found.y[:, 0]).abs()
     aside = (found.x - found.x[:, :1]).abs().max(1).values
@@ -73,9 +73,9 @@ def measure_hops(
     cfg: float | None = None,
     report: Callable[[str, float], None] | None = None,
 ) -> dict[str, float]:
-    """Shares of about ``items`` unseen scenes: which hop when told, and which go in the four directions when told.
+    """Shares of about ``items`` unseen scenes that hop, and that move in the four directions, when prompted.
 
-    ``report`` hears every figure as soon as it is known.
+    ``report`` is called with every metric as soon as it is known.
     """
     settings = make_settings(model.variant, "animate", steps=steps, cfg=cfg)
     generator = torch.Generator().manual_seed(seed * 1009 + 7)

@@ -1,4 +1,4 @@
-"""Clips of the toy world encoded once, and the batches that the network of ``tiny`` is trained on."""
+"""Caches encoded clips of the toy world and builds the batches that the network of ``tiny`` is trained on."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ from .world import (
 )
 
 GROUP = 4
-"""Clips of a pool that share their first picture and differ in what happens."""
+"""Number of clips in a pool that share their first image and differ in their motion."""
 FRAMES = TINY.resampler.frames
 """Frames of every clip."""
 _ENCODED_AT_ONCE = 64
 
 _MOTION_WEIGHTS = {"grow": 1.8, "shrink": 1.8, "turn": 0.8, "colour": 0.8}
-"""How much more often than others a motion is drawn: the size of a subject is learnt last."""
+"""How much more often a motion is sampled than others: changes of size are learnt last."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Clips encoded once, in groups of :data:`GROUP` with the same first picture."""
+    """Clips encoded once, in groups of :data:`GROUP` with the same first image."""
 
     latents: Tensor
-    """``[n, 4, t, h, w]`` scaled."""
+    """Scaled latents ``[n, 4, t, h, w]``."""
     text: Tensor
     """``[n, 77, c]``."""
     vision: Tensor
-    """``[n / GROUP, tokens, c]``: what the image tower makes of the first pictures."""
+    """Image encoder tokens of the first images, ``[n / GROUP, tokens, c]``."""
     fs: Tensor
     loop: Tensor
     empty: Tensor
-    """``[77, c]``: what the text tower makes of no text."""
+    """Text encoder output for an empty prompt, ``[77, c]``."""
     grey: Tensor
-    """``[tokens, c]``: what the image tower makes of a grey picture."""
+    """Image encoder tokens of a mid-grey image, ``[tokens, c]``."""
 
 
 def prompted_scenes(pictures: int, seed: int, held_out: bool = False) -> Scenes:
-    """Pictures with each of the four directions, fast."""
+    """Scenes with each of the four directions per image, at high speed."""
     generator = torch.Generator().manual_seed(seed)
     first = sample_scenes(pictures, generator, "held_out" if held_out else "train", fs=(8, 10))
     return _grouped([with_motion(first, motion) for motion in DIRECTIONS])
 
 
 def mixed_scenes(pictures: int, seed: int, by_distance: bool = False) -> Scenes:
-    """Pictures with four different motions each, some with two shapes, some that come back.
+    """Scenes with four different motions per image, some with two shapes, some as loops.
 
-    Every frame rate is equally frequent, or with ``by_distance`` every length of way, which makes fast clips more so.
+    Frame rates are uniform, or with ``by_distance`` distances travelled are, which makes fast clips more frequent.
     """
     generator = torch.Generator().manual_seed(seed)
     names = tuple(MOTIONS)
@@ -91,14 +91,14 @@ def mixed_scenes(pictures: int, seed: int, by_distance: bool = False) -> Scenes:
 
 
 def _grouped(parts: list[Scenes]) -> Scenes:
-    """The members of each group one after the other."""
+    """Interleave the parts so that the members of each group are consecutive."""
     joined = join(parts)
     order = torch.arange(len(joined)).view(len(parts), -1).T.flatten()
     return Scenes(**{name: value[order] for name, value in vars(joined).items()})
 
 
 def kept_pool(folder: Path, name: str, scenes: Callable[[], Scenes]) -> Pool:
-    """The pool of that name, encoded with the towers and autoencoder of ``folder`` unless it is there already."""
+    """The pool called ``name``, encoded with the encoders and autoencoder in ``folder`` unless it is cached there."""
     path = folder / f"pool_{name}.pt"
     with one_process_first():
         if not path.exists():
@@ -108,7 +108,7 @@ def kept_pool(folder: Path, name: str, scenes: Callable[[], Scenes]) -> Pool:
 
 @torch.no_grad()
 def encode_pool(scenes: Scenes, folder: Path) -> Pool:
-    """Clips, captions and first pictures of ``scenes`` through the frozen networks."""
+    """Encode the clips, captions and first images of ``scenes`` with the frozen networks."""
     vae = Autoencoder(TINY.vae)
     vae.load_state_dict(load_state(folder / "vae.pt"))
     text = CompactText(TINY.text, toy_vocabulary())
@@ -146,7 +146,7 @@ def _groups(pool: Pool, count: int, generator: torch.Generator) -> Tensor:
 
 
 def make_batch(pool: Pool, clips: Tensor, ends: Tensor, t: Tensor, noise: Tensor) -> Batch:
-    """The clips as a batch; those with ``ends`` are conditioned on their last picture too."""
+    """A batch of the given clips; those with ``ends`` are also conditioned on their last image."""
     latents = pool.latents[clips]
     first, last = latents[:, :, 0], latents[:, :, -1]
     both = place_keyframes({0: first, -1: last}, FRAMES)
@@ -163,7 +163,7 @@ def make_batch(pool: Pool, clips: Tensor, ends: Tensor, t: Tensor, noise: Tensor
 
 
 def prompted_draw(pool: Pool, batch: int) -> Draw:
-    """Whole groups with one noise and one timestep each: within a group only the prompt tells what to do."""
+    """Whole groups, each with one noise and one timestep: within a group only the prompt determines the motion."""
 
     def draw(generator: torch.Generator) -> Batch:
         clips = _groups(pool, batch // GROUP, generator)
@@ -180,10 +180,10 @@ def prompted_draw(pool: Pool, batch: int) -> Draw:
 
 
 def mixed_draw(pool: Pool, batch: int, grouped: float = 0.5) -> Draw:
-    """A share ``grouped`` of the batch in whole groups with one noise and one timestep each, the rest any clips.
+    """A share ``grouped`` of the batch in whole groups, each with one noise and one timestep, the rest any clips.
 
-    In the groups high timesteps are frequent: there it is decided what will happen, and only the prompt tells. The
-    others are spread evenly over all timesteps. A quarter of the clips, and all that come back, are interpolations.
+    In the groups high timesteps are frequent, since they decide the motion and only the prompt determines it. The other
+    clips have evenly distributed timesteps. A quarter of the clips, and all loops, are interpolations.
     """
     groups = int(batch * grouped) // GROUP
     single = batch - groups * GROUP

@@ -1,6 +1,6 @@
-"""What the text's and the picture's guidance scales do, each by itself, in the toy world.
+"""Measures the separate effects of the text and image guidance scales in the toy world.
 
-The same pictures and noise are animated with both scales at 1, then with the one raised while the other stays.
+The same images and noise are used with both scales at 1, and then with one of them raised.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .behaviour import directions, generate_clips, track, travelled
 from .world import DIRECTIONS, captions, draw_scenes, join, sample_scenes, with_motion
 
 SCALES = (1.0, 2.0, 4.0)
-"""Values of the scale that is raised; the other stays at the first."""
+"""Values of the scale that is raised; the other one stays at the first value."""
 _FS = 10
-"""Speed of all clips, as for the directions in the figures of behaviour."""
+"""Frame rate of all clips, the same as for the directions in :mod:`.behaviour`."""
 
 
 def scale_pairs() -> list[tuple[float, float]]:
-    """The pairs of text and image scale that are tried: the neutral one, then the text's, then the picture's."""
+    """The measured pairs of text and image scale: the neutral one, then raised text, then raised image scales."""
     first, *raised = SCALES
     return [(first, first), *((scale, first) for scale in raised), *((first, scale) for scale in raised)]
 
@@ -35,11 +35,11 @@ def measure_scales(
     steps: int | None = None,
     report: Callable[[str, float], None] | None = None,
 ) -> dict[str, float]:
-    """Figures of a toy-world model for each pair of :func:`scale_pairs`, on about ``items`` unseen clips each.
+    """Metrics of a toy-world model for each pair of :func:`scale_pairs`, on about ``items`` unseen clips each.
 
-    A quarter as many pictures move in each of the four directions. For every pair: the share that moves as prompted
-    (0 to 1), the distance the subject travels (pixels), and the first frame to the picture (dB). ``report`` hears
-    every figure as soon as it is known.
+    The clips are a quarter as many images, each with the four directions. For every pair: the share that moves as
+    prompted (0 to 1), the distance the subject travels (pixels), and the PSNR of the first frame to the image (dB).
+    ``report`` is called with every metric as soon as it is known.
     """
     pictures = max(1, items // len(DIRECTIONS))
     generator = torch.Generator().manual_seed(seed * 1009 + 7)

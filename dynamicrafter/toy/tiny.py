@@ -1,10 +1,10 @@
-"""The recipe of the built-in ``tiny`` checkpoint: every network trained from nothing on the toy world, in stages.
+"""The recipe of the built-in ``tiny`` checkpoint: every network trained from scratch on the toy world, in stages.
 
-1. autoencoder; 2. text and image tower, each to tell what a scene holds, then frozen; 3. network and resampler on
-pictures with four captions each at high noise, until the prompt steers; 4. the full mix of motions and modes; 5. the
-same on fresh, livelier scenes and evenly spread timesteps; 6. once more on other scenes, with the learning rate raised
-and lowered again; 7. the decoder alone, on latents as inexact as a network's; 8. export to one file. Each stage keeps
-its state in its own folder and goes on from there when it was stopped.
+1. autoencoder; 2. text and image encoder, each pretrained to classify scenes, then frozen; 3. network and resampler on
+images with four captions each at high noise, until prompts take effect; 4. the full mix of motions and modes; 5. the
+same on new scenes with more motion and evenly distributed timesteps; 6. again on other scenes, with the learning rate
+raised and lowered once more; 7. the decoder alone, on latents as inexact as a network's; 8. export to one file. Each
+stage keeps its state in its own folder and resumes from it.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ REFINED = replace(MIXED, steps=3600, decay="cosine", seed=7)
 CONTINUED = replace(REFINED, steps=5000, seed=8)
 DECODER = replace(VAE, steps=800, learning_rate=1e-3, seed=6)
 VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
-"""Samples of one step of one process."""
+"""Batch size per step and process."""
 
 
 def train_tiny(
     folder: Path, report: Callable[[str, Report], None], stages: tuple[RecipeStage, ...] = STAGES
 ) -> Path:
-    """Run the stages in ``folder``, each from where it was; returns the path of the finished checkpoint."""
+    """Run the stages in ``folder``, resuming each; returns the path of the finished checkpoint."""
     for stage in stages:
         place = folder / stage
         make_folder(place)
@@ -150,7 +150,7 @@ def _train_denoising(
     config: TrainerConfig,
     draw: Draw,
 ) -> None:
-    """Network and resampler, fresh or as the stage ``before`` left them."""
+    """Train network and resampler, newly initialised or from the result of the stage ``before``."""
     loss = denoising_loss(config.seed)
     if before is not None:
         loss.load_state_dict(load_state(folder / f"{before}.pt"))
@@ -195,14 +195,14 @@ def _keep(weights: Mapping[str, Tensor], folder: Path, stage: str) -> None:
 
 
 def matrix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention as plain matrix products; in bfloat16 on a CPU its gradient takes a third of the fused one's time."""
+    """Attention as matrix products; in bfloat16 on a CPU its gradient takes a third of the time of fused attention."""
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
     return rearrange(weights.to(v.dtype) @ v, "b h n d -> b n (h d)")
 
 
 def denoising_loss(seed: int) -> DenoisingLoss:
-    """Fresh network and resampler; every residual branch of the network begins at zero, as in the original."""
+    """Newly initialised network and resampler; every residual branch starts at zero, as in the original."""
     seed_everything(seed)
     unet = VideoUNet(TINY.unet, Operations(attention=matrix_attention))
     zeroed = ("out.2", "out_layers.3", "proj_out", "conv4.3")
@@ -215,9 +215,9 @@ def denoising_loss(seed: int) -> DenoisingLoss:
 
 
 def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
-    """Loss on unseen pictures at the last timestep, with the right caption and with another one of its group.
+    """Validation loss on unseen images at the last timestep, with the right caption and a wrong one of its group.
 
-    As long as both are alike the prompt does nothing, and sampling need not be tried.
+    As long as the two are equal, the prompt has no effect, and sampling is not worth trying.
     """
     count = len(pool.fs)
     noise = torch.randn(pool.latents.shape, generator=torch.Generator().manual_seed(1))
@@ -241,7 +241,7 @@ def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
 
 
 def export(folder: Path, denoising: Mapping[str, Tensor], path: Path) -> None:
-    """All networks in one file in the released layout, 16 bit, with the variant in its metadata."""
+    """Write all networks to one file in the released layout, in 16 bit, with the variant in its metadata."""
     text = CompactText(TINY.text, toy_vocabulary())
     text.tower.load_state_dict(load_state(folder / "text.pt"))
     parts: dict[str, Mapping[str, Tensor]] = {

@@ -1,7 +1,8 @@
-"""Pretraining the small text and image towers: each learns to tell what a scene holds, then is frozen.
+"""Pretrains the small text and image encoders: each learns to classify the contents of a scene and is then frozen.
 
-An untrained text tower hardly tells captions apart at the padding positions, which are most of what the network
-attends to; a network trained with such a tower never learns to read. A minute of this is enough.
+The outputs of an untrained text encoder hardly differ between captions at the padding positions, which are most of what
+the network attends to; a network trained with such an encoder never learns to follow prompts. A minute of pretraining
+is enough.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from ..training.trainer import Batch, Draw
 from .world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scenes, captions, draw_scenes, sample_scenes
 
 _NOTHING = -100
-"""Label that counts for nothing in the loss."""
+"""Label that the loss ignores."""
 _COLOUR_MOTION = tuple(MOTIONS).index("colour")
 
 
 def vocabulary(tokenized: Tensor) -> Tensor:
-    """The ids that occur in ``tokenized``, ascending; a tower is trained with a table of these alone."""
+    """The ids that occur in ``tokenized``, ascending; an encoder is trained with an embedding table of only these."""
     return cast(Tensor, cast(Any, torch).unique(tokenized))
 
 
 def toy_vocabulary() -> Tensor:
-    """Ids of all words that captions of the toy world are made of, with start, end and padding."""
+    """Ids of all words in captions of the toy world, and of start, end and padding."""
     phrases = [phrase.replace("{}", "") for wordings in MOTIONS.values() for phrase in wordings]
     return vocabulary(tokenize([*phrases, *COLOURS, *SHAPES, "a the and", ""]))
 
 
 class CompactText(nn.Module):
-    """A text tower with a table of a few words, and the way back to the whole vocabulary."""
+    """A text encoder with a small embedding table that can be expanded to the full vocabulary."""
 
     def __init__(self, config: TextConfig, ids: Tensor) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class CompactText(nn.Module):
         nn.init.normal_(cast(Any, self.tower).token_embedding.weight, std=0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Ids of the whole vocabulary ``[b, 77]`` to hidden states ``[b, 77, width]``."""
+        """Ids of the full vocabulary ``[b, 77]`` to hidden states ``[b, 77, width]``."""
         return self.tower.encode(torch.searchsorted(cast(Tensor, self.ids), tokens))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -58,7 +59,7 @@ class CompactText(nn.Module):
         return self(tokenize(prompts))
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Weights of the tower with the whole vocabulary; words that were never seen are zero."""
+        """Weights of the encoder with the full vocabulary; embeddings of words not seen in training are zero."""
         weights = {name: value.detach().clone() for name, value in self.tower.state_dict().items()}
         table = torch.zeros(self._config.vocabulary, self._config.width)
         table[cast(Tensor, self.ids)] = weights["token_embedding.weight"]
@@ -66,7 +67,7 @@ class CompactText(nn.Module):
 
 
 def _labels(scenes: Scenes) -> dict[str, Tensor]:
-    """What a caption says of each of the two shapes, ``[n, 2]`` each."""
+    """Labels of each of the two shapes that a caption describes, ``[n, 2]`` each."""
     gone = ~scenes.present
     same = scenes.motion != _COLOUR_MOTION
     return {
@@ -81,7 +82,7 @@ _HEADS = {"motion": len(MOTIONS) + 1, "colour": len(COLOURS), "shape": len(SHAPE
 
 
 class TextLoss(nn.Module):
-    """Linear heads read the scene from every position from the end token on."""
+    """Linear heads that classify the scene at every position from the end token on."""
 
     def __init__(self, text: CompactText, width: int) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class TextLoss(nn.Module):
 
 
 def caption_draw(batch: int) -> Draw:
-    """Captions of random scenes, tokenized, with what they say."""
+    """Tokenized captions of random scenes, with their labels."""
 
     def draw(generator: torch.Generator) -> Batch:
         scenes = sample_scenes(batch, generator, pairs=0.25)
@@ -115,7 +116,7 @@ def caption_draw(batch: int) -> Draw:
 
 
 class VisionLoss(nn.Module):
-    """Linear heads read shape, colour, place, size and background from the mean of the picture's tokens."""
+    """Linear heads that predict shape, colour, position, size and background from the mean of the image tokens."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class VisionLoss(nn.Module):
 
 
 def picture_draw(batch: int) -> Draw:
-    """First pictures of random scenes with one shape, and what they show."""
+    """First images of random scenes with one shape, and their labels."""
 
     def draw(generator: torch.Generator) -> Batch:
         scenes = sample_scenes(batch, generator)

@@ -1,8 +1,8 @@
-"""A procedural world of coloured shapes on soft backgrounds: endless seeded clips with captions to train and test on.
+"""A procedural world of coloured shapes on soft backgrounds: unlimited seeded clips with captions.
 
-One or two shapes move, grow, shrink, turn, change colour or stand still; the smaller the frame rate ``fs`` the faster.
-A clip's first picture says nothing of what will happen, so that only the caption can. Every seventh or so combination
-of shape, colour and background is held out of training with all its motions.
+One or two shapes move, grow, shrink, turn, change colour or stand still; the lower the frame rate ``fs``, the faster. A
+clip's first image does not reveal the motion; only the caption does. About every seventh combination of shape, colour
+and background is held out of training with all its motions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 Split = Literal["train", "held_out"]
 
 SIZE = 64
-"""Height and width of a picture in pixels."""
+"""Height and width of an image in pixels."""
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.92, 0.10, 0.10),
@@ -30,7 +30,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.97, 0.97, 0.97),
     "black": (0.05, 0.05, 0.05),
 }
-"""RGB in [0, 1]; far apart, and all of them far from the muted backgrounds."""
+"""RGB in [0, 1]; well separated from each other and from the muted backgrounds."""
 BACKGROUNDS = ("gradient", "stripes", "waves")
 MOTIONS: dict[str, tuple[str, ...]] = {
     "left": ("moves left", "slides to the left", "moving left"),
@@ -43,7 +43,7 @@ MOTIONS: dict[str, tuple[str, ...]] = {
     "colour": ("becomes {}", "changes to {}", "gets {}"),
     "still": ("stands still", "does not move", "stays still"),
 }
-"""What a shape can do, each with its paraphrases."""
+"""The motions of a shape and their paraphrases."""
 DIRECTIONS = ("left", "right", "up", "down")
 ARTICLES = ("a ", "the ", "")
 
@@ -64,12 +64,12 @@ _STEPS = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]] + [[0.0
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of scenes; shapes are ``[n, 2]`` with the second one absent in most."""
+    """A batch of scenes; fields of shapes are ``[n, 2]``, and most scenes lack the second shape."""
 
     shape: Tensor
     colour: Tensor
     target: Tensor
-    """Colour that a change of colour leads to."""
+    """Final colour of a colour change."""
     motion: Tensor
     x: Tensor
     y: Tensor
@@ -81,18 +81,18 @@ class Scenes:
     shades: Tensor
     """``[n, 2, 3]`` RGB of the background."""
     pattern: Tensor
-    """``[n, 4]``: direction of the gradient, direction, phase and waves across the picture of the texture."""
+    """``[n, 4]``: direction of the gradient; direction, phase and number of waves of the texture."""
     fs: Tensor
     """``[n]`` frames per second, :data:`FASTEST_FS` to :data:`SLOWEST_FS`."""
     loop: Tensor
-    """``[n]``: whether the scene comes back to where it began."""
+    """``[n]``: whether the scene is a loop."""
 
     def __len__(self) -> int:
         return len(self.fs)
 
 
 def held_out(shape: Tensor, colour: Tensor, background: Tensor) -> Tensor:
-    """Whether training never sees this combination, whatever the motion."""
+    """Whether this combination is held out of training, for all motions."""
     return (3 * shape + 5 * colour + 2 * background) % _HELD_OUT_EVERY == 0
 
 
@@ -109,9 +109,9 @@ def sample_scenes(
 ) -> Scenes:
     """``count`` random scenes.
 
-    ``motions`` are drawn from with equal chance (a circle never turns: it would not show); ``fs`` is an inclusive
-    range; ``pairs`` and ``loops`` are the shares of scenes with two shapes and of closed ones. ``scattered`` draws
-    sizes and places from a wider range, for training an autoencoder.
+    Motions are sampled uniformly from ``motions`` (a circle never turns, since it would not be visible); ``fs`` is an
+    inclusive range; ``pairs`` and ``loops`` are the shares of scenes with two shapes and of loops. ``scattered`` uses
+    sizes and positions from a wider range, to train an autoencoder.
     """
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -185,14 +185,14 @@ def join(parts: Sequence[Scenes]) -> Scenes:
 
 
 def with_motion(scenes: Scenes, motion: str, fs: int | None = None) -> Scenes:
-    """The same first pictures with another motion of the first shape, and another speed if one is given."""
+    """The same first images with another motion of the first shape, and another ``fs`` if given."""
     changed = scenes.motion.clone()
     changed[:, 0] = _NAMES.index(motion)
     return replace(scenes, motion=changed, fs=scenes.fs if fs is None else torch.full_like(scenes.fs, fs))
 
 
 def captions(scenes: Scenes, generator: torch.Generator | None = None) -> list[str]:
-    """One caption for each scene; without a generator the plainest wording, else a random paraphrase."""
+    """One caption for each scene: a random paraphrase, or the simplest wording without a generator."""
     names = list(COLOURS)
 
     def pick(limit: int) -> int:
@@ -211,7 +211,7 @@ def captions(scenes: Scenes, generator: torch.Generator | None = None) -> list[s
 
 
 def clip_times(scenes: Scenes, frames: int) -> Tensor:
-    """How far each frame is along the motion, ``[n, frames]`` in [0, 1]; a loop goes out and comes back."""
+    """Progress of the motion at each frame, ``[n, frames]`` in [0, 1]; a loop goes forth and back."""
     line = torch.linspace(0, 1, frames).expand(len(scenes), -1)
     return torch.where(scenes.loop[:, None], 0.5 - 0.5 * torch.cos(math.tau * line), line)
 
@@ -253,7 +253,7 @@ def _grid() -> tuple[Tensor, Tensor]:
 
 
 def _backgrounds(scenes: Scenes) -> Tensor:
-    """``[n, 3, SIZE, SIZE]`` in [0, 1]: two shades run into each other, with soft stripes or waves over them."""
+    """``[n, 3, SIZE, SIZE]`` in [0, 1]: a gradient between two shades, overlaid with soft stripes or waves."""
     x, y = (line / SIZE - 0.5 for line in _grid())
     slope, direction, phase, waves = (column[:, None, None] for column in scenes.pattern.unbind(1))
     across = x * torch.cos(math.tau * slope) + y * torch.sin(math.tau * slope)

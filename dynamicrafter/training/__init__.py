@@ -1,1 +1,1 @@
-"""Training: the toy world, the losses and the trainer behind ``dynamicrafter train``."""
+"""Training: the data, the losses and the trainer behind ``dynamicrafter train``."""

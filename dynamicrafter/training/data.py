@@ -1,4 +1,4 @@
-"""Clips of a folder as training items: a list of captions read, clips decoded, broken ones told and left out.
+"""Training data from a folder of clips: reads the list of captions and decodes clips; unusable ones raise.
 
 Lists are csv or jsonl with ``path`` and ``caption`` (and, if known, ``fps`` and ``motion``), or WebVid's columns
 ``videoid``, ``page_dir`` and ``name``, whose clips are ``videos/<page_dir>/<videoid>.mp4``.
@@ -23,24 +23,24 @@ from ..parameters import SIZE_STEP
 from .movies import ShorterClip, UnusableClip, open_movie
 
 CAPTION_LISTS = ("captions.csv", "captions.jsonl")
-"""Names of the list that are looked for in a folder."""
+"""File names recognised as the list of a folder."""
 _OWN, _WEBVID = ("path", "caption"), ("videoid", "page_dir", "name")
 _MOTION_WORDING = "dynamic_wording"
-"""WebVid10M-motion's column with the part of the caption that tells the motion."""
+"""WebVid10M-motion's column with the part of the caption that describes the motion."""
 _HIGHEST_RATE = 1000.0
 _LONGEST_ASPECT = 2.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a list."""
+    """One row of a list."""
 
     path: Path
     caption: str
     fps: float | None = None
-    """None takes the clip's own rate."""
+    """Frames per second; None uses the clip's own rate."""
     motion: str = ""
-    """What moves and how, without what the picture shows anyway; empty where the list does not say."""
+    """Description of the motion only, without the contents of the image; empty if the list has none."""
 
 
 def read_list(
@@ -48,27 +48,27 @@ def read_list(
 ) -> list[Row]:
     """The rows of ``listing``, or of the list in ``folder``; paths are relative to ``folder``.
 
-    Rows that lack a needed value are left out, as in the released code; ``note`` hears how many. Raises UsageError for
-    a missing folder or list, two lists of which none is named, one without the needed columns or with values that
-    cannot be used, and one without rows.
+    Rows that lack a required value are skipped, as in the released code, and ``note`` is called with their number.
+    Raises UsageError for a missing folder or list, for two lists of which none is chosen, and for a list without the
+    required columns, with unusable values or without rows.
     """
     if not folder.is_dir():
-        raise UsageError(f"there is no data folder {folder}; give the folder that holds the clips")
+        raise UsageError(f"there is no data folder {folder}; choose the folder that contains the clips")
     if listing is None:
         if not any(folder.iterdir()):
             raise UsageError(f"the data folder {folder} is empty; put the clips and a captions.csv into it")
         found = [folder / name for name in CAPTION_LISTS if (folder / name).is_file()]
         if not found:
             raise UsageError(
-                f"{folder} holds no {' or '.join(CAPTION_LISTS)}; write one with the columns path and caption"
+                f"{folder} contains no {' or '.join(CAPTION_LISTS)}; create one with the columns path and caption"
             )
         if len(found) > 1:
             raise UsageError(
-                f'{folder} holds both {" and ".join(CAPTION_LISTS)}; name the one to read as "listing"'
+                f'{folder} contains both {" and ".join(CAPTION_LISTS)}; set "listing" to the one to use'
             )
         listing = found[0]
     if not listing.is_file():
-        raise UsageError(f"there is no list {listing}; give a csv or jsonl file with path and caption")
+        raise UsageError(f"there is no list {listing}; use a csv or jsonl file with path and caption")
     rows: list[Row] = []
     incomplete: list[int] = []
     for number, values in read_lines(listing, _OWN):
@@ -78,17 +78,17 @@ def read_list(
         else:
             rows.append(row)
     if not rows:
-        raise UsageError(f"{listing} names no clip; each row needs a path and a caption")
+        raise UsageError(f"{listing} lists no clip; each row needs a path and a caption")
     if incomplete and note is not None:
         note(
-            f"{len(incomplete)} row(s) of {listing} lack a path or a caption and are left out; the first one ends on "
+            f"{len(incomplete)} row(s) of {listing} lack a path or a caption and are skipped; the first one ends on "
             f"line {incomplete[0]}"
         )
     return rows
 
 
 def _row(folder: Path, listing: Path, number: int, values: Mapping[str, Any]) -> Row | None:
-    """One row; None where a needed value is empty. Raises UsageError for a missing column and an unusable value."""
+    """One row; None if a required value is empty. Raises UsageError for a missing column or an unusable value."""
     for columns in (_OWN, _WEBVID):
         if all(name in values for name in columns):
             break
@@ -109,57 +109,57 @@ def _row(folder: Path, listing: Path, number: int, values: Mapping[str, Any]) ->
 
 
 def _text(values: Mapping[str, Any], name: str, where: str) -> str:
-    """A value as text, empty where there is none; raises UsageError for what is no text or number."""
+    """A value as text, empty if there is none; raises UsageError for anything but text or a number."""
     value = values.get(name)
     if value is None:
         return ""
     if isinstance(value, (bool, list, dict)):
         given = json.dumps(value)
         raise UsageError(
-            f"{where} gives {given if len(given) < 80 else given[:77] + '...'} as {name}; write a text"
+            f"{where} has {given if len(given) < 80 else given[:77] + '...'} as {name}; write a string"
         )
     text = str(value).strip()
-    # JSON may escape halves of characters, which can be neither a file's name nor printed.
+    # JSON may contain lone surrogates, which can be neither encoded in file names nor printed.
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UsageError(f"{where} has characters in {name} that are no text, {ascii(text)}; write it anew")
+        raise UsageError(f"{where} has invalid characters in {name}, {ascii(text)}; rewrite it")
     return text
 
 
 def _rate(text: str, clip: str, where: str) -> float | None:
-    """Frames per second, None where there is no text. Raises UsageError."""
+    """Frames per second, None if ``text`` is empty. Raises UsageError for an invalid rate."""
     if not text:
         return None
     try:
         rate = float(text)
     except ValueError as problem:
-        raise UsageError(f"{where} gives the fps {text!r} for {clip}; it must be a number") from problem
-    # Not a number is in no range either.
+        raise UsageError(f"{where} has the fps {text!r} for {clip}; it must be a number") from problem
+    # The condition is also false for NaN.
     if not 0 < rate <= _HIGHEST_RATE:
         raise UsageError(
-            f"{where} gives the fps {text} for {clip}; it must be above 0 and at most {_HIGHEST_RATE:g}, or left out "
-            f"to take the clip's own"
+            f"{where} has the fps {text} for {clip}; it must be above 0 and at most {_HIGHEST_RATE:g}, or empty to use "
+            f"the clip's own"
         )
     return rate
 
 
 @dataclass(frozen=True)
 class ClipPiece:
-    """A stretch of a clip at training size."""
+    """An excerpt of a clip at training size."""
 
     frames: Tensor
     """``[t, 3, H, W]`` in [-1, 1]."""
     fps: float
-    """Frames per second after the stride, what all variants but 256 are conditioned on."""
+    """Frames per second after applying the stride; all variants but 256 are conditioned on it."""
     stride: int
 
 
 def read_piece(
     row: Row, frames: int, size: tuple[int, int], strides: tuple[int, int], generator: torch.Generator
 ) -> ClipPiece:
-    """A random stretch of the row's clip, scaled to ``size`` (width, height) by its shorter side and centre-cropped.
+    """A random excerpt of the row's clip, scaled to cover ``size`` (width, height) and centre-cropped.
 
-    The stride is drawn from ``strides`` and made smaller for clips that are too short, as in the released code.
-    Raises UnusableClip for clips that cannot be read or have fewer than ``frames`` frames.
+    The stride is sampled from ``strides`` and reduced for clips that are too short, as in the released code. Raises
+    UnusableClip for clips that cannot be read or have fewer than ``frames`` frames.
     """
     movie = open_movie(row.path)
     while True:
@@ -191,7 +191,7 @@ def _fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def bucket(aspect: float, area: int) -> tuple[int, int]:
-    """(width, height) in multiples of 64 of about ``area`` pixels, nearest to ``aspect`` (width over height)."""
+    """(width, height) in multiples of 64 with about ``area`` pixels and nearest to ``aspect`` (width over height)."""
     wanted = min(max(aspect, 1 / _LONGEST_ASPECT), _LONGEST_ASPECT)
     sides = range(SIZE_STEP, 4 * math.isqrt(area) + SIZE_STEP, SIZE_STEP)
     sizes = [(w, h) for w in sides for h in sides if 0.7 * area <= w * h <= 1.3 * area]
@@ -203,7 +203,7 @@ def bucket(aspect: float, area: int) -> tuple[int, int]:
 
 
 def enough_for(processes: int, items: Sequence[object]) -> None:
-    """Raise UsageError when there are more processes than clips."""
+    """Raise UsageError if there are more processes than clips."""
     if len(items) < processes:
         raise UsageError(
             f"{processes} processes cannot share {len(items)} usable clip(s); start at most as many as there are clips"

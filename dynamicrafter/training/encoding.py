@@ -1,4 +1,4 @@
-"""Clips through the frozen networks, once: what is kept on disk and trained on."""
+"""Encodes clips once with the frozen networks and caches the results on disk for training."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from .state import load_state, save_state
 from .trainer import StepProgress
 
 _FORMAT = 2
-"""Number of the way in which clips are encoded and named; encoded clips of another one are not used."""
+"""Version of the encoding and naming of clips; encoded clips of other versions are not used."""
 _MOST_PIECES = TEXT_TOKENS - 2
-"""Word pieces of a caption that are read; start and end take the other two."""
+"""Tokens of a caption that are used; start and end take the other two."""
 
 
 @dataclass(frozen=True)
 class EncodedPiece:
-    """One stretch of a clip, encoded."""
+    """One encoded excerpt of a clip."""
 
     latents: Tensor
-    """``[4, t, h, w]`` scaled."""
+    """Scaled latents ``[4, t, h, w]``."""
     concat: Tensor
-    """``[4, t, h, w]``: the picture latents the network is conditioned on."""
+    """Image latents ``[4, t, h, w]`` that the network is conditioned on."""
     text: Tensor
     """``[77, c]``."""
     vision: Tensor
@@ -47,21 +47,21 @@ class EncodedPiece:
 
 
 def load_item(path: Path) -> EncodedPiece:
-    """An encoded stretch; raises CheckpointError for a file that holds none."""
+    """Load an encoded excerpt; raises CheckpointError for any other file."""
     try:
         return EncodedPiece(**load_state(path))
     except (CheckpointError, TypeError) as problem:
         raise CheckpointError(
-            f"{path} is not a whole encoded clip; delete this file, the clip is then encoded again"
+            f"{path} is not a complete encoded clip; delete it, and the clip will be encoded again"
         ) from problem
 
 
 @contextmanager
 def frozen_networks(model: TorchModel, device: torch.device) -> Generator[TorchModel]:
-    """The model with the networks that only encode on ``device`` and the trained ones on the CPU.
+    """The model with its frozen networks on ``device`` and the trained ones on the CPU.
 
-    Afterwards the former are on the CPU, the main process's whole, to be written at the end and to decode samples,
-    and without values in all others.
+    After the context, the main process keeps the frozen networks on the CPU, to save them at the end and to decode
+    samples; in all other processes they have no values.
     """
     for part in (model.unet, model.resampler):
         part.to("cpu")
@@ -88,7 +88,7 @@ def encode_together(
     who: Sequence[str] | None = None,
     held_out: bool = False,
 ) -> list[Path]:
-    """:func:`encode_items` with the work shared among the processes; each returns the files of all rows."""
+    """:func:`encode_items` with the work split among the processes; each returns the files of all rows."""
     count, index = process_count(), process_index()
     if index == 0:
         clear_unfinished(cache)
@@ -112,12 +112,12 @@ def encode_items(
     who: Sequence[str] | None = None,
     held_out: bool = False,
 ) -> list[Path]:
-    """Encode every stretch that ``cache`` does not hold yet; returns the files of all usable ones.
+    """Encode every excerpt that is not in ``cache`` yet; returns the files of all usable ones.
 
-    A file's name changes with the clip, its caption, the model and every setting that counts. ``skipped`` hears of
-    every clip that is left out, ``progress`` of every clip. ``who`` are the model's fingerprints if they are known,
-    ``held_out`` says that the rows are those that are not trained on. Raises UsageError when no clip is usable or the
-    disk is full.
+    A file's name depends on the clip, its caption, the model and every relevant setting. ``skipped`` is called with a
+    message for every clip that is skipped, ``progress`` after every clip. ``who`` is the model's fingerprints, if
+    known; ``held_out`` marks the rows as the validation clips. Raises UsageError if no clip is usable or the disk is
+    full.
     """
     reasons: list[str] = []
 
@@ -130,8 +130,8 @@ def encode_items(
     found = _encode_rows(model, who, rows, config, cache, left_out, progress)
     if not found and held_out:
         raise UsageError(
-            f"none of the {len(rows)} clip(s) at the end of the list that are held out can be used; end the list with "
-            f"usable clips, or set held_out to 0; the first one: {reasons[0]}"
+            f"none of the {len(rows)} held-out clip(s) at the end of the list can be used; end the list with usable "
+            f"clips, or set held_out to 0; the first one: {reasons[0]}"
         )
     if not found:
         raise UsageError(
@@ -167,15 +167,15 @@ def _encode_rows(
 
 
 def cut_captions(rows: Sequence[Row], config: FinetuneConfig) -> str | None:
-    """One sentence about the captions that are longer than the network reads, None where there are none."""
+    """One sentence about the captions that are truncated, None if there are none."""
     lengths = [(row, count_tokens(_caption(row, config))) for row in rows]
     long = [(row, pieces) for row, pieces in lengths if pieces > _MOST_PIECES]
     if not long:
         return None
     row, pieces = long[0]
     return (
-        f"{len(long)} caption(s) are longer than the {_MOST_PIECES} word pieces that the network reads and are cut "
-        f"off there; the first one is {pieces} long, that of {row.path}"
+        f"{len(long)} caption(s) are longer than the limit of {_MOST_PIECES} tokens and are truncated; the first one, "
+        f"that of {row.path}, has {pieces}"
     )
 
 
@@ -184,7 +184,7 @@ def _caption(row: Row, config: FinetuneConfig) -> str:
 
 
 def _key(model: TorchModel, who: Sequence[str], row: Row, config: FinetuneConfig, view: int) -> str:
-    """Name of an encoded stretch; raises UnusableClip where there is no file."""
+    """File name of an encoded excerpt; raises UnusableClip if there is no clip file."""
     file = movie_file(row.path)
     counted = {
         "format": _FORMAT,
@@ -204,13 +204,13 @@ def _key(model: TorchModel, who: Sequence[str], row: Row, config: FinetuneConfig
 
 
 def fingerprints(model: TorchModel) -> list[str]:
-    """Digests of the networks that encode; they take seconds per gigabyte."""
+    """Digests of the frozen networks; computing them takes seconds per gigabyte."""
     parts = (model.vae.encoder, model.vae.quant_conv, model.text, model.vision)
     return [_fingerprint(part) for part in parts]
 
 
 def _fingerprint(module: nn.Module) -> str:
-    """A digest of all weights, the same for the same network on every device."""
+    """A digest of all weights, independent of the device."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -251,5 +251,5 @@ def _latents(model: TorchModel, picture: Tensor, generator: torch.Generator) -> 
 
 
 def vision_tokens(model: TorchModel, picture: Tensor) -> Tensor:
-    """What the image tower makes of pictures ``[b, 3, H, W]`` in [-1, 1]: ``[b, tokens, c]`` on the CPU."""
+    """Image encoder tokens ``[b, tokens, c]`` of images ``[b, 3, H, W]`` in [-1, 1], on the CPU."""
     return model.vision(picture).float().cpu()

@@ -1,4 +1,4 @@
-"""Training of an existing checkpoint on a folder of clips, which are encoded once and kept on disk."""
+"""Trains an existing checkpoint on a folder of clips, which are encoded once and cached on disk."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from .trainer import Batch, Draw, Trainer, seed_everything
 
 CACHE = "cache"
 SAMPLES = "samples"
-"""Names of folders in a run's."""
+"""Names of subfolders in a run's folder."""
 _GAUGED = (125, 375, 625, 875)
-"""Timesteps at which held-out clips are measured."""
+"""Timesteps of the validation loss."""
 _HIGH_SHARE, _HIGH_RANGE = 0.75, 0.3
-"""Of the timesteps "high": how many samples come from which part of the range."""
+"""For "high" timesteps: the share of samples, and the part of the range they come from."""
 
 
 def is_temporal(name: str) -> bool:
-    """Whether a parameter of the network belongs to its layers over time."""
+    """Whether a parameter of the network belongs to its temporal layers."""
     parts = name.split(".")
     if "temopral_conv" in parts or parts[0] == "init_attn":
         return True
@@ -60,7 +60,7 @@ def is_temporal(name: str) -> bool:
 
 
 def choose_trained(loss: DenoisingLoss, target: Target, rank: int) -> None:
-    """Set which weights of network and resampler are trained; the resampler is in all targets but two."""
+    """Select the trained weights of network and resampler; all targets but two include the resampler."""
     loss.requires_grad_(False)
     if target == "lora":
         add_adapters(loss.unet, rank)
@@ -79,7 +79,7 @@ def choose_trained(loss: DenoisingLoss, target: Target, rank: int) -> None:
 
 
 def recompute_activations(unet: nn.Module) -> None:
-    """Make every block of ``unet`` recompute its inside in the backward pass, so that only block outputs are kept."""
+    """Enable activation checkpointing for every block of ``unet``, so that only block outputs are kept."""
     for module in unet.modules():
         if isinstance(module, (ResBlock, SpatialTransformer, TemporalTransformer)):
             module.forward = partial(cast(Any, activations).checkpoint, module.forward, use_reentrant=False)
@@ -95,21 +95,21 @@ def finetune(
     report: Callable[[Report], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
-    """Train ``model`` in ``folder`` and go on from where it was; returns the path of the finished file.
+    """Train ``model`` in ``folder``, resuming a run that is already there; returns the path of the resulting file.
 
-    ``skipped`` hears of every clip that cannot be used, ``note`` of all else that is worth a sentence, ``progress`` of
-    the clips encoded and the steps trained; in the main process only. The model is changed: its network and resampler
-    are the trained ones, its other networks are on the CPU (and empty in all processes but the main one). Raises
-    UsageError for data that cannot be trained on and for settings that contradict each other.
+    ``skipped`` is called with a message for every unusable clip, ``note`` with other messages, and ``progress`` with
+    the clips encoded and the steps trained; all only in the main process. The model is modified: its network and
+    resampler are the trained ones, and its other networks are on the CPU (and empty in all processes but the main one).
+    Raises UsageError for unusable data and for contradictory settings.
     """
     if config.mode not in model.variant.modes:
         raise UsageError(
-            f"{model.variant.name} was made to {' and '.join(model.variant.modes)}, not to {config.mode}; "
+            f"{model.variant.name} supports {' and '.join(model.variant.modes)}, not {config.mode}; "
             "start from a model of that mode"
         )
     if model.dtype != torch.float32:
         raise UsageError(
-            f"training begins with weights in float32, but the model is in {model.dtype}; load it with "
+            f"training starts from weights in float32, but the model is in {model.dtype}; load it with "
             'dtype="float32" and set precision in the config'
         )
     incomplete: list[str] = []
@@ -160,7 +160,7 @@ def finetune(
             SampleWriter(placed, trained, config, folder / SAMPLES, tell) if config.samples.every else None
         )
     loss = DenoisingLoss(model.unet, model.resampler, make_schedule(model.variant.diffusion), config.min_snr)
-    # Fresh adapters must be the same in every process.
+    # New adapters must be the same in every process.
     seed_everything(config.trainer.seed)
     choose_trained(loss, config.target, config.rank)
     if config.checkpointing:
@@ -179,8 +179,8 @@ def finetune(
     )
     if trainer.step >= config.trainer.steps:
         tell(
-            f"{folder} is at step {trainer.step} of {config.trainer.steps} already, so nothing is trained; "
-            "raise steps to go on, or give another folder to begin anew"
+            f"{folder} is already at step {trainer.step} of {config.trainer.steps}, so nothing is trained; "
+            "increase steps to continue, or use another folder to start from scratch"
         )
     trainer.run()
     network, resampler = trainer.trained_weights(model.unet), trainer.trained_weights(model.resampler)
@@ -196,21 +196,21 @@ def finetune(
 
 
 def _identity(config: FinetuneConfig) -> dict[str, object]:
-    """What a run cannot change while it goes on."""
+    """Settings that must not change when a run is resumed."""
     fixed: dict[str, object] = {"model": config.model, "target": config.target, "mode": config.mode}
     return {**fixed, "rank": config.rank} if config.target == "lora" else fixed
 
 
 def listed_clips(config: FinetuneConfig, note: Callable[[str], None] | None = None) -> list[Row]:
-    """The rows of the config's list; raises UsageError where there is none that can be used.
+    """The rows of the config's list; raises UsageError if none is usable.
 
-    ``note`` hears of rows that are left out.
+    ``note`` is called with a message about skipped rows.
     """
     return read_list(Path(config.data), None if config.listing is None else Path(config.listing), note)
 
 
 def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
-    """The mean loss on encoded clips, with the same noise every time and nothing dropped."""
+    """A function that measures the mean loss on encoded clips, with the same noise each time and nothing dropped."""
 
     def measure(module: nn.Module) -> Mapping[str, float]:
         losses: list[float] = []
@@ -234,7 +234,7 @@ def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.
 
 
 def item_draw(model: TorchModel, items: Sequence[Path], config: FinetuneConfig) -> Draw:
-    """Random batches of items of one size, with dropped conditions, on the trained network's device."""
+    """A source of random batches of equally sized items, with dropped conditions, on the trained network's device."""
     with torch.inference_mode():
         empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
@@ -269,7 +269,7 @@ def item_draw(model: TorchModel, items: Sequence[Path], config: FinetuneConfig) 
 
 
 def draw_timesteps(count: int, timesteps: Timesteps, generator: torch.Generator) -> Tensor:
-    """``[count]`` random timesteps of 0..999; of "high" ones three in four are from the noisiest 30 %."""
+    """``[count]`` random timesteps of 0..999; with "high", three in four are from the noisiest 30 %."""
     t = torch.randint(TRAIN_STEPS, (count,), generator=generator)
     if timesteps == "uniform":
         return t
@@ -280,7 +280,7 @@ def draw_timesteps(count: int, timesteps: Timesteps, generator: torch.Generator)
 def save_model(
     model: TorchModel, network: Mapping[str, Tensor], resampler: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Write one checkpoint in the released layout: the trained networks, and the other ones of ``model``."""
+    """Write a checkpoint in the released layout: the trained networks, and the others of ``model``."""
     parts: dict[str, Mapping[str, Tensor]] = {
         PREFIXES["unet"]: network,
         PREFIXES["resampler"]: resampler,
@@ -289,7 +289,7 @@ def save_model(
         PREFIXES["vision"]: model.vision.state_dict(),
     }
     weights = {
-        # The learned scales are single numbers, whatever they had to be in training.
+        # The learned scales are scalars in checkpoints, even if training had to make them vectors.
         prefix + name: value.detach()
         .cpu()
         .reshape(() if name.endswith(".alpha") else value.shape)

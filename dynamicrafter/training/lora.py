@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA) in training: made by peft, stored under the network's own names."""
+"""Low-rank adapters (LoRA) in training: created by peft, stored under the network's own names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.lora import PREFIX
 
 _TARGETS = r".*\.(to_q|to_k|to_v|to_k_ip|to_v_ip|to_out\.0)"
-"""All projections of all attentions, over space, over time and to the conditions."""
+"""All projections of all attention layers: spatial, temporal and cross-attention."""
 
 
 def add_adapters(unet: nn.Module, rank: int) -> None:
-    """Put trainable adapters of ``rank`` on the attention projections of ``unet``; all else stays as it is.
+    """Add trainable adapters of ``rank`` to the attention projections of ``unet``; nothing else changes.
 
-    Raises UsageError when peft is missing, and for a rank below 1 or above what the layers have.
+    Raises UsageError if peft is missing, and for a rank below 1 or above the layers' width.
     """
     if rank < 1:
         raise UsageError(f"rank must be at least 1, but {rank} was given; 16 is usual")
@@ -43,7 +43,7 @@ def add_adapters(unet: nn.Module, rank: int) -> None:
 
 
 def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapters among the ``weights`` of a network, under the names of the file."""
+    """The adapters among the ``weights`` of a network, under their names in a file."""
     found = {
         PREFIX + name.replace(".default.", "."): value.detach().cpu().contiguous()
         for name, value in weights.items()
@@ -55,7 +55,7 @@ def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_adapters(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write adapters as one safetensors file, whole or not at all."""
+    """Write adapters to one safetensors file, atomically."""
     entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in weights.items()}
     pieces = (Piece(name, 0, value.flatten()) for name, value in weights.items())
     write_safetensors(path, entries, pieces, {"format": "pt"})

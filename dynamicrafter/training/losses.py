@@ -1,4 +1,4 @@
-"""The diffusion loss as the released code computes it, and the options it lacks."""
+"""The diffusion loss as in the released code, and options that it lacks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
 
 DROP = 0.05
-"""Share of samples for each of: text dropped, picture dropped, both dropped (the released ``uncond_prob``)."""
+"""Share of samples for each of: text dropped, image dropped, both dropped (the released ``uncond_prob``)."""
 
 
 @dataclass(frozen=True)
 class Noised:
-    """What the network sees and what it should say, both ``[b, c, t, h, w]``."""
+    """The network's input and target, both ``[b, c, t, h, w]``."""
 
     x: Tensor
     target: Tensor
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Noised:
-    """Noise ``x0`` ``[b, ...]`` to the timesteps ``t`` ``[b]``.
+    """Add ``noise`` to ``x0`` ``[b, ...]`` for the timesteps ``t`` ``[b]``.
 
-    With a dynamic rescale, the clean latents are scaled first, in the noisy input and in the target alike. The target
-    is the noise (eps), or sqrt(abar) noise - sqrt(1 - abar) x0 (v, arXiv 2202.00512).
+    With a dynamic rescale, the clean latents are scaled first, in both the noisy input and the target. The target is
+    the noise (eps), or sqrt(abar) noise - sqrt(1 - abar) x0 (v, arXiv 2202.00512).
     """
     shape = (-1,) + (1,) * (x0.ndim - 1)
 
@@ -52,7 +52,7 @@ def min_snr_weight(t: Tensor, schedule: Schedule, gamma: float) -> Tensor:
     capped = snr.clamp(max=gamma)
     if schedule.prediction == "v":
         return capped / (snr + 1)
-    # Without signal the quotient is 0 / 0, and its limit is 1.
+    # With an SNR of 0 the quotient is 0 / 0; its limit is 1.
     return torch.where(snr > 0, capped / snr.clamp(min=1e-12), 1.0)
 
 
@@ -63,25 +63,25 @@ def per_sample(prediction: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Which samples of a batch lose a condition, ``[b]`` booleans; the picture's latents are never dropped."""
+    """Which conditions to drop for each sample, boolean ``[b]``; the image latents are never dropped."""
 
     text: Tensor
     image: Tensor
 
 
 def drop_conditions(draw: Tensor, share: float = DROP) -> Dropped:
-    """From one uniform number for each sample: below ``share`` text, from there to twice of it both, then image."""
+    """Choose from one uniform number per sample: below ``share`` text, below twice that both, below 3 times image."""
     return Dropped(text=draw < 2 * share, image=(draw >= share) & (draw < 3 * share))
 
 
 def uniform_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """``[count]`` timesteps, each from its own stretch of 0..999, in random order."""
+    """``[count]`` timesteps from a stratified sample of 0..999, in random order."""
     strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (strata * TRAIN_STEPS).long()[torch.randperm(count, generator=generator)]
 
 
 class DenoisingLoss(nn.Module):
-    """UNet and resampler, from ready-made latents and tower outputs to the loss of a batch."""
+    """UNet and resampler with the loss of a batch of latents and encoder outputs."""
 
     _no_split_modules: ClassVar = (
         "VideoUNet",
@@ -90,7 +90,7 @@ class DenoisingLoss(nn.Module):
         "SpatialTransformer",
         "TemporalTransformer",
     )
-    """What accelerate shares out as one piece under FSDP: the blocks, and the networks that are also used alone."""
+    """The modules that accelerate shards as units under FSDP: the blocks, and the networks that are also used alone."""
 
     def __init__(
         self, unet: VideoUNet, resampler: Resampler, schedule: Schedule, min_snr: float | None = None
@@ -118,8 +118,8 @@ class DenoisingLoss(nn.Module):
         vision: Tensor,
         fs: Tensor,
     ) -> Tensor:
-        """``latents``, ``noise`` and ``concat`` ``[b, 4, t, h, w]``; ``text`` ``[b, 77, c]``; ``vision`` tower tokens
-        ``[b, n, c]``; ``t`` and ``fs`` ``[b]``. Returns the mean over the batch.
+        """``latents``, ``noise`` and ``concat`` ``[b, 4, t, h, w]``; ``text`` ``[b, 77, c]``; ``vision`` tokens of the
+        image encoder ``[b, n, c]``; ``t`` and ``fs`` ``[b]``. Returns the mean over the batch.
         """
         noised = add_noise(latents, noise, t, self._schedule)
         losses = per_sample(self.predict(noised.x, t, concat, text, vision, fs), noised.target)

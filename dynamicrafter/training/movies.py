@@ -1,4 +1,4 @@
-"""Frames of movie files for training: by torchcodec where it is installed and works, else by PyAV."""
+"""Decodes movie files for training, with torchcodec if it is installed and works, else with PyAV."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 _USUAL_RATE = 8.0
-"""Frames per second of a file that does not say."""
+"""Frames per second assumed for a file without a frame rate."""
 _PLACE = re.compile(r"^.*\.cpp:\d+, ")
-"""Where in its own source something happened, which torchcodec's messages begin with."""
+"""The source location that torchcodec's messages begin with."""
 
 
 class UnusableClip(Exception):
-    """A clip that cannot be trained on; the message says why."""
+    """A clip that cannot be used for training; the message says why."""
 
 
 class ShorterClip(Exception):
-    """A file that holds fewer frames than it says."""
+    """A file with fewer frames than it declares."""
 
     def __init__(self, frames: int) -> None:
         super().__init__(frames)
@@ -36,21 +36,21 @@ class ShorterClip(Exception):
 
 @dataclass(frozen=True)
 class Movie:
-    """An opened movie, of which no frame is kept."""
+    """An open movie; frames are not cached."""
 
     frames: int
-    """As many as the file says."""
+    """Number of frames that the file declares."""
     rate: float
     """Frames per second."""
     read: Callable[[Sequence[int]], list[Tensor]]
-    """Frames by their ascending numbers, uint8 ``[h, w, 3]`` each.
+    """Reads frames by ascending indices, each uint8 ``[h, w, 3]``.
 
-    Raises UnusableClip, or ShorterClip where the file ends before.
+    Raises UnusableClip, or ShorterClip if the file ends early.
     """
 
 
 def movie_file(path: Path) -> os.stat_result:
-    """What the system knows of the file at ``path``; raises UnusableClip where there is no ordinary one."""
+    """``os.stat`` of the file at ``path``; raises UnusableClip if it is not a regular file."""
     try:
         file = path.stat()
     except (OSError, ValueError) as problem:
@@ -58,13 +58,13 @@ def movie_file(path: Path) -> os.stat_result:
             f"{path} cannot be read ({getattr(problem, 'strerror', None) or problem})"
         ) from problem
     if not stat.S_ISREG(file.st_mode):
-        # Opening a pipe would wait for ever.
-        raise UnusableClip(f"{path} cannot be read (it is not an ordinary file)")
+        # Opening a pipe would block forever.
+        raise UnusableClip(f"{path} cannot be read (it is not a regular file)")
     return file
 
 
 def open_movie(path: Path) -> Movie:
-    """The movie at ``path``; raises UnusableClip for what is none."""
+    """Open the movie at ``path``; raises UnusableClip if it is not one."""
     movie_file(path)
     decoder = torchcodec_decoder()
     return _by_av(path) if decoder is None else _by_torchcodec(path, decoder)
@@ -72,7 +72,7 @@ def open_movie(path: Path) -> Movie:
 
 @cache
 def torchcodec_decoder() -> Any:
-    """torchcodec's VideoDecoder, or None where it is missing or finds no FFmpeg libraries."""
+    """torchcodec's VideoDecoder, or None if it is missing or finds no FFmpeg libraries."""
     try:
         return import_module("torchcodec.decoders").VideoDecoder
     except (ImportError, OSError, RuntimeError):
@@ -80,19 +80,19 @@ def torchcodec_decoder() -> Any:
 
 
 def clip_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a clip's frames as they are to be seen, by the first one; raises UnusableClip."""
+    """Display (width, height) of a clip's frames, taken from the first one; raises UnusableClip."""
     movie_file(path)
     with _stream(path) as (container, stream):
         for frame in container.decode(stream):
             return (frame.height, frame.width) if _quarters(frame) % 2 else (frame.width, frame.height)
-    raise UnusableClip(f"{path} holds no frame")
+    raise UnusableClip(f"{path} contains no frame")
 
 
 @contextmanager
 def _stream(path: Path) -> Generator[tuple[Any, Any]]:
-    """PyAV's container and first video stream; whatever goes wrong with them becomes UnusableClip.
+    """PyAV's container and first video stream; any error while using them is raised as UnusableClip.
 
-    Damage that FFmpeg notices is an error, not patched over.
+    Damage that FFmpeg detects is an error and is not concealed.
     """
     import av
     from av.error import FFmpegError
@@ -100,11 +100,11 @@ def _stream(path: Path) -> Generator[tuple[Any, Any]]:
     try:
         with cast(Any, av).open(str(path)) as container:
             if not container.streams.video:
-                raise UnusableClip(f"{path} holds no video")
+                raise UnusableClip(f"{path} contains no video")
             stream = container.streams.video[0]
             context = stream.codec_context
             context.options = {"err_detect": "explode"}
-            # What threads find is not told, but of VP8 only threads look for it.
+            # Errors in decoder threads are not reported, but for VP8 only threads detect damage.
             context.thread_count = 2 if context.name == "vp8" else 1
             yield container, stream
     except (FFmpegError, OSError, ValueError) as problem:
@@ -112,7 +112,7 @@ def _stream(path: Path) -> Generator[tuple[Any, Any]]:
 
 
 def _quarters(frame: Any) -> int:
-    """Quarter turns counterclockwise that the file wants a frame to be shown with."""
+    """Counterclockwise quarter turns with which the file's metadata says to display a frame."""
     return round(frame.rotation / 90)
 
 
@@ -134,7 +134,7 @@ def _by_av(path: Path) -> Movie:
         with _stream(path) as (container, stream):
             for frame in container.decode(stream):
                 if count in wanted:
-                    # Some decoders only mark what they patched over.
+                    # Some decoders only flag frames in which they concealed damage.
                     if frame.is_corrupt:
                         raise UnusableClip(f"{path} cannot be read (its frame {count} is damaged)")
                     found.append(_picture(frame))

@@ -1,8 +1,8 @@
-"""An optimiser for small networks and short runs: steps of even strength in all directions of a weight matrix.
+"""An optimiser for small networks and short runs, with steps of equal size in all directions of a weight matrix.
 
 The momentum of each matrix (a convolution's filters are its rows) is replaced by the nearest matrix with equal
 singular values, found by a few steps of a polynomial iteration (https://kellerjordan.github.io/posts/muon/), and scaled
-so that its entries are as large as Adam's would be (arXiv 2502.16982). Vectors and thin matrices get Adam.
+so that its entries are as large as Adam's would be (arXiv 2502.16982). Vectors and thin matrices use Adam.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _ITERATION = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial that moves singular values towards 1."""
 _ITERATIONS = 5
 _THINNEST = 16
-"""Matrices with fewer rows or columns get Adam."""
+"""Matrices with fewer rows or columns use Adam."""
 _SIZE = 0.2
 """Root mean square of Adam's steps, in units of the learning rate, as observed in practice."""
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """Matrices ``[..., m, n]`` of the same row and column spaces with all singular values near 1 (0.7 to 1.2).
+    """Matrices ``[..., m, n]`` with the same row and column spaces and all singular values near 1 (0.7 to 1.2).
 
     Computed in bfloat16.
     """
@@ -40,7 +40,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Momentum with orthogonal steps for matrices, Adam for the rest; one learning rate for both."""
+    """Momentum with orthogonalised steps for matrices, Adam for the rest; one learning rate for both."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; ``closure``, if given, is called for the loss that is returned."""
+        """Perform one step; ``closure``, if given, computes the loss that is returned."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             matrices: dict[torch.Size, list[nn.Parameter]] = {}
@@ -72,7 +72,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_matrices(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """One step of matrices of one shape, together."""
+        """One step for matrices of the same shape, batched."""
         ahead: list[Tensor] = []
         for parameter in parameters:
             gradient, state = parameter.grad, self.state[parameter]

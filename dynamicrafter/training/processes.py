@@ -1,4 +1,4 @@
-"""The processes that train together, by accelerate: one, several with whole networks (DDP), or with parts (FSDP2)."""
+"""Training processes, managed by accelerate: one, several with full replicas (DDP), or several with shards (FSDP2)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ..errors import UsageError
 
 _PATIENCE = timedelta(days=7)
-"""How long a process waits for another; the ten minutes that are usual are too short for encoding many clips."""
+"""How long a process waits for another; the default of ten minutes is too short for encoding many clips."""
 
 
 def _accelerate() -> Any:
-    """The accelerate package; raises UsageError that says how to get it."""
+    """The accelerate package; raises UsageError with instructions if it is missing."""
     try:
         return import_module("accelerate")
     except ImportError as problem:
@@ -27,10 +27,10 @@ def _accelerate() -> Any:
 
 
 def join_processes(device: torch.device | None = None) -> torch.device:
-    """Meet the other processes, if there are any; returns the device on which this one trains.
+    """Join the other processes, if there are any; returns the device on which this one trains.
 
-    ``device`` is a wish: None takes what accelerate chooses. The first call decides for the whole run. Raises
-    UsageError for a device of one's own in several processes, each of which needs another one.
+    If ``device`` is None, accelerate chooses it. The first call decides for the whole run. Raises UsageError if a
+    device is specified for several processes, each of which needs a different one.
     """
     accelerate = _accelerate()
     cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or (
@@ -40,7 +40,7 @@ def join_processes(device: torch.device | None = None) -> torch.device:
     if device is not None and _differ(device, state.device):
         if state.num_processes > 1:
             raise UsageError(
-                f"{state.num_processes} processes cannot all train on {device}; leave the device out, "
+                f"{state.num_processes} processes cannot all train on {device}; omit the device, "
                 "or start one process"
             )
         state.device = device
@@ -48,16 +48,16 @@ def join_processes(device: torch.device | None = None) -> torch.device:
 
 
 def _differ(wish: torch.device, own: torch.device) -> bool:
-    """Whether ``own`` is of another kind than the wish, or has another number than the one it names."""
+    """Whether ``own`` has a different type from ``wish``, or a different index if ``wish`` has one."""
     return wish.type != own.type or ":" in str(wish) and wish.index != (own.index or 0)
 
 
 def make_accelerator(precision: str) -> Any:
-    """Accelerate's Accelerator for the processes that were started; raises UsageError for a way that is not known."""
+    """Accelerate's Accelerator for the processes that were started; raises UsageError for unsupported setups."""
     join_processes()
     accelerate = _accelerate()
     state = import_module("accelerate.state").AcceleratorState
-    # accelerate keeps one precision for a process, but the stages of the built-in model have different ones.
+    # accelerate stores one precision per process, but the stages of the built-in model use different ones.
     if state._shared_state.get("_mixed_precision", precision) != precision:
         state._reset_state()
     try:
@@ -73,59 +73,59 @@ def make_accelerator(precision: str) -> Any:
     sharded = kind == kinds.FSDP
     if kind in (kinds.DEEPSPEED, kinds.MEGATRON_LM) or (sharded and not accelerator.is_fsdp2):
         raise UsageError(
-            "several processes train by DDP or by FSDP version 2; start them with accelerate launch, and for the "
-            "latter with --use_fsdp --fsdp_version 2"
+            "several processes must use DDP or FSDP version 2; start them with accelerate launch, for the latter with "
+            "--use_fsdp --fsdp_version 2"
         )
     if sharded:
         plugin = accelerator.state.fsdp_plugin
-        # Autocast takes care of the precision, as everywhere else: the loss itself stays in float32.
+        # Autocast handles the precision, as everywhere else: the loss itself stays in float32.
         plugin.mixed_precision_policy = None
-        # Every process has read the weights.
+        # Every process has loaded the weights.
         plugin.cpu_ram_efficient_loading = False
-        # The module to be trained says which of its parts are shared out as one.
+        # The trained module defines which of its parts are sharded as units.
         plugin.auto_wrap_policy = import_module("torch.distributed.fsdp.wrap").transformer_auto_wrap_policy
         plugin.transformer_cls_names_to_wrap = None
     return accelerator
 
 
 def one_process_first() -> AbstractContextManager[None]:
-    """A context that the main process passes before all others, for work whose result the others only read."""
+    """A context that the main process runs before all others, for work whose result the others only read."""
     join_processes()
     return _accelerate().PartialState().main_process_first()
 
 
 def process_count() -> int:
-    """Processes that train together."""
+    """Number of processes that train together."""
     join_processes()
     return _accelerate().PartialState().num_processes
 
 
 def process_index() -> int:
-    """Number of this process among them; 0 is the main one, which writes and reports."""
+    """Index of this process; 0 is the main one, which writes and reports."""
     join_processes()
     return _accelerate().PartialState().process_index
 
 
 def wait_for_all() -> None:
-    """Go on only when every process has come this far."""
+    """Wait until every process has reached this point."""
     join_processes()
     _accelerate().PartialState().wait_for_everyone()
 
 
 def local(value: Tensor) -> Tensor:
-    """The part of a tensor that this process holds, which is all of it unless it is shared by FSDP2."""
+    """The part of a tensor that this process holds: all of it, unless FSDP2 shards it."""
     part = getattr(value, "to_local", None)
     return value if part is None else part()
 
 
 def whole(value: Tensor) -> Tensor:
-    """The whole of a tensor; every process must ask for it, as each gives its part. Not on the CPU unless it was."""
+    """The full tensor, on the device of its parts; a collective that every process must call."""
     gather = getattr(value, "full_tensor", None)
     return value.detach() if gather is None else gather().detach()
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor ``value``, the same in every process, spread over them as ``like`` is, of its shape."""
+    """Shard the full tensor ``value``, the same in every process, like ``like``, which has its shape."""
     value = value.to(like.device).view(like.shape)
     shared = cast(Any, like)
     if not hasattr(shared, "placements"):
@@ -136,7 +136,7 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
 
 
 def forget_gathered(module: nn.Module) -> None:
-    """Let FSDP2 gather all weights of ``module`` anew; it does not notice that the parts were changed."""
+    """Make FSDP2 gather all weights of ``module`` again; it does not notice that the shards were changed."""
     for part in module.modules():
         reshard = getattr(part, "reshard", None)
         if reshard is not None:
@@ -144,7 +144,7 @@ def forget_gathered(module: nn.Module) -> None:
 
 
 def widen_scalars(module: nn.Module) -> None:
-    """Make vectors of one number of all parameters that are single numbers, which FSDP2 cannot share out."""
+    """Replace scalar parameters by vectors of one element, since FSDP2 cannot shard scalars."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             if parameter.ndim == 0:

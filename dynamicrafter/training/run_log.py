@@ -1,4 +1,4 @@
-"""The log of a run: a csv file that a spreadsheet opens, and TensorBoard's files beside it where asked for."""
+"""The log of a run: a csv file and, if requested, TensorBoard files next to it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ LogKind = Literal["csv", "tensorboard"]
 
 CSV = "log.csv"
 TENSORBOARD = "tensorboard"
-"""Name of the file, and of the folder, in the run's folder."""
+"""Names of the file and the folder inside the run's folder."""
 
 _COLUMNS = ("step", "loss", "learning_rate", "seconds", "measured")
 
 
 @dataclass
 class Report:
-    """What a run tells about its last stretch of steps."""
+    """A run's report on the steps since the previous report."""
 
     step: int
     loss: float
     rate: float
     seconds: float
-    """Since the beginning of the run, pauses between resumed parts left out."""
+    """Since the start of the run, without pauses before it was resumed."""
     extra: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class RunLog:
-    """Writes the lines of a run that goes on after ``step``; what a killed run logged beyond it is taken out."""
+    """Writes the log of a run that starts or resumes after ``step``; later lines of a killed run are removed."""
 
     def __init__(self, folder: Path, kind: LogKind, step: int) -> None:
-        """Raises UsageError when TensorBoard is asked for and not installed."""
+        """Open the log; raises UsageError if TensorBoard is requested but not installed."""
         self._path = folder / CSV
         self._board: Any = None
         if kind == "tensorboard":
@@ -52,7 +52,7 @@ class RunLog:
         self._forget_after(step)
 
     def write(self, line: Report) -> None:
-        """Add a line; raises UsageError when the disk is full."""
+        """Append a line; raises UsageError if the disk is full."""
         fresh = not self._path.exists()
         measured = " ".join(f"{key}={value:.5g}" for key, value in line.extra.items())
         cells = [line.step, f"{line.loss:.6g}", f"{line.rate:.4g}", f"{line.seconds:.1f}", measured]
@@ -76,7 +76,7 @@ class RunLog:
 
     def _unwritten(self, problem: OSError) -> UsageError:
         return UsageError(
-            f"{self._path} could not be written ({problem.strerror or problem}); make room, then start again"
+            f"{self._path} could not be written ({problem.strerror or problem}); free some space, then start again"
         )
 
     def _forget_after(self, step: int) -> None:
@@ -95,6 +95,6 @@ class RunLog:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; a line that was cut off has none that counts."""
+    """The step of a line; infinite for a truncated line."""
     number = line.partition(",")[0]
     return int(number) if number.isdecimal() and line.endswith("\n") else float("inf")

@@ -1,4 +1,4 @@
-"""Clips that are made while a model is trained, always of the same pictures with the same noise."""
+"""Sample clips generated during training, always from the same images with the same noise."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class _Shot:
-    """What the frozen networks make of one sample's pictures and prompt, on the CPU."""
+    """Outputs of the frozen networks for one sample's images and prompt, on the CPU."""
 
     settings: Settings
     pictures: KeyPictures
     perceived: Perceived
     posterior: Tensor
-    """The first draw of the seed."""
+    """The first noise of the seed."""
     noise: Tensor
-    """State of the generator after that."""
+    """State of the generator after the first noise."""
 
 
 class SampleWriter:
-    """Makes the samples of a step and writes them as ``step_000500_1.mp4`` and so on.
+    """Generates the samples of a step and writes them as ``step_000500_1.mp4`` and so on.
 
-    Everything that the towers are needed for is made at once, so that they can leave the device. A sample is the clip
-    that the pipeline makes with the same settings and seed.
+    Everything that needs the encoders is computed once at the start, so that they can be moved off the device. A sample
+    is the clip that the pipeline generates with the same settings and seed.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SampleWriter:
         folder: Path,
         tell: Callable[[str], None],
     ) -> None:
-        """``tell`` hears of samples that could not be made. Raises UsageError and PictureError for wrong settings."""
+        """``tell`` is called with a message if sampling fails. Raises UsageError or PictureError for bad input."""
         self._model = model
         self._folder = folder
         self._tell = tell
@@ -72,7 +72,7 @@ class SampleWriter:
             make_folder(folder)
 
     def __call__(self, step: int) -> None:
-        """Make and write all samples with the networks as they are; what fails is told, and training goes on."""
+        """Generate and write all samples with the current weights; failures are reported and training continues."""
         try:
             for number, shot in enumerate(self._shots, 1):
                 self._make(shot, self._folder / f"step_{step:06}_{number}.mp4", step)
@@ -108,7 +108,7 @@ class SampleWriter:
 def _wanted(
     model: TorchModel, rows: Sequence[Row], config: FinetuneConfig
 ) -> list[tuple[Settings, KeyPictures]]:
-    """Settings and pictures of every sample."""
+    """Settings and images of every sample."""
     wish = config.samples
     each = 2 if config.mode == "interpolate" else 1
     preset = model.variant.preset
@@ -133,12 +133,12 @@ def _wanted(
         ]
     if len(wish.pictures) % each:
         raise UsageError(
-            f"samples of an interpolation need a first and a last picture each, but {len(wish.pictures)} are given"
+            f"samples of an interpolation need a first and a last image each, but {len(wish.pictures)} were given"
         )
     shots = len(wish.pictures) // each
     prompts = wish.prompts or ("",) * shots
     if len(prompts) != shots:
-        raise UsageError(f"samples need one prompt for each clip, but {len(prompts)} are given for {shots}")
+        raise UsageError(f"samples need one prompt for each clip, but {len(prompts)} were given for {shots}")
     made: list[tuple[Settings, KeyPictures]] = []
     for number, prompt in enumerate(prompts):
         found = [read_picture(Path(name)) for name in wish.pictures[number * each : (number + 1) * each]]
@@ -152,7 +152,7 @@ def _wanted(
 def _of_the_list(
     model: TorchModel, rows: Sequence[Row], config: FinetuneConfig
 ) -> list[tuple[str, int, KeyPictures]]:
-    """Caption, fs and first (and last) picture of the first usable clips of the list."""
+    """Caption, fs and first (and last) image of the first usable clips of the list."""
     preset = model.variant.preset
     strides = preset.fs_still < preset.fs_lively
     found: list[tuple[str, int, KeyPictures]] = []

@@ -1,7 +1,7 @@
-"""The training loop: one module that turns a batch into a loss, trained by accelerate, resumable to the bit.
+"""The training loop for a module that maps a batch to a loss, using accelerate; resuming is bit-identical.
 
-All random numbers of a step come from a generator that is seeded by the run's seed, the step and the process. A run
-that was stopped therefore goes on exactly as if it had not been.
+All random numbers of a step come from a generator seeded with the run's seed, the step and the process. A resumed run
+therefore continues exactly as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .state import load_state, save_state
 
 Batch = dict[str, Any]
 Draw = Callable[[torch.Generator], Batch]
-"""Makes the batch of a step from a generator, the same one for the same generator."""
+"""Returns the batch of a step; it depends only on the generator."""
 StepProgress = Callable[[int, int], None]
-"""Called with the steps done and their total."""
+"""Called with the number of steps done and the total."""
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "linear", "cosine"]
 Method = Literal["adamw", "muon"]
@@ -40,29 +40,29 @@ _STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "rng", "identit
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long, how fast and how exactly to train; the batch size belongs to the data."""
+    """Options of the optimiser and the training loop; the batch size belongs to the data."""
 
     steps: int = 1000
     method: Method = "adamw"
-    """AdamW as released, or Muon, which gets further in short runs of small networks."""
+    """AdamW as released, or Muon, which makes more progress in short runs of small networks."""
     learning_rate: float = 1e-4
     warm_up: int = 0
-    """Steps over which the learning rate rises to its value."""
+    """Steps over which the learning rate rises linearly to its value."""
     decay: Decay = "constant"
-    """What the learning rate does after the warm-up; both others end at zero."""
+    """Learning rate schedule after the warm-up; all but "constant" end at zero."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     max_grad_norm: float = 0.5
-    """Largest norm of the gradient; 0 switches clipping off."""
+    """Maximum norm of the gradient; 0 disables clipping."""
     accumulate: int = 1
     """Batches whose gradients are summed into one step."""
     ema: float = 0.0
-    """Decay of the running mean of the weights; 0 keeps none."""
+    """Decay of the EMA weights; 0 disables them."""
     precision: MixedPrecision = "no"
     compile: bool = False
     seed: int = 0
     log: LogKind = "csv"
-    """log.csv alone, or files for TensorBoard beside it."""
+    """log.csv only, or also TensorBoard files."""
     log_every: int = 50
     save_every: int = 500
 
@@ -108,18 +108,18 @@ class TrainerConfig:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed what draws fresh weights."""
+    """Seed the global generators, which initialise weights."""
     cast(Any, torch).manual_seed(seed)
 
 
 def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
-    """Seed of the generator of one batch; differs for each step, accumulated batch and process."""
-    # Generators take 64 bits.
+    """Seed of the generator of one batch; different for each step, accumulated batch and process."""
+    # Generators accept 64 bits.
     return (((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process) % 2**64
 
 
 class Trainer:
-    """Trains ``module`` (a batch's keywords in, a scalar loss out) in ``folder`` and goes on from where it was."""
+    """Trains ``module`` (batch as keyword arguments to scalar loss) in ``folder``, resuming a run that is there."""
 
     def __init__(
         self,
@@ -135,13 +135,13 @@ class Trainer:
         sample_every: int = 0,
         identity: Mapping[str, object] | None = None,
     ) -> None:
-        """``validate`` measures the module with its running mean at every save; ``report`` hears every log line.
+        """Prepare a run.
 
-        ``progress`` hears of every step. ``sample`` is called with the running mean as the weights before the
-        first step and after every ``sample_every`` ones (0 is never): in the main process, or with FSDP in all of
-        them, where the first one is left out. ``identity`` holds what cannot change while a run goes on, by the names
-        of the settings. Raises UsageError for a run that cannot begin and CheckpointError for a state that is not this
-        run's.
+        ``validate`` measures the module with its EMA weights at every save; ``report`` is called with every log line,
+        ``progress`` after every step. ``sample`` is called with the EMA weights in place before the first step and
+        every ``sample_every`` steps (0 for never): in the main process, or with FSDP in all processes, but then not
+        before the first step. ``identity`` maps names of settings that must not change when a run is resumed to their
+        values. Raises UsageError for a run that cannot start and CheckpointError for the state of a different run.
         """
         self._identity = {key: str(value) for key, value in (identity or {}).items()}
         self._identity["method"] = config.method
@@ -157,11 +157,11 @@ class Trainer:
         self._sample_every = sample_every if sample is not None else 0
         if self._sharded:
             if config.method == "muon":
-                raise UsageError("muon needs whole weight matrices; with FSDP, set method to adamw")
+                raise UsageError("muon needs unsharded weight matrices; with FSDP, set method to adamw")
             widen_scalars(module)
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:
-            raise UsageError("there is nothing to train: no weight of the model is set to be trained")
+            raise UsageError("there is nothing to train: no weight of the model is trainable")
         make = Muon if config.method == "muon" else torch.optim.AdamW
         optimizer = make(
             trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
@@ -180,7 +180,7 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of steps done."""
         return self._step
 
     @property
@@ -189,7 +189,7 @@ class Trainer:
         return self._accelerator.is_main_process
 
     def run(self) -> nn.Module:
-        """Train to the last step; returns the module with the running mean as its weights, if one is kept."""
+        """Train to the last step; returns the module, with its EMA weights if they are kept."""
         config = self._config
         log = RunLog(self._folder, config.log, self._step) if self.is_main else None
         begun = time.monotonic() - self._seconds
@@ -220,9 +220,9 @@ class Trainer:
         return self._plain
 
     def trained_weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The whole state dict of ``module``, a part of the trained one, on the CPU; empty but in the main process.
+        """The full state dict of ``module``, a part of the trained one, on the CPU; empty except in the main process.
 
-        Every process must ask for it.
+        A collective that every process must call.
         """
         return self._gathered(module.state_dict())
 
@@ -238,7 +238,7 @@ class Trainer:
         total = 0.0
         for micro in range(config.accumulate):
             batch = self._batch(micro)
-            # With whole networks the processes meet once a step; with parts, waiting would keep whole gradients.
+            # DDP synchronises once per step; with FSDP, deferring the synchronisation would keep unsharded gradients.
             alone = micro < config.accumulate - 1 and not self._sharded
             with accelerator.no_sync(self._module) if alone else nullcontext():
                 with accelerator.autocast():
@@ -269,13 +269,13 @@ class Trainer:
         return {key: _moved(value, self._accelerator.device) for key, value in self._draw(generator).items()}
 
     def _refuse_spoiled(self) -> None:
-        """Raise UsageError before weights are saved that have no finite loss: the state before may still be good."""
-        # What is drawn here must not show in what comes after.
+        """Raise UsageError before saving weights without a finite loss, since the previous state may still be good."""
+        # Random numbers used here must not affect later steps.
         kept = torch.get_rng_state()
         with torch.no_grad(), self._accelerator.autocast():
             loss = self._module(**self._batch(0))
             if self._accelerator.num_processes > 1:
-                # All must stop, or those that go on wait for ever.
+                # All processes must stop, or the others would wait forever.
                 loss = self._accelerator.reduce(loss, "mean")
         torch.set_rng_state(kept)
         if not torch.isfinite(loss):
@@ -288,7 +288,7 @@ class Trainer:
         return [(name, p) for name, p in self._plain.named_parameters() if p.requires_grad]
 
     def _swap(self) -> None:
-        """Exchange the weights and their running mean."""
+        """Swap the weights and the EMA weights."""
         with torch.no_grad():
             for name, parameter in self._trained():
                 if name in self._mean:
@@ -299,7 +299,7 @@ class Trainer:
 
     @contextmanager
     def _with_mean(self) -> Generator[None]:
-        """A context in which the weights are their running mean."""
+        """A context in which the module has the EMA weights."""
         self._swap()
         try:
             with torch.no_grad():
@@ -316,14 +316,14 @@ class Trainer:
     def _make_sample(self) -> None:
         if self._sample is None or not self._sample_every or self._step % self._sample_every:
             return
-        # Shared networks need every process, but must have been used as a whole before one of them is used alone.
+        # Sharded networks need every process, and FSDP requires a full forward pass before a part is used alone.
         if self._step == 0 if self._sharded else not self.is_main:
             return
         with self._with_mean():
             self._sample(self._step)
 
     def _tell(self, log: RunLog | None, loss: float, extra: Mapping[str, float]) -> None:
-        """Write a line of the log; ``loss`` is this process's and becomes the mean of all."""
+        """Write a line of the log, with the mean of ``loss`` over all processes."""
         if self._accelerator.num_processes > 1:
             mean = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device), "mean")
             loss = float(mean)
@@ -335,7 +335,7 @@ class Trainer:
             self._report(line)
 
     def _gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors on the CPU; empty but in the main process."""
+        """Full tensors on the CPU; empty except in the main process."""
         kept: dict[str, Tensor] = {}
         for name, value in values.items():
             full = whole(value)
@@ -372,16 +372,16 @@ class Trainer:
             return
         state = load_state(path)
         if not set(state) >= _STATE_KEYS:
-            raise CheckpointError(f"{path} is not a whole training state; delete it to begin anew")
-        advice = "give this run another folder, or delete that one"
+            raise CheckpointError(f"{path} is not a complete training state; delete it to start from scratch")
+        advice = "use another folder for this run, or delete that one"
         for key, value in self._identity.items():
             before = state["identity"].get(key)
             if before != value:
-                raise CheckpointError(f"{path} is of a run with {key} {before}, not {value}; {advice}")
+                raise CheckpointError(f"{path} belongs to a run with {key} {before}, not {value}; {advice}")
         own = dict(self._trained())
-        # By number: what FSDP trains as a list of one is a number elsewhere.
+        # Compare element counts: a vector of one element under FSDP is a scalar elsewhere.
         if {name: p.numel() for name, p in own.items()} != {n: v.numel() for n, v in state["module"].items()}:
-            raise CheckpointError(f"{path} is of a run that trained other weights; {advice}")
+            raise CheckpointError(f"{path} belongs to a run that trained other weights; {advice}")
         with torch.no_grad():
             for name, value in state["module"].items():
                 local(own[name]).copy_(local(spread(value, own[name])))
@@ -389,14 +389,14 @@ class Trainer:
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         for index, row in optimizer["state"].items():
             for key, value in row.items():
-                # The count of steps is a number of its own; all else is as large as the weight.
+                # The step count is a scalar; all other tensors have the shape of the weight.
                 if isinstance(value, Tensor) and key != "step":
                     row[key] = spread(value, parameters[index])
         self._optimizer.load_state_dict(optimizer)
         for group in self._optimizer.param_groups:
-            # These may be changed while a run goes on; the state has the old ones.
+            # These may change when a run is resumed; the state has the old values.
             group["betas"], group["weight_decay"] = self._config.betas, self._config.weight_decay
-        # A mean that is no longer kept up must not come out at the end.
+        # EMA weights that are no longer updated must not become the result.
         if self._config.ema:
             self._mean = {name: spread(value, own[name]) for name, value in state["mean"].items()}
         if self._accelerator.scaler is not None and "scaler" in state:

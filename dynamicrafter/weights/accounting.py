@@ -1,4 +1,4 @@
-"""Accounts for every tensor of a file: each is used, known and unused, of the wrong shape, or unexpected."""
+"""Classifies every tensor of a file as used, known but unused, of the wrong shape, or unexpected."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .layout import PREFIXES, Place, locate
 from .networks import TITLES, Component, expected
 
 _PARTS = 3
-"""Into how many parts a file may split a tensor: query, key and value."""
+"""Number of parts into which a file may split a tensor: query, key and value."""
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """A tensor that is there but cannot be used."""
+    """A tensor that is present but unusable."""
 
     key: str
     found: str
@@ -30,19 +30,19 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Stock:
-    """What a file holds of a variant's networks."""
+    """The tensors of a variant's networks in a file."""
 
     placed: Mapping[Component, Mapping[str, Place]]
-    """By network, the file's names of its tensors and where they go."""
+    """By network, the tensors' names in the file and their places."""
     missing: Mapping[Component, tuple[str, ...]]
-    """By network, released names of the tensors that are not there."""
+    """By network, released names of the missing tensors."""
     misfits: tuple[Misfit, ...]
     unexpected: tuple[str, ...]
     unused: tuple[str, ...]
-    """Tensors that are known and never used, or belong to networks that were not asked for."""
+    """Tensors that are known but never used, or belong to networks that were not requested."""
 
     def holds(self, component: Component) -> bool:
-        """Whether anything at all of a network is there."""
+        """Whether any tensor of a network is present."""
         return bool(self.placed[component])
 
 
@@ -87,7 +87,7 @@ def take_stock(entries: Mapping[str, Entry], variant: Variant, components: Colle
 
 
 def _never_run(place: Place, variant: Variant) -> bool:
-    """Whether a tensor is of the text tower's last trained block, whose output nobody looks at."""
+    """Whether a tensor belongs to the text encoder's last trained block, whose output is not used."""
     return place.component == "text" and place.name.startswith(
         f"transformer.resblocks.{variant.text.layers}."
     )
@@ -108,7 +108,7 @@ def _plain(entry: Entry) -> str:
 
 
 def require(stock: Stock, components: Iterable[Component], path: Path, variant: Variant) -> None:
-    """Raise CheckpointError unless the file holds the named networks whole and nothing unknown besides."""
+    """Raise CheckpointError unless the file contains the named networks completely and no unknown tensors."""
     components = list(components)
     missing = [name for component in components for name in stock.missing[component]]
     problems: list[str] = []
@@ -122,35 +122,35 @@ def require(stock: Stock, components: Iterable[Component], path: Path, variant: 
         what = "" if "unet" in components else f"the {TITLES[components[0]]} of "
         cause, remedy = _cause(stock, components)
         raise CheckpointError(
-            f"{path} does not hold exactly {what}{variant.name}: {', '.join(problems)}; {cause}", remedy
+            f"{path} does not contain exactly {what}{variant.name}: {', '.join(problems)}; {cause}", remedy
         )
 
 
 def _cause(stock: Stock, components: list[Component]) -> tuple[str, Remedy | None]:
-    """The likely reason, and what to do about it where it does not say so itself."""
+    """The likely cause, and a remedy unless the cause already says what to do."""
     absent: list[Component] = [component for component in components if not stock.holds(component)]
     encoders = {"text": "text", "vision": "image"}
     pruned = tuple(encoders[component] for component in absent if component in encoders)
     if absent and len(absent) == len(pruned):
         titles = " and the ".join(TITLES[component] for component in absent)
-        return f"it was pruned of the {titles}", Remedy("name_encoder", pruned)
+        return f"it was pruned and lacks the {titles}", Remedy("name_encoder", pruned)
     if absent:
         titles = ", ".join(TITLES[component] for component in absent)
-        return f"the {titles} is not in it at all: use the complete checkpoint", None
+        return f"it does not contain the {titles}: use the complete checkpoint", None
     if any("scale_weight" in key or "weight_scale" in key or key == "scaled_fp8" for key in stock.unexpected):
-        return "it is in scaled fp8, which is not read: use a plain fp8, fp16 or bf16 file", None
+        return "it is in scaled fp8, which is not supported: use a plain fp8, fp16 or bf16 file", None
     if stock.misfits and "unet" not in components:
-        return "it is another CLIP model than the towers of ViT-H-14 (laion2b)", Remedy(
+        return "it is a different CLIP model from the encoders of ViT-H-14 (laion2b)", Remedy(
             "download", ("towers",)
         )
     if stock.misfits:
-        return "it is of another architecture or was quantised: use a released checkpoint", None
+        return "it has a different architecture or was quantised: use a released checkpoint", None
     if stock.unexpected:
         return (
-            "it was merged with something else or is of another architecture: use a released checkpoint",
+            "it was merged with something else or has a different architecture: use a released checkpoint",
             None,
         )
-    return "it is damaged or was pruned of too much: fetch it again", None
+    return "it is damaged or too much was pruned: download it again", None
 
 
 def _first(names: Iterable[str], count: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Names the architecture of a file by its tensors, so that the wrong file is refused with what it is."""
+"""Identifies the architecture of a file from its tensors, so that the error for a wrong file says what it is."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LORA = re.compile(
     r"(lora_(up|down|A|B|linear_layer)\b|\.lora[._]|hada_w\d|lokr_w\d|oft_blocks|dora_scale|\.lora_(A|B)\.)"
 )
 _CONTEXT = re.compile(r".*input_blocks\.\d+\.1\.transformer_blocks\.0\.attn2\.to_k\.weight")
-"""The first of these tells the width of the text that a Stable Diffusion network looks at."""
+"""The first match gives the width of the text embeddings that a Stable Diffusion network attends to."""
 
 
 def recognise(entries: _Entries) -> str:
-    """What a file without a known DynamiCrafter variant is, as a noun with its article."""
+    """What a file without a known DynamiCrafter variant is, as a noun phrase with its article."""
     if not entries:
         return "a file without any tensors"
     for name, fits in _KNOWN:
         if fits(entries):
             return name
-    return f"of no architecture known here (its first tensors are {', '.join(list(entries)[:3])})"
+    return f"of an unknown architecture (its first tensors are {', '.join(list(entries)[:3])})"
 
 
 def _any(pattern: str) -> Callable[[_Entries], bool]:
@@ -49,17 +49,17 @@ _CLIP_NAMES = (
     r"(text_model|vision_model|visual|transformer\.resblocks|token_embedding|embedder|cond_stage_model)\."
 )
 
-# The first that fits is the answer, so what others contain comes before them.
+# The first match wins, so an architecture whose tensors others also contain comes after them.
 _KNOWN: tuple[tuple[str, Callable[[_Entries], bool]], ...] = (
     (
-        "a LoRA, which is an addition to a model and no model by itself",
+        "a LoRA, which extends a model and is not a model itself",
         lambda entries: any(_LORA.search(key) for key in entries),
     ),
     (
-        "a network of DynamiCrafter's kind in sizes that no known variant has",
+        "a DynamiCrafter network with sizes that match no known variant",
         lambda entries: _any(r"temopral_conv\.")(entries) and _any(r"attn2\.to_k_ip\.weight")(entries),
     ),
-    ("VideoCrafter, which takes no picture", _any(r"temopral_conv\.")),
+    ("VideoCrafter, which takes no image", _any(r"temopral_conv\.")),
     (
         "Stable Video Diffusion",
         _any(r"(diffusion_model\..*time_stack|time_mixer\.|temporal_transformer_blocks\.)"),
@@ -73,7 +73,7 @@ _KNOWN: tuple[tuple[str, Callable[[_Entries], bool]], ...] = (
     ("Stable Diffusion 1.5", _context(768)),
     ("Stable Diffusion 2.1", _context(1024)),
     (
-        "a network in diffusers' naming, not in that of the released checkpoints",
+        "a network with diffusers' tensor names instead of those of the released checkpoints",
         _any(r"^(down|mid|up)_blocks?\."),
     ),
     (
@@ -81,11 +81,11 @@ _KNOWN: tuple[tuple[str, Callable[[_Entries], bool]], ...] = (
         lambda entries: all(key.startswith(PREFIXES["resampler"]) for key in entries),
     ),
     (
-        "only an autoencoder (VAE), without the network that makes clips",
+        "only an autoencoder (VAE), without the denoising network",
         _all(rf"({re.escape(PREFIXES['vae'])}|{_VAE_NAMES})"),
     ),
     (
-        "only a CLIP model, which goes beside a checkpoint as its text or image encoder",
+        "only a CLIP model, which can serve as a checkpoint's text or image encoder",
         _any(rf"^{_CLIP_NAMES}"),
     ),
 )

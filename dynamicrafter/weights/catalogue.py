@@ -1,14 +1,13 @@
-"""The released files: where they lie, how large they are, and which short name asks for them.
+"""The released files: their locations, sizes and short names.
 
-The short name of a variant (``512``, ``1024``, ``512_interp``, ...) is the file most people want: half
-precision and without the CLIP towers, which are the same for all models and come once, as ``towers``.
-``_full`` is the authors' own float32 file with the towers inside; ``_bf16`` and ``_fp16`` are half-precision
-files with the towers inside. Of the 256 model only the authors' file exists, so ``256`` is that one.
+The short name of a variant (``512``, ``1024``, ``512_interp``, ...) is the file most people need: half precision,
+without the CLIP encoders, which are the same for all models and are a release of their own, ``towers``. ``_full`` is
+the authors' float32 file including the encoders; ``_bf16`` and ``_fp16`` are half-precision files including the
+encoders. The 256 model exists only as the authors' file, so ``256`` is that one.
 
-Sizes and sha256 are those of the repositories' Git LFS pointers; None where no public record of them was
-found, in which case the server's own announcement is what a download is checked against. A revision is pinned
-where a file has been renamed on or removed from the main branch, and for ``512_interp_full``, whose hash is
-not known; all other files come from ``main``.
+Sizes and sha256 are those of the repositories' Git LFS pointers; None if no public record was found, in which case a
+download is checked against the values that the server reports. A revision is pinned for files that have been renamed on
+or removed from the main branch, and for ``512_interp_full``, whose hash is unknown; all other files come from ``main``.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from ..errors import Remedy, UsageError
 from ..model.variants import VARIANTS
 
 HUB = "https://huggingface.co"
-"""Where the repositories are; ``HF_ENDPOINT`` points a download elsewhere."""
+"""Server of the repositories; ``HF_ENDPOINT`` overrides it for downloads."""
 
 Kind = Literal["model", "towers"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 TOWERS = "towers"
-"""Name of the release with both CLIP towers, which every model without towers requires."""
+"""Name of the release with both CLIP encoders, which every model without encoders requires."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Release:
     name: str
     """Short name, unique in the catalogue."""
     variant: str | None
-    """Key of :data:`~dynamicrafter.model.variants.VARIANTS`; None for the towers, which fit all of them."""
+    """Key of :data:`~dynamicrafter.model.variants.VARIANTS`; None for ``towers``, which fits all of them."""
     repository: str
     """``owner/name`` on the hub."""
     filename: str
@@ -46,22 +45,22 @@ class Release:
     precision: Precision
     contains_towers: bool
     size_gb: float
-    """Size in units of 1e9 bytes, rounded as the repository shows it."""
+    """Size in units of 1e9 bytes, rounded as in the repository."""
     size_bytes: int | None = None
-    """Exact size, where known."""
+    """Exact size, if known."""
     sha256: str | None = None
-    """Hash of the whole file in lower-case hexadecimal, where known."""
+    """Hash of the file in lower-case hexadecimal, if known."""
     revision: str = "main"
     kind: Kind = "model"
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Names of the releases without which this one cannot make a clip."""
+        """Names of the releases that this one needs to generate a clip."""
         return () if self.contains_towers else (TOWERS,)
 
     @property
     def resolution(self) -> str:
-        """Width x height in pixels the model was trained for, such as ``512x320``; ``any`` for the towers."""
+        """Width x height in pixels the model was trained for, such as ``512x320``; ``any`` for ``towers``."""
         if self.variant is None:
             return "any"
         preset = VARIANTS[self.variant].preset
@@ -69,17 +68,17 @@ class Release:
 
     @property
     def source(self) -> str:
-        """Address of the page that describes the file."""
+        """URL of the page that describes the file."""
         return f"{HUB}/{self.repository}"
 
     @property
     def url(self) -> str:
-        """Address of the file itself."""
+        """URL of the file."""
         return f"{HUB}/{self.repository}/resolve/{self.revision}/{self.filename}"
 
 
 def _original(name: str, variant: str, repository: str) -> Release:
-    """An authors' file: float32, towers inside."""
+    """A file by the authors: float32, including the encoders."""
     return Release(
         name=name,
         variant=variant,
@@ -94,7 +93,7 @@ def _original(name: str, variant: str, repository: str) -> Release:
 
 
 def _pruned(name: str, variant: str, filename: str, sha256: str) -> Release:
-    """A half-precision file without towers; the five of ordinary architecture have the same size."""
+    """A half-precision file without encoders; the five of the ordinary architecture have the same size."""
     return Release(
         name=name,
         variant=variant,
@@ -111,7 +110,7 @@ def _pruned(name: str, variant: str, filename: str, sha256: str) -> Release:
 
 
 def _half(name: str, pruned: Release, filename: str, precision: Precision, revision: str) -> Release:
-    """A half-precision file with towers, which only an older revision of the repository still holds."""
+    """A half-precision file with encoders, available only in an older revision of the repository."""
     return replace(
         pruned,
         name=name,
@@ -176,7 +175,7 @@ _TOWERS = Release(
     repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     filename="open_clip_model.safetensors",
     licence="MIT",
-    purpose="CLIP text and image towers for all models that come without them",
+    purpose="CLIP text and image encoders for all models that come without them",
     precision="fp32",
     contains_towers=True,
     size_gb=3.94,
@@ -251,14 +250,14 @@ RELEASES: tuple[Release, ...] = (
         sha256="e259c201d34d497e57bc1ff1e7d2fbb03f3e9dbda660f7b8d16407e2305acbbb",
     ),
 )
-"""Every known file; the first one of a variant is the one to recommend."""
+"""Every known file; the first one of each variant is the recommended one."""
 
 
 def find(name: str) -> Release:
-    """The release called ``name``; the name of a variant gives the recommended release of it.
+    """The release called ``name``, or the recommended release of the variant called ``name``.
 
-    Case and the choice of ``-`` or ``_`` do not matter. Raises UsageError that suggests the nearest name when
-    there is no such release.
+    Case and the choice of ``-`` or ``_`` do not matter. Raises UsageError, suggesting the nearest name, if there is no
+    such release.
     """
     key = name.strip().lower().replace("-", "_")
     for release in RELEASES:
@@ -276,5 +275,5 @@ def find(name: str) -> Release:
 
 
 def with_requirements(release: Release) -> tuple[Release, ...]:
-    """``release`` and all that it requires, in the order in which to fetch them."""
+    """``release`` and the releases it requires, in download order."""
     return (release, *(find(name) for name in release.requires))

@@ -1,4 +1,4 @@
-"""Writes a checkpoint anew: one safetensors file, in another precision, with its variant in the metadata."""
+"""Converts a checkpoint to one safetensors file in a given precision, with its variant in the metadata."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ def convert(
     variant: str | None = None,
     progress: ByteProgress | None = None,
 ) -> Variant:
-    """Write ``source``, of any readable format, as the safetensors file ``target``; returns its variant.
+    """Convert ``source``, in any supported format, to the safetensors file ``target``; returns its variant.
 
-    ``dtype`` None keeps the precision of every tensor. fp8 is used for matrices and kernels only: all else, a
-    thousandth of the whole, becomes bfloat16, because norms do not survive fp8. ``prune`` leaves out the
-    CLIP towers, which are the same in all checkpoints and may be loaded from a file of their own, and all
-    that is never used; without it everything is kept, what is unused in its own precision. The variant goes
-    into the metadata, so that it need not be asked for again.
+    With ``dtype`` None every tensor keeps its precision. fp8 applies to matrices and kernels only: all other tensors,
+    about 0.1 % of the file, become bfloat16, because norms lose too much precision in fp8. ``prune`` omits unused
+    tensors and the CLIP encoders, which are the same in all checkpoints and can be loaded from a separate file; without
+    it everything is kept, unused tensors in their own precision. The variant is stored in the metadata, so that it need
+    not be specified again.
 
-    Little more than a few per cent of the file are in memory at a time. ``target`` appears only when it is
-    whole, and replaces what was there. ``progress`` gets the bytes read and their total. Raises UsageError
-    when the target is the source or no ``.safetensors``, and CheckpointError as loading does, or when there
-    is too little room.
+    Only a few per cent of the file are in memory at a time. ``target`` is written atomically and replaces an existing
+    file. ``progress`` is called with the bytes read and their total. Raises UsageError if ``target`` is ``source`` or
+    does not end in ``.safetensors``, and CheckpointError as loading does or if there is not enough disk space.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
-        raise UsageError(f"{target} must end in .safetensors, the only format that is written")
+        raise UsageError(f"{target} must end in .safetensors, the only output format")
     file = open_weights(source)
     if target.exists() and any(target.samefile(part) for part in file.files):
-        raise UsageError(f"{target} is the file to convert itself; give another name to write to")
+        raise UsageError(f"{target} is also the input file; choose another output name")
     chosen = choose(detect(file), variant, file)
     stock = _stock(file, chosen, prune)
     names = _names(stock, keep_unused=not prune)
@@ -63,7 +62,7 @@ def convert(
 
 
 def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
-    """What the file holds, after making sure that it is complete; towers may be absent but not in part."""
+    """The file's contents, checked to be complete; an encoder may be absent but not incomplete."""
     components: tuple[Component, ...] = CORE
     if not prune:
         held = take_stock(file.entries, variant, (*CORE, *TOWER_COMPONENTS))
@@ -74,11 +73,11 @@ def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
 
 
 def _names(stock: Stock, keep_unused: bool) -> dict[str, str]:
-    """The file's tensors that are written, and the names they get."""
+    """Names of the tensors to write, in the source and in the target."""
     names: dict[str, str] = {}
     for component, places in stock.placed.items():
         for key, place in places.items():
-            # A tower in Hugging Face's naming stays so: its tensors are parts of ours.
+            # An encoder with Hugging Face's names keeps them: its tensors are parts of ours.
             names[key] = PREFIXES[component] + place.name if place.parts == 1 else key
     if keep_unused:
         names.update({key: key for key in stock.unused})

@@ -1,4 +1,4 @@
-"""Tells the variant of a checkpoint by its metadata or its tensors, never by its file name."""
+"""Detects the variant of a checkpoint from its metadata or its tensors, never from its file name."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .layout import locate
 from .networks import COMPONENTS, TITLES, expected
 
 VARIANT_KEY = "dynamicrafter.variant"
-"""Metadata of files we write: the whole variant as JSON."""
+"""Metadata key in files written by this package: the complete variant as JSON."""
 FORMAT_KEY = "dynamicrafter.format"
 FORMAT = "1"
-"""Version of the layout of files we write."""
+"""Version of the layout of files written by this package."""
 WRITER_KEY = "dynamicrafter.version"
 """Version of the program that wrote a file."""
 _FIRST_WRITER = "0.1.0"
-"""The version that did not say so."""
+"""The version that did not store its number."""
 
 _SCALE = "scale_arr"
 _SCALE_TOLERANCE = 0.1
-"""How far a stored base scale may be off; fp8 turns 0.7 into 0.75, and 0.3 and 0.7 are all there is."""
+"""Tolerance for a stored base scale: fp8 rounds 0.7 to 0.75, and the only values in use are 0.3 and 0.7."""
 
 # Of a variant in a file's metadata; several times what the released ones have.
 _LARGEST_SIZE = 2**20
@@ -40,7 +40,7 @@ _MOST_LAYERS = {"layers": 64, "depth": 64, "num_res_blocks": 8}
 _MOST_LEVELS = 8
 
 _FIRST_ATTENTION_HEADS = 8
-"""Heads of the first temporal transformer, whatever the width."""
+"""Heads of the first temporal transformer at any width."""
 
 
 def variant_metadata(variant: Variant) -> dict[str, str]:
@@ -53,12 +53,12 @@ def variant_metadata(variant: Variant) -> dict[str, str]:
 
 
 def detect(file: WeightsFile) -> tuple[Variant, ...]:
-    """All variants that a file can be, in the order of the catalogue; none when it is something else.
+    """All variants that a file can be, in the order of the catalogue; empty if it is something else.
 
-    A file that we wrote names its variant. In others the learned image scale tells 256, the reference-
-    guided decoder ToonCrafter, and the end of the dynamic rescale 1024 from 512. Nothing tells 512 from its
-    interpolation model, nor 1024 from 512 in files without the noise schedule. Raises CheckpointError for
-    metadata that makes no sense.
+    Files written by this package name their variant. In others, the learned image scale identifies 256, the
+    reference-guided decoder ToonCrafter, and the end value of the dynamic rescale distinguishes 1024 from 512. 512
+    cannot be distinguished from its interpolation model, nor 1024 from 512 in files without the noise schedule. Raises
+    CheckpointError for invalid metadata.
     """
     if VARIANT_KEY in file.metadata:
         return (_from_metadata(file.path, file.metadata),)
@@ -81,11 +81,11 @@ def detect(file: WeightsFile) -> tuple[Variant, ...]:
 
 
 def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Variant:
-    """The one variant to use of those that fit, which the caller may have named.
+    """Choose one of the variants that fit a file; ``asked`` is the caller's choice, if any.
 
-    Variants with equal networks, noise and defaults (a release and its retrained successor) are no choice:
-    the first stands for all. Raises CheckpointError when none fits, when the one asked for does not, or
-    when the caller has to say which; UsageError when there is no variant of that name.
+    Variants with equal networks, noise process and defaults (a release and its retrained successor) are equivalent, and
+    the first is used. Raises CheckpointError if none fits, if ``asked`` does not fit, or if the file is ambiguous and
+    ``asked`` is None; UsageError if there is no variant of that name.
     """
     if not fits:
         raise CheckpointError(
@@ -101,7 +101,7 @@ def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Var
         return fits[0]
     options = ", ".join(f"{variant.name} ({variant.purpose})" for variant in different.values())
     raise CheckpointError(
-        f"{file.path} can be any of {options}, and its weights do not tell which",
+        f"{file.path} can be any of {options}, and its weights are ambiguous",
         Remedy("name_variant", tuple(variant.name for variant in different.values())),
     )
 
@@ -118,7 +118,7 @@ def _asked(fits: Sequence[Variant], asked: str, path: Path) -> Variant:
         if variant.name == name:
             return variant
     raise CheckpointError(
-        f"{path} is {' or '.join(variant.name for variant in fits)} by its content, not {name}",
+        f"{path} was detected as {' or '.join(variant.name for variant in fits)}, not {name}",
         Remedy("drop_variant"),
     )
 
@@ -134,7 +134,7 @@ def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Variant:
         _check_sizes(values)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} describes its variant in a way that makes no sense ({error}); convert it again"
+            f"{path} has an invalid description of its variant ({error}); convert it again"
         ) from error
     variant = Form(f"the variant of {path}", CheckpointError, writer).read(Variant, values)
     for component in COMPONENTS:
@@ -168,7 +168,7 @@ def _check_sizes(values: Any, name: str = "") -> None:
 
 
 def _base_scale(file: WeightsFile) -> float | None:
-    """End of the dynamic rescale, in files that still hold the noise schedule."""
+    """End value of the dynamic rescale, in files that contain the noise schedule."""
     entry: Entry | None = file.entries.get(_SCALE)
     if entry is None or entry.numel == 0 or len(entry.shape) != 1:
         return None
@@ -180,7 +180,7 @@ def _near(scale: float, base: float | None) -> bool:
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
-    """What the names and shapes of a denoising network say about its config, as far as they are there."""
+    """Config values that follow from the names and shapes of a denoising network's tensors, as far as present."""
     blocks = [int(found[1]) for name in shapes if (found := re.match(r"input_blocks\.(\d+)\.", name))]
     sizes: dict[str, object] = {
         "blocks": max(blocks, default=-1) + 1,

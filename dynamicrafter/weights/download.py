@@ -1,13 +1,13 @@
-"""Fetching released files: resumed when cut, checked before they get their name, never half there.
+"""Downloads released files: interrupted transfers resume, and files are verified before they are renamed into place.
 
-A file lies at ``<weights folder>/<owner>/<repository>/<file name>``, so one fetched by hand can be put there
-as well. While it comes it is called ``<file name>.<part of its sha256>.part``; only after the check does it
-get its own name.
+A file is stored at ``<weights folder>/<owner>/<repository>/<file name>``, so a file downloaded manually can be placed
+there too. During the transfer it is called ``<file name>.<part of its sha256>.part`` and is renamed only after
+verification.
 
-All traffic is plain HTTP by huggingface_hub, with its login, proxy settings and time limits; the ``hf_xet``
-transport is never used, so any mirror or web server with the hub's addresses will do. To use one, set
-``HF_ENDPOINT``, for example to ``https://hf-mirror.com``, or pass ``endpoint=``. ``HF_HUB_OFFLINE=1`` forbids
-all traffic. Both are read at each call, not once at import.
+All traffic is plain HTTP by huggingface_hub, with its login, proxy settings and timeouts; the ``hf_xet`` transport is
+never used, so any mirror or web server with the hub's URL scheme works. To use one, set ``HF_ENDPOINT``, for example to
+``https://hf-mirror.com``, or pass ``endpoint=``. ``HF_HUB_OFFLINE=1`` forbids all traffic. Both variables are read at
+each call, not at import.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 TransferProgress = Callable[[str, int, "int | None"], None]
-"""Called with what is done (``"downloading"`` or ``"checking"``), the bytes done and, where known, all bytes.
+"""Called with the stage (``"downloading"`` or ``"checking"``), the bytes done and, if known, the total.
 
-It may raise (:class:`~dynamicrafter.errors.Cancelled`, for example); what came so far is kept for next time.
+It may raise an exception, such as :class:`~dynamicrafter.errors.Cancelled`; the bytes received so far are kept.
 """
 
 ATTEMPTS = 3
-"""Times in a row that a connection may break without a new byte before a download is given up."""
+"""Number of consecutive connection failures without a new byte after which a download fails."""
 CHUNK = 1 << 23
-"""Bytes read at a time while a file is checked."""
+"""Bytes read at a time during verification."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
 def weights_folder() -> Path:
-    """Where files are kept: ``DYNAMICRAFTER_HOME``, or else ``dynamicrafter`` in the user's cache folder.
+    """The folder for downloads: ``DYNAMICRAFTER_HOME``, else ``dynamicrafter`` in the user's cache folder.
 
-    That folder is ``%LOCALAPPDATA%`` on Windows, ``~/Library/Caches`` on macOS, and elsewhere
-    ``XDG_CACHE_HOME`` or ``~/.cache``. It need not exist.
+    The cache folder is ``%LOCALAPPDATA%`` on Windows, ``~/Library/Caches`` on macOS, and ``XDG_CACHE_HOME`` or
+    ``~/.cache`` elsewhere. The folder need not exist.
     """
     chosen = os.environ.get("DYNAMICRAFTER_HOME")
     if chosen:
@@ -61,10 +61,10 @@ def weights_folder() -> Path:
 
 
 def local_path(release: Release, folder: Path | None = None) -> Path | None:
-    """Where ``release`` lies in ``folder`` (default :func:`weights_folder`), or None if it is not all there.
+    """Path of ``release`` in ``folder`` (default :func:`weights_folder`), or None if it is missing or incomplete.
 
-    Only a checked file ever gets this name; its size is compared as well, where known, in case it was put
-    there by hand.
+    Downloads get this name only after verification; the size is compared too, if known, in case the file was placed
+    there manually.
     """
     path = _final_path(release, folder)
     if not path.is_file():
@@ -86,16 +86,15 @@ def download(
     *,
     endpoint: str | None = None,
 ) -> Path:
-    """Fetch ``release`` into ``folder`` (default :func:`weights_folder`) and return its path.
+    """Download ``release`` into ``folder`` (default :func:`weights_folder`) and return its path.
 
-    A file that is already there is returned at once, without any traffic; a transfer that was cut, in this or
-    an earlier call, goes on where it stopped. The sha256 is checked against the catalogue's, or the server's
-    where the catalogue has none. Nothing is shown; ``progress`` is told. What ``release.requires`` does not
-    come along.
+    If the file is already there, its path is returned without any traffic; a transfer that was interrupted, in this or
+    an earlier call, resumes. The sha256 is checked against the catalogue's, or the server's if the catalogue has none.
+    Nothing is printed; ``progress`` is called instead. The releases in ``release.requires`` are not downloaded.
 
-    Raises DownloadError with one sentence on what to do when offline mode is on, the server cannot be
-    reached, refuses, does not have the file or offers another one, the disk is too full or not writable,
-    another process is fetching the same file, or the bytes are wrong (they are then removed).
+    Raises DownloadError with a one-sentence remedy if offline mode is on, the server cannot be reached, denies access,
+    does not have the file or has a different one, the disk is full or not writable, another process is downloading the
+    same file, or the contents are wrong (in which case they are removed).
     """
     present = local_path(release, folder)
     if present is not None:
@@ -110,7 +109,7 @@ def download(
         with _alone(release, final):
             part = final.with_name(f"{final.name}.{offer.sha256[:12] if offer.sha256 else 'unchecked'}.part")
             if offer.sha256 is None:
-                # Without a hash nothing tells whether an old piece belongs to the file now offered.
+                # Without a hash it is unknown whether an old part belongs to the file now offered.
                 part.unlink(missing_ok=True)
             _require_space(release, offer, part)
             _transfer(release, server, offer, part, progress)
@@ -126,18 +125,18 @@ def download(
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a server says it has."""
+    """A server's description of a file."""
 
     url: str
     token: bool | None
-    """False when the file is to be asked for without the user's token."""
+    """False if the file is to be requested without the user's token."""
     size: int | None
     sha256: str | None
-    """What the content must hash to, by the catalogue or else by the server."""
+    """Expected hash of the contents, from the catalogue or else from the server."""
 
 
 def _ask(release: Release, server: str, final: Path) -> _Offer:
-    """What ``server`` says of the file; raises DownloadError when it has none or another one."""
+    """Ask ``server`` about the file; raises DownloadError if it has none or a different one."""
     hub = _hub()
     url = hub.hf_hub_url(release.repository, release.filename, revision=release.revision, endpoint=server)
     token = None
@@ -147,7 +146,7 @@ def _ask(release: Release, server: str, final: Path) -> _Offer:
         except Exception as error:
             if _status(error) != 401:
                 raise
-            # A stored token that has expired is refused even where everybody may read.
+            # An expired stored token is rejected even for public files.
             token = False
             metadata = hub.get_hf_file_metadata(url, token=token)
     # requests, httpx and httpx2 share no base class, and huggingface_hub's version decides which one it is.
@@ -161,7 +160,7 @@ def _ask(release: Release, server: str, final: Path) -> _Offer:
     ):
         if wanted is not None and offered is not None and wanted != offered:
             raise DownloadError(
-                f"{server} offers another file as {release.repository}/{release.filename}: "
+                f"{server} has a different file at {release.repository}/{release.filename}: "
                 f"its {what} is {offered} instead of {wanted}; set HF_ENDPOINT to another mirror"
             )
     sha256 = release.sha256 or announced
@@ -171,7 +170,7 @@ def _ask(release: Release, server: str, final: Path) -> _Offer:
 
 
 def _require_space(release: Release, offer: _Offer, part: Path) -> None:
-    """Raise DownloadError unless the disk has room for what is still to come."""
+    """Raise DownloadError unless the disk has space for the remaining bytes."""
     if offer.size is None:
         return
     needed = offer.size - (part.stat().st_size if part.exists() else 0)
@@ -179,16 +178,16 @@ def _require_space(release: Release, offer: _Offer, part: Path) -> None:
     if free < needed:
         raise DownloadError(
             f"{release.name} needs {needed / 1e9:.2f} GB more in {part.parent}, "
-            f"but only {free / 1e9:.2f} GB are free; make room or set DYNAMICRAFTER_HOME to a larger disk"
+            f"but only {free / 1e9:.2f} GB are free; free some space or set DYNAMICRAFTER_HOME to a larger disk"
         )
 
 
 def _transfer(
     release: Release, server: str, offer: _Offer, part: Path, progress: TransferProgress | None
 ) -> None:
-    """Bring ``part`` to its full length, going on after each cut as long as that gains anything."""
+    """Download ``part`` to its full length, resuming after each interruption as long as there is progress."""
     hub = _hub()
-    # A compressed answer could not be resumed at a byte of the file.
+    # A compressed response could not be resumed at a byte offset of the file.
     headers = {**hub.build_hf_headers(token=offer.token), "Accept-Encoding": "identity"}
     furthest, idle = 0, 0
     while True:
@@ -212,7 +211,7 @@ def _transfer(
                 idle = 0 if file.tell() > furthest else idle + 1
                 status = _status(error)
                 if status == 416:
-                    # There is nothing after what an earlier call has brought; so begin anew.
+                    # Nothing follows the bytes of an earlier call, so start from scratch.
                     file.seek(0)
                     file.truncate()
                 elif status is not None and status < 500:
@@ -220,7 +219,7 @@ def _transfer(
                 if idle >= ATTEMPTS:
                     raise DownloadError(_sentence(error, release, server, part, file.tell())) from error
             else:
-                # The name must not outlive a power cut that the bytes do not.
+                # Flush the contents before the rename, so that a power failure cannot leave a truncated file.
                 os.fsync(file.fileno())
                 return
         time.sleep(2**idle)
@@ -229,7 +228,7 @@ def _transfer(
 def _check(
     release: Release, server: str, offer: _Offer, part: Path, progress: TransferProgress | None
 ) -> None:
-    """Compare ``part`` with what it should be; remove it and raise DownloadError if it is something else."""
+    """Verify the hash of ``part``; remove it and raise DownloadError if it is wrong."""
     if offer.sha256 is None:
         return
     size = part.stat().st_size
@@ -242,13 +241,13 @@ def _check(
     if digest.hexdigest() != offer.sha256:
         part.unlink()
         raise DownloadError(
-            f"{server} sent wrong bytes for {release.name} (sha256 {digest.hexdigest()} instead of "
+            f"{server} sent wrong contents for {release.name} (sha256 {digest.hexdigest()} instead of "
             f"{offer.sha256}); they were removed, so try again or set HF_ENDPOINT to another mirror"
         )
 
 
 class _Part(io.FileIO):
-    """The growing file: appends, tells the progress, and remembers whether a failure was its own."""
+    """The partial file: appends, reports progress, and records whether a failure was its own."""
 
     def __init__(self, path: Path, size: int | None, progress: TransferProgress | None) -> None:
         super().__init__(str(path), "ab")
@@ -260,7 +259,7 @@ class _Part(io.FileIO):
         view = memoryview(data)
         left = view
         try:
-            # An unbuffered write may take only a piece.
+            # An unbuffered write may be partial.
             while left:
                 left = left[super().write(left) :]
             if self._progress is not None:
@@ -273,7 +272,7 @@ class _Part(io.FileIO):
 
 @contextmanager
 def _alone(release: Release, final: Path) -> Generator[None, None, None]:
-    """Hold the right to fetch ``final``; two writers of one part would spoil it."""
+    """Hold a lock on the download of ``final``; two writers would corrupt the partial file."""
     from filelock import FileLock, Timeout
 
     path = Path(f"{final}.lock")
@@ -282,18 +281,18 @@ def _alone(release: Release, final: Path) -> Generator[None, None, None]:
             try:
                 yield
             finally:
-                # Windows refuses while the file is open, but there it goes when the lock does.
+                # Windows cannot remove an open file, but removes this one when the lock is released.
                 with suppress(OSError):
                     path.unlink()
     except Timeout as error:
         raise DownloadError(
-            f"another process is fetching {release.name} into {final.parent}; wait until it is done"
+            f"another process is downloading {release.name} into {final.parent}; wait until it is done"
         ) from error
 
 
 @contextmanager
 def _no_bar() -> Generator[None, None, None]:
-    """Keep huggingface_hub from drawing its own progress bar on stderr."""
+    """Keep huggingface_hub from showing its own progress bar on stderr."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -312,14 +311,14 @@ def _no_bar() -> Generator[None, None, None]:
 
 
 def _hub() -> Any:
-    """huggingface_hub's module with the parts of a download; its signatures are only partly typed."""
+    """huggingface_hub's download module; its signatures are only partly typed."""
     from huggingface_hub import file_download
 
     return cast(Any, file_download)
 
 
 def _sentence(error: Exception, release: Release, server: str, path: Path, so_far: int = 0) -> str:
-    """One sentence on ``error``, which came while ``server`` was asked for ``release``."""
+    """One sentence on ``error``, which was raised while requesting ``release`` from ``server``."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):
@@ -328,7 +327,7 @@ def _sentence(error: Exception, release: Release, server: str, path: Path, so_fa
     status = _status(error)
     if status in (401, 403):
         return (
-            f"{server} refused {what} (HTTP {status}); log in with 'hf auth login', renew HF_TOKEN, "
+            f"{server} denied access to {what} (HTTP {status}); log in with 'hf auth login', renew HF_TOKEN, "
             f"or set HF_ENDPOINT to a mirror"
         )
     if status == 404:
@@ -338,13 +337,13 @@ def _sentence(error: Exception, release: Release, server: str, path: Path, so_fa
         )
     if status is not None:
         return (
-            f"{server} could not give {what} (HTTP {status}); try again later or set HF_ENDPOINT to a mirror"
+            f"{server} failed to send {what} (HTTP {status}); try again later or set HF_ENDPOINT to a mirror"
         )
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if so_far:
         return (
             f"the connection to {server} kept breaking after {so_far / 1e9:.2f} GB of {release.name} "
-            f"({reason}); start again to go on from there"
+            f"({reason}); start again to resume from there"
         )
     return (
         f"{server} could not be reached for {release.name} ({reason}); check the connection and HF_ENDPOINT, "
@@ -354,19 +353,19 @@ def _sentence(error: Exception, release: Release, server: str, path: Path, so_fa
 
 def _offline(release: Release, path: Path) -> str:
     return (
-        f"{release.name} is not below {path.parent} and offline mode forbids to fetch it; "
-        f"unset HF_HUB_OFFLINE or put {release.filename} there by hand"
+        f"{release.name} is not in {path.parent} and offline mode forbids downloading it; "
+        f"unset HF_HUB_OFFLINE or put {release.filename} there manually"
     )
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status behind ``error``, or None when there was no answer."""
+    """The HTTP status of ``error``, or None if there was no response."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
 
 def _server(endpoint: str | None) -> str:
-    """The server's address without a slash at its end; raises DownloadError when it is no web address."""
+    """The server's URL without a trailing slash; raises DownloadError if it is not a web address."""
     address = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     try:
         parts = urlsplit(address)
@@ -381,7 +380,7 @@ def _server(endpoint: str | None) -> str:
 
 
 def _is_set(variable: str) -> bool:
-    """Whether a switch in the environment is on, by the rule of huggingface_hub."""
+    """Whether a boolean environment variable is set, by huggingface_hub's rules."""
     return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -390,7 +389,7 @@ def _final_path(release: Release, folder: Path | None) -> Path:
 
 
 def _cache_folder(platform: str) -> Path:
-    """The folder for what can be fetched again, by the custom of ``platform`` (a ``sys.platform``)."""
+    """The user's cache folder on ``platform`` (a ``sys.platform``)."""
     if platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     if platform == "darwin":

@@ -1,4 +1,4 @@
-"""Copies tensors out of a file, each once, cast on the way, with an eye on values that are not finite."""
+"""Copies tensors from a file, each once, casting them on the way and checking that their values are finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .layout import Place
 
 
 def targets(network: nn.Module, places: Mapping[str, Place]) -> dict[str, Tensor]:
-    """For each of a file's tensors the flat stretch of the network's memory that it fills."""
+    """Map each of a file's tensors to the flat slice of the network's parameter that it fills."""
     held = network.state_dict()
     found: dict[str, Tensor] = {}
     for key, place in places.items():
@@ -26,10 +26,9 @@ def targets(network: nn.Module, places: Mapping[str, Place]) -> dict[str, Tensor
 
 
 def copy_piece(piece: Piece, target: Tensor, path: Path) -> None:
-    """Cast a piece into ``target``, a stretch of the same length.
+    """Cast a piece into ``target``, a slice of the same length.
 
-    Raises CheckpointError when a value is NaN or infinite, or becomes so because the target's dtype is too
-    narrow.
+    Raises CheckpointError if a value is NaN or infinite, or overflows the target's dtype.
     """
     target.copy_(piece.values)
     if _finite(target):
@@ -41,15 +40,15 @@ def copy_piece(piece: Piece, target: Tensor, path: Path) -> None:
             f"{piece.name} in {path} has values up to {largest:.3g}, too large for {narrow}; "
             "use bfloat16 or float32"
         )
-    raise CheckpointError(f"{piece.name} in {path} has values that are NaN or infinite; fetch the file again")
+    raise CheckpointError(f"{piece.name} in {path} has NaN or infinite values; download the file again")
 
 
 @contextmanager
 def single_thread() -> Generator[None, None, None]:
-    """Copy with one thread inside, as before outside.
+    """Use one PyTorch thread within the context, and the previous number after it.
 
-    Copying is bound by memory, and thousands of short copies each wait for all threads to have had their turn, which
-    on a busy machine takes several times as long as the copies.
+    Copying is limited by memory bandwidth, and thousands of short copies would each wait for all threads, which takes
+    several times as long as the copies on a busy machine.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,10 +59,10 @@ def single_thread() -> Generator[None, None, None]:
 
 
 def _finite(values: Tensor) -> bool:
-    """Whether there is no NaN and no infinity; both show in the smallest or the largest value."""
+    """Whether there is no NaN or infinity; either shows in the minimum or the maximum."""
     if values.numel() == 0:
         return True
     if values.dtype.itemsize == 1:
-        # fp8 has no arithmetic of its own.
+        # There is no arithmetic in fp8.
         values = values.float()
     return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())

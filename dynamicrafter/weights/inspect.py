@@ -24,7 +24,7 @@ class ComponentReport:
     tensors: int
     parameters: int
     missing: int
-    """Tensors that the network needs and the file lacks; all of them where the network is not there."""
+    """Tensors that the network needs and the file lacks; all of them if the network is absent."""
 
     @property
     def complete(self) -> bool:
@@ -34,35 +34,35 @@ class ComponentReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in a weights file; plain values, so that ``dataclasses.asdict`` is ready for JSON."""
+    """Contents of a weights file, as plain values that ``dataclasses.asdict`` makes ready for JSON."""
 
     path: str
     format: str
     files: int
     size_bytes: int
     variants: tuple[str, ...]
-    """Names of all variants the file can be; empty where it is something else."""
+    """Names of all variants the file can be; empty if it is something else."""
     architecture: str
-    """What the file is, as a noun."""
+    """What the file is, as a noun phrase."""
     parameters: int
-    """Of all tensors, used or not."""
+    """Parameters of all tensors, used or not."""
     dtypes: dict[str, int]
     """Parameters stored in each precision."""
     components: tuple[ComponentReport, ...]
-    """All five networks, whether there or not; empty where no variant fits."""
+    """All five networks, present or not; empty if no variant fits."""
     unexpected: tuple[str, ...]
     """Names that belong to no network."""
     misfits: tuple[str, ...]
-    """Tensors of the wrong shape, with what was found and wanted."""
+    """Tensors of the wrong shape, with the actual and the expected shape."""
     unused: int
-    """Tensors that are known and never used."""
+    """Tensors that are known but never used."""
     metadata: dict[str, str]
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Describe a file of any readable format, DynamiCrafter or not; only its list of tensors is read.
+    """Describe a file in any supported format, DynamiCrafter or not; only its list of tensors is read.
 
-    Raises CheckpointError when it cannot be read at all.
+    Raises CheckpointError if it cannot be read at all.
     """
     file = open_weights(path)
     fits = detect(file)

@@ -1,4 +1,4 @@
-"""Which network a tensor belongs to, told by its name, in any of the layouts in use."""
+"""Maps tensor names, in any of the layouts in use, to networks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PREFIXES: dict[Component, str] = {
     "text": "cond_stage_model.model.",
     "vision": "embedder.model.visual.",
 }
-"""What the released checkpoints put before the names of each network, and what we write."""
+"""Name prefix of each network in the released checkpoints and in files written by this package."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor of a file goes."""
+    """The place of a file's tensor in a network."""
 
     component: Component | None
-    """None for tensors that are known and never used."""
+    """None for tensors that are known but never used."""
     name: str = ""
     """Name in the network."""
     part: int = 0
-    """Which of ``parts`` equal stretches of rows it fills (query, key and value may come one by one)."""
+    """Index of the slice of rows it fills, out of ``parts`` equal ones (query, key and value may be separate)."""
     parts: int = 1
 
 
@@ -49,7 +49,7 @@ _BUFFERS = frozenset(
         "scale_arr",
     }
 )
-"""The noise schedule, which is computed anew."""
+"""The noise schedule, which is computed and not read."""
 
 _UNET = re.compile(r"(?:model\.)?diffusion_model\.(.+)")
 _UNET_ROOTS = frozenset(
@@ -64,23 +64,23 @@ _UNET_ROOTS = frozenset(
         "out",
     }
 )
-"""First words of the denoising network's names, by which a file with nothing else is told."""
+"""First components of the denoising network's names, to recognise files that contain nothing else."""
 
 _PREFIXED: tuple[Component, ...] = ("vae", "resampler")
-"""Networks that are told by their prefix alone."""
+"""Networks that are identified by their prefix alone."""
 
 _UNUSED_CLIP = re.compile(
     r"logit_scale|text_projection(\.weight)?|attn_mask|visual\.proj|visual\.ln_post\.\w+"
     r"|visual_projection\.weight|vision_model\.post_layernorm\.\w+"
     r"|(text_model|vision_model)\.embeddings\.position_ids"
 )
-"""CLIP's tensors after the point where the towers are left, in open_clip's and Hugging Face's naming."""
+"""CLIP's tensors after the layer whose output is used, with open_clip's and Hugging Face's names."""
 
 _LEFTOVER = re.compile(
     r"embedder\.model\.(positional_embedding|text_projection|logit_scale|attn_mask|token_embedding\.weight"
     r"|ln_final\.\w+)"
 )
-"""What the released checkpoints hold of a text side of the image tower."""
+"""Tensors of the image encoder's text side in the released checkpoints."""
 
 _TEXT = re.compile(r"(positional_embedding|token_embedding\.weight|(transformer\.resblocks|ln_final)\..+)")
 _HF_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
@@ -100,16 +100,16 @@ _HF_NAMES: dict[str, tuple[Component, str]] = {
     "vision_model.embeddings.class_embedding": ("vision", "class_embedding"),
     "vision_model.embeddings.patch_embedding.weight": ("vision", "conv1.weight"),
     "vision_model.embeddings.position_embedding.weight": ("vision", "positional_embedding"),
-    # The misspelling is Hugging Face's.
+    # Misspelt by Hugging Face.
     "vision_model.pre_layrnorm.weight": ("vision", "ln_pre.weight"),
     "vision_model.pre_layrnorm.bias": ("vision", "ln_pre.bias"),
 }
 _CLIP_PREFIXES = ("cond_stage_model.model.", "embedder.model.", "clip_h.transformer.", "clip_h.")
-"""What files put before CLIP's own names: the released checkpoints and Stable Diffusion 2's, and ComfyUI."""
+"""Prefixes before CLIP's own names: those of the released checkpoints, Stable Diffusion 2's, and ComfyUI's."""
 
 
 def locate(key: str) -> Place | None:
-    """Where the tensor called ``key`` goes, whatever file it is from; None for a name nobody knows."""
+    """The place of the tensor called ``key``, whatever file it is from; None for an unknown name."""
     if key in _BUFFERS:
         return UNUSED
     for component in _PREFIXED:
@@ -118,7 +118,7 @@ def locate(key: str) -> Place | None:
     unet = _UNET.fullmatch(key)
     if unet is not None or key.partition(".")[0] in _UNET_ROOTS:
         name = key if unet is None else unet[1]
-        # The 256 checkpoint has another name for the same layers.
+        # The 256 checkpoint has a different name for these layers.
         return Place("unet", name.replace("framestride_embed", "fps_embedding"))
     if _LEFTOVER.fullmatch(key):
         return UNUSED

@@ -1,4 +1,4 @@
-"""Loads a checkpoint: from a path to networks that are ready to run."""
+"""Loads a checkpoint from a path into networks that are ready to run."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Components:
     vae: Autoencoder
     resampler: Resampler
     text: CLIPTextEncoder | None
-    """None only where the towers were not asked for."""
+    """None only if the encoders were not requested."""
     vision: CLIPImageEncoder | None
     device: torch.device
     dtype: torch.dtype
     path: Path
-    """The checkpoint, as it was asked for."""
+    """The checkpoint's path, as passed."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Networks that come out of one file."""
+    """The networks to load from one file."""
 
     file: WeightsFile
     stock: Stock
@@ -61,21 +61,20 @@ def load_components(
     operations: Operations | None = None,
     progress: ByteProgress | None = None,
 ) -> Components:
-    """Load a checkpoint of any format, with its CLIP towers from the same file or from others.
+    """Load a checkpoint in any supported format, with its CLIP encoders from the same file or from others.
 
-    ``variant`` is needed only where the weights do not tell (:func:`~.detect.detect`). ``text_encoder`` and
-    ``image_encoder`` are files in open_clip's or Hugging Face's naming, or other checkpoints that hold the
-    towers; they come before what the checkpoint itself holds. ``towers=False`` leaves both out, for callers
-    with features of their own. ``operations`` gives layers and attention; its dtype and device are not looked
-    at.
+    ``variant`` is needed only if the weights are ambiguous (:func:`~.detect.detect`). ``text_encoder`` and
+    ``image_encoder`` are files with open_clip's or Hugging Face's tensor names, or other checkpoints that contain the
+    encoders; they take precedence over those in the checkpoint. ``towers=False`` omits both, for callers with their own
+    features. ``operations`` supplies layers and attention; its dtype and device are ignored.
 
-    Every tensor is copied once, straight into a network of ``dtype`` on ``device``; besides the networks no
-    more than a few per cent of the file are in memory at a time (all of it for pickles older than PyTorch
-    1.6). ``progress`` gets the bytes read and their total.
+    Every tensor is copied once, directly into a network of ``dtype`` on ``device``; apart from the networks, only a few
+    per cent of the file are in memory at a time (all of it for pickles older than PyTorch 1.6). ``progress`` is called
+    with the bytes read and their total.
 
-    Raises CheckpointError when a file is missing, unreadable, unsafe, of another architecture or variant,
-    lacks a tensor, holds an unknown one, or holds values that are not finite in ``dtype``; UsageError when
-    there is no such variant.
+    Raises CheckpointError if a file is missing, unreadable, unsafe, of a different architecture or variant, lacks a
+    tensor, contains an unknown one, or contains values that are not finite in ``dtype``; UsageError if there is no such
+    variant.
     """
     file = open_weights(path)
     chosen = choose(detect(file), variant, file)
@@ -124,10 +123,10 @@ def _part(file: WeightsFile, variant: Variant, components: tuple[Component, ...]
 
 
 def _allocate(network: nn.Module, device: torch.device | str) -> None:
-    """Give every parameter of a network built on the meta device memory of its own, not yet written to."""
+    """Allocate uninitialised memory for every parameter of a network built on the meta device."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            # PyTorch's own to_empty takes seconds to import what it works with.
+            # PyTorch's own to_empty takes seconds to import its dependencies.
             memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
 

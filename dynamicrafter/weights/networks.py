@@ -1,4 +1,4 @@
-"""The five networks of a variant: how to build each, and which tensors each needs."""
+"""The five networks of a variant: how to build each and which tensors each needs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ..model.variants import V512, Variant
 from ..model.video_decoder import build_autoencoder
 
 Component = Literal["unet", "vae", "resampler", "text", "vision"]
-"""A network of a checkpoint; the last two are the CLIP towers, which may come from other files."""
+"""A network of a checkpoint; the last two are the CLIP encoders, which may come from other files."""
 
 COMPONENTS: tuple[Component, ...] = ("unet", "vae", "resampler", "text", "vision")
 CORE: tuple[Component, ...] = ("unet", "vae", "resampler")
-"""The networks without which a file is no checkpoint."""
+"""The networks that every checkpoint must contain."""
 TOWER_COMPONENTS: tuple[Component, ...] = ("text", "vision")
 
 TITLES: dict[Component, str] = {
     "unet": "denoising network",
     "vae": "autoencoder",
     "resampler": "image token resampler",
-    "text": "CLIP text tower",
-    "vision": "CLIP image tower",
+    "text": "CLIP text encoder",
+    "vision": "CLIP image encoder",
 }
-"""What each network is called in messages."""
+"""Name of each network in messages."""
 
 
 def build(variant: Variant, component: Component, operations: Operations) -> nn.Module:
-    """One network with ``operations``'s layers, dtype and device, and whatever weights those start with."""
+    """Build one network with the layers, dtype and device of ``operations``, and their initial weights."""
     if component == "unet":
         return VideoUNet(variant.unet, operations)
     if component == "vae":
@@ -50,7 +50,7 @@ def build(variant: Variant, component: Component, operations: Operations) -> nn.
 
 def expected(variant: Variant, component: Component) -> dict[str, tuple[int, ...]]:
     """Names, without prefix, and shapes of all tensors of a network."""
-    # Built inside one and the same variant, so that those which share a network share the list.
+    # Built within a fixed variant, so that variants that share a network share the cache entry.
     return dict(_expected(replace(V512, **{component: getattr(variant, component)}), component))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: they make noise, but they make it with everything a real one has."""
+"""Writes checkpoints with random weights: they generate noise, but are otherwise complete."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .layout import PREFIXES
 from .networks import COMPONENTS, CORE, expected
 
 _GAIN_SPREAD = 0.05
-"""Norm gains are 1 give or take this."""
+"""Standard deviation of norm gains around 1."""
 _OFFSET = 0.02
-"""Standard deviation of biases, embeddings and lone scalars."""
+"""Standard deviation of biases, embeddings and single scalars."""
 
 
 def write_random_checkpoint(
@@ -30,11 +30,11 @@ def write_random_checkpoint(
     dtype: torch.dtype = torch.float32,
     towers: bool = True,
 ) -> None:
-    """Write a safetensors checkpoint of ``variant`` whose weights are drawn from ``seed``.
+    """Write a safetensors checkpoint of ``variant`` with random weights from ``seed``.
 
-    Equal seeds give equal files. Every layer passes on about the variance it gets and none is zero, not
-    even those that training starts from zero, so that outputs are finite noise that depends on every
-    weight. ``towers`` includes the CLIP towers. Raises CheckpointError when the file cannot be written.
+    Equal seeds give equal files. Every layer roughly preserves variance and none is zero, not even those that are
+    initialised to zero for training, so that outputs are finite noise that depends on every weight. ``towers`` includes
+    the CLIP encoders. Raises CheckpointError if the file cannot be written.
     """
     shapes = {
         PREFIXES[component] + name: shape

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's tensors network by network for a host that builds the networks itself."""
+"""Reads a checkpoint's tensors, grouped by network, for a host that builds the networks itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .networks import Component, expected
 
 @dataclass(frozen=True)
 class ComponentTensors:
-    """All tensors of one network under the names it gives them."""
+    """All tensors of one network under its own names."""
 
     tensors: dict[str, Tensor]
     dtype: torch.dtype
-    """What most of its values are stored as; all tensors have it."""
+    """Dtype that most of the network's values are stored in; all tensors have it."""
 
 
 def load_tensors(
@@ -32,9 +32,9 @@ def load_tensors(
     components: Sequence[Component],
     variant: str | None = None,
 ) -> tuple[Variant, dict[Component, ComponentTensors]]:
-    """The variant of a checkpoint and the tensors of those of its networks that are asked for, on the CPU.
+    """The variant of a checkpoint and the tensors of the requested networks, on the CPU.
 
-    Raises the errors of :func:`~.load.load_components`; a tower that is asked for must be in the file.
+    Raises the errors of :func:`~.load.load_components`; a requested CLIP encoder must be in the file.
     """
     file = open_weights(path)
     chosen = choose(detect(file), variant, file)
@@ -63,7 +63,7 @@ def load_tensors(
 
 
 def components_in(path: Path | str, variant: str | None = None) -> tuple[Variant, tuple[Component, ...]]:
-    """The variant of a checkpoint and the networks it holds whole; nothing but its list of tensors is read."""
+    """The variant of a checkpoint and the networks it contains; only its list of tensors is read."""
     file = open_weights(path)
     chosen = choose(detect(file), variant, file)
     every: tuple[Component, ...] = ("unet", "vae", "resampler", "text", "vision")

@@ -110,7 +110,7 @@ class TestCheckpoints:
                 "sd15",
                 r"sd15\.safetensors is not a DynamiCrafter checkpoint but Stable Diffusion 1\.5; the README",
             ),
-            ("lora", "is not a DynamiCrafter checkpoint but a LoRA, which is an addition"),
+            ("lora", "is not a DynamiCrafter checkpoint but a LoRA, which extends a model"),
             ("vae", "is not a DynamiCrafter checkpoint but only an autoencoder"),
             ("broken", r"broken\.safetensors"),
         ],
@@ -124,7 +124,7 @@ class TestCheckpoints:
     def test_another_variant_than_the_file_is_named(self, ready: Client) -> None:
         prompt = saved_latent(sampled(conditioned()))
         prompt["loader"] = other_loader(BUILT_IN, "512_v1")
-        fails(ready, prompt, "loader", "is small by its content, not 512_v1; set the variant input to auto")
+        fails(ready, prompt, "loader", "was detected as small, not 512_v1; set the variant input to auto")
 
     @pytest.mark.usefixtures("checkpoints")
     def test_a_pruned_one_says_which_encoder_to_connect(self, ready: Client) -> None:

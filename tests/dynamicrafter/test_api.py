@@ -78,7 +78,7 @@ def test_load_tells_its_progress_and_can_be_stopped() -> None:
 def test_the_variant_is_told_without_loading(model: Model, wide_weights: Path) -> None:
     assert variant_of(find_model("random")) == SMALL
     assert variant_of(ModelFiles(wide_weights)).name == "wide"
-    with pytest.raises(CheckpointError, match="is small by its content, not 512_v1"):
+    with pytest.raises(CheckpointError, match="was detected as small, not 512_v1"):
         variant_of(find_model("random", variant="512"))
 
 

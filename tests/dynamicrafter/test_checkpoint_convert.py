@@ -111,7 +111,7 @@ def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
 def test_a_file_is_never_converted_onto_itself(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", small())
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="is the file to convert itself; give another name"):
+    with pytest.raises(UsageError, match="is also the input file; choose another output name"):
         convert(path, tmp_path / "." / "a.safetensors")
     assert path.read_bytes() == before
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_loaded_is_not_converted(tmp_path: Path) -> None:
     large = {**tensors, bias: torch.full((64,), 1e5)}
     refuse(tmp_path, large, "too large for float16", dtype=torch.float16)
     refuse(tmp_path, {**tensors, "extra": torch.zeros(1)}, r"1 are unexpected \(extra\)")
-    refuse(tmp_path, small("unet", "vae"), "the image token resampler is not in it at all")
+    refuse(tmp_path, small("unet", "vae"), "it does not contain the image token resampler")
     partly = {name: t for name, t in tensors.items() if "visual.class_embedding" not in name}
     refuse(tmp_path, partly, r"1 tensors are missing \(embedder.model.visual.class_embedding\)")
 

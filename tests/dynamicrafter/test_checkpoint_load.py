@@ -232,14 +232,15 @@ def test_missing_towers_are_asked_for(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", small(*CORE))
     refuse(
         path,
-        r"pruned of the CLIP text tower and the CLIP image tower; pass text_encoder=\.\.\. and pass image_encoder=",
+        r"lacks the CLIP text encoder and the CLIP image encoder; pass text_encoder=\.\.\. and pass image_",
     )
     refuse(
         path, r"pass image_encoder=\.\.\.$", text_encoder=save(tmp_path / "t.safetensors", open_clip_model())
     )
     without_text = save(tmp_path / "b.safetensors", small(*CORE, "vision"))
     refuse(
-        without_text, r"28 tensors are missing .* pruned of the CLIP text tower; pass text_encoder=\.\.\.$"
+        without_text,
+        r"28 tensors are missing .* pruned and lacks the CLIP text encoder; pass text_encoder=\.\.\.$",
     )
 
 
@@ -249,14 +250,14 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", tensors)
     refuse(
         path,
-        r"a\.safetensors does not hold exactly small: 1 tensors are missing "
-        r"\(model\.diffusion_model\.out\.2\.bias\); it is damaged or was pruned of too much",
+        r"a\.safetensors does not contain exactly small: 1 tensors are missing "
+        r"\(model\.diffusion_model\.out\.2\.bias\); it is damaged or too much was pruned",
     )
 
 
 def test_a_missing_network_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", small("unet"))
-    refuse(path, "the autoencoder, image token resampler is not in it at all: use the complete", towers=False)
+    refuse(path, "it does not contain the autoencoder, image token resampler: use the complete", towers=False)
 
 
 def test_an_unknown_tensor_is_named(tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
 
 def test_scaled_fp8_is_refused_by_name(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", {**small(), "scaled_fp8": torch.zeros(2)})
-    refuse(path, "scaled fp8, which is not read")
+    refuse(path, "scaled fp8, which is not supported")
 
 
 def test_a_tower_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_a_tower_of_another_size_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", small())
     refuse(
         path,
-        "t.safetensors does not hold exactly the CLIP text tower of small.*another CLIP model",
+        "t.safetensors does not contain exactly the CLIP text encoder of small.*different CLIP model",
         text_encoder=tower,
     )
 
@@ -317,7 +318,7 @@ def test_values_too_large_for_the_dtype_are_told_from_broken_ones(tmp_path: Path
 
 def test_the_variant_asked_for_must_fit(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", small())
-    refuse(path, "is small by its content, not 1024_v1", variant="1024_v1")
+    refuse(path, "was detected as small, not 1024_v1", variant="1024_v1")
     with pytest.raises(UsageError, match="there is no variant '1024x'; did you mean '1024_v1'"):
         load_components(path, variant="1024x")
     assert load_components(path, variant="Small").variant == SMALL
@@ -334,14 +335,14 @@ def test_a_variant_of_ones_own_is_read_from_the_metadata(tmp_path: Path) -> None
     ("changes", "match"),
     [
         ({"dynamicrafter.format": "99"}, "written in layout '99' but this version reads '1'"),
-        ({"dynamicrafter.variant": "{"}, "describes its variant in a way that makes no sense"),
+        ({"dynamicrafter.variant": "{"}, "has an invalid description of its variant"),
         (
             {"dynamicrafter.variant": "{}"},
-            r"the variant of .* must say name, purpose, modes, preset; it is damaged",
+            r"the variant of .* must contain name, purpose, modes, preset; it is damaged",
         ),
         (
             {"dynamicrafter.variant": "[1]"},
-            r"the variant of .* must be an object .*, not \[1\]; it is damaged",
+            r"the variant of .* must be an object, not \[1\]; it is damaged",
         ),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_caller_is_asked_only_what_makes_a_difference() -> None:
     assert choose(detect(file), None, file) == V1024
     file = Listed(manifest("512_v1"), 0.7)
     wanted = (
-        r"can be any of 512_v1 \(.*\), 512_interp_v1 \(.*\), and its weights do not tell which; pass variant="
+        r"can be any of 512_v1 \(.*\), 512_interp_v1 \(.*\), and its weights are ambiguous; pass variant="
     )
     with pytest.raises(CheckpointError, match=wanted):
         choose(detect(file), None, file)

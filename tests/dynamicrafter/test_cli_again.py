@@ -214,7 +214,7 @@ def test_a_file_that_is_no_clip_is_refused(run: Run, picture: Path) -> None:
 
 DAMAGED = "; it is damaged, write it again"
 UNTOLD = "{} does not say how it was made; only what the command wrote can be repeated"
-AN_OBJECT = "an object with settings of its own"
+AN_OBJECT = "an object"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ AN_OBJECT = "an object with settings of its own"
         ({"program": "another"}, UNTOLD),
         ({"program": None}, UNTOLD),
         ({"model": None}, UNTOLD),
-        ({"pictures": None}, f"the record in {{}} must say pictures{DAMAGED}"),
+        ({"pictures": None}, f"the record in {{}} must contain pictures{DAMAGED}"),
         (
             {"pictures": ["boat.png"]},
             f"pictures in the record in {{}} must be a list, each {AN_OBJECT}, not ['boat.png']{DAMAGED}",
@@ -246,12 +246,12 @@ def test_a_clip_with_another_record_is_refused(
         (
             "mood",
             "calm",
-            r"settings\.mood, which this version \(.*\) does not know; version 0\.9\.0 wrote it, use that one or",
+            r"settings\.mood, which this version \(.*\) does not know; it was written by version 0\.9\.0, use",
         ),
         (
             "steps",
             "many",
-            r"settings\.steps in the record in .* must be a whole number, not 'many'; it is damaged",
+            r"settings\.steps in the record in .* must be an integer, not 'many'; it is damaged",
         ),
     ],
 )

@@ -60,7 +60,7 @@ OTHERS = {
         "model.diffusion_model.input_blocks.1.1.time_stack.0.attn1.to_k.weight": (320, 320),
         ATTENTION: (320, 1024),
     },
-    "a LoRA, which is an addition to a model": {
+    "a LoRA, which extends a model": {
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320),
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": (320, 4),
     },
@@ -116,8 +116,8 @@ SPOILT = {
     "truncated": "is truncated: ",
     "empty": "is empty; fetch it again",
     "NaN": "model.diffusion_model.out.2.weight",
-    "missing": "does not hold exactly small: 1 tensors are missing (model.diffusion_model.out.2.weight)",
-    "pruned": "it was pruned of the CLIP text tower and the CLIP image tower; pass --text-encoder FILE and "
+    "missing": "does not contain exactly small: 1 tensors are missing (model.diffusion_model.out.2.weight)",
+    "pruned": "it was pruned and lacks the CLIP text encoder and the CLIP image encoder; pass --text-encoder FILE and "
     "pass --image-encoder FILE",
 }
 

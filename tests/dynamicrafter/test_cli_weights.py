@@ -110,7 +110,7 @@ def test_a_download_into_another_folder(run: Run, toy: tuple[Release, Hub], tmp_
 
 def test_wrong_bytes_are_a_failure(run: Run, toy: tuple[Release, Hub], tmp_path: Path) -> None:
     toy[1].content = b"?" * len(toy[1].content)
-    assert "sent wrong bytes for toy" in complaint(run("download", "toy"), 1)
+    assert "sent wrong contents for toy" in complaint(run("download", "toy"), 1)
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
 
@@ -150,8 +150,8 @@ def test_inspect_says_what_a_file_is(run: Run, random_weights: Path) -> None:
         "denoising network",
         "autoencoder",
         "image token resampler",
-        "CLIP text tower",
-        "CLIP image tower",
+        "CLIP text encoder",
+        "CLIP image encoder",
     ]
     told = run("inspect", random_weights, "--json").json
     assert told["variants"] == ["small"]
@@ -161,8 +161,8 @@ def test_inspect_says_what_a_file_is(run: Run, random_weights: Path) -> None:
 def test_inspect_says_what_is_missing(run: Run, random_weights: Path) -> None:
     assert run("convert", random_weights, "pruned.safetensors", "--prune", "--quiet").code == 0
     out = run("inspect", "pruned.safetensors").out
-    assert "  CLIP text tower          missing\n" in out
-    assert "  CLIP image tower         missing\n" in out
+    assert "  CLIP text encoder        missing\n" in out
+    assert "  CLIP image encoder       missing\n" in out
 
 
 @pytest.mark.parametrize("command", [("inspect",), ("convert", "--prune", "out.safetensors")])
@@ -213,7 +213,7 @@ def test_a_pruned_model_with_towers_from_elsewhere_makes_the_same_clip(
 @pytest.mark.parametrize(
     ("target", "options", "expected"),
     [
-        ("out.ckpt", (), "out.ckpt must end in .safetensors, the only format that is written"),
+        ("out.ckpt", (), "out.ckpt must end in .safetensors, the only output format"),
         (
             "out.safetensors",
             ("--dtype", "int8"),
@@ -231,5 +231,5 @@ def test_wrong_wishes_are_refused(
 
 def test_a_variant_that_the_content_contradicts_is_refused(run: Run, random_weights: Path) -> None:
     ran = run("convert", random_weights, "out.safetensors", "--variant", "1024_v1")
-    assert "is small by its content, not 1024_v1; leave --variant out" in complaint(ran, 1)
+    assert "was detected as small, not 1024_v1; leave --variant out" in complaint(ran, 1)
     assert run("convert", random_weights, "out.safetensors", "--variant", "small", "--quiet").code == 0

@@ -116,7 +116,7 @@ def test_cut_transfer_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None
 def test_next_call_goes_on_where_a_hopeless_one_stopped(hub: Hub, tmp_path: Path) -> None:
     hub.cuts = [100_000] + [0] * 100
     with pytest.raises(
-        DownloadError, match=rf"{hub.url} kept breaking after .* GB of toy .*; start again to go on"
+        DownloadError, match=rf"{hub.url} kept breaking after .* GB of toy .*; start again to resume"
     ):
         download(RELEASE, tmp_path)
     assert not final(tmp_path).exists()
@@ -173,7 +173,7 @@ def test_server_that_ignores_ranges_gives_the_whole_file_again(hub: Hub, tmp_pat
 def test_wrong_bytes_are_removed(hub: Hub, tmp_path: Path, release: Release) -> None:
     hub.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     with pytest.raises(
-        DownloadError, match=r"sent wrong bytes for toy \(sha256 \w{64} instead of \w{64}\); they"
+        DownloadError, match=r"sent wrong contents for toy \(sha256 \w{64} instead of \w{64}\); they"
     ):
         download(release, tmp_path)
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == []
@@ -186,7 +186,7 @@ def test_spoilt_piece_is_not_kept(hub: Hub, tmp_path: Path) -> None:
     (part,) = parts(tmp_path)
     part.write_bytes(bytes(part.stat().st_size))
     hub.cuts = []
-    with pytest.raises(DownloadError, match="sent wrong bytes"):
+    with pytest.raises(DownloadError, match="sent wrong contents"):
         download(RELEASE, tmp_path)
     assert not parts(tmp_path)
     assert download(RELEASE, tmp_path).read_bytes() == CONTENT
@@ -235,7 +235,7 @@ def test_another_file_is_refused_before_it_comes(
     hub: Hub, tmp_path: Path, release: Release, what: str
 ) -> None:
     with pytest.raises(
-        DownloadError, match=rf"offers another file as owner/weights/toy.safetensors: its {what}"
+        DownloadError, match=rf"has a different file at owner/weights/toy.safetensors: its {what}"
     ):
         download(release, tmp_path)
     assert [method for method, _, _ in hub.asked] == ["HEAD"]
@@ -266,7 +266,7 @@ def test_full_disk_is_noticed_before_the_transfer(
     hub.lfs = False
     with pytest.raises(
         DownloadError,
-        match=r"toy needs 0\.00 GB more in .*weights.*, but only 0\.00 GB are free; make room or set",
+        match=r"toy needs 0\.00 GB more in .*weights.*, but only 0\.00 GB are free; free some space or set",
     ):
         download(release, tmp_path)
     assert [method for method, _, _ in hub.asked] == ["HEAD"]
@@ -305,7 +305,7 @@ def test_two_downloads_of_one_file_do_not_mix(hub: Hub, tmp_path: Path) -> None:
     final(tmp_path).parent.mkdir(parents=True)
     with (
         FileLock(f"{final(tmp_path)}.lock"),
-        pytest.raises(DownloadError, match="another process is fetching toy"),
+        pytest.raises(DownloadError, match="another process is downloading toy"),
     ):
         download(RELEASE, tmp_path)
     assert download(RELEASE, tmp_path).read_bytes() == CONTENT
@@ -318,7 +318,7 @@ def test_offline_mode_asks_nobody(
     monkeypatch.setenv("HF_HUB_OFFLINE", switch)
     with pytest.raises(
         DownloadError,
-        match=r"toy is not below .*weights and offline mode .*; unset HF_HUB_OFFLINE or put toy.saf",
+        match=r"toy is not in .*weights and offline mode .*; unset HF_HUB_OFFLINE or put toy.saf",
     ):
         download(RELEASE, tmp_path)
     assert hub.asked == []
@@ -339,11 +339,11 @@ def test_offline_mode_of_the_process_is_told_alike(
     [
         (
             401,
-            r"refused owner/weights/toy.safetensors \(HTTP 401\); log in with 'hf auth login', renew HF_",
+            r"denied access to owner/weights/toy.safetensors \(HTTP 401\); log in with 'hf auth login', renew HF_",
         ),
-        (403, r"refused owner/weights/toy.safetensors \(HTTP 403\)"),
+        (403, r"denied access to owner/weights/toy.safetensors \(HTTP 403\)"),
         (404, r"does not have owner/weights/toy.safetensors at revision main \(HTTP 404\); set HF_ENDPOINT"),
-        (500, r"could not give owner/weights/toy.safetensors \(HTTP 500\); try again later"),
+        (500, r"failed to send owner/weights/toy.safetensors \(HTTP 500\); try again later"),
     ],
 )
 def test_refusal_is_one_sentence(hub: Hub, tmp_path: Path, status: int, sentence: str) -> None:
@@ -356,14 +356,14 @@ def test_refusal_is_one_sentence(hub: Hub, tmp_path: Path, status: int, sentence
 
 def test_refusal_of_the_file_itself_is_not_repeated(hub: Hub, tmp_path: Path) -> None:
     hub.get_status = 403
-    with pytest.raises(DownloadError, match=r"refused owner/weights/toy.safetensors \(HTTP 403\)"):
+    with pytest.raises(DownloadError, match=r"denied access to owner/weights/toy.safetensors \(HTTP 403\)"):
         download(RELEASE, tmp_path)
     assert [method for method, _, _ in hub.asked] == ["HEAD", "GET"]
 
 
 def test_server_error_during_the_transfer_is_tried_again(hub: Hub, tmp_path: Path) -> None:
     hub.get_status = 500
-    with pytest.raises(DownloadError, match=r"could not give .* \(HTTP 500\)"):
+    with pytest.raises(DownloadError, match=r"failed to send .* \(HTTP 500\)"):
         download(RELEASE, tmp_path)
     assert len([method for method, _, _ in hub.asked if method == "GET"]) >= ATTEMPTS
 

@@ -72,34 +72,34 @@ def test_a_new_field_with_a_default_leaves_what_was_stored_readable() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1], "the note must be an object with settings of its own, not [1]"),
-        ({"name": "a"}, "the note must say share, inner"),
-        ({**LEAST, "inner": {}}, "the note must say inner.size"),
-        ({**LEAST, "many": [{"size": 1}, {}]}, "the note must say many.size"),
-        ({**LEAST, "name": 3}, "name in the note must be a text, not 3"),
+        ([1], "the note must be an object, not [1]"),
+        ({"name": "a"}, "the note must contain share, inner"),
+        ({**LEAST, "inner": {}}, "the note must contain inner.size"),
+        ({**LEAST, "many": [{"size": 1}, {}]}, "the note must contain many.size"),
+        ({**LEAST, "name": 3}, "name in the note must be a string, not 3"),
         ({**LEAST, "share": True}, "share in the note must be a number, not True"),
         ({**LEAST, "share": "1"}, "share in the note must be a number, not '1'"),
         ({**LEAST, "flag": 1}, "flag in the note must be true or false, not 1"),
-        ({**LEAST, "inner": 3}, "inner in the note must be an object with settings of its own, not 3"),
-        ({**LEAST, "inner": {"size": 1.5}}, "inner.size in the note must be a whole number, not 1.5"),
+        ({**LEAST, "inner": 3}, "inner in the note must be an object, not 3"),
+        ({**LEAST, "inner": {"size": 1.5}}, "inner.size in the note must be an integer, not 1.5"),
         (
             {**LEAST, "inner": {"size": 1, "kind": "flat"}},
             "inner.kind in the note must be one of round, square, not 'flat'",
         ),
         (
             {**LEAST, "other": "x"},
-            "other in the note must be an object with settings of its own or null, not 'x'",
+            "other in the note must be an object or null, not 'x'",
         ),
-        ({**LEAST, "pair": [1]}, "pair in the note must be a list of 2, each a whole number, not [1]"),
+        ({**LEAST, "pair": [1]}, "pair in the note must be a list of 2, each an integer, not [1]"),
         (
             {**LEAST, "pair": [1, "2"]},
-            "pair in the note must be a list of 2, each a whole number, not [1, '2']",
+            "pair in the note must be a list of 2, each an integer, not [1, '2']",
         ),
         (
             {**LEAST, "many": "x"},
-            "many in the note must be a list, each an object with settings of its own, not 'x'",
+            "many in the note must be a list, each an object, not 'x'",
         ),
-        ({**LEAST, "loose": 1}, "loose in the note must be an object with settings of its own, not 1"),
+        ({**LEAST, "loose": 1}, "loose in the note must be an object, not 1"),
     ],
 )
 def test_what_does_not_fit_is_named(values: object, message: str) -> None:
@@ -123,8 +123,8 @@ def test_what_is_unknown_is_named_with_the_version_that_wrote_it(values: object,
     with pytest.raises(ValueError) as told:
         FORM.read(Outer, values)
     said = str(told.value)
-    assert said.startswith(f"the note says {named}, which this version (")
-    assert said.endswith(") does not know; version 0.9.0 wrote it, use that one or a newer one")
+    assert said.startswith(f"the note contains {named}, which this version (")
+    assert said.endswith(") does not know; it was written by version 0.9.0, use that version or a newer one")
     with pytest.raises(ValueError, match=f"^it has unknown settings: {named}$"):
         Form("it", ValueError).read(Outer, values)
 
@@ -132,18 +132,18 @@ def test_what_is_unknown_is_named_with_the_version_that_wrote_it(values: object,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": 512}, r"name in the note must be a text, not 512"),
+        ({"name": 512}, r"name in the note must be a string, not 512"),
         (
             {"modes": ["animate", "dance"]},
             r"modes in the note must be a list, each one of animate, .*'dance'",
         ),
         (
             {"unet": {"model_channels": "320"}},
-            r"unet\.model_channels in .* must be a whole number, not '320'",
+            r"unet\.model_channels in .* must be an integer, not '320'",
         ),
         (
             {"unet": {"channel_mult": [1, "2"]}},
-            r"unet\.channel_mult in .* must be a list, each a whole number",
+            r"unet\.channel_mult in .* must be a list, each an integer",
         ),
         (
             {"unet": {"learned_image_scale": 1}},
@@ -151,7 +151,7 @@ def test_what_is_unknown_is_named_with_the_version_that_wrote_it(values: object,
         ),
         ({"diffusion": {"prediction": "x0"}}, r"diffusion\.prediction in .* must be one of eps, v, not 'x0'"),
         ({"diffusion": {"base_scale": "0.7"}}, r"diffusion\.base_scale in .* must be a number or null, not"),
-        ({"preset": {"fs": True}}, r"the note must say preset\.height, preset\.width, "),
+        ({"preset": {"fs": True}}, r"the note must contain preset\.height, preset\.width, "),
     ],
 )
 def test_a_variant_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:

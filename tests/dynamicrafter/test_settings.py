@@ -207,11 +207,12 @@ def test_json_gives_the_same_settings_back() -> None:
 def test_stored_settings_that_do_not_fit_are_refused_by_name() -> None:
     values = settings_to_json(GOOD)
     with pytest.raises(
-        UsageError, match=r"say.* colour, which this version .* version 0\.9\.0 wrote it, use that one"
+        UsageError,
+        match=r"contains.* colour, which this version .* it was written by version 0\.9\.0, use that version",
     ):
         settings_from_json({**values, "colour": "red"}, "0.9.0")
     del values["eta"]
-    with pytest.raises(UsageError, match="must say eta; it is damaged, write it again"):
+    with pytest.raises(UsageError, match="must contain eta; it is damaged, write it again"):
         settings_from_json(values)
 
 

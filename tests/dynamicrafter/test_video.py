@@ -460,11 +460,11 @@ def test_metadata_of_others_is_not_ours(tmp_path: Path, text: str) -> None:
         ),
         (
             {"mood": "calm"},
-            r"clip says mood, which this version \(.*\) does not know; version 0\.9\.0 wrote it, use",
+            r"clip contains mood, which this version \(.*\) does not know; it was written by version 0\.9\.0, use",
         ),
         (
             {"fps": "8"},
-            r"fps in the record in .*clip must be a whole number, not '8'; it is damaged, write it again",
+            r"fps in the record in .*clip must be an integer, not '8'; it is damaged, write it again",
         ),
     ],
 )

@@ -156,4 +156,6 @@ def test_a_clip_of_a_later_version_is_refused_by_name(run: Run, tmp_path: Path) 
     record["settings"]["mood"] = "calm"
     clip = write_clip(read_frames(OLD / "animated.mp4"), tmp_path / "clip.webp", 8, record)
     ran = run("again", clip, "--picture", FIRST)
-    assert re.search(r"mood, which this version \(.*\) does not know; version 0\.9\.0 wrote it", ran.err)
+    assert re.search(
+        r"mood, which this version \(.*\) does not know; it was written by version 0\.9\.0", ran.err
+    )

@@ -134,7 +134,7 @@ def test_ready_clips_are_told_apart(call: Call, folder: Path, clips: Path) -> No
     lines = out.splitlines()
     assert lines[0].split() == ["figure", "mean", "spread", "clips"]
     assert any(line.startswith("flow, pixels per frame") and line.endswith(" 2") for line in lines)
-    assert "cat.mp4 is left out" in lines[-1] and len([line for line in lines if "left out" in line]) == 1
+    assert "cat.mp4 is skipped" in lines[-1] and len([line for line in lines if "is skipped" in line]) == 1
     with Path("rows.csv").open(encoding="utf-8", newline="") as file:
         moving, still = csv.DictReader(file)
     assert (moving["clip"], moving["seed"], moving["prompt"]) == ("boat-moving", "7", "waves")

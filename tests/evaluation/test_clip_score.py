@@ -80,7 +80,7 @@ def test_a_file_without_the_ends_is_refused(whole: Any, tmp_path: Path) -> None:
     cut = {name: value for name, value in tensors(whole).items() if name != "visual.proj"}
     path = tmp_path / "cut.safetensors"
     save_file(cut, path)
-    with pytest.raises(CheckpointError, match="does not hold both whole CLIP towers"):
+    with pytest.raises(CheckpointError, match="does not contain both complete CLIP encoders"):
         load_scorer(path, text=TEXT, vision=VISION)
     with pytest.raises(CheckpointError, match="lacks CLIP's last text block or its projections"):
         find_towers(None, path)

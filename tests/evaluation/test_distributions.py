@@ -75,5 +75,5 @@ def test_single_precision_features_are_worked_out_in_double() -> None:
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 def test_one_clip_has_no_spread(distance: object) -> None:
     assert callable(distance)
-    with pytest.raises(UsageError, match="need 2 made and 2 real ones, but there are 1 and 5"):
+    with pytest.raises(UsageError, match="need at least 2 generated and 2 real clips, but there are 1 and 5"):
         distance(torch.zeros(1, 3), torch.zeros(5, 3))

@@ -63,19 +63,23 @@ def test_a_list_in_the_folder_or_by_its_name(tmp_path: Path, suffix: str, named:
             "needs the columns picture and prompt .*; it has path, cap",
         ),
         ("prompts.csv", "picture,prompt\n", "has no rows"),
-        ("prompts.csv", "picture,prompt\n,x\n", "row 1 of .* names no picture"),
+        ("prompts.csv", "picture,prompt\n,x\n", "row 1 of .* names no image"),
         (
             "prompts.csv",
             "picture,prompt\na.png,x\nb.png,y\n",
-            "row 2 of .* names a picture that is not there",
+            "row 2 of .* names an image that does not exist",
         ),
         (
             "prompts.csv",
             "picture,prompt,end\na.png,x,b.png\n",
-            "row 1 of .* names an end picture that is not there",
+            "row 1 of .* names an end image that does not exist",
         ),
-        ("prompts.csv", "picture,prompt,clip\na.png,x,a.png\n", "row 1 of .* names a clip that is not there"),
-        ("prompts.csv", f"picture,prompt\n{'waves ' * 90},a.png\n", "names a picture that is not there"),
+        (
+            "prompts.csv",
+            "picture,prompt,clip\na.png,x,a.png\n",
+            "row 1 of .* names a clip that does not exist",
+        ),
+        ("prompts.csv", f"picture,prompt\n{'waves ' * 90},a.png\n", "names an image that does not exist"),
         ("prompts.csv", "picture,prompt\na.png,a boat, waves\n", "line 2 of .* more cells .* double quotes"),
         (
             "prompts.csv",
@@ -96,17 +100,17 @@ def test_lists_that_cannot_be_used(tmp_path: Path, name: str, text: str | bytes,
 def test_folders_with_nothing_to_measure(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder or list .*gone"):
         read_items(tmp_path / "gone")
-    with pytest.raises(UsageError, match="holds no pictures and no prompts.csv or prompts.jsonl"):
+    with pytest.raises(UsageError, match="contains no images and no prompts.csv or prompts.jsonl"):
         read_items(tmp_path)
     with pytest.raises(UsageError, match="there is no folder or clip .*gone"):
         find_clips(tmp_path / "gone")
-    with pytest.raises(UsageError, match="holds no clip; clips are .mp4"):
+    with pytest.raises(UsageError, match="contains no clip; clips are .mp4"):
         find_clips(tmp_path)
     touch(tmp_path, "boat.png")
-    with pytest.raises(UsageError, match="boat.png is a picture; give the folder that holds it"):
+    with pytest.raises(UsageError, match="boat.png is an image; choose the folder that contains it"):
         read_items(tmp_path / "boat.png")
     (tmp_path / "boat.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UsageError, match="boat.txt is not a text file in UTF-8"):
+    with pytest.raises(UsageError, match="boat.txt is not a UTF-8 text file"):
         read_items(tmp_path)
 
 
@@ -133,11 +137,11 @@ def test_clips_find_their_pictures_by_name(tmp_path: Path) -> None:
         ("cat-black", "cat-black-animate.webm"),
     ]
     assert notes == [
-        "catalogue.mp4 is left out: no picture has the beginning of its name",
-        "bird.gif is left out: no picture has the beginning of its name",
+        "catalogue.mp4 is skipped: no image has a matching name",
+        "bird.gif is skipped: no image has a matching name",
         "dog has no clip",
     ]
-    with pytest.raises(UsageError, match="no clip is named after a picture"):
+    with pytest.raises(UsageError, match="no clip is named after an image"):
         match_clips(items, [tmp_path / "bird.gif"])
 
 

@@ -225,11 +225,11 @@ def test_files_that_are_no_video_network_are_told(tmp_path: Path) -> None:
         load_learned(i3d=tmp_path / "nothing.pt")
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"no network")
-    with pytest.raises(CheckpointError, match="broken.pt is no TorchScript network"):
+    with pytest.raises(CheckpointError, match="broken.pt is not a TorchScript network"):
         load_i3d(broken, "cpu")
     other = tmp_path / "other.pt"
     write_script(Other(), other)
-    with pytest.raises(CheckpointError, match="other.pt does not take clips as I3D does"):
+    with pytest.raises(CheckpointError, match="other.pt does not accept clips as I3D does"):
         load_i3d(other, "cpu")(pictures(*[0.0] * 10))
 
 
@@ -267,7 +267,7 @@ def test_short_or_single_clips_have_no_distance(i3d: Path, soft_frames: Tensor) 
     assert len(short.features) == len(real[1]) == 0
     assert "FVD" not in summarise([short, long], real)
     assert distances_missing([short, long], real, learned) == (
-        "FVD and KVD: not measured, needs 2 made and 2 real clips of 10 frames or more, but there are 1 and 1"
+        "FVD and KVD: not measured, needs 2 generated and 2 real clips of 10 frames or more, but there are 1 and 1"
     )
     assert distances_missing([long, long], [real[0]] * 2, learned) is None
     assert distances_missing([], [], Learned()) is None

@@ -101,7 +101,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFi
         write_toy_clips(tmp_path / "clips", pictures=0)
     assert not (tmp_path / "clips").exists()
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(ClipError, match="taken cannot be made"):
+    with pytest.raises(ClipError, match="taken cannot be created"):
         write_toy_clips(tmp_path / "taken", pictures=1)
     assert main(["toy-clips", str(tmp_path / "clips"), "--pictures", "0"]) == 2
     assert "at least one picture" in capsys.readouterr().err
@@ -110,16 +110,16 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path,caption\nmine.mp4,a dog\n", "is there and names mine.mp4; give another folder"),
+        ("path,caption\nmine.mp4,a dog\n", "exists and lists mine.mp4; choose another folder"),
         (
             "path,caption,fps\n000_known.mp4,a square,8\nclips/000_hops.mp4,a dog,8\n",
             "and names clips/000_hops.mp4; give",
         ),
-        ("path,caption\n,a dog\n", "is there and names no path; give another folder"),
-        ("videoid,page_dir,name\n1,a,a dog\n", "is there and names no path; give another folder"),
+        ("path,caption\n,a dog\n", "exists and lists no path; choose another folder"),
+        ("videoid,page_dir,name\n1,a,a dog\n", "exists and lists no path; choose another folder"),
         (
             "path,caption\nmine.mp4,a dog, a cat\n",
-            r"is none of theirs \(line 2 of .* has more cells .*\); give another folder",
+            r"is a different one \(line 2 of .* has more cells .*\); choose another folder",
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_list_of_other_clips_is_kept(tmp_path: Path, text: str, told: str) -> 
     listing = tmp_path / "captions.csv"
     listing.write_text(text, encoding="utf-8")
     with pytest.raises(
-        UsageError, match=f"^toy clips come with a list of their own, but .*captions.csv .*{told}"
+        UsageError, match=f"^toy clips are written with their own list, but .*captions.csv .*{told}"
     ):
         write_toy_clips(tmp_path, pictures=1, frames=2)
     assert listing.read_text(encoding="utf-8") == text

@@ -27,13 +27,13 @@ def refused(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"data": 5}, "data in it must be a text, not 5"),
-        ({"listing": 5}, "listing in it must be a text or null, not 5"),
-        ({"frames": "16"}, "frames in it must be a whole number, not '16'"),
-        ({"batch": 1.5}, "batch in it must be a whole number, not 1.5"),
-        ({"rank": True}, "rank in it must be a whole number, not True"),
-        ({"strides": [1, 2, 3]}, "strides in it must be a list of 2, each a whole number, not [1, 2, 3]"),
-        ({"strides": 3}, "strides in it must be a list of 2, each a whole number, not 3"),
+        ({"data": 5}, "data in it must be a string, not 5"),
+        ({"listing": 5}, "listing in it must be a string or null, not 5"),
+        ({"frames": "16"}, "frames in it must be an integer, not '16'"),
+        ({"batch": 1.5}, "batch in it must be an integer, not 1.5"),
+        ({"rank": True}, "rank in it must be an integer, not True"),
+        ({"strides": [1, 2, 3]}, "strides in it must be a list of 2, each an integer, not [1, 2, 3]"),
+        ({"strides": 3}, "strides in it must be a list of 2, each an integer, not 3"),
         ({"drop": "x"}, "drop in it must be a number, not 'x'"),
         ({"min_snr": "5"}, "min_snr in it must be a number or null, not '5'"),
         ({"checkpointing": "false"}, "checkpointing in it must be true or false, not 'false'"),
@@ -41,15 +41,15 @@ def refused(values: dict[str, Any]) -> str:
             {"target": "everything"},
             "target in it must be one of all, spatial, temporal, image_proj, lora, not",
         ),
-        ({"trainer": {"steps": 2.5}}, "trainer.steps in it must be a whole number, not 2.5"),
+        ({"trainer": {"steps": 2.5}}, "trainer.steps in it must be an integer, not 2.5"),
         ({"trainer": {"learning_rate": "1e-3"}}, "trainer.learning_rate in it must be a number, not '1e-3'"),
         ({"trainer": {"betas": [0.9]}}, "trainer.betas in it must be a list of 2, each a number, not [0.9]"),
         ({"trainer": {"compile": "no"}}, "trainer.compile in it must be true or false, not 'no'"),
         (
             {"samples": {"prompts": "a ball"}},
-            "samples.prompts in it must be a list, each a text, not 'a ball'",
+            "samples.prompts in it must be a list, each a string, not 'a ball'",
         ),
-        ({"samples": {"every": "1"}}, "samples.every in it must be a whole number, not '1'"),
+        ({"samples": {"every": "1"}}, "samples.every in it must be an integer, not '1'"),
     ],
 )
 def test_types(values: dict[str, Any], message: str) -> None:
@@ -66,14 +66,17 @@ def test_types(values: dict[str, Any], message: str) -> None:
         ({"held_out": -1}, "held_out must be at least 0, but -1 was given"),
         (
             {"strides": [6, 1]},
-            "strides must be the smallest and the largest, from 1 up, but 6 and 1 were given",
+            "strides must be a minimum and a maximum, each at least 1, but 6 and 1 were given",
         ),
         (
             {"strides": [0, 1]},
-            "strides must be the smallest and the largest, from 1 up, but 0 and 1 were given",
+            "strides must be a minimum and a maximum, each at least 1, but 0 and 1 were given",
         ),
         ({"area": 1000}, "area must be at least 4096 pixels (64x64), but 1000 was given"),
-        ({"drop": 2.0}, "drop must be 0 to 1/3, the share each of text, both and picture, but 2.0 was given"),
+        (
+            {"drop": 2.0},
+            "drop must be 0 to 1/3, the share of each of text, both and image, but 2.0 was given",
+        ),
         ({"drop": -1}, "drop must be 0 to 1/3"),
         ({"drop": NOT_A_NUMBER}, "drop must be 0 to 1/3"),
         ({"min_snr": 0}, "min_snr must be above 0, but 0 was given; 5 is usual, and null switches it off"),
@@ -99,7 +102,7 @@ def test_a_setting_is_read_by_its_former_name_as_well() -> None:
     assert isinstance(made, FinetuneConfig)
     assert made.trainer.max_grad_norm == 0.25
     assert refused({"trainer": {"clip": 0.25, "max_grad_norm": 0.5}}).startswith(
-        "clip in it is the former name of max_grad_norm, which is given too; keep max_grad_norm"
+        "clip in it is the former name of max_grad_norm, which is also given; keep max_grad_norm"
     )
 
 
@@ -122,7 +125,7 @@ def test_settings_that_are_given_twice_are_named(tmp_path: Path) -> None:
     path.write_text(
         '{"recipe": "finetune", "model": "m", "data": "d", "rank": 4, "rank": 8}', encoding="utf-8"
     )
-    with pytest.raises(UsageError, match="has settings that are given twice: rank; keep one of each"):
+    with pytest.raises(UsageError, match="has duplicate settings: rank; keep one of each"):
         load_config(str(path))
 
 

@@ -84,7 +84,7 @@ def test_a_pipe_is_left_out(small_model: Model, clip_folder: Callable, tmp_path:
     told: list[str] = []
     items = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache", told.append)
     assert len(items) == 1
-    assert told == [f"{folder / '0.mp4'} cannot be read (it is not an ordinary file)"]
+    assert told == [f"{folder / '0.mp4'} cannot be read (it is not a regular file)"]
 
 
 @pytest.mark.parametrize("content", [b"", b"half", "whole"])
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_encoded_clip_is_named(tmp_path: Path, content: bytes 
     else:
         torch.save({"step": 3}, path)
     with pytest.raises(
-        CheckpointError, match=r"a\.pt is not a whole encoded clip; delete this file, the clip"
+        CheckpointError, match=r"a\.pt is not a complete encoded clip; delete it, and the clip"
     ):
         load_item(path)
 
@@ -107,7 +107,7 @@ def test_a_cut_file_of_the_cache_is_named_in_training(
     finetune(small_model, config(folder), tmp_path / "run")
     path = next((tmp_path / "run" / "cache").iterdir())
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=rf"{path.name} is not a whole encoded clip; delete this file"):
+    with pytest.raises(CheckpointError, match=rf"{path.name} is not a complete encoded clip; delete it"):
         finetune(small_model, config(folder), tmp_path / "run")
 
 
@@ -117,7 +117,7 @@ def test_held_out_clips_that_cannot_be_used_are_told_as_such(
     folder = clip_folder(count=3)
     (folder / "2.mp4").write_bytes(b"broken")
     message = (
-        r"none of the 1 clip\(s\) at the end of the list that are held out can be used; "
+        r"none of the 1 held-out clip\(s\) at the end of the list can be used; "
         r"end the list with usable clips, or set held_out to 0; the first one: .*2\.mp4 cannot be read \("
     )
     with pytest.raises(UsageError, match=message):
@@ -133,6 +133,6 @@ def test_rows_that_lack_something_are_noted(
     told: list[str] = []
     finetune(small_model, config(folder), tmp_path / "run", note=told.append)
     assert told == [
-        f"1 row(s) of {folder / 'captions.csv'} lack a path or a caption and are left out; "
+        f"1 row(s) of {folder / 'captions.csv'} lack a path or a caption and are skipped; "
         "the first one ends on line 3"
     ]

@@ -275,7 +275,7 @@ def test_a_model_of_another_mode_is_refused(
     small_model: Model, clip_folder: Callable, tmp_path: Path
 ) -> None:
     still = replace(small_model, variant=replace(SMALL, modes=("animate",)))
-    with pytest.raises(UsageError, match="was made to animate, not to interpolate"):
+    with pytest.raises(UsageError, match="supports animate, not interpolate"):
         finetune(still, config(clip_folder(), mode="interpolate"), tmp_path / "run")
 
 
@@ -289,7 +289,7 @@ def test_a_lora_of_another_model_is_refused(small_model: Model, tmp_path: Path) 
             {"diffusion_model.x.lora_A.weight": torch.ones(2, 2)},
             "changes x.weight, which this model does not have",
         ),
-        ({"lora_te.weight": torch.ones(2)}, "holds no adapters"),
+        ({"lora_te.weight": torch.ones(2)}, "contains no adapters"),
     ):
         with pytest.raises(CheckpointError, match=message):
             merge_adapters(small_model.unet, weights, 1.0, "it")
@@ -323,7 +323,7 @@ def whole(**parts: Tensor) -> dict[str, Tensor]:
     [
         (
             {f"{OTHER}.lora_A.weight": (2, 64)},
-            rf"but {OTHER}.lora_A.weight belongs to no pair \(1 such in all\)",
+            rf"but {OTHER}.lora_A.weight belongs to no pair \(1 such tensors\)",
         ),
         (
             {f"{OTHER}.lora_B.weight": (64, 2), f"{OTHER}.alpha": ()},
@@ -334,7 +334,7 @@ def whole(**parts: Tensor) -> dict[str, Tensor]:
         ({f"{LINEAR}.diff": (64, 64)}, rf"but {LINEAR}.diff belongs to no pair"),
         (
             {f"{OTHER}.lora_down.weight": (2, 64), f"{OTHER}.lora_up.weight": (64, 2)},
-            rf"but {OTHER}.lora_down.weight belongs to no pair \(2 such in all\); give a whole file",
+            rf"but {OTHER}.lora_down.weight belongs to no pair \(2 such tensors\); use a complete LoRA file",
         ),
     ],
 )
@@ -343,7 +343,7 @@ def test_no_part_of_a_lora_is_left_out_in_silence(
 ) -> None:
     before = small_model.unet.get_parameter(f"{LINEAR.removeprefix('diffusion_model.')}.weight").clone()
     weights = {**whole(), **{name: torch.ones(shape) for name, shape in more.items()}}
-    with pytest.raises(CheckpointError, match=rf"^it must hold pairs of lora_A.weight and .*{told}"):
+    with pytest.raises(CheckpointError, match=rf"^it must contain only pairs of lora_A.weight and .*{told}"):
         merge_adapters(small_model.unet, weights, 1.0, "it")
     after = small_model.unet.get_parameter(f"{LINEAR.removeprefix('diffusion_model.')}.weight")
     assert torch.equal(before, after)
@@ -372,7 +372,7 @@ def test_a_lora_of_one_half_is_told(small_model: Model) -> None:
         ),
         (
             pair(CONVOLUTION, torch.ones(2, 64, 3, 3), torch.ones(64, 2, 3, 3)),
-            r"lora_B.weight \(64, 2, 3, 3\), but .* with at most ones behind it",
+            r"lora_B.weight \(64, 2, 3, 3\), but .* and further ones of B must be 1",
         ),
         (
             pair(LINEAR, torch.ones(64), torch.ones(64, 1)),
@@ -385,7 +385,7 @@ def test_a_lora_of_one_half_is_told(small_model: Model) -> None:
         (pair(LINEAR, torch.ones(()), torch.ones(64, 1)), r"lora_A.weight .* but its shape is \(\)"),
         (
             pair(LINEAR, torch.ones(2, 32), torch.ones(128, 2)),
-            r"attn1.to_q.weight is \(64, 64\), the change \(128, 32\); it is for another model",
+            r"attn1.to_q.weight is \(64, 64\), the change \(128, 32\); it is for a different model",
         ),
         (
             pair("diffusion_model.out.0", torch.ones(2, 1), torch.ones(32, 2)),
@@ -401,14 +401,17 @@ def test_a_lora_of_one_half_is_told(small_model: Model) -> None:
         ),
         (whole(alpha=torch.ones(3)), rf"{LINEAR}.alpha must be one number, but its shape is \(3,\)"),
         (whole(alpha=torch.ones(0)), rf"{LINEAR}.alpha must be one number, but its shape is \(0,\)"),
-        (whole(alpha=NAN), rf"{LINEAR}.alpha must hold finite real numbers"),
-        (whole(alpha=INFINITE), rf"{LINEAR}.alpha must hold finite real numbers"),
-        (whole(lora_A__weight=NAN.expand(2, 64)), rf"{LINEAR}.lora_A.weight must hold finite real numbers"),
-        (whole(lora_B__weight=INFINITE.expand(64, 2)), rf"{LINEAR}.lora_B.weight must hold finite real"),
-        (whole(alpha=torch.tensor(1j)), rf"{LINEAR}.alpha must hold finite real numbers"),
+        (whole(alpha=NAN), rf"{LINEAR}.alpha must contain finite real numbers"),
+        (whole(alpha=INFINITE), rf"{LINEAR}.alpha must contain finite real numbers"),
+        (
+            whole(lora_A__weight=NAN.expand(2, 64)),
+            rf"{LINEAR}.lora_A.weight must contain finite real numbers",
+        ),
+        (whole(lora_B__weight=INFINITE.expand(64, 2)), rf"{LINEAR}.lora_B.weight must contain finite real"),
+        (whole(alpha=torch.tensor(1j)), rf"{LINEAR}.alpha must contain finite real numbers"),
         (
             whole(alpha=torch.tensor(3e38)),
-            "numbers that float32 can hold, .* times the strength 2.0 are too large",
+            "values that float32 can represent, .* at strength 2.0 they are too large",
         ),
     ],
 )
@@ -443,7 +446,7 @@ def test_pairs_of_convolutions_are_merged(
 
 
 def test_a_folder_is_no_lora(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r" is a folder, not a LoRA; give a .safetensors file in it$"):
+    with pytest.raises(CheckpointError, match=r" is a folder, not a LoRA; choose a .safetensors file in it$"):
         read_adapters(tmp_path)
 
 
@@ -481,7 +484,7 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({}, "must have a recipe"),
-        ({"recipe": "finetune"}, "must say model, data"),
+        ({"recipe": "finetune"}, "must contain model, data"),
         (
             {"recipe": "finetune", "model": "m", "data": "d", "target": "half"},
             "target in it must be one of all, ",
@@ -508,5 +511,5 @@ def test_wrong_configs_are_named(values: dict, message: str) -> None:
 
 
 def test_a_config_that_is_no_file_lists_the_shipped_ones() -> None:
-    with pytest.raises(UsageError, match=r"there is no config 'nothing'; give a JSON file, or one of .*tiny"):
+    with pytest.raises(UsageError, match=r"there is no config 'nothing'; use a JSON file, or one of .*tiny"):
         load_config("nothing")

@@ -245,7 +245,7 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "c.mp4").mkdir()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         for use in (open_movie, clip_size):
-            with pytest.raises(UnusableClip, match=rf"{name} cannot be read \(it is not an ordinary file\)"):
+            with pytest.raises(UnusableClip, match=rf"{name} cannot be read \(it is not a regular file\)"):
                 use(tmp_path / name)
 
 

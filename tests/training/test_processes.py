@@ -184,7 +184,9 @@ def test_more_processes_than_clips_are_told(config_file: Callable[..., Path], tm
 def test_muon_is_not_for_shared_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_sharded", True)
     module = torch.nn.Linear(2, 2)
-    with pytest.raises(UsageError, match="muon needs whole weight matrices; with FSDP, set method to adamw"):
+    with pytest.raises(
+        UsageError, match="muon needs unsharded weight matrices; with FSDP, set method to adamw"
+    ):
         Trainer(module, lambda _: {}, TrainerConfig(method="muon"), tmp_path)
 
 
@@ -208,7 +210,7 @@ def test_several_processes_choose_their_own_devices(monkeypatch: pytest.MonkeyPa
     import accelerate
 
     monkeypatch.setattr(accelerate.PartialState(cpu=True), "num_processes", 2)
-    with pytest.raises(UsageError, match="2 processes cannot all train on cuda:1; leave the device out"):
+    with pytest.raises(UsageError, match="2 processes cannot all train on cuda:1; omit the device"):
         processes.join_processes(torch.device("cuda:1"))
 
 

@@ -41,16 +41,16 @@ def run(small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path) -
 def test_a_finished_run_says_that_nothing_is_trained(run: Callable[..., list[str]]) -> None:
     assert run() == []
     (note,) = run()
-    assert "run is at step 2 of 2 already, so nothing is trained; raise steps to go on" in note
+    assert "run is already at step 2 of 2, so nothing is trained; increase steps to continue" in note
     assert run(trainer=replace(QUICK, steps=3)) == []
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model": "other"}, "is of a run with model small, not other; give this run another folder"),
-        ({"target": "temporal"}, "is of a run with target image_proj, not temporal"),
-        ({"mode": "interpolate"}, "is of a run with mode animate, not interpolate"),
+        ({"model": "other"}, "belongs to a run with model small, not other; use another folder for this run"),
+        ({"target": "temporal"}, "belongs to a run with target image_proj, not temporal"),
+        ({"mode": "interpolate"}, "belongs to a run with mode animate, not interpolate"),
     ],
 )
 def test_another_run_in_the_folder_is_refused(
@@ -64,7 +64,7 @@ def test_another_run_in_the_folder_is_refused(
 def test_adapters_of_another_rank_are_another_run(run: Callable[..., list[str]]) -> None:
     pytest.importorskip("peft", reason="adapters are made by peft")
     run(target="lora", rank=4)
-    with pytest.raises(CheckpointError, match="is of a run with rank 4, not 8"):
+    with pytest.raises(CheckpointError, match="belongs to a run with rank 4, not 8"):
         run(target="lora", rank=8)
 
 
@@ -82,7 +82,7 @@ def test_a_run_folder_that_cannot_be_made_is_told(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     config = FinetuneConfig(model="small", data=str(clip_folder()), frames=4, strides=(1, 1), trainer=QUICK)
-    with pytest.raises(UsageError, match=r"the folder .* could not be made \(.*\); give another folder"):
+    with pytest.raises(UsageError, match=r"the folder .* could not be created \(.*\); choose another folder"):
         finetune(load(small_weights, device="cpu"), config, tmp_path / place)
 
 

@@ -156,11 +156,11 @@ def test_a_sample_that_fails_is_told_and_training_goes_on(
 @pytest.mark.parametrize(
     ("wish", "mode", "message"),
     [
-        ({"pictures": ("a.png",)}, "interpolate", "need a first and a last picture each, but 1 are given"),
+        ({"pictures": ("a.png",)}, "interpolate", "need a first and a last image each, but 1 were given"),
         (
             {"pictures": ("a.png",), "prompts": ("a", "b")},
             "animate",
-            "one prompt for each clip, but 2 are given for 1",
+            "one prompt for each clip, but 2 were given for 1",
         ),
     ],
 )
@@ -178,7 +178,7 @@ def test_wrong_samples_are_named_before_the_training(
     [
         ({"every": -1}, "every at least 0"),
         ({"often": 1}, r"it has unknown settings: samples\.often"),
-        (3, "samples in it must be an object with settings of its own, not 3"),
+        (3, "samples in it must be an object, not 3"),
     ],
 )
 def test_wrong_settings_of_samples_are_named(values: object, message: str) -> None:

@@ -49,7 +49,7 @@ def test_a_run_killed_in_a_write_goes_on_from_the_state_before(tmp_path: Path, o
         # SIGKILL, or what Windows has instead: nothing is cleaned up.
         writer.kill()
     (left,) = folder.glob("*.part")
-    with pytest.raises(CheckpointError, match="is not a whole training state"):
+    with pytest.raises(CheckpointError, match="is not a complete training state"):
         load_state(left)
     assert load_state(folder / "state.pt")["step"] == 2
     # The log is ahead of the state.
@@ -72,7 +72,7 @@ def test_a_file_that_does_not_fit_is_told_and_removed(tmp_path: Path) -> None:
         told = writer.communicate(timeout=300)[0]
     assert writer.returncode == 0
     assert told.startswith(f"{path} could not be written (")
-    assert told.endswith("make room, then start again\n")
+    assert told.endswith("free some space, then start again\n")
     assert told.count("\n") == 1
     assert not list(path.parent.iterdir())
 
@@ -80,7 +80,7 @@ def test_a_file_that_does_not_fit_is_told_and_removed(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(
-        UsageError, match=r"the folder .*cache could not be made \(File exists\); give another folder"
+        UsageError, match=r"the folder .*cache could not be created \(File exists\); choose another folder"
     ):
         save_state({}, tmp_path / "cache" / "item.pt")
 

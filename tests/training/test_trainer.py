@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
         UsageError,
-        match=r"could not be written \(No space left on device\); the one before is untouched; make",
+        match=r"could not be written \(No space left on device\); the previous one is unchanged; free",
     ):
         train(tmp_path)
     assert (tmp_path / STATE).read_bytes() == before
@@ -157,7 +157,9 @@ def test_a_killed_write_leaves_the_state_before(tmp_path: Path) -> None:
 
 def test_a_broken_state_is_named(tmp_path: Path) -> None:
     (tmp_path / STATE).write_bytes(b"not a state")
-    with pytest.raises(CheckpointError, match="is not a whole training state; delete it to begin anew"):
+    with pytest.raises(
+        CheckpointError, match="is not a complete training state; delete it to start from scratch"
+    ):
         train(tmp_path)
 
 
@@ -219,9 +221,11 @@ def test_settings_of_the_optimiser_may_change(tmp_path: Path) -> None:
 
 def test_what_a_run_is_may_not_change(tmp_path: Path) -> None:
     train(tmp_path, replace(CONFIG, steps=4), identity={"rank": 4})
-    with pytest.raises(CheckpointError, match="is of a run with rank 4, not 8; give this run another folder"):
+    with pytest.raises(
+        CheckpointError, match="belongs to a run with rank 4, not 8; use another folder for this run"
+    ):
         train(tmp_path, identity={"rank": 8})
-    with pytest.raises(CheckpointError, match="is of a run with method adamw, not muon"):
+    with pytest.raises(CheckpointError, match="belongs to a run with method adamw, not muon"):
         train(tmp_path, replace(CONFIG, method="muon"), identity={"rank": 4})
 
 
@@ -236,7 +240,9 @@ def test_weights_of_other_sizes_are_another_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [{"latents": torch.ones(2)}, [1, 2]])
 def test_a_file_that_holds_something_else_is_no_state(tmp_path: Path, held: object) -> None:
     torch.save(held, tmp_path / STATE)
-    with pytest.raises(CheckpointError, match="is not a whole training state; delete it to begin anew"):
+    with pytest.raises(
+        CheckpointError, match="is not a complete training state; delete it to start from scratch"
+    ):
         train(tmp_path)
 
 

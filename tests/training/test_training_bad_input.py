@@ -90,8 +90,8 @@ def test_a_caption_of_a_thousand_words(train: Train, clip_folder: Callable[..., 
     code, said, _ = train()
     assert code == 0
     assert said.splitlines()[0] == (
-        "note: 1 caption(s) are longer than the 75 word pieces that the network reads and are cut off there; "
-        f"the first one is 1000 long, that of {folder / '0.mp4'}"
+        "note: 1 caption(s) are longer than the limit of 75 tokens and are truncated; "
+        f"the first one, that of {folder / '0.mp4'}, has 1000"
     )
 
 

@@ -50,9 +50,9 @@ def test_webvid_columns(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("captions.csv", "file,words\na.mp4,x\n", "needs the columns path and caption.*it has file, words"),
-        ("captions.csv", "path,caption\n,\n", "names no clip"),
-        ("captions.csv", "", "names no clip"),
-        ("captions.csv", "path,caption,fps\na.mp4,x,fast\n", "line 2 of .* gives the fps 'fast' for a.mp4"),
+        ("captions.csv", "path,caption\n,\n", "lists no clip"),
+        ("captions.csv", "", "lists no clip"),
+        ("captions.csv", "path,caption,fps\na.mp4,x,fast\n", "line 2 of .* has the fps 'fast' for a.mp4"),
         (
             "captions.csv",
             "path,caption,fps\na.mp4,x,nan\n",
@@ -66,7 +66,7 @@ def test_webvid_columns(tmp_path: Path) -> None:
         (
             "captions.csv",
             "path,caption,fps\na.mp4,x,0\n",
-            "line 2 .* the fps 0 .* or left out to take the clip's",
+            "line 2 .* the fps 0 .* or empty to use the clip's",
         ),
         ("captions.csv", "path,caption,fps\na.mp4,x,-8\n", "line 2 .* the fps -8 .* above 0"),
         ("captions.csv", "path,caption,fps\na.mp4,x,1e9\n", "line 2 .* the fps 1e9 .* at most 1000"),
@@ -90,7 +90,7 @@ def test_webvid_columns(tmp_path: Path) -> None:
         (
             "captions.csv",
             "path,caption\na\0.mp4,x\n",
-            r"line 2 .* in path that are no text, 'a\\x00.mp4'; write",
+            r"line 2 .* invalid characters in path, 'a\\x00.mp4'; rewrite",
         ),
         ("captions.csv", "path,caption\na.mp4,a boat, waves\n", "line 2 of .* has more cells than .* quotes"),
         ("captions.jsonl", "{\n", "line 1 of .* is not JSON"),
@@ -104,19 +104,23 @@ def test_webvid_columns(tmp_path: Path) -> None:
         (
             "captions.jsonl",
             '{"path": {"a": 1}, "caption": "x"}\n',
-            r'line 1 .* gives {"a": 1} as path; write a text',
+            r'line 1 .* has {"a": 1} as path; write a string',
         ),
         (
             "captions.jsonl",
             '{"path": "a", "caption": true}\n',
-            "line 1 .* gives true as caption; write a text",
+            "line 1 .* has true as caption; write a string",
         ),
         (
             "captions.jsonl",
             '{"path": "\\ud800", "caption": "x"}\n',
-            r"line 1 .* path .* no text, '\\ud800'; write",
+            r"line 1 .* invalid characters in path, '\\ud800'; rewrite",
         ),
-        ("captions.jsonl", '{"path": "a", "caption": "\\udc00"}\n', "line 1 .* in caption that are no text"),
+        (
+            "captions.jsonl",
+            '{"path": "a", "caption": "\\udc00"}\n',
+            "line 1 .* invalid characters in caption",
+        ),
     ],
 )
 def test_lists_that_cannot_be_used_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -141,7 +145,7 @@ def test_rows_without_a_path_or_a_caption_are_told(tmp_path: Path, name: str, te
     told: list[str] = []
     assert [row.path.name for row in read_list(tmp_path, note=told.append)] == ["a.mp4"]
     assert told == [
-        f"3 row(s) of {tmp_path / name} lack a path or a caption and are left out; the first one ends on line 3"
+        f"3 row(s) of {tmp_path / name} lack a path or a caption and are skipped; the first one ends on line 3"
     ]
 
 
@@ -156,7 +160,7 @@ def test_one_of_two_lists_must_be_named(tmp_path: Path) -> None:
     write_rows(tmp_path / "captions.csv", ["path", "caption"], [["a.mp4", "x"]])
     (tmp_path / "captions.jsonl").write_text('{"path": "b.mp4", "caption": "x"}\n', encoding="utf-8")
     with pytest.raises(
-        UsageError, match=r'holds both captions.csv and captions.jsonl; name the one to read as "listing"$'
+        UsageError, match=r'contains both captions.csv and captions.jsonl; set "listing" to the one to use$'
     ):
         read_list(tmp_path)
     assert read_list(tmp_path, tmp_path / "captions.jsonl") == [Row(tmp_path / "b.mp4", "x")]
@@ -176,7 +180,7 @@ def test_missing_folders_and_lists_are_named(tmp_path: Path) -> None:
     ):
         read_list(tmp_path)
     (tmp_path / "a.mp4").write_bytes(b"a clip")
-    with pytest.raises(UsageError, match=r"holds no captions.csv or captions.jsonl"):
+    with pytest.raises(UsageError, match=r"contains no captions.csv or captions.jsonl"):
         read_list(tmp_path)
     with pytest.raises(UsageError, match="there is no list"):
         read_list(tmp_path, tmp_path / "list.csv")
