@@ -69,7 +69,7 @@ USAGE = {
     ),
     "width": (
         ("animate", "PICTURE", *QUICK, "--size", "100x64"),
-        "width must be a multiple of 64 from 64 to 4096, but 100 was given; the nearest is 128",
+        "width must be a multiple of 64 from 64 to 4096, but 100 was given; the nearest valid value is 128",
     ),
     "height": (
         ("animate", "PICTURE", *QUICK, "--size", "64x0"),
@@ -82,16 +82,16 @@ USAGE = {
     "no steps": (("animate", "PICTURE", *QUICK, "--steps", "0"), "steps must be 1 to 1000, but 0 was given"),
     "too many steps": (
         ("animate", "PICTURE", *QUICK, "--steps", "1001"),
-        "steps must be 1 to 1000, but 1001 was given; 25 to 50 are usual",
+        "steps must be 1 to 1000, but 1001 was given; 25 to 50 are typical",
     ),
     "no frames": (
         ("animate", "PICTURE", *QUICK, "--frames", "0"),
         "frames must be 1 to 1024, but 0 was given",
     ),
-    "short loop": (("loop", "PICTURE", *QUICK, "--frames", "2"), "loop needs at least 3 frames, but 2"),
+    "short loop": (("loop", "PICTURE", *QUICK, "--frames", "2"), "frames must be at least 3 to loop, but 2"),
     "motion and fs": (
         ("animate", "PICTURE", *QUICK, "--motion", "0.5", "--fs", "8"),
-        "fs and motion set the same thing; give one of them",
+        "fs and motion set the same value; use only one of them",
     ),
     "motion": (
         ("animate", "PICTURE", *QUICK, "--motion", "2"),
@@ -99,7 +99,7 @@ USAGE = {
     ),
     "guidance": (
         ("animate", "PICTURE", *QUICK, "--cfg", "nan"),
-        "cfg must be 0 to 100, but nan was given; 1 switches guidance off",
+        "cfg must be 0 to 100, but nan was given; 1 disables guidance",
     ),
     "guidance rescale": (
         ("animate", "PICTURE", *QUICK, "--rescale", "2"),
