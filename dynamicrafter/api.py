@@ -1,4 +1,4 @@
-"""The package as a person uses it from Python: load a model, then animate, interpolate or loop pictures."""
+"""The Python API: load a model, then animate, interpolate or loop images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TINY_WEIGHTS = Path(__file__).parent / "weights" / "built_in" / "tiny.safetenso
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A finished clip and what made it."""
+    """A finished clip and its settings."""
 
     frames: Tensor
     """uint8 ``[t, h, w, 3]`` RGB on the CPU."""
@@ -48,7 +48,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Lora:
-    """A file of adapters and how strongly they count; 1 is as trained."""
+    """A LoRA file and its strength; 1 is as trained."""
 
     path: Path
     strength: float = 1.0
@@ -56,7 +56,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model's weights are; the towers are None where the weights file holds them itself."""
+    """Paths of a model's weights; the encoders are None if the weights file contains them."""
 
     weights: Path
     variant: str | None = None
@@ -65,7 +65,7 @@ class ModelFiles:
     loras: tuple[Lora, ...] = ()
     """Adapters that are merged into the network, in this order."""
     asked: str = ""
-    """The name or path by which they were found."""
+    """The name or path that was requested."""
 
 
 def find_model(
@@ -75,11 +75,11 @@ def find_model(
     text_encoder: str | Path | None = None,
     image_encoder: str | Path | None = None,
 ) -> ModelFiles:
-    """The files behind a model's name or path.
+    """The files of a model's name or path.
 
-    A name is one of the catalogue's whose files were downloaded, or a built-in one; a file or folder of the same name
-    is meant by ``./NAME``. Raises UsageError for an unknown name (with the nearest known one), for a name whose files
-    are not here yet and for a path with nothing there.
+    A name is one from the catalogue whose files were downloaded, or a built-in one; use ``./NAME`` for a file or folder
+    of the same name. Raises UsageError for an unknown name (with the nearest known one), for a name whose files are not
+    downloaded and for a path that does not exist.
     """
     text = Path(text_encoder) if text_encoder is not None else None
     image = Path(image_encoder) if image_encoder is not None else None
@@ -88,7 +88,7 @@ def find_model(
     def found(weights: Path) -> ModelFiles:
         return ModelFiles(weights, variant, text, image, asked=str(model))
 
-    # A folder of clips called "512" must not hide the model, so a bare name is a path only where no model has it.
+    # A folder of clips called "512" must not hide the model, so a bare name is a path only if no model has it.
     if isinstance(model, Path) or place.suffix or model != place.name:
         if not place.exists():
             raise UsageError(f"there is no weights file {place}", Remedy("check_model"))
@@ -107,7 +107,7 @@ def find_model(
             raise UsageError(f"there is no model {model!r}; did you mean {nearest[0]!r}?") from problem
         raise
     if release.variant is None:
-        raise UsageError(f"{release.name} holds only the {release.purpose}", Remedy("choose_model"))
+        raise UsageError(f"{release.name} contains only the {release.purpose}", Remedy("choose_model"))
     paths: dict[str, Path] = {}
     for needed in with_requirements(release):
         path = local_path(needed)
@@ -115,7 +115,7 @@ def find_model(
             if needed.kind == "towers" and text is not None and image is not None:
                 continue
             raise UsageError(
-                f"the files of {release.name} are not here yet", Remedy("download", (release.name,))
+                f"the files of {release.name} are not downloaded", Remedy("download", (release.name,))
             )
         paths[needed.kind] = path
     towers = paths.get("towers")
@@ -128,7 +128,7 @@ def find_model(
 
 
 def variant_of(files: ModelFiles) -> Variant:
-    """The variant that :func:`load` would give, told by the list of tensors alone.
+    """The variant that :func:`load` would detect, from the list of tensors alone.
 
     Raises CheckpointError and UsageError as :func:`load` does.
     """
@@ -137,9 +137,9 @@ def variant_of(files: ModelFiles) -> Variant:
 
 
 def provide(files: ModelFiles) -> ModelFiles:
-    """``files`` themselves, after writing the random model's where it is the one asked for and is not there yet.
+    """``files`` unchanged, after writing the random model's file if that is the requested one and does not exist yet.
 
-    Raises CheckpointError when it cannot be written.
+    Raises CheckpointError if it cannot be written.
     """
     made = files.weights
     if made == _random_weights() and not made.exists():
@@ -147,39 +147,39 @@ def provide(files: ModelFiles) -> ModelFiles:
             made.parent.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise CheckpointError(
-                f"the weights folder {made.parent} cannot be made ({problem.strerror or problem}); "
-                f"set DYNAMICRAFTER_HOME to one that can be written to"
+                f"the weights folder {made.parent} cannot be created ({problem.strerror or problem}); "
+                f"set DYNAMICRAFTER_HOME to a writable folder"
             ) from problem
         write_random_checkpoint(made)
     return files
 
 
 def _random_weights() -> Path:
-    """Place of the random model's file; another version of the package has one of its own if the model is another."""
+    """Path of the random model's file; it depends on the architecture, so that versions of the package can differ."""
     kind = hashlib.sha256(variant_metadata(SMALL)[VARIANT_KEY].encode()).hexdigest()[:8]
     return weights_folder() / f"random-{kind}.safetensors"
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device of a name; "auto" takes a CUDA GPU, then Apple's, then the CPU."""
+    """The device of a name; "auto" selects a CUDA GPU if available, then an Apple GPU, then the CPU."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        # Reading a value back also tells apart devices that only pretend, such as "meta".
+        # Reading a value back also rejects devices that compute nothing, such as "meta".
         torch.zeros(1, device=chosen).item()
-    # Each kind of device that is not there has an exception of its own.
+    # Each kind of missing device raises a different exception.
     except Exception as problem:
         raise UsageError(
-            f"there is no device {device!r} here; give cpu, cuda, cuda:1, mps or auto"
+            f"the device {device!r} is not available; use cpu, cuda, cuda:1, mps or auto"
         ) from problem
     return chosen
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto" is float32 on the CPU, bfloat16 where a GPU has it, else float16."""
+    """The dtype of a name; "auto" is float32 on the CPU, bfloat16 on GPUs that support it, and float16 on others."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype == "auto":
         if device.type == "cpu":
@@ -203,10 +203,10 @@ def load(
 ) -> TorchModel:
     """Load a model by name or path.
 
-    ``variant`` is needed only where the weights cannot tell (pruned 512 and 512 interpolation files are alike);
-    ``text_encoder`` and ``image_encoder`` only where the file lacks its CLIP towers; a ModelFiles brings all three.
-    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``progress`` gets the bytes read and
-    their total, and may raise. Raises UsageError for names and choices, CheckpointError for files.
+    ``variant`` is needed only if the weights are ambiguous (pruned 512 and 512 interpolation files are alike);
+    ``text_encoder`` and ``image_encoder`` only if the file lacks its CLIP encoders; a ModelFiles contains all three.
+    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``progress`` is called with the bytes
+    read and their total, and may raise. Raises UsageError for names and choices, CheckpointError for files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
@@ -246,14 +246,14 @@ def render(
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> list[Clip]:
-    """One clip for each picture (pair) and seed, made together as one batch; ``lasts`` only in interpolation.
+    """One clip for each image (pair) and seed, generated as one batch; ``lasts`` is for interpolation only.
 
-    Each clip is the one that its picture and seed give alone, but for rounding. Raises UsageError when the lists are
-    empty or differ in length, and when there are last pictures without an interpolation or the reverse.
+    Each clip is the same, up to rounding, as if generated alone. Raises UsageError if the lists are empty or differ in
+    length, and if there are last images without interpolation or vice versa.
     """
     if len(firsts) != len(seeds):
         raise UsageError(
-            f"a batch needs as many seeds as pictures, but {len(firsts)} pictures and {len(seeds)} seeds were given"
+            f"a batch needs as many seeds as images, but {len(firsts)} images and {len(seeds)} seeds were given"
         )
     each = [replace(settings, seed=seed) for seed in seeds]
     return render_each(model, each, firsts, lasts, progress=progress, callback=callback)
@@ -268,16 +268,17 @@ def render_each(
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> list[Clip]:
-    """:func:`render` with settings of its own for each clip, which may differ in seed, prompts and fs."""
+    """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
     if not firsts:
-        raise UsageError("there is no picture to make a clip of; give at least one")
+        raise UsageError("there is no image to generate a clip from; pass at least one")
     common = settings[0]
     if (lasts is not None) != (common.mode == "interpolate"):
-        wanted = "needs last pictures" if lasts is None else "takes no last pictures"
-        raise UsageError(f"{common.mode} {wanted}; give them in interpolation and only there")
+        wanted = "needs last images" if lasts is None else "takes no last images"
+        raise UsageError(f"{common.mode} {wanted}; pass them for interpolation only")
     if lasts is not None and len(firsts) != len(lasts):
         raise UsageError(
-            f"an interpolation needs as many last pictures as first ones, but {len(firsts)} and {len(lasts)} were given"
+            f"an interpolation needs as many last images as first ones, but {len(firsts)} first and {len(lasts)} last "
+            f"images were given"
         )
     pictures = KeyPictures(_fitted(firsts, common), None if lasts is None else _fitted(lasts, common))
     made = generate(model, pictures, settings, progress, callback)
@@ -293,10 +294,10 @@ def animate(
     callback: Callback | None = None,
     **choices: Any,
 ) -> Clip:
-    """Set a picture in motion.
+    """Animate an image.
 
     ``choices`` are those of :func:`dynamicrafter.settings.make_settings`: size, fit, frames, fs or motion, steps,
-    cfg, image_cfg, eta, guidance_rescale, spacing, seed, fps, negative; what is left out is the variant's preset.
+    cfg, image_cfg, eta, guidance_rescale, spacing, seed, fps, negative; the variant's preset is used for the rest.
     """
     picture = as_picture(image)
     settings = make_settings(model.variant, "animate", picture_size=picture.size, prompt=prompt, **choices)
@@ -313,7 +314,7 @@ def interpolate(
     callback: Callback | None = None,
     **choices: Any,
 ) -> Clip:
-    """Make the clip between two pictures; ``choices`` as in :func:`animate`."""
+    """Interpolate between two images; ``choices`` as in :func:`animate`."""
     picture = as_picture(first)
     settings = make_settings(
         model.variant, "interpolate", picture_size=picture.size, prompt=prompt, **choices
@@ -331,22 +332,22 @@ def loop(
     callback: Callback | None = None,
     **choices: Any,
 ) -> Clip:
-    """Make a clip that plays seamlessly in a loop, one frame shorter than ``frames``; ``choices`` as in animate."""
+    """Generate a seamless loop, one frame shorter than ``frames``; ``choices`` as in :func:`animate`."""
     picture = as_picture(image)
     settings = make_settings(model.variant, "loop", picture_size=picture.size, prompt=prompt, **choices)
     return render(model, settings, [picture], None, [settings.seed], progress=progress, callback=callback)[0]
 
 
 def save(clip: Clip, path: str | Path) -> Path:
-    """Write a clip with its settings; the extension says how (.mp4, .webm, .gif, .webp, none for a folder of PNGs).
+    """Write a clip with its settings; the extension selects the format (.mp4, .webm, .gif, .webp; none: a PNG folder).
 
-    Raises ClipError when that is not possible; nothing half-written is left.
+    Raises ClipError if that is not possible; no partially written file is left.
     """
     return write_clip(clip.frames, path, clip.settings.fps, clip_metadata(clip.settings))
 
 
 def _fitted(images: Sequence[PictureLike], settings: Settings) -> Tensor:
-    """Pictures at the settings' size, ``[b, 3, H, W]`` in [-1, 1]."""
+    """Images at the settings' size, ``[b, 3, H, W]`` in [-1, 1]."""
     return torch.stack(
         [fit_picture(as_picture(image), settings.width, settings.height, settings.fit) for image in images]
     )

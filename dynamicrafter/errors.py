@@ -1,7 +1,7 @@
-"""The errors a person can act on: each message is one sentence with what was wanted, what came and what to do.
+"""The errors a user can act on: each message is one sentence with what was expected, what was found and what to do.
 
-An error holds the facts. Where what to do depends on how the package is used, it holds a :class:`Remedy`, which the
-command, Python and the nodes each say in their own words.
+An error contains the facts. If what to do depends on how the package is used, it also contains a :class:`Remedy`,
+which the command, Python and the nodes each phrase in their own terms.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ class Remedy:
 
     kind: RemedyKind
     about: tuple[str, ...] = ("",)
-    """The names that it is about: of variants to choose from, encoders to give, a release, a file, a size."""
+    """The names that it refers to: variants to choose from, encoders to pass, a release, a file, a size."""
 
 
 Words = Mapping[RemedyKind, str]
-"""How a front end says each remedy; ``{}`` is one name of those it is about, and several are joined by "and"."""
+"""How a front end phrases each remedy; ``{}`` is one of the names it refers to, and several are joined by "and"."""
 
 PYTHON: Words = {
-    "check_model": "check the path, or give a name of dynamicrafter.weights.catalogue.RELEASES",
-    "choose_model": "dynamicrafter.weights.catalogue.RELEASES lists the models and what each is for",
-    "download": "fetch them with dynamicrafter.weights.download.download(find({!r}))",
-    "drop_variant": "leave variant out or choose another file",
+    "check_model": "check the path, or pass a name from dynamicrafter.weights.catalogue.RELEASES",
+    "choose_model": "dynamicrafter.weights.catalogue.RELEASES lists the models and their uses",
+    "download": "download them with dynamicrafter.weights.download.download(find({!r}))",
+    "drop_variant": "omit variant or choose another file",
     "fetch": "pass fetch=True to let the package download them ({})",
-    "lower_cfg": "pass a smaller cfg, or use a checkpoint that is not damaged",
+    "lower_cfg": "pass a lower cfg, or use a checkpoint that is not damaged",
     "name_encoder": "pass {}_encoder=...",
-    "name_i3d": "pass i3d=... or put it at {}",
-    "name_towers": "fetch them with dynamicrafter.weights.download.download(find({!r})) or pass towers=...",
+    "name_i3d": "pass i3d=... or place it at {}",
+    "name_towers": "download them with dynamicrafter.weights.download.download(find({!r})) or pass towers=...",
     "name_variant": "pass variant=...",
-    "skip_learned": "remove its weights and fetch them again",
+    "skip_learned": "delete its weights and download them again",
     "widen_dtype": 'load the model with dtype="float32" or "bfloat16"',
 }
 
 
 class DynamiCrafterError(Exception):
-    """Base of every error this package raises on purpose; the message is meant to be shown as it is."""
+    """Base of every error that this package raises intentionally; the message can be shown to the user as is."""
 
     def __init__(self, facts: str = "", remedy: Remedy | None = None) -> None:
         super().__init__(facts)
@@ -63,7 +63,7 @@ class DynamiCrafterError(Exception):
         self.remedy = remedy
 
     def said(self, words: Words) -> str:
-        """The message in the words of a front end, or in Python's where it has none for the remedy."""
+        """The message as a front end phrases it, or as for Python if the front end has no text for the remedy."""
         if self.remedy is None:
             return self.facts
         text = words.get(self.remedy.kind, PYTHON[self.remedy.kind])
@@ -75,19 +75,19 @@ class DynamiCrafterError(Exception):
 
 
 class UsageError(DynamiCrafterError):
-    """The request itself is wrong (a size, a step count, an unknown name); the command line exits with 2."""
+    """The request itself is invalid (a size, a step count, an unknown name); the command line exits with 2."""
 
 
 class PictureError(DynamiCrafterError):
-    """A picture could not be read or cannot be used."""
+    """An image could not be read or cannot be used."""
 
 
 class CheckpointError(DynamiCrafterError):
-    """A weights file is unreadable, of another architecture, or does not hold what it must."""
+    """A weights file is unreadable, of another architecture, or incomplete."""
 
 
 class DownloadError(DynamiCrafterError):
-    """Weights could not be fetched; nothing that looks finished was left behind."""
+    """Weights could not be downloaded; no file that looks complete was left behind."""
 
 
 class ClipError(DynamiCrafterError):

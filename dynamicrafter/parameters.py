@@ -1,5 +1,5 @@
-"""Everything that can be chosen for a clip, written once: the command's options, the nodes' inputs, the tables of the
-docs and the checks of Settings are made from this table. Free of PyTorch."""
+"""All parameters of a clip, defined once: the command's options, the nodes' inputs, the tables in the docs and the
+checks of Settings are generated from this table. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from .model.configs import LATENT_FACTOR
 from .model.variants import Preset
 
 Group = Literal["content", "shape", "sampling", "output"]
-"""What should happen, the clip's size, how it is sampled, and how it is written."""
+"""What happens in the clip, its size, how it is sampled, and how it is written."""
 
 SIZE_STEP = 8 * LATENT_FACTOR
-"""Sizes are multiples of this: the autoencoder halves three times and the network three times more."""
+"""Sizes are multiples of this: the autoencoder downsamples by 8 and the network by another 8."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One thing to choose; its texts begin in lower case and have no full stop, so that each front end can use them."""
+    """One parameter; its texts start in lower case and have no full stop, so that every front end can embed them."""
 
     name: str
-    """In Python; the same in Settings, in a stored clip and, with hyphens, on the command line."""
+    """As in Settings, in the metadata of a clip and, with hyphens, on the command line."""
     kind: type[str] | type[int] | type[float]
     group: Group
     label: str
     """Two or three words, for a table or a form."""
     meaning: str
     hint: str = ""
-    """What helps to choose a value, for a help text and for the error about a wrong one."""
+    """Advice on choosing a value, for help texts and for the error about an invalid one."""
     default: str | int | float | None = None
-    """What a form shows at first; None: the choice is left to ``own``."""
-    own: str = "the model's own value"
-    """What None stands for."""
+    """Initial value in a form; None means ``own``."""
+    own: str = "the model's default"
+    """Description of what None selects."""
     preset: bool = False
-    """Whether the variant's preset decides where nothing is chosen; otherwise ``default`` does."""
+    """Whether an unset value comes from the variant's preset; otherwise it is ``default``."""
     low: float | None = None
     high: float | None = None
     step: float | None = None
-    """Whole numbers must be a multiple of it; of a fraction it is what one press of an arrow changes."""
+    """Integers must be a multiple of it; for floats it is the increment of a form's arrow buttons."""
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Allowed texts, each with what it does."""
+    """Allowed strings, each with what it does."""
     advanced: bool = False
-    """Whether forms may fold it away."""
+    """Whether forms may hide it by default."""
 
     @property
     def description(self) -> str:
-        """The meaning with the unit, what each choice does and the hint."""
+        """The meaning, followed by the unit, the choices and the hint."""
         does = ", ".join(f"{name} ({text})" for name, text in self.choices.items())
         parts = (
             self.meaning,
@@ -63,7 +63,7 @@ class Parameter:
 
     @property
     def multiple(self) -> int:
-        """What values must be a multiple of; 0 for no such rule."""
+        """The number that values must be a multiple of; 0 if there is none."""
         return int(self.step or 0) if self.kind is int else 0
 
     @property
@@ -72,24 +72,24 @@ class Parameter:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.low is None or self.high is None:
-            return "a text"
+            return "a string"
         multiple = f"a multiple of {self.multiple} from " if self.multiple else ""
         return f"{multiple}{self.low:g} to {_in_words(self.high)}"
 
     def check(self, value: object, otherwise: str = "") -> None:
-        """Raise UsageError unless ``value`` is allowed; ``otherwise`` tells what else the front end takes."""
+        """Raise UsageError unless ``value`` is allowed; ``otherwise`` names what else the front end accepts."""
         if self._allows(value):
             return
         hint = self.hint
         if self.multiple and isinstance(value, int) and self.low and self.high:
             nearest = round(value / self.multiple) * self.multiple
-            hint = f"the nearest is {min(max(self.low, nearest), self.high):g}"
+            hint = f"the nearest valid value is {min(max(self.low, nearest), self.high):g}"
         more = f"; {hint}" if hint else ""
         raise UsageError(f"{self.name} must be {self.wanted}{otherwise}, but {value!r} was given{more}")
 
     def _allows(self, value: object) -> bool:
         if value is None:
-            # Finished settings leave one thing open: a scale that follows another one.
+            # In complete settings, only a scale that follows another one may be None.
             return self.default is None and not self.preset
         if self.kind is str:
             return isinstance(value, str) and (not self.choices or value in self.choices)
@@ -101,7 +101,7 @@ class Parameter:
 
 
 def _in_words(number: float) -> str:
-    """A number as people write it: the largest seed as a power of two."""
+    """A readable number: the largest seed is written as a power of two."""
     whole = int(number)
     if whole > 2**31 and (whole + 1) & whole == 0:
         return f"2^{whole.bit_length()} - 1"
@@ -124,7 +124,7 @@ _TABLE = (
         "content",
         "Length",
         "length of the clip",
-        hint="the models were trained on 16 and are best at that",
+        hint="the models were trained on 16 and work best at that length",
         default=Preset.frames,
         preset=True,
         low=1,
@@ -136,7 +136,7 @@ _TABLE = (
         float,
         "content",
         "Motion",
-        "how much moves, from still (0) to lively (1)",
+        "amount of motion, from 0 (still) to 1 (lively)",
         low=0,
         high=1,
         step=0.05,
@@ -146,10 +146,10 @@ _TABLE = (
         int,
         "content",
         "Frame stride or rate",
-        "the number behind motion: the 256 model takes a frame stride (1 to 6, more is livelier), all others take "
-        "frames per second (5 to 30, less is livelier)",
-        hint="motion is the simpler choice",
-        own="the one that motion gives",
+        "the value the network is conditioned on: a frame stride for the 256 model (1 to 6, higher is livelier), "
+        "frames per second for all others (5 to 30, lower is livelier)",
+        hint="motion is simpler to use",
+        own="the value set by motion",
         preset=True,
         low=0,
         high=1000,
@@ -161,7 +161,7 @@ _TABLE = (
         "shape",
         "Width",
         "width of the clip",
-        own="the model's own size, turned upright for an upright picture",
+        own="the model's default size, swapped for portrait images",
         preset=True,
         low=SIZE_STEP,
         high=4096,
@@ -174,7 +174,7 @@ _TABLE = (
         "shape",
         "Height",
         "height of the clip",
-        own="the model's own size, turned upright for an upright picture",
+        own="the model's default size, swapped for portrait images",
         preset=True,
         low=SIZE_STEP,
         high=4096,
@@ -186,12 +186,12 @@ _TABLE = (
         str,
         "shape",
         "Fit",
-        "how a picture of another shape is brought to size",
+        "how an image with a different aspect ratio is resized",
         default="crop",
         choices={
-            "crop": "fills the frame and cuts the rest off",
-            "pad": "shows all of it between black bars",
-            "stretch": "distorts it",
+            "crop": "fills the frame and cuts off the rest",
+            "pad": "adds black bars",
+            "stretch": "changes the aspect ratio",
         },
     ),
     Parameter(
@@ -199,7 +199,7 @@ _TABLE = (
         int,
         "sampling",
         "Seed",
-        "which noise the clip starts from: another seed gives another clip",
+        "seed of the noise; a different seed gives a different clip",
         default=123,
         low=0,
         high=2**63 - 1,
@@ -209,8 +209,8 @@ _TABLE = (
         int,
         "sampling",
         "Steps",
-        "number of denoising steps: more is finer and slower",
-        hint="25 to 50 are usual for released models",
+        "number of denoising steps; more steps give finer detail and take longer",
+        hint="25 to 50 are typical for released models",
         preset=True,
         low=1,
         high=1000,
@@ -220,8 +220,8 @@ _TABLE = (
         float,
         "sampling",
         "Guidance",
-        "guidance scale, how strongly prompt and picture are followed",
-        hint="1 switches guidance off, which halves the time",
+        "guidance scale for prompt and image",
+        hint="1 disables guidance and is twice as fast",
         preset=True,
         low=0,
         high=100,
@@ -231,8 +231,8 @@ _TABLE = (
         "eta",
         float,
         "sampling",
-        "Fresh noise",
-        "fresh noise in each step, from none (0, deterministic) to as much as in DDPM (1)",
+        "Added noise",
+        "noise added at each step, from 0 (none, deterministic) to 1 (as in DDPM)",
         preset=True,
         low=0,
         high=1,
@@ -242,8 +242,8 @@ _TABLE = (
         "image_cfg",
         float,
         "sampling",
-        "Picture guidance",
-        "guidance scale of the picture alone, cfg then being the prompt's; takes half as much time again",
+        "Image guidance",
+        "separate guidance scale for the image; cfg then applies to the prompt; takes 1.5 times as long",
         own="the value of cfg",
         low=0,
         high=100,
@@ -255,7 +255,7 @@ _TABLE = (
         float,
         "sampling",
         "Guidance rescale",
-        "how far contrast is pulled back against over-exposure by a high cfg; 0 switches it off",
+        "how strongly contrast is reduced to counter over-exposure from a high cfg; 0 disables it",
         preset=True,
         low=0,
         high=1,
@@ -267,12 +267,12 @@ _TABLE = (
         str,
         "sampling",
         "Spacing",
-        "which of the 1000 noise levels the steps visit",
+        "which of the 1000 noise levels are visited",
         preset=True,
         choices={
-            "uniform": "from the least noise up",
-            "uniform_trailing": "from the most noise down",
-            "linspace": "evenly from one end to the other",
+            "uniform": "counts up from the lowest level",
+            "uniform_trailing": "counts down from the highest level",
+            "linspace": "spans the full range evenly",
         },
         advanced=True,
     ),
@@ -281,7 +281,7 @@ _TABLE = (
         str,
         "sampling",
         "Sampler",
-        "how noise is turned into latents",
+        "sampling algorithm",
         default="ddim",
         choices=SAMPLER_MEANINGS,
         advanced=True,
@@ -291,9 +291,9 @@ _TABLE = (
         str,
         "sampling",
         "Noise device",
-        "where noise is drawn",
+        "where noise is generated",
         default="cpu",
-        choices={"cpu": "a seed gives the same noise on every device", "device": "where the model is"},
+        choices={"cpu": "a seed gives the same noise on every device", "device": "the model's device"},
         advanced=True,
     ),
     Parameter(
@@ -301,7 +301,7 @@ _TABLE = (
         int,
         "output",
         "Playback rate",
-        "rate at which the clip plays",
+        "playback rate of the clip",
         default=Preset.fps,
         preset=True,
         low=1,
@@ -311,7 +311,7 @@ _TABLE = (
 )
 
 PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _TABLE}
-"""By name, in the order in which front ends show them; ``motion`` is another way to say ``fs``."""
+"""By name, in the order in which front ends show them; ``motion`` is an alternative to ``fs``."""
 
 
 def of_group(group: Group) -> Iterator[Parameter]:

@@ -1,4 +1,4 @@
-"""The arrows composed: pictures and prompts to conditioning, to latents, to frames."""
+"""The stages of generation: images and prompts to conditioning, to latents, to frames."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from .settings import Settings
 
 Stage = Literal["encode", "sample", "decode"]
 Progress = Callable[[Stage, int, int], None]
-"""Called with the stage, the steps done and their total; whatever it raises stops the work.
+"""Called with the stage, the steps done and their total; any exception it raises stops the work.
 
-Uniform spacing takes a step or more beyond those asked for at some step counts, so the total may grow once.
+Uniform spacing takes one or more additional steps at some step counts, so the total may grow once.
 """
 
 
@@ -52,7 +52,7 @@ class Model:
     vision: ImageEncoder
     device: torch.device
     dtype: torch.dtype
-    """What the networks compute in; sampling is float32 in any case."""
+    """The dtype in which the networks compute; sampling is always float32."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class TorchModel(Model):
 
 @dataclass(frozen=True)
 class KeyPictures:
-    """The pictures of a batch of clips, ``[b, 3, H, W]`` float32 in [-1, 1]; ``last`` only in interpolation."""
+    """The images of a batch of clips, ``[b, 3, H, W]`` float32 in [-1, 1]; ``last`` is for interpolation only."""
 
     first: Tensor
     last: Tensor | None = None
 
 
 def make_generators(model: Model, settings: Sequence[Settings]) -> list[torch.Generator]:
-    """One generator for each clip, on the CPU or, if its settings say so, on the model's device."""
+    """One generator for each clip, on the device that its ``noise_device`` selects."""
     return [
         torch.Generator("cpu" if each.noise_device == "cpu" else model.device).manual_seed(each.seed)
         for each in settings
@@ -83,7 +83,7 @@ def make_generators(model: Model, settings: Sequence[Settings]) -> list[torch.Ge
 
 
 def may_share_a_batch(one: Settings, other: Settings) -> bool:
-    """Whether two clips can be made together: they differ in seed, prompts and fs at most."""
+    """Whether two clips can be generated in one batch: they differ at most in seed, prompts and fs."""
     return replace(one, seed=other.seed, prompt=other.prompt, negative=other.negative, fs=other.fs) == other
 
 
@@ -94,10 +94,10 @@ def encode(
     settings: Sequence[Settings],
     generators: Sequence[torch.Generator],
 ) -> Conditioning:
-    """Conditions of a batch of clips, each with settings of its own.
+    """Conditions of a batch of clips, each with separate settings.
 
-    Draws the posterior noise of all frames of a clip even where one frame's is used, as the original script does, so
-    that the same seed continues with the same random numbers.
+    Samples the posterior noise of all frames of a clip even if only one frame's is used, as the original script does,
+    so that the same seed continues with the same random numbers.
     """
     perceived = perceive(model, request_of(model, pictures, settings))
     return condition(
@@ -106,7 +106,7 @@ def encode(
 
 
 def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]) -> Request:
-    """What the model's encoders are asked for."""
+    """The inputs of the model's encoders."""
     return Request(
         mode=settings[0].mode,
         frames=settings[0].frames,
@@ -119,7 +119,7 @@ def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]
 
 
 def draw_posterior(model: Model, settings: Settings, generators: Sequence[torch.Generator]) -> Tensor:
-    """The first draw of every clip, ``[b, t, 4, h, w]``: noise for the latents of its pictures."""
+    """The first random numbers of every clip, ``[b, t, 4, h, w]``: noise for the latents of its images."""
     return draw_noise(generators, (settings.frames, *latent_shape(model.variant, settings)), model.device)
 
 
@@ -151,9 +151,9 @@ def sample(
     network_wrappers: Sequence[NetworkWrapper] = (),
     denoise_wrappers: Sequence[DenoiseWrapper] = (),
 ) -> Tensor:
-    """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` sees every step and may raise.
+    """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` is called at every step and may raise.
 
-    Wrappers are applied in order, each around what those before it made. Raises DynamiCrafterError after the first
+    Wrappers are applied in order, each to the result of the previous one. Raises DynamiCrafterError after the first
     step whose result is not finite.
     """
     schedule = make_schedule(model.variant.diffusion)
@@ -171,7 +171,7 @@ def sample(
         return draw_noise(generators, (channels, settings.frames, height, width), model.device)
 
     def checked(step: Step) -> None:
-        # At once, rather than after all the steps of a clip that is lost.
+        # After each step, so that a lost clip does not run to its end.
         _require_finite(model, "denoising network", step.x)
         if callback is not None:
             callback(step)
@@ -188,8 +188,8 @@ def decode(
 ) -> Tensor:
     """Frames ``[b, 3, t, H, W]`` around [-1, 1], unclamped, on the CPU in float32.
 
-    ``pictures`` are for decoders that look at them. ``callback`` gets the frames done and their total, and may raise.
-    Raises DynamiCrafterError when the frames are not finite, which would make them black.
+    ``pictures`` are for decoders that use them. ``callback`` is called with the frames done and their total, and may
+    raise. Raises DynamiCrafterError if the frames are not finite, which would make them black.
     """
     batch, _, frames = latents.shape[:3]
     latents = latents.to(model.device, model.dtype)
@@ -212,7 +212,7 @@ def decode(
 
 
 def to_frames(video: Tensor) -> Tensor:
-    """Decoded clips ``[b, 3, t, H, W]`` around [-1, 1] as uint8 ``[b, t, H, W, 3]``, cut off as in the original."""
+    """Decoded clips ``[b, 3, t, H, W]`` around [-1, 1] as uint8 ``[b, t, H, W, 3]``, truncated as in the original."""
     scaled = (video.clamp(-1, 1) + 1) / 2 * 255
     return rearrange(scaled.to(torch.uint8), "b c t h w -> b t h w c").contiguous()
 
@@ -224,16 +224,16 @@ def generate(
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """A batch of clips, one for each picture and its settings, uint8 ``[b, t, H, W, 3]``.
+    """A batch of clips, one for each image and its settings, uint8 ``[b, t, H, W, 3]``.
 
-    A loop comes back without its last frame, which repeats the first, so that it plays without a stutter. Raises
-    UsageError for settings that cannot share a batch.
+    The last frame of a loop, which repeats the first, is dropped so that it loops without a pause. Raises UsageError
+    for settings that cannot share a batch.
     """
     common = settings[0]
     if not all(may_share_a_batch(common, each) for each in settings):
         raise UsageError(
             "the clips of a batch may differ in seed, prompt, negative prompt and fs only, but other settings differ; "
-            "make them in batches of their own"
+            "use separate batches"
         )
 
     def report(stage: Stage, done: int, total: int) -> None:

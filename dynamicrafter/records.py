@@ -1,4 +1,4 @@
-"""What a clip says of its making: written beside its frames, and read to make the clip once more."""
+"""The record of how a clip was made: written with its frames, and read to generate the clip again."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _PREDECESSORS = {
         "6f57e38a1bfffba3936cddf88a2f49ec4f5ebaaef8c1ad646e20e9d15fbe89ec"
     ),
 }
-"""The built-in models of 0.1.0, whose clips know them by the hash of the whole file: the hash of their tensors."""
+"""The built-in models of 0.1.0: the hash of the whole file, as stored in their clips, and the hash of the tensors."""
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file as a clip remembers it."""
+    """A file as recorded in a clip."""
 
     file: str
-    """Where it was."""
+    """Its path at the time."""
     sha256: str
     hashed: Literal["bytes", "tensors"] = "bytes"
-    """What the hash is of: the whole file, or the tensors of a weights file whatever its metadata."""
+    """What was hashed: the whole file, or only the tensors of a weights file, without its metadata."""
 
     @property
     def path(self) -> Path:
-        """Where it was."""
+        """Its path at the time."""
         return Path(self.file)
 
     @property
     def name(self) -> str:
-        """Its name without folders; a clip may come from another system than the one it is repeated on."""
+        """Its name without folders; the clip may come from another operating system."""
         return PureWindowsPath(self.file).name
 
     def is_at(self, path: Path) -> bool:
-        """Whether ``path`` holds the same weights."""
+        """Whether ``path`` contains the same weights."""
         if self.hashed == "tensors":
             return _remembered(path, tensors_sha256) == self.sha256
         if self.sha256 in _PREDECESSORS and _remembered(path, tensors_sha256) == _PREDECESSORS[self.sha256]:
@@ -62,7 +62,7 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class KnownLora(KnownFile):
-    """Adapters, and how strongly they counted."""
+    """A LoRA file and its strength."""
 
     strength: float = 1.0
 
@@ -92,14 +92,14 @@ class Record:
 
 
 def know_pictures(pictures: Sequence[Path]) -> tuple[KnownFile, ...]:
-    """Picture files by the hashes of their bytes."""
+    """Image files, with the hashes of their bytes."""
     return tuple(KnownFile(str(path.resolve()), file_sha256(path)) for path in pictures)
 
 
 def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = None) -> KnownModel:
-    """The model that was loaded from ``files``, by the hashes of their tensors.
+    """The model that was loaded from ``files``, with the hashes of their tensors.
 
-    Gigabytes take a while, but only once: the hashes are remembered. ``progress`` gets the bytes read.
+    Hashing gigabytes takes a while, but only once: the hashes are cached. ``progress`` is called with the bytes read.
     """
 
     def known(path: Path) -> KnownFile:
@@ -122,32 +122,35 @@ def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = 
 def _remembered(
     path: Path, compute: Callable[[Path, ByteProgress | None], str], progress: ByteProgress | None = None
 ) -> str:
-    """A hash of a weights file or of all its shards, each kind remembered in a file of its own."""
+    """A hash of a weights file or of all its shards; each kind is cached in a separate file."""
     name = "tensor_hashes.json" if compute is tensors_sha256 else "hashes.json"
     parts = open_weights(path).files
     return remembered_sha256(path, weights_folder() / name, lambda file: compute(file, progress), parts)
 
 
 def read_record(clip: Path) -> Record:
-    """What :func:`know_pictures`, :func:`know_model` and the settings said when the clip was written.
+    """The record of a clip: its settings, :func:`know_pictures` and :func:`know_model` when it was written.
 
-    Raises ClipError for a file that does not say how it was made, and for one of a later version.
+    Raises ClipError for a file without a record, and for one written by a later version.
     """
     metadata = read_metadata(clip)
     if metadata.get("program") != PROGRAM or "model" not in metadata:
-        raise ClipError(f"{clip} does not say how it was made; only what the command wrote can be repeated")
+        raise ClipError(
+            f"{clip} has no record of how it was made; choose a clip that the dynamicrafter command has written"
+        )
     writer = str(metadata.get("version", "unknown"))
     return Form(f"the record in {clip}", ClipError, writer).read(Record, metadata)
 
 
 def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) -> tuple[Path, ...]:
-    """The clip's pictures: those given, or else where they were, or else in the folder ``beside`` the clip.
+    """The clip's images: those given, or else those at their recorded paths or in the folder ``beside`` the clip.
 
-    Raises UsageError for another number of pictures, and ClipError where one is gone or is another one.
+    Raises UsageError for another number of images, and ClipError if one is missing or has changed.
     """
     if given is not None and len(given) != len(record.pictures):
         raise UsageError(
-            f"the clip was made from {len(record.pictures)} picture(s), but {len(given)} were given"
+            f"the clip was made from {len(record.pictures)} image(s), but {len(given)} were given; "
+            f"pass --picture once for each"
         )
     found: list[Path] = []
     for index, known in enumerate(record.pictures):
@@ -158,17 +161,17 @@ def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) ->
             found.append(right[0])
         elif there:
             raise ClipError(
-                f"{there[0]} is not the picture the clip was made from; give that one with --picture FILE"
+                f"{there[0]} is not the image the clip was made from; specify that one with --picture FILE"
             )
         else:
             raise ClipError(
-                f"the clip's picture {places[0]} is gone; say where it is now with --picture FILE"
+                f"the clip's image {places[0]} does not exist; specify its new path with --picture FILE"
             )
     return tuple(found)
 
 
 def find_model_of(model: KnownModel) -> ModelFiles:
-    """The files a clip was made with; raises ClipError where one is gone or is another one."""
+    """The files a clip was made with; raises ClipError if one is missing or has changed."""
     parts = (model.weights, model.text_encoder, model.image_encoder)
     weights, text, image = (None if known is None else known.path for known in parts)
     if weights is not None and all(path is None or path.exists() for path in (weights, text, image)):
@@ -178,21 +181,21 @@ def find_model_of(model: KnownModel) -> ModelFiles:
     for known, path in zip(parts, (files.weights, files.text_encoder, files.image_encoder), strict=True):
         if known is not None and (path is None or not known.is_at(path)):
             raise ClipError(
-                f"{path or model.asked} is not what the clip was made with; give the right one with --model"
+                f"{path or model.asked} is not the file the clip was made with; specify that one with --model"
             )
     for known in model.loras:
         if not known.path.is_file() or not known.is_at(known.path):
             raise ClipError(
-                f"{known.file} is gone or not what the clip was made with; give --model and --lora FILE instead"
+                f"{known.file} is missing or not the file the clip was made with; pass --model and --lora FILE instead"
             )
     return replace(files, loras=tuple(Lora(known.path, known.strength) for known in model.loras))
 
 
 def _by_name(model: KnownModel) -> ModelFiles:
-    """The clip's model where the name it was asked by leads now: another weights folder, or a random one anew."""
+    """The clip's model, found by the name it was requested by: in another weights folder, or a new random one."""
     try:
         return provide(find_model(model.asked, variant=model.variant))
     except UsageError as problem:
         raise ClipError(
-            f"the clip's weights {model.weights.file} are gone; name them with --model NAME or FILE"
+            f"the clip's weights {model.weights.file} do not exist; specify them with --model NAME or FILE"
         ) from problem

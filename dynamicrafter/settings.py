@@ -1,4 +1,4 @@
-"""Everything that can be set for a clip, as one serialisable value with the variant's good defaults."""
+"""All settings of a clip as one serialisable value, with the variant's recommended defaults."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PROGRAM = "dynamicrafter"
 
 
 def check_seed(seed: int, power: int = 63, where: str = "") -> None:
-    """Raise UsageError for a seed that is negative or not below 2 to the ``power``; ``where`` says what it is of."""
+    """Raise UsageError for a seed that is negative or not below 2 to the ``power``; ``where`` qualifies the limit."""
     replace(PARAMETERS["seed"], high=2**power - 1).check(seed, where)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All choices behind one clip; two equal settings on the same model and pictures give the same clip.
+    """All settings of one clip; equal settings with the same model and images give the same clip.
 
     Meaning, unit and range of each are in :data:`dynamicrafter.parameters.PARAMETERS`.
     """
@@ -36,15 +36,15 @@ class Settings:
     width: int
     height: int
     frames: int
-    """Frames that the network makes; a loop shows one less (its last frame repeats the first)."""
+    """Frames that the network generates; a loop has one fewer (its last frame repeats the first)."""
     fs: int
     steps: int
     cfg: float
     image_cfg: float | None
-    """None ties it to ``cfg``; a scale of its own takes a third evaluation in each step."""
+    """None follows ``cfg``; a separate scale takes a third evaluation in each step."""
     eta: float
     guidance_rescale: float
-    """How far the guided output's contrast is pulled back to the conditional one's (arXiv 2305.08891)."""
+    """How far the guided output is rescaled to the conditional one's standard deviation (arXiv 2305.08891)."""
     spacing: Spacing
     seed: int
     fps: int
@@ -52,12 +52,12 @@ class Settings:
     prompt: str = ""
     negative: str = ""
     noise_device: NoiseDevice = "cpu"
-    """Where noise is drawn; on the CPU a seed gives the same clip on every device."""
+    """Where noise is generated; on the CPU, a seed gives the same noise on every device."""
     sampler: str = "ddim"
     """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS`."""
 
     def __post_init__(self) -> None:
-        """Check every field; raises UsageError with what was wanted, what came and what to do."""
+        """Check every field; raises UsageError with what was expected, what was given and what to do."""
         if self.mode not in get_args(Mode):
             raise UsageError(f"mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}")
         for name, parameter in PARAMETERS.items():
@@ -65,11 +65,11 @@ class Settings:
                 parameter.check(getattr(self, name))
         fewest = _FEWEST_FRAMES[self.mode]
         if self.frames < fewest:
-            raise UsageError(f"{self.mode} needs at least {fewest} frames, but {self.frames} were asked for")
+            raise UsageError(f"frames must be at least {fewest} to {self.mode}, but {self.frames} was given")
 
 
 def default_size(variant: Variant, picture_size: tuple[int, int] | None) -> tuple[int, int]:
-    """(width, height) of the variant, turned upright when the picture (width, height) is taller than wide."""
+    """(width, height) of the variant, swapped if the image (width, height) is taller than wide."""
     width, height = variant.preset.width, variant.preset.height
     if picture_size is not None and picture_size[1] > picture_size[0]:
         return height, width
@@ -79,7 +79,7 @@ def default_size(variant: Variant, picture_size: tuple[int, int] | None) -> tupl
 def motion_to_fs(variant: Variant, motion: float) -> int:
     """The fs for a motion of 0 (still) to 1 (lively), within the range recommended for the variant.
 
-    256 counts a frame stride, so more is livelier; all others count frames per second, so less is livelier.
+    For 256, fs is a frame stride, so higher is livelier; for all others it is frames per second, so lower is livelier.
     """
     PARAMETERS["motion"].check(motion)
     still, lively = variant.preset.fs_still, variant.preset.fs_lively
@@ -96,11 +96,11 @@ def make_settings(
     motion: float | None = None,
     **chosen: Any,
 ) -> Settings:
-    """Settings for ``variant``: what is given, and the variant's presets for all that is None or absent.
+    """Settings for ``variant``: the given values, and the variant's presets for those that are None or absent.
 
     ``picture_size`` and ``size`` are (width, height) in pixels; ``motion`` is an alternative to ``fs``.
-    Raises UsageError when both fs and motion are given, when the variant was not trained for the mode, or when a
-    value is out of range.
+    Raises UsageError if both fs and motion are given, if the variant was not trained for the mode, or if a value is
+    out of range.
     """
     if mode not in variant.modes:
         raise UsageError(
@@ -108,7 +108,7 @@ def make_settings(
             Remedy("choose_model"),
         )
     if fs is not None and motion is not None:
-        raise UsageError("fs and motion set the same thing; give one of them")
+        raise UsageError("fs and motion set the same value; use only one of them")
     if motion is not None:
         fs = motion_to_fs(variant, motion)
     width, height = size or default_size(variant, picture_size)
@@ -124,7 +124,7 @@ def make_settings(
 
 
 def clip_metadata(settings: Settings) -> dict[str, Any]:
-    """What every clip says of its making: the program, its version and the settings."""
+    """The metadata of every clip: the program, its version and the settings."""
     return {"program": PROGRAM, "version": program_version(), "settings": settings_to_json(settings)}
 
 
@@ -134,9 +134,9 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 
 
 def settings_from_json(values: Mapping[str, Any], writer: str = "unknown") -> Settings:
-    """Settings from the values of :func:`settings_to_json`, which version ``writer`` of the program wrote.
+    """Settings from the values of :func:`settings_to_json`, written by version ``writer`` of the program.
 
-    Fields that are absent take their defaults. Raises UsageError that names unknown fields, absent ones without a
-    default and values that are no good.
+    Absent fields take their defaults. Raises UsageError that names unknown fields, absent ones without a default and
+    invalid values.
     """
     return Form("the stored settings", UsageError, writer).read(Settings, values)

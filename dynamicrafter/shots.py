@@ -1,4 +1,4 @@
-"""Clips to be made: what is made together, and what is written with each."""
+"""Clips to be generated: which are generated together, and what is written with each."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ from .weights.fill import single_thread
 
 Work = Stage | Literal["load", "hash"]
 ShotProgress = Callable[[str, Work, int, int], None]
-"""Called with what is worked on (the name of a model or a clip), how, the steps or bytes done and their total;
-whatever it raises stops the work."""
+"""Called with the name of a model or clip, the kind of work, the steps or bytes done and their total; any exception it
+raises stops the work."""
 
 _RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "loop": "512_interp"}
 """A model of the catalogue for each mode."""
 _SMALL_NETWORK = 50_000_000
-"""Parameters below which a network's layers are too short to be worth sharing among threads."""
+"""Number of parameters below which a network's layers are too small to benefit from several threads."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """By what clips are made, whichever they are."""
+    """How clips are computed, whatever their settings."""
 
     device: str = "auto"
     dtype: str = "auto"
     batch: int = 1
-    """Most clips that are made at once."""
+    """Maximum number of clips that are generated at once."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a batch of no clips."""
+        """Raise UsageError for an empty batch."""
         if self.batch < 1:
             raise UsageError(f"batch must be at least 1, but {self.batch} was given")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One clip to make."""
+    """One clip to generate."""
 
     settings: Settings
     pictures: tuple[Path, ...]
     """One, or the first and the last of an interpolation."""
     title: str
-    """What progress calls it."""
+    """Name in progress reports."""
     target: str = ""
-    """Where it is written, absolute; with a slash at its end it is a folder whatever its name."""
+    """Absolute path to write to; a trailing slash makes it a folder, whatever its name."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Made:
     shot: Shot
     clip: Clip
     seconds: float
-    """From reading its batch's pictures to its batch's frames."""
+    """Time of its batch, from reading the images to the frames."""
 
 
 def make(
@@ -81,10 +81,9 @@ def make(
     progress: ShotProgress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[Made]:
-    """Make all clips and write each to its target, with a record of its making, as soon as its batch is ready.
+    """Generate all clips and write each to its target, with a record of how it was made, when its batch is finished.
 
-    ``note`` gets sentences about what may surprise, before the weights are read. Raises what loading, rendering and
-    writing do.
+    ``note`` is called with warnings, before the weights are loaded. Raises what loading, rendering and writing raise.
     """
     tell = note or _silent
     said = shots[0].settings
@@ -99,7 +98,7 @@ def make(
         dtype=means.dtype,
         progress=lambda done, total: shown(files.asked, "load", done, total),
     )
-    # Before the first clip, so that what stops a long hash costs none.
+    # Before the first clip, so that interrupting a long hash does not lose one.
     known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
@@ -110,7 +109,7 @@ def make(
 
 
 def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
-    """Shots in order, at most ``size`` at once, and only those together that one evaluation can make."""
+    """Shots in order, at most ``size`` at once, grouped so that one evaluation can generate each group."""
     batch: list[Shot] = []
     for shot in shots:
         if batch and (len(batch) == size or not may_share_a_batch(batch[0].settings, shot.settings)):
@@ -121,7 +120,7 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
 
 
 def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Made]:
-    """The clips of one of the :func:`batches`; pictures are read only now, as hundreds would not fit into memory."""
+    """The clips of one of the :func:`batches`; images are read only now, as hundreds would not fit into memory."""
     started = time.monotonic()
     pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
     firsts = [shown[0] for shown in pictures]
@@ -141,8 +140,8 @@ def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | N
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:
-    """One thread for a small network on the CPU: its thousands of short layers lose more to waiting for each other,
-    above all on a busy machine, than they gain."""
+    """One thread for a small network on the CPU: the synchronisation of its thousands of short layers costs more than
+    several threads gain, especially on a busy machine."""
     network = model.unet
     count = (
         sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, nn.Module) else 0
@@ -152,40 +151,40 @@ def threads_that_pay(model: Model) -> AbstractContextManager[None]:
 
 
 def tiny_knows(mode: Mode) -> str:
-    """The note that the built-in model is none for real pictures, with one that is trained for ``mode``."""
+    """The note that the built-in model is not for real images, with the name of one that is trained for ``mode``."""
     name = _RELEASED[mode]
     return (
-        f"the built-in tiny model knows coloured shapes only; to {mode} real pictures fetch a released one with "
-        f"'dynamicrafter download {name}' and add --model {name}"
+        f"the built-in tiny model knows coloured shapes only; to {mode} real images, download a released model with "
+        f"'dynamicrafter download {name}' and pass --model {name}"
     )
 
 
 def what_is_cut(name: str, prompt: str) -> list[str]:
-    """A note if ``prompt``, called ``name``, is longer than what the model reads."""
+    """A note if ``prompt``, called ``name``, is longer than the model's context."""
     most = TEXT_TOKENS - 2  # All but the start and the end.
     count = count_tokens(prompt)
     if count <= most:
         return []
-    return [f"the {name} has {count} word pieces; the model reads the first {most}"]
+    return [f"the {name} has {count} tokens and is truncated to the first {most}"]
 
 
 # Where clips go
 
 
 def clip_targets(names: Sequence[str], pictures: Sequence[Path]) -> list[str]:
-    """Where clips go, absolute; several of one name are numbered.
+    """Absolute paths of clips; clips with the same name are numbered.
 
-    A slash at the end stays: it makes a folder out of a name that looks like a file's. Raises UsageError or ClipError
-    where a clip cannot be written or would take the place of one of the ``pictures``.
+    A trailing slash is kept: it makes a folder of a name that looks like a file's. Raises UsageError or ClipError if a
+    clip cannot be written or would overwrite one of the ``pictures``.
     """
-    # Some systems take names that differ only in case for the same.
+    # Some systems treat names that differ only in case as the same.
     if len({name.casefold() for name in names}) < len(names):
         names = [_numbered(name, number) for number, name in enumerate(names, start=1)]
     targets: list[str] = []
     for name in names:
         target = check_clip_path(name)
         if any(target == picture.resolve() for picture in pictures):
-            raise UsageError(f"{target} is the picture itself; give the clip another name with --output")
+            raise UsageError(f"{target} is the image itself; choose another name for the clip with --output")
         targets.append(str(target) + (os.sep if _is_folder(name) else ""))
     return targets
 
@@ -193,7 +192,7 @@ def clip_targets(names: Sequence[str], pictures: Sequence[Path]) -> list[str]:
 def _numbered(name: str, number: int) -> str:
     path = Path(name)
     if not path.name:
-        raise UsageError(f"{name} is no name that several clips could be numbered by; add one to it")
+        raise UsageError(f"{name} has no file name to which the clips' numbers could be added; add one to it")
     if _is_folder(name):
         return str(path.with_name(f"{path.name}-{number}")) + os.sep
     return str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
@@ -204,4 +203,4 @@ def _is_folder(name: str) -> bool:
 
 
 def _silent(*_: object) -> None:
-    """Tell nobody."""
+    """Ignore the arguments."""

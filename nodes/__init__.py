@@ -19,10 +19,10 @@ from .sampler import DynamiCrafterSampler
 
 
 class DynamiCrafterExtension(ComfyExtension):
-    """What the host asks for our nodes."""
+    """The object from which the host gets our nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes, from the one-node start to the parts it is made of."""
+        """All nodes, from the one-node workflow to the parts it consists of."""
         return [
             DynamiCrafterAnimate,
             DynamiCrafterCheckpointLoader,
@@ -37,6 +37,6 @@ class DynamiCrafterExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> DynamiCrafterExtension:
-    """Called once by the host; our model folders are known from then on."""
+    """Called once by the host; registers our model folders."""
     register_folders()
     return DynamiCrafterExtension()

@@ -1,4 +1,4 @@
-"""The one-node start: a picture and a prompt in, a clip out."""
+"""The one-node workflow: an image and a prompt in, a clip out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .host.files import fingerprint, list_checkpoints
 from .loader import AUTO, VARIANT_TIP, variant_for
 from .sockets import CATEGORY, image, schema
 
-_LAST_TIP = "The last frame, to go on from."
+_LAST_TIP = "The last frame, from which another clip can continue."
 
 
 class DynamiCrafterAnimate(io.ComfyNode):
@@ -26,18 +26,17 @@ class DynamiCrafterAnimate(io.ComfyNode):
             node_id="DynamiCrafterAnimate",
             display_name="DynamiCrafter Animate",
             category=CATEGORY,
-            description="The whole of DynamiCrafter in one node: picture and prompt in, clip out. With a "
-            "last picture it makes the clip between both, with loop a seamless loop; both want an "
-            "interpolation model.",
+            description="Generates a clip from an image and a prompt. With last_image it interpolates between "
+            "the two images, with loop it generates a seamless loop; both need an interpolation model.",
             search_aliases=["image to video", "i2v", "animate picture", "dynami crafter"],
             enable_expand=True,
             inputs=[
-                image("image", "The picture to set in motion; one, not a batch.", raw_link=True),
+                image("image", "The image to animate; a single image, not a batch.", raw_link=True),
                 choice("prompt"),
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
-                    tooltip="The built-in model needs no download; for pruned checkpoints also connect clip "
+                    tooltip="The built-in model needs no download. For pruned checkpoints, also connect clip "
                     "and clip_vision.",
                 ),
                 choice("motion"),
@@ -45,11 +44,11 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 io.Boolean.Input(
                     "loop",
                     default=False,
-                    tooltip="Make a clip that plays seamlessly in a loop (not with a last picture).",
+                    tooltip="Generate a seamless loop. Cannot be combined with last_image.",
                 ),
                 image(
                     "last_image",
-                    "The picture to end with, for the clip between two pictures.",
+                    "The image to end with; the clip interpolates between the two images.",
                     optional=True,
                     raw_link=True,
                 ),
@@ -75,8 +74,8 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Video.Output("video", tooltip="The clip; for core Save Video."),
-                io.Image.Output("images", tooltip="Its frames, as a batch of pictures."),
+                io.Video.Output("video", tooltip="The clip, for core Save Video."),
+                io.Image.Output("images", tooltip="The frames of the clip, as a batch of images."),
                 io.Image.Output("last_frame", tooltip=_LAST_TIP),
             ],
         )
@@ -108,10 +107,10 @@ class DynamiCrafterAnimate(io.ComfyNode):
         clip_vision: Any = None,
         variant: str = AUTO,
     ) -> io.NodeOutput:
-        """Put the graph together that a person would; links are handed on, so that only what changed runs again."""
+        """Build the graph of separate nodes; links are passed on, so that only what changed runs again."""
         if loop and last_image is not None:
             raise ValueError(
-                "loop and a last picture exclude each other: a loop ends with its first picture; drop one"
+                "loop and last_image cannot be combined, because a loop ends with its first image; remove one of them"
             )
         require(motion=motion, steps=steps, cfg=cfg, frames=frames, fps=fps, fs=fs)
         mode: Mode = "interpolate" if last_image is not None else "loop" if loop else "animate"

@@ -1,6 +1,6 @@
-"""The border between nodes and the package: inputs made from the table of parameters, and settings made from inputs.
+"""Conversion between nodes and the package: inputs from the table of parameters, and settings from inputs.
 
-What is left to the model is None inside the package; as inputs know no None, it is a number or a word of its own here.
+The model's default is None inside the package. Inputs cannot be None, so here it is a reserved number or word.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..dynamicrafter.settings import Settings, make_settings
 from .words import in_words_of_the_graph
 
 OWN: dict[type, Any] = {int: 0, float: -1.0, str: "auto"}
-"""What an input of each type shows where the choice is left to the model."""
+"""The value of an input of each type that selects the model's default."""
 INPUT_NAMES = {"negative": "negative_prompt"}
-"""Inputs that are not called like their parameter, as ``negative`` is a conditioning here."""
+"""Inputs whose name differs from their parameter's, because ``negative`` is a conditioning here."""
 
 _MORE = {
-    "frames": "With any other length every frame looks at all image tokens.",
-    "seed": "Noise is drawn on the CPU, so it does not depend on the device.",
-    "image_cfg": "Used when image_only is connected.",
-    "guidance_rescale": "A core RescaleCFG on the model has no effect here.",
+    "frames": "At any other length, every frame attends to all image tokens.",
+    "seed": "Noise is generated on the CPU, so it does not depend on the device.",
+    "image_cfg": "Used only if image_only is connected.",
+    "guidance_rescale": "Core RescaleCFG on the model has no effect on this sampler.",
 }
-"""What only the user of a node needs to know."""
+"""Additions to the tooltips that apply to the nodes only."""
 
 
 def advanced() -> dict[str, Any]:
-    """What marks an input as one that is rarely changed, for hosts that fold these away."""
+    """Options that mark an input as rarely changed, for hosts that hide such inputs by default."""
     return {"advanced": True}
 
 
@@ -42,7 +42,7 @@ def _said(own: Any) -> str:
 
 
 def choice(name: str, more: str = "", **options: Any) -> Any:
-    """The input of a parameter; ``more`` goes into its tooltip, ``options`` are the host's."""
+    """The input of a parameter; ``more`` is added to its tooltip, ``options`` are passed to the host."""
     parameter = PARAMETERS[name]
     kind, own = parameter.kind, OWN[parameter.kind]
     left = parameter.default is None
@@ -51,7 +51,7 @@ def choice(name: str, more: str = "", **options: Any) -> Any:
         f"{text[0].upper()}{text[1:]}.",
         _MORE.get(name, ""),
         more,
-        f"{_said(own)} takes {parameter.own}." if left else "",
+        f"{_said(own)} uses {parameter.own}." if left else "",
     )
     options = {
         "default": own if left else parameter.default,
@@ -72,7 +72,7 @@ def choice(name: str, more: str = "", **options: Any) -> Any:
 
 
 def choices_of(*groups: Group, advanced: bool, without: Collection[str] = ()) -> list[Any]:
-    """The inputs of whole groups, either the advanced ones or the others; the host shows these first."""
+    """The inputs of whole groups, either the advanced ones or the others."""
     return [
         choice(parameter.name)
         for group in groups
@@ -82,7 +82,7 @@ def choices_of(*groups: Group, advanced: bool, without: Collection[str] = ()) ->
 
 
 def problem_of(**shown: Any) -> str | None:
-    """What is wrong with values of inputs, in one sentence, or None; None stands for a value not known yet."""
+    """One sentence about the first invalid value among the inputs, or None; values that are None are skipped."""
     for name, parameter in PARAMETERS.items():
         value = shown.get(INPUT_NAMES.get(name, name))
         own, left = OWN[parameter.kind], parameter.default is None
@@ -96,22 +96,22 @@ def problem_of(**shown: Any) -> str | None:
     if width is not None and height is not None and bool(width) != bool(height):
         return (
             f"only one of width ({width}) and height ({height}) is set; set both, or leave both at 0 for the "
-            f"model's own size"
+            f"model's default size"
         )
     return None
 
 
 def require(**shown: Any) -> None:
-    """Raise ValueError with the sentence of :func:`problem_of`, if there is one."""
+    """Raise ValueError with the result of :func:`problem_of`, if there is one."""
     wrong = problem_of(**shown)
     if wrong:
         raise ValueError(wrong)
 
 
 def checks(*names: str) -> classmethod[Any, Any, bool | str]:
-    """A node's ``validate_inputs`` that refuses a wrong value of these inputs before anything runs.
+    """A node's ``validate_inputs`` that rejects invalid values of these inputs before anything runs.
 
-    The host reads from its signature what to check in this way, and then does not look at the ranges itself.
+    The host reads the names of the inputs from its signature, and then does not check their ranges itself.
     """
 
     def validate_inputs(cls: Any, **shown: Any) -> bool | str:
@@ -126,10 +126,10 @@ def checks(*names: str) -> classmethod[Any, Any, bool | str]:
 def settings_of(
     variant: Variant, mode: Mode, picture_size: tuple[int, int] | None = None, **shown: Any
 ) -> Settings:
-    """The settings that inputs ask for, with the variant's presets for all that is left to it, as in the command.
+    """The settings selected by the inputs, with the variant's presets for the defaults, as in the command.
 
-    ``fs`` goes before ``motion``. Raises ValueError with one sentence for a value out of its range and for a mode that
-    the variant was not trained for.
+    ``fs`` takes precedence over ``motion``. Raises ValueError with one sentence for a value out of range and for a
+    mode that the variant was not trained for.
     """
     require(**shown)
     chosen: dict[str, Any] = {}

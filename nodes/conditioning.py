@@ -1,4 +1,4 @@
-"""The nodes that turn pictures and prompts into conditioning: one picture, two pictures, a loop."""
+"""The nodes that convert images and prompts into conditioning: one image, two images, a loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sockets import CATEGORY, conditioning_outputs, image, schema, text_inputs
 
 _MODEL_TIP = "MODEL of DynamiCrafter Checkpoint Loader."
 _VAE_TIP = (
-    "VAE of the loader (or any SD 1.x/2.x VAE; then the picture's latents are taken without their spread)."
+    "VAE of the loader, or any SD 1.x/2.x VAE (the image's latents are then the mean instead of a sample)."
 )
 _VISION_TIP = (
     "CLIP_VISION of the loader or, for pruned checkpoints, core CLIPVisionLoader with CLIP-ViT-H-14."
@@ -28,7 +28,7 @@ def _models() -> list[Any]:
 
 
 def _clip_inputs() -> list[Any]:
-    """Length, motion and shape."""
+    """Length, motion and size."""
     return [
         *choices_of("content", "shape", advanced=False, without=("prompt", "negative")),
         *choices_of("content", "shape", advanced=True),
@@ -36,13 +36,13 @@ def _clip_inputs() -> list[Any]:
 
 
 class _Conditioning(io.ComfyNode):
-    """What the three nodes check alike."""
+    """The checks that the three nodes share."""
 
     validate_inputs = checks("frames", "motion", "fs", "width", "height")
 
 
 class DynamiCrafterImageConditioning(_Conditioning):
-    """Conditioning that sets one picture in motion."""
+    """Conditioning that animates an image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -51,11 +51,11 @@ class DynamiCrafterImageConditioning(_Conditioning):
             node_id="DynamiCrafterImageConditioning",
             display_name="DynamiCrafter Image Conditioning",
             category=CATEGORY,
-            description="Picture and prompt to conditioning and an empty latent: image-to-video.",
+            description="Converts an image and a prompt into conditioning and an empty latent for image-to-video.",
             search_aliases=["image to video", "i2v", "animate"],
             inputs=[
                 *_models(),
-                image("image", "The picture to set in motion; one, not a batch."),
+                image("image", "The image to animate; a single image, not a batch."),
                 *text_inputs(),
                 *_clip_inputs(),
             ],
@@ -64,13 +64,13 @@ class DynamiCrafterImageConditioning(_Conditioning):
 
     @classmethod
     def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
-        """Encode the picture and the prompt."""
+        """Encode the image and the prompt."""
         made = encode("animate", model, vae, clip_vision, single(image, "image"), None, **choices)
         return io.NodeOutput(*made)
 
 
 class DynamiCrafterInterpolation(_Conditioning):
-    """Conditioning for the clip between two pictures."""
+    """Conditioning for interpolation between two images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,16 +79,16 @@ class DynamiCrafterInterpolation(_Conditioning):
             node_id="DynamiCrafterInterpolation",
             display_name="DynamiCrafter Interpolation",
             category=CATEGORY,
-            description="Two pictures and a prompt to conditioning and an empty latent: the clip between "
-            "them. Wants an interpolation model (512_interp).",
+            description="Converts two images and a prompt into conditioning and an empty latent for "
+            "interpolation. Needs an interpolation model (512_interp).",
             search_aliases=["in-between", "tween", "first last frame", "interpolate"],
             inputs=[
                 *_models(),
-                image("first_image", "The picture the clip begins with; one, not a batch."),
+                image("first_image", "The image the clip starts with; a single image, not a batch."),
                 image(
                     "last_image",
-                    "The picture the clip ends with; one, not a batch. Brought to the first one's size in "
-                    "the way that fit says.",
+                    "The image the clip ends with; a single image, not a batch. Resized to the clip's size "
+                    "according to fit.",
                 ),
                 *text_inputs(),
                 *_clip_inputs(),
@@ -100,14 +100,14 @@ class DynamiCrafterInterpolation(_Conditioning):
     def execute(
         cls, model: Any, vae: Any, clip_vision: Any, first_image: Any, last_image: Any, **choices: Any
     ) -> io.NodeOutput:
-        """Encode both pictures and the prompt."""
+        """Encode both images and the prompt."""
         first, last = single(first_image, "first_image"), single(last_image, "last_image")
         made = encode("interpolate", model, vae, clip_vision, first, last, **choices)
         return io.NodeOutput(*made)
 
 
 class DynamiCrafterLooping(_Conditioning):
-    """Conditioning for a clip that ends where it begins."""
+    """Conditioning for a clip that ends where it starts."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -116,13 +116,13 @@ class DynamiCrafterLooping(_Conditioning):
             node_id="DynamiCrafterLooping",
             display_name="DynamiCrafter Looping",
             category=CATEGORY,
-            description="Picture and prompt to conditioning and an empty latent: a clip that plays "
-            "seamlessly in a loop. Wants an interpolation model (512_interp). Its last frame, which repeats "
-            "the first, is dropped by our sampler or by our decode node.",
+            description="Converts an image and a prompt into conditioning and an empty latent for a seamless "
+            "loop. Needs an interpolation model (512_interp). The last frame, which repeats the first, is "
+            "dropped by DynamiCrafter Sampler or DynamiCrafter VAE Decode.",
             search_aliases=["seamless loop", "cinemagraph", "loop video"],
             inputs=[
                 *_models(),
-                image("image", "The picture the clip begins and ends with; one, not a batch."),
+                image("image", "The image the clip starts and ends with; a single image, not a batch."),
                 *text_inputs(),
                 *_clip_inputs(),
             ],
@@ -131,6 +131,6 @@ class DynamiCrafterLooping(_Conditioning):
 
     @classmethod
     def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
-        """Encode the picture and the prompt."""
+        """Encode the image and the prompt."""
         made = encode("loop", model, vae, clip_vision, single(image, "image"), None, **choices)
         return io.NodeOutput(*made)

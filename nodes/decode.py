@@ -1,4 +1,4 @@
-"""The node that turns latents into frames."""
+"""The node that decodes latents into frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .sockets import CATEGORY, schema
 
 
 class DynamiCrafterVAEDecode(io.ComfyNode):
-    """Decodes a clip in pieces that fit the memory."""
+    """Decodes a clip in chunks that fit into memory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,13 +22,14 @@ class DynamiCrafterVAEDecode(io.ComfyNode):
             node_id="DynamiCrafterVAEDecode",
             display_name="DynamiCrafter VAE Decode",
             category=CATEGORY,
-            description="Latents to frames, a few at a time, with progress and cancelling. Works with the "
-            "loader's VAE and with any SD 1.x/2.x VAE; ToonCrafter's decoder also looks at the key pictures.",
+            description="Decodes latents into frames, a few at a time, with progress and cancellation. Works "
+            "with the loader's VAE and with any SD 1.x/2.x VAE; ToonCrafter's decoder also uses the key frames.",
             search_aliases=["vae decode video", "decode frames"],
             inputs=[
                 io.Vae.Input("vae", tooltip="VAE of the loader, or any SD 1.x/2.x VAE."),
                 io.Latent.Input(
-                    "latent", tooltip="Latents of our sampler, or of a core sampler on our model."
+                    "latent",
+                    tooltip="Latents from DynamiCrafter Sampler, or from a core sampler with the same model.",
                 ),
                 io.Int.Input(
                     "chunk",
@@ -36,15 +37,15 @@ class DynamiCrafterVAEDecode(io.ComfyNode):
                     min=0,
                     max=1024,
                     optional=True,
-                    tooltip="Frames decoded at once; 0 takes as many as fit. Smaller needs less memory.",
+                    tooltip="Frames decoded at once; 0 decodes as many as fit. Lower values need less memory.",
                     extra_dict=advanced(),
                 ),
             ],
-            outputs=[io.Image.Output("images", tooltip="The frames, as a batch of pictures.")],
+            outputs=[io.Image.Output("images", tooltip="The frames, as a batch of images.")],
         )
 
     @classmethod
     def execute(cls, vae: Any, latent: dict[str, Any], chunk: int = 0) -> io.NodeOutput:
-        """Decode; the last frame of a loop, which repeats the first, is dropped if the sampler left it."""
+        """Decode; the last frame of a loop, which repeats the first, is dropped if the sampler has kept it."""
         frames = decode_frames(vae, latent["samples"], latent.get(PICTURES), chunk)
         return io.NodeOutput(frames[:-1] if latent.get(LOOP) else frames)

@@ -1,4 +1,4 @@
-"""Pictures and prompts to conditioning: what image conditioning, interpolation and looping have in common."""
+"""Images and prompts to conditioning: what image conditioning, interpolation and looping have in common."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .host.towers import HostImageEncoder, check_text, check_vision, encode_prom
 from .host.vae import HostPictureEncoder, check_vae
 
 LOOP = "dynamicrafter_loop"
-"""Key of a latent: its last frame repeats the first and is to be dropped."""
+"""Key of a latent whose last frame repeats the first and must be dropped."""
 PICTURES = "dynamicrafter_pictures"
-"""Key of a latent: the key pictures ``[2, 3, H, W]``, for a decoder that looks at them."""
+"""Key of a latent: the key images ``[2, 3, H, W]``, for a decoder that uses them."""
 
 
 def variant_of(model: Any) -> Variant:
@@ -34,11 +34,11 @@ def variant_of(model: Any) -> Variant:
 
 
 def single(pictures: Tensor, name: str) -> Tensor:
-    """The one picture ``[h, w, c]`` of an IMAGE; raises ValueError for a batch."""
+    """The single image ``[h, w, c]`` of an IMAGE; raises ValueError for a batch."""
     if pictures.shape[0] != 1:
         raise ValueError(
-            f"{name} holds {pictures.shape[0]} pictures, but one is wanted; pick one with core Image From Batch, or "
-            f"make a list of them with core Rebatch Images (batch size 1) to get a clip of each"
+            f"{name} must be a single image, but it is a batch of {pictures.shape[0]}; select one with core Image "
+            f"From Batch, or convert the batch to a list with core Rebatch Images (batch size 1) to get one clip each"
         )
     return pictures[0]
 
@@ -98,7 +98,7 @@ def _text(variant: Variant, clip: Any, prompt: str, given: Any, name: str) -> An
     if given is None:
         if clip is None:
             raise ValueError(
-                f"there is no text for {name}; connect the loader's CLIP and write a prompt, or connect a CLIP Text "
+                f"there is no text for {name}; connect the loader's CLIP and enter a prompt, or connect a CLIP Text "
                 f"Encode to {name}"
             )
         given = encode_prompt(clip, prompt)

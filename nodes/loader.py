@@ -1,4 +1,4 @@
-"""The node that reads a checkpoint."""
+"""The node that loads a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .words import in_words_of_the_graph
 
 AUTO = "auto"
 VARIANT_TIP = (
-    "What the file is. auto reads it from the weights; where they cannot tell (512 from 512_interp, and most "
-    "pruned files), the error names the choices."
+    "Type of the file. auto detects it from the weights; if they are ambiguous (512 and 512_interp, and most "
+    "pruned files), the error lists the choices."
 )
 
 
 class DynamiCrafterCheckpointLoader(io.ComfyNode):
-    """Reads a checkpoint and gives its networks to the host."""
+    """Loads a checkpoint and outputs its networks as the host's objects."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,15 +31,15 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
             node_id="DynamiCrafterCheckpointLoader",
             display_name="DynamiCrafter Checkpoint Loader",
             category=CATEGORY,
-            description="Reads a DynamiCrafter checkpoint: full (all outputs) or pruned (no CLIP and "
-            "CLIP_VISION; use core CLIPLoader and CLIPVisionLoader for these). What it is, is told by its "
-            "content.",
+            description="Loads a DynamiCrafter checkpoint, either full (all outputs) or pruned (no CLIP and "
+            "CLIP_VISION; use core CLIPLoader and CLIPVisionLoader for these). Its type is detected from its "
+            "contents.",
             search_aliases=["dynami crafter", "image to video", "load dynamicrafter"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
-                    tooltip="From models/checkpoints, models/diffusion_models and models/dynamicrafter. The "
+                    tooltip="Files in models/checkpoints, models/diffusion_models and models/dynamicrafter. The "
                     "built-in model needs no download.",
                 ),
                 io.Combo.Input(
@@ -52,24 +52,23 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
                     "weight_dtype",
                     options=WEIGHT_DTYPES,
                     default=AUTO,
-                    tooltip="How the weights are kept. auto follows ComfyUI's rules and start flags; fp8 "
-                    "halves the memory at some loss of quality.",
+                    tooltip="Data type in which the weights are stored. auto follows ComfyUI's rules and "
+                    "command-line options; fp8 halves the memory at some loss of quality.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    "model", tooltip="The denoising network; works with our sampler and with core samplers."
+                    "model",
+                    tooltip="The denoising network, for DynamiCrafter Sampler or core samplers.",
                 ),
                 io.Clip.Output(
-                    "clip", tooltip="Text encoder; empty for pruned checkpoints (use core CLIPLoader)."
+                    "clip", tooltip="Text encoder. Empty for pruned checkpoints (use core CLIPLoader)."
                 ),
                 io.ClipVision.Output(
                     "clip_vision",
-                    tooltip="Image encoder; empty for pruned checkpoints (use core CLIPVisionLoader).",
+                    tooltip="Image encoder. Empty for pruned checkpoints (use core CLIPVisionLoader).",
                 ),
-                io.Vae.Output(
-                    "vae", tooltip="Autoencoder; works with our decode node and with core VAE nodes."
-                ),
+                io.Vae.Output("vae", tooltip="Autoencoder, for DynamiCrafter VAE Decode or core VAE nodes."),
             ],
         )
 
@@ -80,7 +79,7 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, variant: str, weight_dtype: str) -> io.NodeOutput:
-        """Read the file; errors are one sentence."""
+        """Load the file; errors are one sentence."""
         with in_words_of_the_graph():
             parts = load_checkpoint(
                 checkpoint_path(checkpoint), None if variant == AUTO else variant, weight_dtype
@@ -89,9 +88,9 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
 
 
 def variant_for(checkpoint: str, mode: Mode) -> str:
-    """What to load a checkpoint as, told by its weights and, where these cannot tell, by what it is to do.
+    """The variant to load a checkpoint as, detected from its weights and, if these are ambiguous, from ``mode``.
 
-    AUTO where the weights alone decide. Raises ValueError that names the choices where both together cannot tell.
+    AUTO if the weights alone are sufficient. Raises ValueError with the choices if both together are ambiguous.
     """
     with in_words_of_the_graph():
         file = open_weights(checkpoint_path(checkpoint))

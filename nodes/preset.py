@@ -1,4 +1,4 @@
-"""The node that tells nodes of ComfyUI what a model was released with."""
+"""The node that outputs the recommended settings of a model for ComfyUI's own nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sockets import CATEGORY, schema
 
 
 class DynamiCrafterPreset(io.ComfyNode):
-    """The model's own numbers, to be linked to core samplers."""
+    """The model's defaults, to be linked to core samplers."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,19 +20,19 @@ class DynamiCrafterPreset(io.ComfyNode):
             node_id="DynamiCrafterPreset",
             display_name="DynamiCrafter Preset",
             category=CATEGORY,
-            description="The numbers a model gives its best results with, for ComfyUI's own samplers: with another "
-            "checkpoint they change by themselves. Our sampler takes them without this node.",
+            description="Outputs the recommended settings of a model, for ComfyUI's own samplers. They change "
+            "automatically with the checkpoint. DynamiCrafter Sampler does not need this node.",
             search_aliases=["model defaults", "recommended settings"],
             inputs=[io.Model.Input("model", tooltip="MODEL of DynamiCrafter Checkpoint Loader.")],
             outputs=[
-                io.Int.Output("steps", tooltip="Denoising steps; for KSampler or a scheduler."),
-                io.Float.Output("cfg", tooltip="Guidance scale; for KSampler or a guider."),
-                io.Float.Output("guidance_rescale", tooltip="For the multiplier of core RescaleCFG."),
+                io.Int.Output("steps", tooltip="Denoising steps, for KSampler or a scheduler."),
+                io.Float.Output("cfg", tooltip="Guidance scale, for KSampler or a guider."),
+                io.Float.Output("guidance_rescale", tooltip="For multiplier of core RescaleCFG."),
             ],
         )
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
-        """Read them off the model's variant."""
+        """Return the preset of the model's variant."""
         preset = variant_of(model).preset
         return io.NodeOutput(preset.steps, preset.cfg, preset.guidance_rescale)

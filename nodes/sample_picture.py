@@ -1,4 +1,4 @@
-"""The node with the pack's own pictures, so that a graph runs where no picture was uploaded."""
+"""The node with the pack's own images, so that a workflow runs before any image was uploaded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PICTURES = (
     "hill_day",
     "hill_dusk",
 )
-"""Names of the pictures: coloured shapes for the built-in model first, then drawings for released models."""
+"""Names of the images: coloured shapes for the built-in model first, then drawings for released models."""
 
 
 class DynamiCrafterSamplePicture(io.ComfyNode):
-    """Gives one of the pictures that come with the pack."""
+    """Outputs one of the images that ship with the pack."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,28 +34,28 @@ class DynamiCrafterSamplePicture(io.ComfyNode):
             node_id="DynamiCrafterSamplePicture",
             display_name="DynamiCrafter Sample Picture",
             category=CATEGORY,
-            description="A picture that comes with the pack, for a first clip without a file of your own. For your "
-            "own pictures use core Load Image in its place, and a downloaded model.",
+            description="Outputs an image that ships with the pack, for a first clip without a file of your own. "
+            "For your own images, use core Load Image instead, and a downloaded model.",
             search_aliases=["example picture", "test image", "demo"],
             inputs=[
                 io.Combo.Input(
                     "picture",
                     options=list(PICTURES),
                     default=PICTURES[0],
-                    tooltip="Coloured shapes are what the built-in model knows (prompt: a red circle moves right). "
+                    tooltip="The coloured shapes are for the built-in model (prompt: a red circle moves right). "
                     "harbour, hill_day and hill_dusk are for released models.",
                 )
             ],
-            outputs=[io.Image.Output("image", tooltip="The picture, as core Load Image would give it.")],
+            outputs=[io.Image.Output("image", tooltip="The image, as core Load Image would output it.")],
         )
 
     @classmethod
     def execute(cls, picture: str) -> io.NodeOutput:
-        """Read the file, and show it on the node."""
+        """Read the file and show it on the node."""
         path = FOLDER / f"{picture}.png"
         if picture not in PICTURES or not path.is_file():
             raise ValueError(
-                f"the pack has no picture {picture}; choose another one, or install the pack anew if files are missing"
+                f"the pack has no image {picture}; select another one, or reinstall the pack if files are missing"
             )
         image = read_picture(path).pixels[None].float() / 255
         return io.NodeOutput(image, ui=ui.PreviewImage(image))

@@ -1,4 +1,4 @@
-"""The node with the exact sampler."""
+"""The node with the sampler the models were released with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .host.sampler import sample_exactly
 from .sockets import CATEGORY, schema
 
 _NOT_HERE = ("noise_device",)
-"""Noise is always drawn on the CPU."""
+"""Noise is always generated on the CPU."""
 
 
 class DynamiCrafterSampler(io.ComfyNode):
@@ -26,31 +26,32 @@ class DynamiCrafterSampler(io.ComfyNode):
             node_id="DynamiCrafterSampler",
             display_name="DynamiCrafter Sampler",
             category=CATEGORY,
-            description="The sampler the models were released with: DDIM with its own noise levels, dynamic "
-            "rescale and guidance. The same seed gives the same clip as the dynamicrafter command, on every "
+            description="The sampler the models were released with: DDIM with the models' own noise schedule, "
+            "dynamic rescale and guidance. A seed gives the same clip as the dynamicrafter command, on every "
             "device.",
             search_aliases=["ddim", "dynamicrafter ksampler"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="MODEL of the loader, with LoRA or other patches if you like."
+                    "model", tooltip="MODEL of the loader, optionally with LoRA or other patches."
                 ),
-                io.Conditioning.Input("positive", tooltip="positive of one of our conditioning nodes."),
+                io.Conditioning.Input("positive", tooltip="positive of a DynamiCrafter conditioning node."),
                 io.Conditioning.Input("negative", tooltip="negative of the same node."),
                 io.Latent.Input(
-                    "latent", tooltip="latent of the same node; its size and length are the clip's."
+                    "latent", tooltip="latent of the same node; sets the size and length of the clip."
                 ),
                 *choices_of("sampling", advanced=False, without=_NOT_HERE),
                 io.Conditioning.Input(
                     "image_only",
                     optional=True,
-                    tooltip="image_only of the same node: gives the picture a scale of its own (image_cfg), "
-                    "at half as much time again.",
+                    tooltip="image_only of the same node. Enables a separate guidance scale for the image "
+                    "(image_cfg) and takes 1.5 times as long.",
                 ),
                 *choices_of("sampling", advanced=True, without=_NOT_HERE),
             ],
             outputs=[
                 io.Latent.Output(
-                    "latent", tooltip="Finished frames as a batch of latents; for our or core's VAE decode."
+                    "latent",
+                    tooltip="The denoised frames as a batch of latents, for DynamiCrafter or core VAE Decode.",
                 )
             ],
         )
@@ -70,8 +71,8 @@ class DynamiCrafterSampler(io.ComfyNode):
         """Sample; the last frame of a loop, which repeats the first, is dropped."""
         if latent.get("noise_mask") is not None:
             raise ValueError(
-                "the latent has a noise mask, which this sampler does not take yet; remove it, or use a "
-                "core sampler on this model"
+                "the latent has a noise mask, which this sampler does not support yet; remove the mask, or use "
+                "a core sampler with this model"
             )
         variant = variant_of(model)
         chosen = settings_of(variant, variant.modes[0], **choices)

@@ -1,4 +1,4 @@
-"""How the nodes say what to do about an error of the package."""
+"""How the nodes phrase the remedies of the package's errors."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from ..dynamicrafter.errors import DynamiCrafterError, Words
 
 WORDS: Words = {
-    "choose_model": "the README lists the models and what each is for",
+    "choose_model": "the README lists the models and their uses",
     "download": "put the file of {} into models/checkpoints",
-    "drop_variant": "set the variant input to auto or choose another file",
-    "lower_cfg": "set a smaller cfg, or choose a checkpoint that is not damaged",
+    "drop_variant": "set the variant input to auto or select another file",
+    "lower_cfg": "set a lower cfg, or select a checkpoint that is not damaged",
     "name_encoder": "connect a core loader with the {} encoder",
-    "name_variant": "choose it in the variant input",
+    "name_variant": "select it in the variant input",
     "widen_dtype": "set weight_dtype to float32 or bfloat16 in the loader",
 }
-"""The other remedies are for errors that no graph meets."""
+"""The other remedies belong to errors that cannot occur in a graph."""
 
 
 @contextmanager
 def in_words_of_the_graph() -> Iterator[None]:
-    """Turn an error of the package into a ValueError that speaks of inputs and wires."""
+    """Convert an error of the package into a ValueError that refers to inputs and connections."""
     try:
         yield
     except DynamiCrafterError as problem:

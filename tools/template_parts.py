@@ -1,4 +1,4 @@
-"""What templates are made of: released weights, notes, and the nodes that most of them share."""
+"""Parts of the templates: released weights, notes, and the nodes that most of them share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dynamicrafter.weights.catalogue import Release, find
 from .graphs import Graph, Node, Output
 
 SAMPLE = "red_circle"
-"""A picture of the pack that the built-in model knows the like of."""
+"""An image of the pack that is suitable for the built-in model."""
 PROMPT = "a red circle moves right"
-OWN_PICTURE = "Your own picture"
+OWN_PICTURE = "Your own image"
 FPS = 8.0
 
 # --- released weights ---
@@ -20,22 +20,22 @@ SAVED_AS = {
     "256": "dynamicrafter_256.ckpt",
     "512_full": "dynamicrafter_512.ckpt",
 }
-"""Names for files whose own name, model.ckpt, says nothing."""
+"""Names for files whose original name, model.ckpt, is not descriptive."""
 
 
 def saved_as(release: Release) -> str:
-    """The name a released file is expected under."""
+    """The name under which a released file is expected."""
     return SAVED_AS.get(release.name, release.filename)
 
 
 def offer(name: str, directory: str = "checkpoints") -> dict[str, str]:
-    """What the editor needs to offer the download of a released file."""
+    """The metadata with which the editor offers the download of a released file."""
     release = find(name)
     return {"name": saved_as(release), "url": release.url, "directory": directory}
 
 
 def linked(name: str, directory: str = "checkpoints") -> str:
-    """A line of a note about a released file: link, size, folder, and what it is where its weights do not tell."""
+    """A line of a note about a released file: link, size, folder, and the variant if its weights are ambiguous."""
     release = find(name)
     rename = "" if saved_as(release) == release.filename else f", saved as `{saved_as(release)}`"
     told = f"; `variant` {release.variant}" if release.variant in ("512_v1", "512_interp_v1") else ""
@@ -45,15 +45,16 @@ def linked(name: str, directory: str = "checkpoints") -> str:
 
 
 def weights_note(*names: str) -> str:
-    """The part of a note that says where real weights are."""
+    """The part of a note with the links to released weights."""
     files = "\n".join(linked(name) for name in names)
     return (
-        "**This model.** The graph opens with a small model that comes with the pack, so that it runs at once. It "
-        "knows circles, squares, triangles and crosses of eight colours, at 64x64 pixels, and makes a blur of all "
-        "else. Other words it knows: *moves left*, *moves up*, *moves down*, *becomes blue*, *stands still*.\n\n"
-        f"**Your own picture.** Choose it in **{OWN_PICTURE}**, connect that node in place of "
-        "**DynamiCrafter Sample Picture**, put a released file in place, press R, and choose it as `checkpoint`. "
-        f"Steps and scales are then that model's own.\n\n{files}\n"
+        "**The built-in model.** The workflow starts with a small model that ships with the pack, so it runs without "
+        "downloads. The model knows circles, squares, triangles and crosses in eight colours, at 64x64 pixels; "
+        "anything else becomes a blur. It also knows *moves left*, *moves up*, *moves down*, *becomes blue* and "
+        "*stands still*.\n\n"
+        f"**Your own image.** Select it in **{OWN_PICTURE}**, connect that node instead of "
+        "**DynamiCrafter Sample Picture**, download one of the files below into the folder given, press R, and "
+        f"select it as `checkpoint`. Steps and scales then follow that model's defaults.\n\n{files}\n"
     )
 
 
@@ -62,38 +63,38 @@ def weights_note(*names: str) -> str:
 WHAT = "What to change"
 MORE = "Motion, size, memory"
 DIALS = """\
-**Motion.** Too little: raise `motion` (0 still, 1 lively), or say in the prompt what moves. Too much: lower it. \
--1 is the model's own default.
+**Motion.** Too little: increase `motion` (0 still, 1 lively), or describe the movement in the prompt. Too much: \
+decrease it. -1 is the model's default.
 
-**Size.** Width and height 0 take the size the model was trained for, turned upright for an upright picture. \
-Other sizes must be multiples of 64; far from the trained size the picture falls apart.
+**Size.** Width and height 0 use the model's training size, swapped for portrait images. Other sizes must be \
+multiples of 64; far from the training size the image falls apart.
 
-**Steps and scales.** `steps` 0, `cfg` -1, `eta` -1: the model's own values, with which it gives its best \
-results. Fewer steps are quicker: with released models 25 is good and 10 a sketch.
+**Steps and scales.** `steps` 0, `cfg` -1 and `eta` -1 use the model's recommended values. Fewer steps are faster: \
+with released models, 25 is good and 10 is enough for a draft.
 
-**Length.** 16 frames is what the models were trained on. Fewer or more work, but move less well.
+**Length.** The models were trained on 16 frames. Fewer or more frames work, with less motion.
 
-**Memory.** ComfyUI keeps on the graphics card what fits and streams the rest. If memory still runs out: \
-a smaller size, then fewer frames, then `--novram` when starting ComfyUI; `weight_dtype` fp8 halves the weights.
+**Memory.** ComfyUI keeps what fits on the GPU and streams the rest. If memory runs out, try a smaller size, then \
+fewer frames, then start ComfyUI with `--novram`. fp8 as `weight_dtype` halves the size of the weights.
 """
-SAVE = "The clip is saved in ComfyUI's output folder, below `DynamiCrafter`."
+SAVE = "The clip is saved to `DynamiCrafter` in ComfyUI's output folder."
 
 
 # --- parts that templates share ---
 
 
 def picture(graph: Graph, name: str = SAMPLE, title: str = "") -> Output:
-    """A picture that comes with the pack."""
+    """An image that ships with the pack."""
     return graph.add("DynamiCrafterSamplePicture", title=title, picture=name)["image"]
 
 
 def own_picture(graph: Graph, title: str = OWN_PICTURE) -> None:
-    """A Load Image that lies ready, for a picture of the artist's own; it names no file, since none is sure to be."""
+    """An unconnected Load Image for the user's own image; it names no file, because none is certain to exist."""
     graph.add("LoadImage", title=title, image="", column=0, spare=True)
 
 
 def load(graph: Graph, checkpoint: str, *models: str, **values: Any) -> Node:
-    """Our loader; ``models`` are released files that the editor offers when their name is chosen."""
+    """Our loader; ``models`` are released files that the editor offers to download when their name is selected."""
     offers = [offer(name) for name in models]
     return graph.add("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, models=offers, **values)
 
@@ -106,7 +107,7 @@ def condition(graph: Graph, loader: Node, kind: str = "ImageConditioning", **val
 
 
 def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Node:
-    """Our sampler on what a conditioning node gives."""
+    """Our sampler, connected to a conditioning node."""
     return graph.add(
         "DynamiCrafterSampler",
         model=loader["model"],

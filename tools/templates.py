@@ -1,4 +1,4 @@
-"""The templates: one function for each, named as its files are."""
+"""The templates: one function for each, with the name of its files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from .template_parts import (
 )
 
 REAL_PICTURE = "example.png"
-"""Comes with ComfyUI, in its input folder; only for graphs that open with a released model."""
+"""Ships with ComfyUI, in its input folder; only for graphs that start with a released model."""
 REAL_PROMPT = "a girl in a pink dress moves right"
 STORY = ("a red circle moves right", "a red circle moves up", "a red circle moves left")
 
 
 def animate_one_node(built_in: str) -> Graph:
-    """A picture and a prompt in, a clip out."""
+    """An image and a prompt in, a clip out."""
     graph = Graph()
     clip = graph.add(
         "DynamiCrafterAnimate",
@@ -46,21 +46,21 @@ def animate_one_node(built_in: str) -> Graph:
     )
     own_picture(graph)
     save_video(graph, clip["video"], "clip")
-    graph.add("PreviewImage", title="Last frame, to go on from", images=clip["last_frame"])
+    graph.add("PreviewImage", title="Last frame, to continue from", images=clip["last_frame"])
     graph.note(
         WHAT,
         f"""\
-## A picture becomes a clip
+## From an image to a clip
 
 1. Press **Run**: the red circle moves to the right. {SAVE}
-2. Write something else in **prompt**: *a red circle moves up*, *a red circle becomes blue*.
-3. Choose another **picture**, and name its shape in the prompt.
+2. Change the **prompt**: *a red circle moves up*, *a red circle becomes blue*.
+3. Select another **picture**, and name its shape in the prompt.
 
-Connect a second picture to `last_image` for the clip between two pictures, or switch on `loop` for a clip \
-without end. Of the released models, an interpolation model does both.
+Connect a second image to `last_image` to interpolate between two images, or enable `loop` for a seamless loop. \
+Of the released models, interpolation models support both.
 
 {weights_note("1024_bf16", "512_interp_bf16")}
-The first one sets pictures in motion at 1024x576, the second one is for two pictures and loops at 512x320.
+The first animates images at 1024x576; the second is for interpolation and loops at 512x320.
 """,
     )
     graph.note(MORE, DIALS)
@@ -70,7 +70,7 @@ The first one sets pictures in motion at 1024x576, the second one is for two pic
 def image_to_video(
     built_in: str, size: str, sample_picture: str, prompt: str, releases: tuple[str, ...], remark: str
 ) -> Graph:
-    """The parts of image-to-video, for the model of one size."""
+    """Image-to-video with separate nodes, for the model of one size."""
     graph = Graph()
     loader = load(graph, built_in, *releases)
     conditioning = condition(graph, loader, image=picture(graph, sample_picture), prompt=prompt)
@@ -82,9 +82,9 @@ def image_to_video(
 ## Image to video, {size} model
 
 1. Press **Run**: {prompt}. {SAVE}
-2. Write what else should happen in **prompt**, or choose another **picture**.
+2. Change the **prompt**, or select another **picture**.
 
-Another `seed` gives another clip; only sampling and decoding run again.
+A different `seed` gives a different clip; only sampling and decoding run again.
 
 {weights_note(*releases)}
 {remark}
@@ -97,8 +97,9 @@ Another `seed` gives another clip; only sampling and decoding run again.
 def image_to_video_256(built_in: str) -> Graph:
     """Image-to-video with the first, smallest model."""
     remark = (
-        "It makes 256x256 pixels and is the quickest. Here `fs` counts a frame stride: more is livelier. `motion` "
-        "knows this. Clips may show a stock-footage watermark: the model learned it from its training clips."
+        "It generates 256x256 pixels and is the fastest. For this model, `fs` is a frame stride, so higher is "
+        "livelier; `motion` takes this into account. Clips may show a stock-footage watermark, which the model "
+        "learned from its training clips."
     )
     return image_to_video(built_in, "256", "blue_square", "a blue square moves up", ("256",), remark)
 
@@ -106,8 +107,8 @@ def image_to_video_256(built_in: str) -> Graph:
 def image_to_video_512(built_in: str) -> Graph:
     """Image-to-video with the 512 model."""
     remark = (
-        "It makes 512x320 pixels. A file of a third of that size, which wants two encoder files besides, is in "
-        "the template *pruned_checkpoint_with_core_loaders*."
+        "It generates 512x320 pixels. The template *pruned_checkpoint_with_core_loaders* uses a file a third of "
+        "that size, which needs the encoders as a separate file."
     )
     return image_to_video(
         built_in, "512", "green_triangle", "a green triangle moves left", ("512_full",), remark
@@ -117,8 +118,8 @@ def image_to_video_512(built_in: str) -> Graph:
 def image_to_video_1024(built_in: str) -> Graph:
     """Image-to-video with the largest model."""
     remark = (
-        "It makes 1024x576 pixels, the best pictures of all, and takes the most memory. Make a first draft with "
-        "10 steps."
+        "It generates 1024x576 pixels with the highest quality, and needs the most memory. Use 10 steps for a first "
+        "draft."
     )
     return image_to_video(
         built_in, "1024", "yellow_cross", "a yellow cross moves down", ("1024_bf16",), remark
@@ -126,7 +127,7 @@ def image_to_video_1024(built_in: str) -> Graph:
 
 
 def pruned_checkpoint_with_core_loaders(built_in: str) -> Graph:
-    """A checkpoint without encoders, with ComfyUI's own loaders for these."""
+    """A checkpoint without encoders, with ComfyUI's own loaders for them."""
     graph = Graph()
     pruned, towers = find("512"), find("towers")
     loader = load(graph, saved_as(pruned), "512", variant="512_v1")
@@ -151,18 +152,18 @@ def pruned_checkpoint_with_core_loaders(built_in: str) -> Graph:
         f"""\
 ## A pruned checkpoint and ComfyUI's own loaders
 
-Pruned files leave out both CLIP encoders. They then come from **Load CLIP** (type `stable_diffusion`) and \
-**Load CLIP Vision**. This graph needs files that do not come with the pack:
+Pruned files do not contain the two CLIP encoders. Load them with **Load CLIP** (type `stable_diffusion`) and \
+**Load CLIP Vision**. This workflow needs files that do not ship with the pack:
 
 {linked("512")}
 {linked("towers", "text_encoders")}
-- the same file once more in `models/clip_vision`
+- a copy of the same file in `models/clip_vision`
 
-The last file holds both encoders, and each loader takes its own half. Separate files of the SD 2.1 text encoder \
-and of CLIP-ViT-H-14 work as well. SD 1.5 and SDXL encoders do not: the model wants a text width of 1024.
+The last file contains both encoders, and each loader uses one of them. Separate files of the SD 2.1 text encoder \
+and of CLIP-ViT-H-14 also work. SD 1.5 and SDXL encoders do not: the model needs a text encoder of width 1024.
 
-`variant` says `512_v1` because nothing in the weights tells the 512 model from the interpolation one. \
-For an interpolation file choose `512_interp_v1` and use the interpolation or looping node.
+`variant` is `512_v1` because the weights do not distinguish the 512 model from the interpolation model. \
+For an interpolation file, select `512_interp_v1` and use the interpolation or looping node.
 """,
     )
     graph.note(MORE, DIALS)
@@ -170,32 +171,32 @@ For an interpolation file choose `512_interp_v1` and use the interpolation or lo
 
 
 def interpolation(built_in: str) -> Graph:
-    """The clip between two pictures."""
+    """Interpolation between two images."""
     graph = Graph()
     loader = load(graph, built_in, "512_interp_bf16")
     conditioning = condition(
         graph,
         loader,
         "Interpolation",
-        first_image=picture(graph, "red_circle_left", "First picture"),
-        last_image=picture(graph, "red_circle_right", "Last picture"),
+        first_image=picture(graph, "red_circle_left", "First image"),
+        last_image=picture(graph, "red_circle_right", "Last image"),
     )
-    own_picture(graph, "Your own first picture")
-    own_picture(graph, "Your own last picture")
+    own_picture(graph, "Your own first image")
+    own_picture(graph, "Your own last image")
     decode(graph, loader, sample(graph, loader, conditioning)["latent"], "between")
     graph.note(
         WHAT,
         f"""\
-## From one picture to another
+## From one image to another
 
-1. Press **Run**: the circle goes from where it is in the **first picture** to where it is in the **last**. {SAVE}
-2. Exchange the two pictures, and write *a red circle moves left*.
+1. Press **Run**: the circle moves from its position in the **first image** to that in the **last image**. {SAVE}
+2. Swap the two images, and change the prompt to *a red circle moves left*.
 
-**prompt** says what happens on the way. Both pictures should show the same place or subject: the model was trained on \
-the ends of one shot. A last picture of another shape is brought to the first one's size in the way `fit` says.
+**prompt** describes what happens in between. Both images should show the same place or subject: the model was trained \
+on the two ends of a single shot. `fit` controls how a last image with a different aspect ratio is resized.
 
 {weights_note("512_interp_bf16")}
-Two of your own: one node for each, connected in place of both.
+For two images of your own, connect both Load Image nodes.
 """,
     )
     graph.note(MORE, DIALS)
@@ -203,7 +204,7 @@ Two of your own: one node for each, connected in place of both.
 
 
 def loop(built_in: str) -> Graph:
-    """A clip that plays without end."""
+    """A seamless loop."""
     graph = Graph()
     loader = load(graph, built_in, "512_interp_bf16")
     conditioning = condition(
@@ -218,13 +219,12 @@ def loop(built_in: str) -> Graph:
     graph.note(
         WHAT,
         f"""\
-## A clip without end
+## A seamless loop
 
-1. Press **Run**: the square moves up and comes back. {SAVE} Right-click the player and choose *Loop* to see it go \
-round.
-2. Say in **prompt** what else moves, or choose another **picture**.
+1. Press **Run**: the square moves up and comes back. {SAVE} Right-click the player and select *Loop* to repeat it.
+2. Change the **prompt**, or select another **picture**.
 
-The clip has one frame less than `frames` says: the last one repeats the first and is dropped.
+The clip has one frame fewer than `frames`: the last frame repeats the first and is dropped.
 
 {weights_note("512_interp_bf16")}
 """,
@@ -234,7 +234,7 @@ The clip has one frame less than `frames` says: the last one repeats the first a
 
 
 def core_ksampler(built_in: str) -> Graph:
-    """The model under ComfyUI's own sampler and VAE decode."""
+    """The model with ComfyUI's own sampler and VAE decode."""
     graph = Graph()
     loader = load(graph, built_in, "1024_bf16")
     preset = graph.add("DynamiCrafterPreset", model=loader["model"])
@@ -261,15 +261,15 @@ def core_ksampler(built_in: str) -> Graph:
         f"""\
 ## ComfyUI's own sampler
 
-The loader's MODEL is an ordinary one: any core sampler, LoRA (SD 2.1), Torch Compile and previews work on it.
+The loader's MODEL is a regular one: core samplers, LoRA (SD 2.1), Torch Compile and previews work with it.
 
-- **DynamiCrafter Preset** gives KSampler the model's own `steps` and `cfg`. To set a number yourself, drag its link \
-away from KSampler.
-- `euler` with `simple` is our sampler at `eta` 0. Samplers that add noise (`euler_ancestral`, `dpmpp_2m_sde`) move \
-more, `dpmpp_2m` needs fewer steps.
-- For the 256 model take the scheduler `ddim_uniform`.
-- **RescaleCFG** keeps contrast and colour where they belong.
-- With the looping node, the last frame repeats the first one. Core VAE Decode keeps it; ours drops it.
+- **DynamiCrafter Preset** sets `steps` and `cfg` of KSampler to the model's defaults. To set a value yourself, \
+disconnect its link and enter the value.
+- `euler` with `simple` is equivalent to DynamiCrafter Sampler with `eta` 0, except for the last step. Samplers that \
+add noise (`euler_ancestral`, `dpmpp_2m_sde`) give more motion; `dpmpp_2m` needs fewer steps.
+- For the 256 model, use the scheduler `ddim_uniform`.
+- **RescaleCFG** reduces over-exposure and oversaturation.
+- With the looping node, the last frame repeats the first. Core VAE Decode keeps it; DynamiCrafter VAE Decode drops it.
 
 {weights_note("1024_bf16")}
 """,
@@ -279,7 +279,7 @@ more, `dpmpp_2m` needs fewer steps.
 
 
 def dual_cfg(built_in: str) -> Graph:
-    """Prompt and picture with a scale of their own, by core nodes."""
+    """Separate guidance scales for prompt and image, with core nodes."""
     graph = Graph()
     loader = load(graph, built_in, "1024_bf16")
     conditioning = condition(
@@ -319,16 +319,18 @@ def dual_cfg(built_in: str) -> Graph:
     graph.note(
         WHAT,
         f"""\
-## Two scales: one for the prompt, one for the picture
+## Separate guidance scales for prompt and image
 
-- `cfg_conds`: how strongly the **prompt** is followed.
-- `cfg_cond2_negative`: how strongly the **picture** is kept.
+- `cfg_conds`: guidance scale for the **prompt**.
+- `cfg_cond2_negative`: guidance scale for the **image**.
 
-Both begin as the model's own scale, from **DynamiCrafter Preset**: drag a link away from the guider and write a \
-number. Equal scales are ordinary guidance. A higher picture scale stays closer to the picture, a higher prompt scale \
-does more of what the text says. Every step takes three evaluations, half as much time again as with one scale.
+Both default to the model's scale, from **DynamiCrafter Preset**. To change one, disconnect its link from the guider \
+and enter a value. Equal scales are standard guidance. A higher image scale keeps the clip closer to the image, a \
+higher prompt scale follows the text more closely. Every step takes three evaluations, 1.5 times as long as with one \
+scale.
 
-The template *two_scale_guidance* does the same with our sampler, with the contrast correction of the original.
+The template *two_scale_guidance* does the same with DynamiCrafter Sampler, with the contrast correction of the \
+original.
 
 {weights_note("1024_bf16")}
 """,
@@ -338,7 +340,7 @@ The template *two_scale_guidance* does the same with our sampler, with the contr
 
 
 def two_scale_guidance(built_in: str) -> Graph:
-    """Prompt and picture with a scale of their own, by our sampler."""
+    """Separate guidance scales for prompt and image, with our sampler."""
     graph = Graph()
     loader = load(graph, built_in, "1024_bf16")
     conditioning = condition(
@@ -350,16 +352,16 @@ def two_scale_guidance(built_in: str) -> Graph:
     graph.note(
         WHAT,
         f"""\
-## Two scales with our sampler
+## Separate guidance scales with DynamiCrafter Sampler
 
-With `image_only` connected, `cfg` is the prompt's scale and `image_cfg` the picture's. At -1, `cfg` is the model's \
-own scale, and `image_cfg` equal to `cfg`; equal values are ordinary guidance.
+With `image_only` connected, `cfg` is the guidance scale for the prompt and `image_cfg` the one for the image. -1 \
+selects the model's default for `cfg`, and the value of `cfg` for `image_cfg`; equal values are standard guidance.
 
-- The clip leaves the picture too far: raise `image_cfg`.
-- The prompt is not followed: raise `cfg`.
-- Colours burn: lower both, or raise `guidance_rescale`.
+- The clip departs from the image: increase `image_cfg`.
+- The prompt is not followed: increase `cfg`.
+- Colours are oversaturated: decrease both, or increase `guidance_rescale`.
 
-Every step takes three evaluations, half as much time again.
+Every step takes three evaluations, 1.5 times as long as with one scale.
 
 {weights_note("1024_bf16")}
 """,
@@ -369,11 +371,11 @@ Every step takes three evaluations, half as much time again.
 
 
 def batch_of_pictures(built_in: str) -> Graph:
-    """Several pictures, a clip of each."""
+    """Several images, one clip each."""
     graph = Graph()
     loader = load(graph, built_in, "1024_bf16")
-    one = picture(graph, "red_circle_left", "Picture 1")
-    other = picture(graph, "red_circle", "Picture 2")
+    one = picture(graph, "red_circle_left", "Image 1")
+    other = picture(graph, "red_circle", "Image 2")
     own_picture(graph)
     pair: dict[str, Any] = {"images.image0": one, "images.image1": other}
     both = graph.add("BatchImagesNode", **pair)
@@ -383,14 +385,13 @@ def batch_of_pictures(built_in: str) -> Graph:
     graph.note(
         WHAT,
         f"""\
-## A clip of each picture
+## One clip per image
 
-**Rebatch Images** with size 1 turns a batch into a list, and every node after it runs once for each picture. \
-{SAVE}
+**Rebatch Images** with size 1 converts a batch into a list, and every node after it runs once for each image. {SAVE}
 
-- More pictures: more nodes on **Batch Images**, which grows with them. The prompt is the same for all.
-- Batch Images brings all pictures to the first one's shape. To keep shapes, connect a node that loads a folder as a \
-list straight to the conditioning.
+- To add images, connect more nodes to **Batch Images**, which adds inputs as needed. All clips use the same prompt.
+- Batch Images resizes all images to the size of the first. To keep their aspect ratios, connect a node that loads a \
+folder as a list directly to the conditioning node.
 
 {weights_note("1024_bf16")}
 """,
@@ -400,7 +401,7 @@ list straight to the conditioning.
 
 
 def longer_clip(built_in: str) -> Graph:
-    """A story of three clips, each going on from the last frame of the one before."""
+    """A sequence of three clips, each continuing from the last frame of the previous one."""
     graph = Graph()
     frame = picture(graph)
     own_picture(graph)
@@ -417,7 +418,7 @@ def longer_clip(built_in: str) -> Graph:
         )
         images, frame = clip["images"], clip["last_frame"]
         if number:
-            # A part begins with the frame that the one before ended with.
+            # A part starts with the last frame of the previous part.
             rest = graph.add(
                 "ImageFromBatch",
                 title="Without its first frame",
@@ -433,15 +434,15 @@ def longer_clip(built_in: str) -> Graph:
     graph.note(
         WHAT,
         f"""\
-## A longer clip, told in parts
+## A longer clip in several parts
 
 1. Press **Run**: the circle moves right, then up, then left. {SAVE}
-2. Write your own story: a **prompt** for each part.
+2. Change the **prompt** of each part.
 
-Each part begins with `last_frame` of the one before. ComfyUI keeps what is finished: set the seed of a part you like \
-to *fixed*, and change only those after it. Another part: copy one with its *Without its first frame* (Ctrl+C, \
-Ctrl+Shift+V) and connect it to **All parts**, which grows. Small faults add up from part to part; three or four \
-are a good length.
+Each part starts from `last_frame` of the previous one. ComfyUI caches finished parts: set the seed of a part you \
+like to *fixed*, and change only those after it. To add a part, copy one together with its *Without its first frame* \
+node (Ctrl+C, Ctrl+Shift+V) and connect it to **All parts**. Errors accumulate from part to part; use three or four \
+at most.
 
 {weights_note("1024_bf16")}
 """,

@@ -1,4 +1,4 @@
-"""The ``dynamicrafter`` command: arguments in, files out; the only place that prints."""
+"""The ``dynamicrafter`` command; the only package that prints."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 _KINDS = {FAILURE: "failure", USAGE: "usage", INTERRUPTED: "cancelled"}
 _MEMORY = "there is not enough memory; try a smaller --size, fewer --frames, --batch 1 or a 16-bit --dtype"
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-"""How PyTorch says it on GPUs, on Linux and macOS, and on Windows."""
+"""Parts of PyTorch's out-of-memory messages on GPUs, on Linux and macOS, and on Windows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    if argv is None:  # As a program of its own.
+    if argv is None:  # Run as a program, not called from Python.
         heed_ctrl_c()
     words = list(sys.argv[1:] if argv is None else argv)
-    # A file name that the terminal's encoding lacks must not turn a finished clip into an error.
+    # A file name that the terminal cannot encode must not turn a finished clip into an error.
     stdout = cast(Any, sys.stdout)
     if hasattr(stdout, "reconfigure"):
         stdout.reconfigure(errors="backslashreplace")
@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as problem:
         if not _reader_left(problem):
             raise
-        # What is left of the output must not fail at the exit either.
+        # The remaining output must not fail at exit either.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return SUCCESS
     except KeyboardInterrupt:
-        # Pressed once more, while the first one was told.
+        # Pressed again while the first one was being reported.
         return INTERRUPTED
 
 
@@ -64,7 +64,7 @@ def _main(words: list[str], written: list[str]) -> int:
             print(json.dumps(result))
         return FAILURE if isinstance(result, dict) and "error" in result else SUCCESS
     except SystemExit as leaving:
-        # --help and --version have printed what they had to say.
+        # --help and --version have already printed their text.
         return int(leaving.code or SUCCESS)
     except BaseException as problem:
         if _reader_left(problem):
@@ -80,9 +80,9 @@ def _main(words: list[str], written: list[str]) -> int:
 
 
 def _run(command: str, arguments: Namespace, written: list[str]) -> object:
-    """Call the function of a command; imported late, so that ``--help`` and usage errors come at once.
+    """Call the function of a command; imported late, so that ``--help`` and usage errors are immediate.
 
-    ``written`` is filled with the files that are finished, so that they are known when a later one fails.
+    Finished files are appended to ``written``, so that they are known if a later one fails.
     """
     if command == "again":
         from . import again
@@ -114,21 +114,21 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
 
 
 def _reader_left(problem: BaseException) -> bool:
-    """Whether whoever read the output (head, a pager) has seen enough; Windows has no exception of its own for it."""
+    """Whether the reader of the output (head, a pager) has closed it; Windows has no separate exception for this."""
     if isinstance(problem, OSError) and sys.platform == "win32":
         return problem.errno in (errno.EPIPE, errno.EINVAL) and problem.filename is None
     return isinstance(problem, BrokenPipeError)
 
 
 def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[int, str]:
-    """The exit code and the one sentence for what stopped a command."""
+    """The exit code and the message for the exception that stopped a command."""
     if isinstance(problem, (KeyboardInterrupt, Cancelled)):
         if command == "download":
-            return INTERRUPTED, "cancelled; the same command goes on from here"
+            return INTERRUPTED, "cancelled; repeat the command to resume"
         if command == "train":
-            return INTERRUPTED, "cancelled; the same command goes on from the last state that was saved"
-        finished = f"nothing but the {len(written)} finished clip(s)" if written else "nothing"
-        return INTERRUPTED, f"cancelled; {finished} was written"
+            return INTERRUPTED, "cancelled; repeat the command to resume from the last saved state"
+        finished = f"only the {len(written)} finished clip(s) were" if written else "nothing was"
+        return INTERRUPTED, f"cancelled; {finished} written"
     if isinstance(problem, UsageError):
         return USAGE, problem.said(WORDS)
     if isinstance(problem, DynamiCrafterError):
@@ -136,4 +136,4 @@ def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[
     text = str(problem).strip().partition("\n")[0]
     if isinstance(problem, MemoryError) or any(words in text.lower() for words in _MEMORY_WORDS):
         return FAILURE, _MEMORY
-    return FAILURE, f"something unexpected went wrong ({type(problem).__name__}: {text}); --debug shows where"
+    return FAILURE, f"unexpected error ({type(problem).__name__}: {text}); use --debug to show the traceback"

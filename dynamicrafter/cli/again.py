@@ -1,4 +1,4 @@
-"""The command that repeats a clip from the settings stored in its file."""
+"""The command that regenerates a clip from the settings stored in its file: again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .clips import make_and_print, model_files
 
 
 def run(given: Namespace, written: list[str]) -> object:
-    """Make a clip once more and return what ``--json`` prints.
+    """Generate a clip again and return what ``--json`` prints.
 
-    Raises ClipError when the file does not say how it was made, and when its pictures or weights are gone or others.
+    Raises ClipError if the file has no record of how it was made, and if its images or weights are missing or changed.
     """
     clip: Path = given.clip.resolve()
     record = read_record(clip)
@@ -38,11 +38,11 @@ def _beside(clip: Path) -> str:
 
 
 def _files(record: Record, given: Namespace) -> ModelFiles:
-    """The model a clip was made with, or the one given in its place (which is then not compared)."""
+    """The model a clip was made with, or the one specified instead (which is then not compared)."""
     if given.model is not None:
         return model_files(given)
     if any(more is not None for more in (given.variant, given.text_encoder, given.image_encoder, given.lora)):
         raise UsageError(
-            "--variant, --text-encoder, --image-encoder and --lora say more about a --model; give it too"
+            "--variant, --text-encoder, --image-encoder and --lora require --model; specify it as well"
         )
     return find_model_of(record.model)

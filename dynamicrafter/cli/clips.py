@@ -1,4 +1,4 @@
-"""The commands that make clips: animate, interpolate and loop."""
+"""The commands that generate clips: animate, interpolate and loop."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .progress import Bars
 
 
 def run(command: str, given: Namespace, written: list[str]) -> object:
-    """Do what one of the commands asks for and return what ``--json`` prints."""
+    """Run one of the commands and return what ``--json`` prints."""
     mode = cast(Mode, command)
-    # Everything that can be told to be wrong is told before the weights are read.
+    # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
     pick_device(given.device)
     variant = variant_of(files)
@@ -29,7 +29,7 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
     groups: list[tuple[Path, ...]] = (
         [(given.first, given.last)] if mode == "interpolate" else [(path,) for path in given.pictures]
     )
-    # Picture by picture, seed by seed.
+    # Image by image, seed by seed.
     names = [given.output or f"{group[0].stem}-{command}.mp4" for group in groups for _ in given.seed]
     targets = iter(clip_targets(names, [picture for group in groups for picture in group]))
     shots: list[Shot] = []
@@ -45,14 +45,14 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
 def make_and_print(
     shots: Sequence[Shot], files: ModelFiles, means: Means, given: Namespace, written: list[str]
 ) -> dict[str, Any]:
-    """Make clips, say so and return what ``--json`` prints; ``written`` gets each finished clip."""
+    """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``."""
     notes: list[str] = []
     results: list[dict[str, Any]] = []
 
     def note(text: str) -> None:
         notes.append(text)
         if not given.json:
-            # In one piece: what stops the program may come between a line and its end.
+            # In one write: an interrupt may come between a line and its newline.
             print(f"note: {text}\n", end="", file=sys.stderr)
 
     with Bars(files.asked, hidden=given.quiet or given.json) as bars:
@@ -84,7 +84,7 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def model_files(given: Namespace) -> ModelFiles:
-    """The model that the arguments name, or the built-in one; raises UsageError where they name none that is here."""
+    """The model named by the arguments, or the built-in one; raises UsageError if it is unknown or not downloaded."""
     files = find_model(
         TINY.name if given.model is None else given.model,
         variant=given.variant,
@@ -95,7 +95,7 @@ def model_files(given: Namespace) -> ModelFiles:
 
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
-    """The settings that the arguments ask for; raises UsageError for a value out of range."""
+    """The settings specified by the arguments; raises UsageError for a value out of range."""
     names = PARAMETERS.keys() - {"width", "height", "seed"}
     return make_settings(
         variant,

@@ -1,4 +1,4 @@
-"""The command that says what is installed here and whether it works: doctor."""
+"""The command that reports what is installed and whether it works: doctor."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from . import program_version
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found."""
+    """The result of a check."""
 
     verdict: Literal["ok", "warning", "failed"]
-    """A warning leaves everything usable; a failure is something that the commands need."""
+    """After a warning, the commands still work; a failure is something that they need."""
     details: Mapping[str, object]
-    """Names and values as JSON has them, in the order in which they are shown."""
+    """Names and JSON values, in the order in which they are printed."""
     problem: str | None = None
-    """One sentence on what is wrong and what to do; None if the verdict is ok."""
+    """One sentence with the problem and what to do; None if the verdict is ok."""
 
 
 PACKAGES = {
@@ -47,10 +47,10 @@ PACKAGES = {
     "filelock": "filelock",
     "tqdm": "tqdm",
 }
-"""What the package needs, by the names of the distributions and of the modules."""
+"""The package's dependencies: names of the distributions and of their modules."""
 
 SAFE_TORCH = (2, 10)
-"""The first PyTorch without a known hole in ``weights_only`` (CVE-2025-32434, CVE-2026-24747)."""
+"""The first PyTorch without a known vulnerability in ``weights_only`` (CVE-2025-32434, CVE-2026-24747)."""
 
 
 def run(given: Namespace) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def run(given: Namespace) -> dict[str, Any]:
     checks: list[dict[str, Any]] = []
     for name, check in CHECKS.items():
         try:
-            # Libraries warn while they are imported, which is not for whoever asks how they are.
+            # Warnings that libraries raise on import are not part of the report.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 finding = check()
-        # Whatever it is, it is the answer to the question.
+        # Any exception is the result of the check.
         except Exception as problem:
             if given.debug:
                 traceback.print_exc()
@@ -89,31 +89,31 @@ def _system() -> Finding:
 
 
 def _packages() -> Finding:
-    """The version of each package, which is also imported: builds that do not fit together fail only then."""
+    """The version of each package, which is also imported: incompatible builds fail only then."""
     found: dict[str, object] = {}
     broken: list[str] = []
     for distribution, module in PACKAGES.items():
         try:
             found[distribution] = str(import_module(module).__version__)
-        # A library that does not find its symbols or its libraries raises what it likes.
+        # A library with missing symbols or shared libraries can raise any exception.
         except Exception as problem:
             found[distribution] = None
             broken.append(f"{distribution} ({_sentence(problem)})")
     if broken:
-        return Finding("failed", found, f"cannot be imported: {'; '.join(broken)}; install them again")
+        return Finding("failed", found, f"cannot be imported: {'; '.join(broken)}; reinstall them")
     torch = cast(str, found["torch"])
     if tuple(int(part) for part in re.findall(r"\d+", torch)[:2]) < SAFE_TORCH:
         return Finding(
             "warning",
             found,
-            f"PyTorch {torch} has known holes through which a .ckpt file can run code; "
-            f"update it to {'.'.join(map(str, SAFE_TORCH))} or later, or read .safetensors files only",
+            f"PyTorch {torch} has known vulnerabilities that allow a .ckpt file to execute code; "
+            f"update it to {'.'.join(map(str, SAFE_TORCH))} or later, or load .safetensors files only",
         )
     return Finding("ok", found)
 
 
 def _devices() -> Finding:
-    """The processors that can compute, and their memory in units of 1e9 bytes."""
+    """The available devices, and their memory in units of 1e9 bytes."""
     import torch
 
     found: dict[str, object] = {
@@ -123,7 +123,7 @@ def _devices() -> Finding:
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index}"
         try:
-            # Reading a value back shows a build of PyTorch that has no code for this GPU.
+            # Reading a value back fails if this build of PyTorch has no code for the GPU.
             torch.zeros(1, device=name).item()
             properties = cast(Any, torch.cuda).get_device_properties(index)
             with torch.cuda.device(index):
@@ -137,18 +137,18 @@ def _devices() -> Finding:
             found[name] = None
             broken.append(f"{name} ({_sentence(problem)})")
     if torch.backends.mps.is_available():
-        found["mps"] = {"memory": "that of the CPU"}
+        found["mps"] = {"memory": "shared with the CPU"}
     if broken:
         return Finding(
             "failed",
             found,
-            f"cannot be used: {'; '.join(broken)}; update the driver or install the PyTorch made for it",
+            f"cannot be used: {'; '.join(broken)}; update the driver or install a build of PyTorch that supports it",
         )
     return Finding("ok", found)
 
 
 def _weights() -> Finding:
-    """The weights folder, the room in it, and which models of the catalogue it holds."""
+    """The weights folder, its free space, and the models of the catalogue that it contains."""
     folder = weights_folder()
     here = [release for release, path in status_rows() if path is not None]
     names = [release.name for release in here]
@@ -162,7 +162,7 @@ def _weights() -> Finding:
         return Finding(
             "warning",
             details,
-            f"nothing can be written to the weights folder {folder}; set DYNAMICRAFTER_HOME to another one",
+            f"the weights folder {folder} is not writable; set DYNAMICRAFTER_HOME to another one",
         )
     for release in here:
         missing = [name for name in release.requires if name not in names]
@@ -170,14 +170,14 @@ def _weights() -> Finding:
             return Finding(
                 "warning",
                 details,
-                f"{release.name} lacks {', '.join(missing)}; fetch what is missing with "
+                f"{release.name} needs {', '.join(missing)}, not downloaded yet; run "
                 f"'dynamicrafter download {release.name}'",
             )
     return Finding("ok", details)
 
 
 def _tiny() -> Finding:
-    """Whether the built-in model loads, where the other commands would load it."""
+    """Whether the built-in model loads, on the device that the other commands would use."""
     from ..api import load
     from ..model.variants import TINY
 
@@ -192,7 +192,7 @@ CHECKS: Mapping[str, Callable[[], Finding]] = {
     "weights": _weights,
     "tiny": _tiny,
 }
-"""All checks in their order; what one raises is its failure."""
+"""All checks in order; an exception is reported as a failure of the check."""
 
 
 def _print(name: str, finding: Finding) -> None:
@@ -204,7 +204,7 @@ def _print(name: str, finding: Finding) -> None:
 
 
 def _shown(value: object) -> str:
-    """A detail in one line."""
+    """A detail on one line."""
     if isinstance(value, Mapping):
         return ", ".join(
             f"{name} {_shown(part)}" for name, part in cast("Mapping[str, object]", value).items()
@@ -217,7 +217,7 @@ def _shown(value: object) -> str:
 
 
 def _sentence(problem: Exception) -> str:
-    """The first line of an error; its kind as well, unless it was made to be shown."""
+    """The first line of an error, with its type unless its message is meant for users."""
     text = str(problem).strip().partition("\n")[0]
     return text if isinstance(problem, DynamiCrafterError) else f"{type(problem).__name__}: {text}"
 
@@ -227,7 +227,7 @@ def _gigabytes(size: int) -> float:
 
 
 def _main_memory() -> int:
-    """Bytes of the machine's memory."""
+    """The machine's memory in bytes."""
     if sys.platform != "win32":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     import ctypes

@@ -1,4 +1,4 @@
-"""The command that measures what a model does: evaluate."""
+"""The command that measures what a model generates: evaluate."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .progress import Bars
 
 _TOY_SIZE = (64, 64)
 _FEWEST = 4
-"""Clips for the four directions."""
+"""One clip for each of the four directions."""
 _ITEMS, _SCALES_ITEMS = 64, 16
-"""Clips per figure where nothing is said."""
+"""Default number of clips per metric."""
 
 _MOST_SEED, _MOST_TOY_SEED = 63, 46
-"""Powers of 2 that seeds stay below; the toy world draws each clip from its seed times 100003 and its number."""
+"""Seeds must be below these powers of 2; the toy world seeds each clip with the seed times 100003 and its number."""
 
 Note = Callable[[str, float], None]
 
 
 def run(given: Namespace, written: list[str]) -> dict[str, Any]:
-    """Do what ``evaluate`` asks for and return what ``--json`` prints; ``written`` gets each kept clip."""
+    """Run ``evaluate`` and return what ``--json`` prints; kept clips are appended to ``written``."""
     if given.subject == "toy":
         _check_seeds(given.seed, _MOST_TOY_SEED, " in the toy world")
         return _toy_world(given)
@@ -44,11 +44,11 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
 
 
 def _check_seeds(seeds: Sequence[int], power: int, where: str) -> None:
-    """Raise UsageError for a seed that cannot be used, and for one that would be measured twice."""
+    """Raise UsageError for a seed out of range, and for one that is repeated."""
     for number, seed in enumerate(seeds):
         check_seed(seed, power, where)
         if seed in seeds[:number]:
-            raise UsageError(f"seed {seed} is given more than once; give each seed once")
+            raise UsageError(f"seed {seed} is specified more than once; specify each seed once")
 
 
 def _toy_world(given: Namespace) -> dict[str, Any]:
@@ -56,17 +56,17 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
     if items is None:
         items = _SCALES_ITEMS if given.scales else _ITEMS
     if items < _FEWEST:
-        raise UsageError(f"items must be at least {_FEWEST}, but {items} was given; {_ITEMS} are usual")
+        raise UsageError(f"items must be at least {_FEWEST}, but {items} was given; {_ITEMS} are typical")
     if given.scales and given.cfg is not None:
         raise UsageError(
-            f"--scales sets the guidance scales itself, but --cfg {given.cfg:g} was given; leave --cfg out"
+            f"--scales sets the guidance scales itself, but --cfg {given.cfg:g} was given; omit --cfg"
         )
     files = model_files(given)
     variant = variant_of(files)
     if (variant.preset.width, variant.preset.height) != _TOY_SIZE:
         raise UsageError(
-            f"the pictures of the toy world are 64x64, but {variant.name} makes "
-            f"{variant.preset.width}x{variant.preset.height}; measure it with 'evaluate folder FOLDER'"
+            f"the images of the toy world are 64x64, but {variant.name} generates "
+            f"{variant.preset.width}x{variant.preset.height}; use 'evaluate folder FOLDER' instead"
         )
     hidden = given.quiet or given.json
     with Bars(files.asked, hidden) as bars:
@@ -97,7 +97,7 @@ def _figures(given: Namespace, model: Model, items: int, seed: int, note: Note) 
 
 
 def _noting(given: Namespace, bars: Bars, before: list[dict[str, float]]) -> Note:
-    """With one seed the figures are printed as they come; with several they are counted, and their medians wait."""
+    """With one seed, metrics are printed as they are computed; with several, they are counted for the progress bar."""
     count = 0
 
     def note(name: str, value: float) -> None:

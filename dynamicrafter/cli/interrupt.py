@@ -1,4 +1,4 @@
-"""Ctrl-C that is never lost: it waits for the end of an import, and comes again where Python had to drop it."""
+"""Reliable Ctrl-C: it is deferred until an import has ended, and raised again if Python had to drop it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any, cast
 
 _IMPORT = "<frozen importlib._bootstrap>"
 _AGAIN = 0.05
-"""Seconds until a Ctrl-C that could not be heard comes once more."""
+"""Seconds until a Ctrl-C that could not be handled is raised again."""
 
 _waiting = False
-"""Whether one is about to come once more."""
+"""Whether one is about to be raised again."""
 
 
 def heed_ctrl_c() -> None:
-    """From now on, let Ctrl-C raise KeyboardInterrupt only where it is heard; for programs, which end with it.
+    """From now on, let Ctrl-C raise KeyboardInterrupt only where it takes effect; for programs, which end with it.
 
-    Raised in the middle of an import it can leave a library half loaded, or be taken by the library for a part that is
-    not installed; raised in a callback of the garbage collector it is printed and dropped (``sys.unraisablehook``), and
-    the work would go on for hours. Who presses it again need not wait for the import. Where Ctrl-C is ignored or
-    handled in another way, nothing is changed.
+    Raised during an import, it can leave a library partially loaded, or the library can mistake it for a missing
+    dependency. Raised in a callback of the garbage collector, it is printed and dropped (``sys.unraisablehook``), and
+    the work would continue for hours. A second Ctrl-C does not wait for the import. If Ctrl-C is ignored or handled in
+    another way, nothing is changed.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         sys.unraisablehook = _dropped
@@ -35,7 +35,7 @@ def _asked(number: int, frame: FrameType | None) -> None:
     global _waiting
     patient = not _waiting
     while frame is not None:
-        # In the functions of this file nobody hears it, however often.
+        # An exception raised in this module's own functions would be lost, however often.
         if frame.f_globals is globals() or (patient and frame.f_code.co_filename == _IMPORT):
             _ask_again()
             return
@@ -64,7 +64,7 @@ def _interrupt() -> None:
     time.sleep(_AGAIN)
     if _waiting:
         _waiting = False
-        # What waits (for a lock, a connection) is woken by a real signal only; Windows has none.
+        # Blocking calls (a lock, a connection) are woken only by a real signal; Windows has none.
         if sys.platform == "win32":
             interrupt_main()
         else:

@@ -19,14 +19,14 @@ _UNITS = {"encoding": "clip", "training": "step"}
 
 
 class _Bars(Bars):
-    """The bars of a training, with lines printed above them."""
+    """The progress bars of training, with lines printed above them."""
 
     def work(self, what: str, done: int, total: int) -> None:
         """Show ``done`` of ``total`` clips encoded or steps trained."""
         self._show(what, _UNITS[what], done, total)
 
     def say(self, line: str) -> None:
-        """Print a line without tearing the bar; at once, as a log may be watched for days."""
+        """Print a line above the bar; flushed, because the log may be followed while it is written."""
         if self._bar is None or self._bar.disable:
             print(line, flush=True)
         else:
@@ -34,7 +34,7 @@ class _Bars(Bars):
 
 
 def run(given: Namespace) -> dict[str, Any]:
-    """Do what ``train`` asks for and return what ``--json`` prints."""
+    """Run ``train`` and return what ``--json`` prints."""
     config = load_config(given.config)
     folder = given.folder or Path(Path(given.config).stem)
     stages: tuple[RecipeStage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
@@ -42,9 +42,9 @@ def run(given: Namespace) -> dict[str, Any]:
         if not stages:
             raise UsageError(f"the stages are {', '.join(STAGES)}, not {given.stage!r}")
     elif given.stage is not None:
-        raise UsageError("only the tiny recipe has stages; leave --stage out")
+        raise UsageError("only the tiny recipe has stages; omit --stage")
     device = join_processes(None if given.device == "auto" else pick_device(given.device))
-    # One of several processes speaks for all.
+    # Only one of several processes prints.
     quiet = given.quiet or given.json or process_index() != 0
     skipped: list[str] = []
     notes: list[str] = []
@@ -62,7 +62,7 @@ def run(given: Namespace) -> dict[str, Any]:
 
         def skip(reason: str) -> None:
             skipped.append(reason)
-            say(f"left out: {reason}")
+            say(f"skipped: {reason}")
 
         def note(text: str) -> None:
             notes.append(text)
@@ -71,7 +71,7 @@ def run(given: Namespace) -> dict[str, Any]:
         if isinstance(config, TinyConfig):
             path = train_tiny(folder, lambda stage, line: report(line, stage), stages)
         else:
-            # A list that cannot be used is told before gigabytes are read.
+            # An invalid list is reported before gigabytes are read.
             listed_clips(config)
             model = load(
                 config.model,

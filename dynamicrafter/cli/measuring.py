@@ -1,4 +1,4 @@
-"""From pictures and prompts, or ready videos, to a table of figures: ``evaluate folder`` and ``evaluate videos``."""
+"""From images and prompts, or existing clips, to a table of metrics: ``evaluate folder`` and ``evaluate videos``."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from .words import WORDS
 
 
 def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
-    """Make clips of a folder's pictures and prompts and measure them; returns what ``--json`` prints.
+    """Generate clips from a folder of images and prompts and measure them; returns what ``--json`` prints.
 
-    ``written`` gets each kept clip.
+    Kept clips are appended to ``written``.
     """
     items = read_items(given.folder)
     real = _real_clips(given, items)
@@ -55,7 +55,7 @@ def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
     untold = sum(not item.prompt for item in items)
     if untold:
         notes.append(
-            f"{untold} of {len(items)} picture(s) have no prompt; nothing is said of what happens there"
+            f"{untold} of {len(items)} image(s) have no prompt; their clips are generated with an empty one"
         )
     if files.asked == TINY.name:
         notes += dict.fromkeys(tiny_knows(shot.settings.mode) for _, shot in jobs)
@@ -65,12 +65,12 @@ def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
 
 
 def measure_videos(given: Namespace) -> dict[str, Any]:
-    """Measure videos that are there; returns what ``--json`` prints."""
+    """Measure existing clips; returns what ``--json`` prints."""
     items = [] if given.prompts is None else read_items(given.prompts)
     videos = find_clips(given.videos)
     real = _real_clips(given, items)
     _check_csv(given.csv, given.prompts, items, [*videos, *real])
-    for item in items:  # A broken picture must not end hours of measuring.
+    for item in items:  # An unreadable image must not end hours of measuring.
         _size(item)
     notes: list[str] = []
     pairs = _paired(videos, items, notes)
@@ -94,7 +94,7 @@ def _told(
     not_measured = [*(problem.said(WORDS) for problem in learned.missing), *([too_few] if too_few else [])]
     if not given.json:
         _print(summary, not_measured, notes)
-    if given.csv is not None:  # After the table, which is not lost then where this fails.
+    if given.csv is not None:  # After the table, so that the table is not lost if this fails.
         write_rows(given.csv, rows)
     return {
         "figures": {name: asdict(value) for name, value in summary.items()},
@@ -115,46 +115,48 @@ def _learned(given: Namespace, files: ModelFiles | None) -> Learned:
 
 
 def _real_clips(given: Namespace, items: Sequence[Item]) -> list[Path]:
-    """The clips to compare with; raises UsageError where an option of learned measures meets ``--plain``."""
+    """The clips to compare with; raises UsageError if an option of learned metrics is combined with ``--plain``."""
     for name in ("towers", "i3d", "fetch", "real"):
         if given.plain and getattr(given, name):
             raise UsageError(
-                f"--{name} is for learned measures, but --plain leaves them out; give one of the two"
+                f"--{name} is for learned metrics, but --plain skips them; use only one of the two"
             )
     listed = [item.real for item in items if item.real is not None]
     return listed if given.real is None else [*listed, *find_clips(given.real)]
 
 
 def _check_kept(given: Namespace, items: Sequence[Item], real: Sequence[Path]) -> None:
-    """Raise UsageError where a kept clip would take an input's place."""
+    """Raise UsageError if a kept clip would overwrite an input."""
     inputs = _inputs(items, real)
     for kept in (_kept(given.keep, item, seed) for item in items for seed in given.seed):
         if _identities([kept]) & inputs:
             raise UsageError(
-                f"{kept} is one of the files to be measured, and a kept clip would replace it; "
-                f"give another folder with --keep"
+                f"{kept} is one of the input files, and a kept clip would overwrite it; "
+                f"choose another folder with --keep"
             )
 
 
 def _check_csv(csv: Path | None, folder: Path | None, items: Sequence[Item], clips: Sequence[Path]) -> None:
-    """Raise UsageError where the table could not be written, or would take an input's place."""
+    """Raise UsageError if the table could not be written, or would overwrite an input."""
     if csv is None:
         return
     check_rows_path(csv)
     lists = [] if folder is None else [folder, *(folder / name for name in PROMPT_LISTS)]
     if any(csv.resolve() == path.resolve() for path in lists) or _identities([csv]) & _identities(lists):
-        raise UsageError(f"{csv} is the list of pictures and prompts; give the table another name with --csv")
+        raise UsageError(
+            f"{csv} is the list of images and prompts; choose another name for the table with --csv"
+        )
     if _identities([csv]) & _inputs(items, clips):
         raise UsageError(
-            f"{csv} is one of the files to be measured, and the table would replace it; "
-            f"give the table another name with --csv"
+            f"{csv} is one of the input files, and the table would overwrite it; "
+            f"choose another name for the table with --csv"
         )
     if csv.suffix.lower() != ".csv":
-        raise UsageError(f"the table is a csv file, but --csv is {csv}; give it a name that ends in .csv")
+        raise UsageError(f"the table is a CSV file, but --csv is {csv}; use a name that ends in .csv")
 
 
 def _inputs(items: Sequence[Item], clips: Sequence[Path]) -> set[tuple[int, int]]:
-    """What tells all files that are read apart from others."""
+    """Identities of all files that are read."""
     read = [file for item in items for file in (item.picture, item.end, item.text) if file is not None]
     for clip in clips:
         read += [clip, *clip.iterdir()] if clip.is_dir() else [clip]
@@ -162,7 +164,7 @@ def _inputs(items: Sequence[Item], clips: Sequence[Path]) -> set[tuple[int, int]
 
 
 def _identities(files: Iterable[Path]) -> set[tuple[int, int]]:
-    """What tells files that are there apart, by whatever names: links, and cases that systems take for the same."""
+    """Device and inode of the files that exist, which are the same for links and for case-insensitive names."""
     known: set[tuple[int, int]] = set()
     for file in files:
         with suppress(OSError, ValueError):
@@ -172,18 +174,18 @@ def _identities(files: Iterable[Path]) -> set[tuple[int, int]]:
 
 
 def _size(item: Item) -> tuple[int, int]:
-    """Width and height of the picture in pixels; raises PictureError when it, or the end, cannot be read."""
+    """Width and height of the image in pixels; raises PictureError if it or the end image cannot be read."""
     size, *_ = [read_picture(file).size for file in (item.picture, item.end) if file is not None]
     return size
 
 
-# Clips to be made
+# Clips to be generated
 
 
 def _jobs(
     given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], files: ModelFiles
 ) -> tuple[Means, list[tuple[Item, Shot]]]:
-    """What is to be made and of which item; everything that can be wrong is told before the weights are read."""
+    """The clips to generate and their items; everything possible is checked before the weights are loaded."""
     pick_device(given.device)
     variant = variant_of(files)
     means = Means(given.device, given.dtype, given.batch)
@@ -202,7 +204,8 @@ def _jobs(
             given.keep.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise ClipError(
-                f"the folder {given.keep} cannot be made ({problem.strerror or problem})"
+                f"the folder {given.keep} cannot be created ({problem.strerror or problem}); "
+                f"choose another one with --keep"
             ) from problem
         for _, shot in jobs:
             check_clip_path(shot.target)
@@ -245,13 +248,13 @@ def _made(
     return rows, longest
 
 
-# Clips that are there
+# Existing clips
 
 
 def _paired(
     clips: Sequence[Path], items: Sequence[Item], notes: list[str]
 ) -> Sequence[tuple[Item | None, Path]]:
-    """The ready clips, each with what it was made of, if that is given."""
+    """The existing clips, each with the item it was made from, if specified."""
     if not items:
         return [(None, clip) for clip in clips]
     found, left = match_clips(items, clips)
@@ -278,7 +281,7 @@ def _ready(
                 rows.append(measure_frames(frames, asked, learned, clip_name(clip), seed))
                 longest = max(longest, len(frames))
             except ClipError as problem:
-                notes.append(f"{clip.name} is left out: {problem}")
+                notes.append(f"{clip.name} is skipped: {problem}")
             bars.figures(number, len(pairs))
     if not rows:
         raise ClipError(f"none of the {len(pairs)} clip(s) can be measured: {notes[-1]}")
@@ -286,7 +289,7 @@ def _ready(
 
 
 def _recorded(clip: Path) -> tuple[str, int | None]:
-    """The prompt and the seed that a clip of this program tells; nothing for others."""
+    """The prompt and the seed stored in a clip of this program; empty for others."""
     with suppress(ClipError):
         settings = cast(Any, read_metadata(clip).get("settings"))
         if isinstance(settings, dict):
@@ -299,7 +302,7 @@ def _recorded(clip: Path) -> tuple[str, int | None]:
 def _real_features(
     given: Namespace, clips: Sequence[Path], learned: Learned, length: int, notes: list[str]
 ) -> list[Tensor]:
-    """Features of the real clips, as long as the longest that are measured."""
+    """Features of the real clips, from as many frames as the longest measured clip has."""
     if learned.video is None:
         return []
     features: list[Tensor] = []
@@ -308,15 +311,15 @@ def _real_features(
             try:
                 features.append(real_features(read_frames(clip), learned, length))
             except ClipError as problem:
-                notes.append(f"{clip.name} is left out: {problem}")
+                notes.append(f"{clip.name} is skipped: {problem}")
             bars.figures(number, len(clips))
     return features
 
 
 def _print(summary: dict[str, Summary], not_measured: Sequence[str], notes: Sequence[str]) -> None:
-    print(f"{'figure':50} {'mean':>9} {'spread':>8} {'clips':>6}")
+    print(f"{'metric':50} {'mean':>9} {'std':>8} {'clips':>6}")
     for name, value in summary.items():
-        spread = "" if value.deviation is None else f"{value.deviation:8.3f}"
-        print(f"{name:50} {value.mean:9.3f} {spread:>8} {value.clips:6}")
+        deviation = "" if value.deviation is None else f"{value.deviation:8.3f}"
+        print(f"{name:50} {value.mean:9.3f} {deviation:>8} {value.clips:6}")
     for line in (*not_measured, *notes):
         print(line)

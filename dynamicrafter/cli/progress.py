@@ -10,15 +10,15 @@ from ..shots import Work
 _STAGES: dict[Work, tuple[str, str]] = {
     "load": ("loading", "B"),
     "hash": ("hashing", "B"),
-    "encode": ("reading", "step"),
-    "sample": ("drawing", "step"),
-    "decode": ("developing", "frame"),
+    "encode": ("encoding", "step"),
+    "sample": ("sampling", "step"),
+    "decode": ("decoding", "frame"),
 }
-"""What a stage is called, and what it counts."""
+"""The name of each stage and its unit."""
 
 
 class Bars:
-    """One bar for each stage of the work, removed when the next one starts or something goes wrong."""
+    """One bar for each stage of the work, removed when the next one starts or an error occurs."""
 
     def __init__(self, title: str, hidden: bool) -> None:
         self.title = title
@@ -27,7 +27,7 @@ class Bars:
         self._bar: Any = None
 
     def __enter__(self) -> Bars:
-        """Use as a context, so that a bar never stays open."""
+        """Use as a context manager, so that a bar never stays open."""
         return self
 
     def __exit__(
@@ -46,11 +46,11 @@ class Bars:
         self._show(*_STAGES["load"], done, total)
 
     def figures(self, done: int, total: int | None) -> None:
-        """Show ``done`` of ``total`` figures, or clips, that are measured."""
+        """Show ``done`` of ``total`` metrics or clips measured."""
         self._show("measuring", "", done, total)
 
     def transfer(self, what: str, done: int, total: int | None) -> None:
-        """Show ``done`` of ``total`` bytes of a download or a check."""
+        """Show ``done`` of ``total`` bytes of a download, verification or conversion."""
         self._show(what, "B", done, total)
 
     def _show(self, name: str, unit: str, done: int, total: int | None) -> None:
@@ -60,7 +60,7 @@ class Bars:
 
             self.close()
             self._name = name
-            # None: shown where there is a terminal. What a resumed download has already is no speed of its own.
+            # None: shown on a terminal only. The bytes that a resumed download already has do not count as speed.
             self._bar = tqdm(
                 total=total,
                 initial=done,

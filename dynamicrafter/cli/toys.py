@@ -9,7 +9,7 @@ from ..toy.clips import write_toy_clips
 
 
 def run(given: Namespace) -> dict[str, Any]:
-    """Do what ``toy-clips`` asks for and return what ``--json`` prints."""
+    """Run ``toy-clips`` and return what ``--json`` prints."""
     written = write_toy_clips(given.folder, pictures=given.pictures, seed=given.seed)
     if not given.json:
         print(f"{given.folder}: {len(written)} clips and their captions")

@@ -19,7 +19,7 @@ from .progress import Bars
 
 
 def run(command: str, given: Namespace) -> object:
-    """Do what one of the commands asks for and return what ``--json`` prints."""
+    """Run one of the commands and return what ``--json`` prints."""
     commands = {"models": _models, "download": _download, "inspect": _inspect, "convert": _convert}
     return commands[command](given)
 
@@ -54,7 +54,7 @@ _DEFAULTS = (
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        state = "here" if row["path"] else "not here"
+        state = "downloaded" if row["path"] else "not downloaded"
         needs = f"; needs {', '.join(row['requires'])}" if row["requires"] else ""
         print(
             f"{row['name']:20} {row['resolution']:>9}  {row['size_gb']:5.2f} GB {row['precision']}  {state}"
@@ -63,9 +63,11 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         print(f"{'':20} {row['licence']}, {row['source']}")
         if row["defaults"] is not None:
             print(f"{'':20} {_DEFAULTS.format(**row['defaults'])}")
-    print(f"\n{TINY.name!r} is built in and the one used if none is named; it knows coloured shapes only.")
-    print(f"{RANDOM!r} needs no files and makes noise, to try the program with.")
-    print(f"'dynamicrafter download NAME' fetches one into {weights_folder()} (DYNAMICRAFTER_HOME moves it).")
+    print(f"\n{TINY.name!r} is built in and the default; it knows coloured shapes only.")
+    print(f"{RANDOM!r} needs no files and generates noise, for testing.")
+    print(
+        f"'dynamicrafter download NAME' downloads to {weights_folder()} (set DYNAMICRAFTER_HOME to change it)."
+    )
 
 
 def _download(given: Namespace) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _inspect(given: Namespace) -> dict[str, Any]:
 def _print_report(report: Inspection) -> None:
     print(f"{report.path}: {report.architecture}")
     if report.variants:
-        more = "" if len(report.variants) == 1 else " (the weights cannot tell; say which with --variant)"
+        more = "" if len(report.variants) == 1 else " (the weights are ambiguous; specify --variant)"
         print(f"  variant     {' or '.join(report.variants)}{more}")
     files = f" in {report.files} files" if report.files > 1 else ""
     print(f"  file        {report.format}, {report.size_bytes / 1e9:.3f} GB{files}")
@@ -105,8 +107,8 @@ def _print_report(report: Inspection) -> None:
             state += f", {part.missing} tensors missing"
         print(f"  {part.title:24} {state}")
     if report.unused:
-        print(f"  {report.unused} tensors are known and never used")
-    for title, names in (("unexpected", report.unexpected), ("misshapen", report.misfits)):
+        print(f"  {report.unused} tensors are known but not used")
+    for title, names in (("unexpected", report.unexpected), ("wrong shape", report.misfits)):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             print(f"  {title}: {', '.join(names[:5])}{more}")

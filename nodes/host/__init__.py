@@ -1,1 +1,1 @@
-"""The only door to ComfyUI's inner modules; nodes import from here and from comfy_api."""
+"""The only package that imports ComfyUI's internals; nodes import from it and from comfy_api."""

@@ -1,4 +1,4 @@
-"""Where weights lie: the host's folders, our own, and those of earlier packs."""
+"""Where weights are: the host's folders, our own, and those of earlier packs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ...dynamicrafter.model.variants import TINY
 from ...dynamicrafter.weights.formats.files import SUFFIXES
 
 OWN_FOLDER = "dynamicrafter"
-"""Our kind of model folder; extra_model_paths.yaml may add places to it."""
+"""Our kind of model folder; extra_model_paths.yaml may add paths to it."""
 _EARLIER_FOLDER = "dynamicrafter_models"
 """Where an earlier native pack keeps its files."""
 _KINDS = (OWN_FOLDER, "checkpoints", "diffusion_models")
 
 BUILT_IN = {"tiny (built in)": TINY.name, "random (built in)": RANDOM}
-"""Models that come with the pack, by the name in the list."""
+"""Models that ship with the pack, by their name in the list."""
 
 
 def register_folders() -> None:
-    """Make our model folders known to the host, keeping what its configuration already put there."""
+    """Register our model folders with the host, keeping the paths that its configuration added."""
     models = Path(folder_paths.models_dir)
     known = folder_paths.folder_names_and_paths
     paths = list(known[OWN_FOLDER][0]) if OWN_FOLDER in known else []
@@ -32,7 +32,7 @@ def register_folders() -> None:
 
 
 def list_checkpoints() -> list[str]:
-    """Built-in models, then all files that may be checkpoints; those that say so in their name come first."""
+    """Built-in models, then all files that may be checkpoints; those with a telling name come first."""
     names: list[str] = []
     for kind in _KINDS:
         names += [name for name in folder_paths.get_filename_list(kind) if name not in names]
@@ -42,18 +42,18 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file behind a name of :func:`list_checkpoints`; raises FileNotFoundError when it is gone."""
+    """The file of a name from :func:`list_checkpoints`; raises FileNotFoundError if it no longer exists."""
     if name in BUILT_IN:
         return provide(find_model(BUILT_IN[name])).weights
     for kind in _KINDS:
         path = folder_paths.get_full_path(kind, name)
         if path is not None:
             return Path(path)
-    raise FileNotFoundError(f"there is no weights file {name} any more; press R to read the folders again")
+    raise FileNotFoundError(f"the weights file {name} no longer exists; press R to reload the list of files")
 
 
 def fingerprint(name: str) -> str:
-    """Changes when the file behind a name does."""
+    """Changes when the file of a name does."""
     path = checkpoint_path(name)
     status = path.stat()
     return f"{path}|{status.st_size}|{status.st_mtime_ns}"

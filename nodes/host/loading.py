@@ -13,14 +13,14 @@ from .towers import build_clip, build_clip_vision
 from .vae import build_vae
 
 WEIGHT_DTYPES = ["auto", *STORAGE_DTYPES]
-"""Choices of how the network's weights are kept."""
+"""Choices of the dtype in which the network's weights are stored."""
 
 Part = Literal["model", "vae", "clip", "clip_vision"]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint gives; towers and VAE are None where it was pruned of them."""
+    """The parts of a checkpoint; encoders and VAE are None if it does not contain them."""
 
     model: Any
     clip: Any
@@ -29,7 +29,7 @@ class Loaded:
 
 
 def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loaded:
-    """Read a checkpoint, one network after the other, so that no two copies of all of it are ever in memory."""
+    """Read a checkpoint, one network after the other, so that two copies of it are never in memory."""
     chosen, present = components_in(path, variant)
 
     def part(name: Part) -> Any:
@@ -44,9 +44,9 @@ def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loade
 
 
 def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:
-    """One of the host's objects, which knows how to be made again.
+    """One of the host's objects, with the function by which the host can create it again.
 
-    ``disable_dynamic``: whether the host wants its older kind of patcher, which keeps weights whole and in place.
+    ``disable_dynamic``: whether the host requests its older kind of patcher, which keeps weights whole and in place.
     """
     if part == "model":
         chosen, found = load_tensors(path, ("unet", "resampler"), variant)
@@ -62,7 +62,7 @@ def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_d
     else:
         chosen, found = load_tensors(path, ("vision",), variant)
         made = build_clip_vision(chosen.vision, found["vision"].tensors, disable_dynamic)
-    # By this the host makes second copies: on another device, without streaming, for weights that change by hooks.
+    # The host creates further copies with this: on another device, without streaming, for weights changed by hooks.
     _patcher(part, made).cached_patcher_init = (load_patcher, (part, path, variant, weight_dtype))
     return made
 
@@ -70,7 +70,7 @@ def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_d
 def load_patcher(
     part: Part, path: Path, variant: str, weight_dtype: str, disable_dynamic: bool = False
 ) -> Any:
-    """The patcher of :func:`load_part`, as the host asks for one."""
+    """The patcher of :func:`load_part`, in the form that the host calls."""
     return _patcher(part, load_part(part, path, variant, weight_dtype, disable_dynamic))
 
 

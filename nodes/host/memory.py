@@ -1,6 +1,6 @@
-"""How much memory to ask the host for, and what to do where it does not suffice.
+"""How much memory to request from the host, and what to do if it is not enough.
 
-The numbers are dynamicrafter.memory's; the kind of attention is the host's.
+The estimates are from dynamicrafter.model.memory; the kind of attention is the host's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def attention_is_fused() -> bool:
 
 
 def make_room(needed: float, patcher: Any) -> None:
-    """Let go of other models until ``needed`` bytes are free on the device of ``patcher``, which stays loaded."""
+    """Unload other models until ``needed`` bytes are free on the device of ``patcher``, which stays loaded."""
     management = comfy.model_management
     own = [loaded for loaded in management.current_loaded_models if patcher.is_clone(loaded.model)]
     management.free_memory(needed, patcher.load_device, keep_loaded=own)
@@ -53,17 +53,17 @@ def make_room(needed: float, patcher: Any) -> None:
 
 
 def out_of_memory(what: str, needed: float, device: Any, advice: str) -> RuntimeError:
-    """The error for a person: what was needed, what is there, and what to change."""
+    """The error to show: what was needed, what is free, and what to change."""
     return RuntimeError(
-        f"out of memory: {what} needs about {needed / 1e9:.1f} GB besides the weights, and "
+        f"out of memory: {what} needs about {needed / 1e9:.1f} GB in addition to the weights, but only "
         f"{free_gigabytes(device):.1f} GB are free; {advice}"
     )
 
 
 def with_room(work: Callable[[], Result], needed: float, patcher: Any, what: str, advice: str) -> Result:
-    """What ``work`` returns; out of memory, it is tried once more when other models have made room.
+    """The result of ``work``; if it runs out of memory, other models are unloaded and it is retried once.
 
-    Raises the error of :func:`out_of_memory` when that does not suffice either.
+    Raises the error of :func:`out_of_memory` if that is not enough either.
     """
     try:
         return work()

@@ -27,23 +27,23 @@ from .run import check_latent
 from .sampling import RescaledSampling
 
 TOKENS = "dynamicrafter_tokens"
-"""Key of a conditioning entry: image tokens ``[1, f, n, c]``, frame by frame of the trained length."""
+"""Key of a conditioning entry: image tokens ``[1, f, n, c]``, one group for each frame of the training length."""
 KEYFRAMES = "dynamicrafter_keyframes"
 """Key of a conditioning entry: a :class:`~dynamicrafter.model.conditioning.KeyLatents`.
 
-Kept until sampling, so that a new seed gives what it gives on the command line and nothing is encoded again.
+Kept until sampling, so that a new seed gives the same result as the command line and nothing is encoded again.
 """
 FS = "dynamicrafter_fs"
 """Key of a conditioning entry: the frame stride or rate, an integer."""
 
 
 def posterior_noise(generator: torch.Generator, keys: KeyLatents) -> Tensor:
-    """The first draw of a clip's generator, ``[1, t, 4, h, w]``; the numbers are the command's."""
+    """The first sample of a clip's generator, ``[1, t, 4, h, w]``; the same as the command's."""
     return torch.randn((keys.frames, *keys.keys[0].mean.shape[1:]), generator=generator)[None]
 
 
 class HostAttention:
-    """The host's attention, with the options of the running evaluation."""
+    """The host's attention, with the options of the current evaluation."""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
@@ -55,32 +55,32 @@ class HostAttention:
 
 
 def refuse_extras(control: Any, options: dict[str, Any], rows: int, frames: int) -> None:
-    """Raise ValueError for additions that would cost time and change nothing, or come out wrong.
+    """Raise ValueError for additions that would have no effect or give wrong results.
 
-    ``rows`` is the size of the batch, which holds ``frames`` for each of the conditions evaluated together.
+    ``rows`` is the size of the batch, which contains ``frames`` for each of the conditions evaluated together.
     """
     if control is not None:
         raise ValueError(
-            "this model does not take a ControlNet yet; remove the Apply ControlNet node before the sampler"
+            "this model does not support ControlNet yet; remove the Apply ControlNet node before the sampler"
         )
     replaced, added = options.get("patches_replace", {}), options.get("patches", {})
     patched = sorted(name for name, found in {**added, **replaced}.items() if found)
     if patched:
         raise ValueError(
-            f"this model does not take patches of its layers ({', '.join(patched)}) yet; remove the node that patches "
-            f"it, such as Perturbed-Attention Guidance, FreeU or HyperTile"
+            f"this model does not support patches of its layers ({', '.join(patched)}) yet; remove the node that adds "
+            f"them, such as Perturbed-Attention Guidance, FreeU or HyperTile"
         )
     if rows != frames * max(1, len(options.get("cond_or_uncond", ()))):
         raise ValueError(
-            f"this model needs all {frames} frames of its clip at once, but {rows} came; remove the Context Windows "
+            f"this model needs all {frames} frames of its clip at once, but got {rows}; remove the Context Windows "
             f"node, and continue long clips from their last frame"
         )
 
 
 class HostUNet(VideoUNet):
-    """The network called as the host calls one: frames in the batch, text in ``context``, the rest by keyword.
+    """The network with the signature that the host calls: frames in the batch, text in ``context``, keywords.
 
-    A subclass, so that parameter names stay those of the checkpoints and LoRA files fit.
+    A subclass, so that parameter names stay those of the checkpoints and LoRA files match.
     """
 
     def __init__(self, config: UNetConfig, dtype: Any, device: Any, operations: Any) -> None:
@@ -103,10 +103,10 @@ class HostUNet(VideoUNet):
         fs: Tensor,
         **_: Any,
     ) -> Tensor:
-        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition comes once for each frame.
+        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition is repeated for each frame.
 
-        Raises ValueError for what the host offers and this network does not take: residuals of a ControlNet, attention
-        patches, and windows over the frames.
+        Raises ValueError for features of the host that this network does not support: residuals of a ControlNet,
+        attention patches, and context windows over the frames.
         """
         refuse_extras(control, transformer_options or {}, x.shape[0], frames)
         tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
@@ -131,7 +131,7 @@ class HostConfig(comfy.supported_models_base.BASE):
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
     def __init__(self, variant: Variant) -> None:
-        # The host hands these on to the network; its LoRA mapper mistakes names such as num_res_blocks for its own.
+        # The host passes these on to the network; its LoRA mapper mistakes names such as num_res_blocks for its own.
         super().__init__({"config": variant.unet})
         self.variant = variant
 
@@ -149,12 +149,12 @@ class HostModel(comfy.model_base.BaseModel):
     def extra_conds(self, **given: Any) -> dict[str, Any]:
         """Conditions of one evaluation from a conditioning entry and the run's noise and seed.
 
-        Called by the host before the first step, so that what does not fit is told before anything is computed.
+        Called by the host before the first step, so that mismatches are reported before anything is computed.
         """
         text, tokens, keyframes = given.get("cross_attn"), given.get(TOKENS), given.get(KEYFRAMES)
         if text is None or tokens is None or keyframes is None:
             raise ValueError(
-                "this model needs a picture, but the conditioning has none; connect the positive and negative of "
+                "this model needs an image, but the conditioning has none; connect positive and negative of "
                 "DynamiCrafter Image Conditioning, Interpolation or Looping to the sampler"
             )
         noise, device = given["noise"], given["device"]
@@ -162,14 +162,14 @@ class HostModel(comfy.model_base.BaseModel):
         expected = (keyframes.frames, *keyframes.keys[0].mean.shape[1:])
         if tuple(noise.shape) != expected:
             raise ValueError(
-                f"the latent is {_shape(noise.shape)} but the pictures were conditioned for {_shape(expected)}; "
-                f"connect the latent output of the conditioning node, or make both of the same size and length"
+                f"the latent is {_shape(noise.shape)}, but the images were conditioned for {_shape(expected)}; "
+                f"connect the latent output of the conditioning node, or use the same size and length for both"
             )
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
         concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
         frames = keyframes.frames
         per_frame = tokens.shape[1] == frames
-        # The host repeats what it is given along the batch, which holds the frames: all tokens of the clip for each.
+        # The host repeats these along the batch, which contains the frames: each frame gets all tokens of the clip.
         spread = tokens[0] if per_frame else rearrange(tokens, "1 f n c -> 1 (f n) c")
         return {
             "c_concat": comfy.conds.CONDNoiseShape(concat.to(device)),
@@ -216,10 +216,10 @@ def build_model(
 
 
 def _stable_diffusion_layout(config: UNetConfig) -> dict[str, Any]:
-    """The network's layout in the host's words, by which it finds the layers that a Stable Diffusion 2.1 LoRA means.
+    """The network's layout in the host's terms, by which it finds the layers that a Stable Diffusion 2.1 LoRA targets.
 
-    Spatial layers sit where they do in Stable Diffusion. Told after the network is built, which does not know these
-    words; as lists, because the host indexes them.
+    Spatial layers are where they are in Stable Diffusion. Set after the network is built, which does not accept these
+    names; lists, because the host indexes them.
     """
     levels = len(config.channel_mult)
     attended = [int(2**level in config.attention_factors) for level in range(levels)]
@@ -240,18 +240,18 @@ STORAGE_DTYPES = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-"""Choices of how weights are kept, besides "auto"."""
+"""Choices of the dtype in which weights are stored, in addition to "auto"."""
 
 
 def make_patcher(
     model: torch.nn.Module, load_device: Any, offload_device: Any, disable_dynamic: bool = False
 ) -> Any:
-    """The host's current kind of model patcher (it may be swapped at start-up) around a module without weights yet.
+    """The host's current kind of model patcher (it may be replaced at start-up) for a module without weights yet.
 
-    ``disable_dynamic`` asks for the older kind that all hosts have.
+    ``disable_dynamic`` requests the older kind that all hosts have.
     """
     if hasattr(comfy.model_management, "archive_model_dtypes"):
-        # Weights that stream are kept as the file has them and cast to what the layers were built with.
+        # Streamed weights keep the file's dtype and are cast to the dtype that the layers were built with.
         comfy.model_management.archive_model_dtypes(model)
     plain = comfy.model_patcher.ModelPatcher
     kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
@@ -265,7 +265,7 @@ def load_weights(
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     module.load_state_dict(weights, strict=True, assign=dynamic)
     if not dynamic:
-        # Layers of a host that could stream take over the file's dtype, whatever they were built with.
+        # Layers of a host that can stream take over the file's dtype, whatever they were built with.
         module.to(dtype)
     module.requires_grad_(False)
     module.train(False)

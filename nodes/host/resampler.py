@@ -1,4 +1,4 @@
-"""The resampler under the host's model management, found again from the MODEL it belongs to."""
+"""The resampler under the host's model management, accessible from the MODEL it belongs to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def attach_resampler(
     dtype: torch.dtype,
     disable_dynamic: bool = False,
 ) -> None:
-    """Give a MODEL the resampler of its checkpoint, as a model of its own, so that it is loaded without the UNet."""
+    """Attach the resampler of its checkpoint to a MODEL, as a separate model, so that it is loaded without the UNet."""
     management = comfy.model_management
     device, offload = management.get_torch_device(), management.unet_offload_device()
     compute = management.unet_manual_cast(dtype, device) or dtype

@@ -18,7 +18,7 @@ class Progress:
         self.previewer = previewer
 
     def update(self, done: int, x0: Tensor | None = None) -> None:
-        """Show ``done`` steps and, of the clean latents ``[t, 4, h, w]``, a frame that moves on with the steps."""
+        """Show ``done`` steps and one frame of the clean latents ``[t, 4, h, w]``, which advances with the steps."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         preview = None
         if self.previewer is not None and x0 is not None:
@@ -28,19 +28,19 @@ class Progress:
 
 
 def get_previewer(device: Any, latent_format: Any) -> Any:
-    """The host's previewer for a kind of latents, or None where previews are off."""
-    # A top-level module of the host, which is no part of its public interface.
+    """The host's previewer for a kind of latents, or None if previews are disabled."""
+    # A top-level module of the host, which is not part of its public interface.
     import latent_preview
 
     return latent_preview.get_previewer(device, latent_format)
 
 
 def check_latent(latent: Tensor) -> None:
-    """Raise ValueError unless ``latent`` is one of frames, ``[t, 4, h, w]``."""
+    """Raise ValueError unless ``latent`` is a batch of frames, ``[t, 4, h, w]``."""
     if latent.ndim != 4 or latent.shape[1] != 4:
         raise ValueError(
-            f"the latent has the shape {' x '.join(map(str, latent.shape))}, but frames x 4 x height x width is "
-            f"wanted; it comes from another kind of model"
+            f"the latent has the shape {' x '.join(map(str, latent.shape))}, but must have frames x 4 x height x "
+            f"width; it comes from another kind of model"
         )
 
 

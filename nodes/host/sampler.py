@@ -1,4 +1,4 @@
-"""The exact sampler on the host-managed network: the host evaluates, our DDIM steps."""
+"""The exact sampler on the host-managed network: the host evaluates the network, our DDIM does the steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .sampling import PlainSampling
 
 
 class _Guider(comfy.samplers.CFGGuider):
-    """Holds a conditioning for each branch of the guidance."""
+    """Contains a conditioning for each branch of the guidance."""
 
     def set_branches(self, branches: dict[Branch, Any]) -> None:
-        # The host takes "positive" for the entry that others are completed from.
+        # The host uses "positive" as the entry from which it completes others.
         self.inner_set_conds({("positive" if name == "full" else name): c for name, c in branches.items()})
 
     def branch(self, name: Branch) -> Any:
@@ -33,7 +33,7 @@ class _Guider(comfy.samplers.CFGGuider):
 
 
 class _Evaluations:
-    """The package's Evaluate: branches together while the memory lasts, one by one after that."""
+    """The package's Evaluate: all branches at once while memory allows, one by one after that."""
 
     def __init__(self, guider: _Guider, model_options: dict[str, Any]) -> None:
         self.guider = guider
@@ -66,7 +66,7 @@ class _Evaluations:
 
 
 class _ExactSampler(comfy.samplers.Sampler):
-    """Our DDIM in the place of one of the host's samplers."""
+    """Our DDIM instead of one of the host's samplers."""
 
     def __init__(self, run: Callable[[_Guider, dict[str, Any], Tensor], Tensor]) -> None:
         self.run = run
@@ -87,7 +87,7 @@ class _ExactSampler(comfy.samplers.Sampler):
 
 
 _FOREIGN_GUIDANCE = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
-"""Where nodes of the host hang functions around the combination of the branches, which here is ours."""
+"""Options in which nodes of the host add functions around the combination of the branches, which is ours here."""
 
 
 def sample_exactly(
@@ -102,21 +102,21 @@ def sample_exactly(
     eta: float,
     seed: int,
 ) -> Tensor:
-    """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the numbers are the command line's.
+    """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the same as the command line's.
 
-    Raises ValueError for a latent of another kind of model and for conditioning without a picture; RuntimeError with
-    what was needed and what was there when the memory does not even suffice for one branch.
+    Raises ValueError for a latent of another kind of model and for conditioning without an image; RuntimeError with
+    the memory needed and free if there is not enough for a single branch.
     """
     variant = model.model.variant
     if any(model.model_options.get(name) for name in _FOREIGN_GUIDANCE):
         raise ValueError(
-            "this sampler does not run guidance that other nodes add to the model yet; remove the node that adds it, "
-            "such as Perturbed-Attention Guidance"
+            "this sampler does not support guidance added to the model by other nodes yet; remove the node that adds "
+            "it, such as Perturbed-Attention Guidance"
         )
     check_latent(latent)
     keyframes = _keyframes(branches["full"])
     plain = model.clone()
-    # The host then hands latents, timesteps and outputs through as they are.
+    # The host then passes latents, timesteps and outputs through unchanged.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
     schedule = make_schedule(variant.diffusion)
     plan = make_plan(schedule, spacing, steps, eta)
@@ -150,12 +150,12 @@ def sample_exactly(
         if not is_out_of_memory(problem):
             raise
         what = f"one evaluation at {latent.shape[3] * 8}x{latent.shape[2] * 8} with {frames} frames"
-        advice = "choose a smaller size, fewer frames, or start ComfyUI with --novram"
+        advice = "use a smaller size or fewer frames, or start ComfyUI with --novram"
         needed = model.model.memory_required(latent.shape)
         raise out_of_memory(what, needed, model.load_device, advice) from problem
     if not torch.isfinite(sampled).all():
         raise RuntimeError(
-            "the network's output is not finite; load the model with another weight dtype (bfloat16 or float32)"
+            "the network's output is not finite; set weight_dtype to bfloat16 or float32 in the loader"
         )
     return sampled
 
@@ -173,6 +173,6 @@ def _keyframes(conditioning: Any) -> Any:
         if KEYFRAMES in options:
             return options[KEYFRAMES]
     raise ValueError(
-        "the positive conditioning has no picture; connect the output of DynamiCrafter Image Conditioning, "
+        "the positive conditioning has no image; connect the output of DynamiCrafter Image Conditioning, "
         "Interpolation or Looping"
     )

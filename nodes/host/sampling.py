@@ -64,22 +64,22 @@ class RescaledSampling(torch.nn.Module):
         return self.levels.network_input(sigma, noise)
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-        """The clean latents that a network output means for the host's latents y."""
+        """The clean latents that correspond to a network output for the host's latents y."""
         return self.levels.denoised(sigma, model_output, model_input)
 
     def noise_scaling(
         self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False
     ) -> Tensor:
-        """Noisy latents y to begin with."""
+        """The initial noisy latents y."""
         return self.levels.noised(sigma, noise, latent_image, max_denoise)
 
     def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
-        """Finished latents are what they are."""
+        """Denoised latents are returned unchanged."""
         return latent
 
 
 class PlainSampling(torch.nn.Module):
-    """Nothing translated: the network's own input, timestep and output, for our exact sampler."""
+    """No conversion: the network's own input, timestep and output, for our exact sampler."""
 
     def __init__(self, timed_by: RescaledSampling) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class PlainSampling(torch.nn.Module):
         self.register_buffer("sigmas", timed_by.sigmas, persistent=False)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """Timesteps are given as they are."""
+        """Timesteps are passed unchanged."""
         return sigma
 
     def percent_to_sigma(self, percent: float) -> float:
-        """The timestep after ``percent`` (0 to 1) of them, for conditioning that holds for a part of the steps."""
+        """The timestep after ``percent`` (0 to 1) of them, for conditioning that applies to part of the steps."""
         return (1 - percent) * (TRAIN_STEPS - 1.0)
 
     def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Latents are given as the network takes them."""
+        """Latents are passed in the network's scale."""
         return noise
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-        """The network's output as it is."""
+        """The network's output, unchanged."""
         return model_output

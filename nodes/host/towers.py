@@ -1,4 +1,4 @@
-"""The CLIP towers out of a checkpoint as the host's CLIP and CLIP_VISION, and pictures as they want them."""
+"""The CLIP encoders of a checkpoint as the host's CLIP and CLIP_VISION, and images in the form they need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SPECIAL = {"start": 49406, "end": 49407, "pad": 0}
 
 
 class _TextModel(comfy.sd1_clip.SDClipModel):
-    """The host's CLIP text model with only the blocks that run, so that its last hidden state is the one wanted."""
+    """The host's CLIP text model with only the blocks that run, so that its last hidden state is the one needed."""
 
     def __init__(
         self, config: dict[str, Any], device: Any = "cpu", dtype: Any = None, model_options: Any = None
@@ -45,7 +45,7 @@ class _TextModel(comfy.sd1_clip.SDClipModel):
 
 
 class _Target:
-    """What the host's CLIP is built from: a model class, a tokenizer class and their parameters."""
+    """The target from which the host builds a CLIP: a model class, a tokenizer class and their parameters."""
 
     def __init__(self, config: TextConfig) -> None:
         values = {
@@ -65,9 +65,9 @@ class _Target:
 
 
 def build_clip(config: TextConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
-    """The host's CLIP around a text tower in open_clip's naming (without prefix)."""
+    """The host's CLIP for a text encoder in open_clip's naming (without prefix)."""
     converted = comfy.utils.clip_text_transformers_convert(dict(weights), "", "")
-    # Pooled text is no part of this model; the host computes it all the same and wants a projection.
+    # Pooled text is not part of this model; the host computes it anyway and needs a projection.
     converted["text_projection.weight"] = torch.eye(config.width, dtype=weights["ln_final.weight"].dtype)
     parameters = sum(tensor.numel() for tensor in converted.values())
     choices: dict[str, Any] = {
@@ -85,10 +85,10 @@ def build_clip(config: TextConfig, weights: dict[str, Tensor], disable_dynamic: 
 
 
 def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
-    """The host's CLIP_VISION around an image tower in open_clip's naming (without prefix)."""
+    """The host's CLIP_VISION for an image encoder in open_clip's naming (without prefix)."""
     converted = comfy.clip_vision.convert_to_transformers(dict(weights), "")
     dtype = weights["ln_pre.weight"].dtype
-    # What comes after the last block is no part of this model; the host computes it all the same.
+    # The layers after the last block are not part of this model; the host computes them anyway.
     converted["vision_model.post_layernorm.weight"] = torch.ones(config.width, dtype=dtype)
     converted["vision_model.post_layernorm.bias"] = torch.zeros(config.width, dtype=dtype)
     converted["visual_projection.weight"] = torch.eye(config.width, dtype=dtype)
@@ -106,7 +106,7 @@ def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor], disable_
         "layer_norm_eps": 1e-5,
     }
     with tempfile.TemporaryDirectory() as folder:
-        # Older hosts take the name of a file only.
+        # Older hosts accept only a file name.
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(values), encoding="utf-8")
         vision = comfy.clip_vision.ClipVisionModel(str(path))
@@ -117,24 +117,26 @@ def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor], disable_
     missing, unexpected = vision.load_sd(converted)
     wrong = [name for name in (*missing, *unexpected) if not name.endswith("position_ids")]
     if wrong:
-        raise ValueError(f"the image tower does not fit this ComfyUI: {', '.join(wrong[:3])}")
+        raise ValueError(
+            f"the image encoder does not match this ComfyUI's ({', '.join(wrong[:3])}); update ComfyUI and the pack"
+        )
     return vision
 
 
 def check_text(conditioning: Any, variant: Variant, name: str) -> None:
-    """Raise ValueError where a conditioning is empty or comes from a text encoder of another width."""
+    """Raise ValueError if a conditioning is empty or comes from a text encoder of another width."""
     if not conditioning:
-        raise ValueError(f"{name} is empty; connect a CLIP Text Encode or leave it open and write a prompt")
+        raise ValueError(f"{name} is empty; connect a CLIP Text Encode, or disconnect it and enter a prompt")
     width, wanted = conditioning[0][0].shape[-1], variant.unet.context_dim
     if width != wanted:
         raise ValueError(
-            f"{name} comes from a text encoder of width {width}, but this model wants {wanted}; use the loader's CLIP "
-            f"or, for a pruned checkpoint, the SD 2.1 text encoder (CLIP ViT-H)"
+            f"{name} comes from a text encoder of width {width}, but this model needs width {wanted}; use the "
+            f"loader's CLIP or, for a pruned checkpoint, the SD 2.1 text encoder (CLIP ViT-H)"
         )
 
 
 def check_vision(clip_vision: Any, variant: Variant) -> None:
-    """Raise ValueError for no image encoder at all and for one that is not the CLIP tower this model wants."""
+    """Raise ValueError for no image encoder at all and for one that is not the CLIP encoder this model needs."""
     if clip_vision is None:
         raise ValueError(
             "there is no image encoder in this checkpoint; connect a core CLIPVisionLoader with CLIP-ViT-H-14-laion2B "
@@ -145,22 +147,22 @@ def check_vision(clip_vision: Any, variant: Variant) -> None:
     embedding = getattr(getattr(tower, "embeddings", None), "class_embedding", None)
     width = None if embedding is None else embedding.shape[-1]
     if width != variant.vision.width:
-        came = "another kind of model" if width is None else f"a tower of width {width}"
+        came = "another kind of model" if width is None else f"an encoder of width {width}"
         raise ValueError(
-            f"clip_vision is {came}, but this model wants a CLIP tower of width {variant.vision.width}; use the "
+            f"clip_vision is {came}, but this model needs a CLIP encoder of width {variant.vision.width}; use the "
             f"loader's CLIP_VISION or, for a pruned checkpoint, CLIP-ViT-H-14-laion2B"
         )
 
 
 class HostImageEncoder:
-    """A CLIP_VISION that :func:`check_vision` lets pass, as the package's image encoder; tokens are float32."""
+    """A CLIP_VISION that :func:`check_vision` accepts, as the package's image encoder; tokens are float32."""
 
     def __init__(self, clip_vision: Any, variant: Variant) -> None:
         self._clip_vision = clip_vision
         self._size = variant.vision.image_size
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Tokens ``[b, n, width]`` of pictures ``[b, 3, h, w]`` in [-1, 1]."""
+        """Tokens ``[b, n, width]`` of images ``[b, 3, h, w]`` in [-1, 1]."""
         comfy.model_management.load_models_gpu([self._clip_vision.patcher])
         pixels = clip_pixels(pictures.to(self._clip_vision.load_device), self._size)
         tokens = self._clip_vision.model(pixel_values=pixels, intermediate_output=-2)[0]
@@ -168,5 +170,5 @@ class HostImageEncoder:
 
 
 def encode_prompt(clip: Any, prompt: str) -> Any:
-    """Core conditioning of a prompt, as core CLIP Text Encode makes it."""
+    """Core conditioning of a prompt, the same as core CLIP Text Encode outputs."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))

@@ -1,4 +1,4 @@
-"""The autoencoder as the host's VAE, and frames in pieces that fit the memory."""
+"""The autoencoder as the host's VAE, and decoding in chunks that fit into memory."""
 
 from __future__ import annotations
 
@@ -33,51 +33,51 @@ _STAND_IN = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-"""A few weights the host's VAE object is made around before ours take their place."""
+"""A tiny architecture with which the host's VAE object is created before our module replaces it."""
 
 
 class HostAutoencoder(Autoencoder):
     """Our autoencoder with the two methods the host's VAE calls, on unscaled latents."""
 
     def encode(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Pictures ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
+        """Images ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
         return self.posterior(x).mean
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents ``[n, 4, h, w]`` to pictures ``[n, 3, H, W]`` around [-1, 1]."""
+        """Unscaled latents ``[n, 4, h, w]`` to images ``[n, 3, H, W]`` around [-1, 1]."""
         return super().decode(latents * self.config.scale_factor)
 
     def posterior(self, x: Tensor) -> Posterior:
-        """The distribution of a picture's latents."""
+        """The distribution of an image's latents."""
         return super().encode(x)
 
 
 class HostVideoAutoencoder(VideoAutoencoder):
-    """ToonCrafter's autoencoder; one picture at a time for the host's nodes, whole clips for ours."""
+    """ToonCrafter's autoencoder; one image at a time for the host's nodes, whole clips for ours."""
 
     decodes_whole_clips = True
 
     def encode(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Pictures ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
+        """Images ``[n, 3, H, W]`` in [-1, 1] to the most likely unscaled latents ``[n, 4, h, w]``."""
         return self.posterior(x).mean
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents of the frames of one clip to its frames, without looking at pictures."""
+        """Unscaled latents of the frames of one clip to its frames, without the key images."""
         return self.decode_clip(latents * self.config.scale_factor, latents.shape[0], None)
 
     def posterior(self, x: Tensor, features: list[Tensor] | None = None) -> Posterior:
-        """The distribution of a picture's latents."""
+        """The distribution of an image's latents."""
         return Autoencoder.encode(self, x, features)
 
     def references(self, first: Tensor, last: Tensor) -> list[Tensor]:
-        """Encoder features of both key pictures, ``[1, c, 2, h, w]`` for each level."""
+        """Encoder features of both key images, ``[1, c, 2, h, w]`` for each level."""
         features: list[Tensor] = []
         self.posterior(torch.cat([first, last]), features)
         return [f.movedim(0, 1).unsqueeze(0) for f in features]
 
 
 class _PictureAttention(HostAttention):
-    """The host's attention; for the one over a whole picture, what the host trusts its own autoencoders with."""
+    """The host's attention; over a whole image, the implementation that the host uses in its own autoencoders."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,13 +87,13 @@ class _PictureAttention(HostAttention):
         """``[b, n, heads * d]`` in and out."""
         if heads > 1:
             return super().__call__(q, k, v, heads)
-        # The host's is over channels x height x width.
+        # The host's takes channels x height x width.
         out = self.over_pictures(*(x.transpose(1, 2).unsqueeze(-1) for x in (q, k, v)))
         return out.squeeze(-1).transpose(1, 2)
 
 
 def build_vae(config: VaeConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
-    """The host's VAE around our autoencoder, built from the host's layers."""
+    """The host's VAE with our autoencoder, built from the host's layers."""
     kind = HostVideoAutoencoder if config.video_decoder else HostAutoencoder
     params = {"ddconfig": dict(_STAND_IN), "embed_dim": 4}
     stand_in = comfy.ldm.models.autoencoder.AutoencoderKL(**params)
@@ -105,7 +105,7 @@ def build_vae(config: VaeConfig, weights: dict[str, Tensor], disable_dynamic: bo
     vae.patcher = make_patcher(module, load_device, offload_device, disable_dynamic)
     load_weights(module, weights, vae.patcher, vae.vae_dtype)
     vae.size = vae.patcher.model_size()
-    # For one picture; the host divides what is free by it to see how many fit.
+    # For one image; the host divides the free memory by it to get the number that fits.
     vae.memory_used_encode = lambda shape, dtype: vae_encode_bytes(config, shape[-2] * shape[-1], dtype)
     vae.memory_used_decode = lambda shape, dtype: vae_decode_bytes(
         config, 1, 64 * shape[-2] * shape[-1], dtype
@@ -114,7 +114,7 @@ def build_vae(config: VaeConfig, weights: dict[str, Tensor], disable_dynamic: bo
 
 
 def check_vae(vae: Any) -> None:
-    """Raise ValueError for no VAE at all and for one whose latents are not Stable Diffusion's."""
+    """Raise ValueError for no VAE at all and for one whose latents differ from Stable Diffusion's."""
     if vae is None:
         raise ValueError(
             "there is no VAE in this checkpoint; connect a core VAELoader with an SD 1.x/2.x VAE to vae"
@@ -122,25 +122,25 @@ def check_vae(vae: Any) -> None:
     channels, dimensions = getattr(vae, "latent_channels", 4), getattr(vae, "latent_dim", 2)
     if channels != 4 or dimensions != 2:
         raise ValueError(
-            f"this VAE makes latents of {channels} channels and {dimensions} dimensions, but the model wants those of "
+            f"this VAE has latents with {channels} channels and {dimensions} dimensions, but the model needs those of "
             f"Stable Diffusion 1 and 2 (4 channels, 2 dimensions); use the loader's VAE"
         )
 
 
-_SMALLER = "choose a smaller size, close other programs that use the device, or start ComfyUI with --novram"
+_SMALLER = "use a smaller size, close other programs that use the device, or start ComfyUI with --novram"
 
 
 class HostPictureEncoder:
-    """A VAE of the host as the package's encoder of pictures; posteriors are float32 on the CPU.
+    """A VAE of the host as the package's image encoder; posteriors are float32 on the CPU.
 
-    Of a VAE that is not ours there is one answer and no distribution; it is taken as certain.
+    A VAE that is not ours returns a single value instead of a distribution; its variance is taken as zero.
     """
 
     def __init__(self, vae: Any) -> None:
         self._vae = vae
 
     def encode(self, pictures: Tensor) -> Posterior:
-        """The posterior of pictures ``[n, 3, H, W]`` in [-1, 1]."""
+        """The posterior of images ``[n, 3, H, W]`` in [-1, 1]."""
         vae, module = self._vae, self._vae.first_stage_model
         if not hasattr(module, "posterior"):
             mean = vae.encode((pictures.movedim(1, -1) + 1) / 2).float().cpu()
@@ -152,16 +152,16 @@ class HostPictureEncoder:
             found = module.posterior(pictures.to(vae.device, vae.vae_dtype))
             return Posterior(found.mean.float().cpu(), found.logvar.float().cpu())
 
-        what = f"encoding a picture of {pictures.shape[-1]}x{pictures.shape[-2]}"
+        what = f"encoding an image of {pictures.shape[-1]}x{pictures.shape[-2]}"
         return with_room(encoded, needed, vae.patcher, what, _SMALLER)
 
 
 def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int) -> Tensor:
     """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` in [0, 1] on the CPU, float32.
 
-    ``chunk`` frames are decoded at once (0: as many as fit). Out of memory, the rest goes frame by frame and, when
-    that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are what ToonCrafter's decoder looks
-    at. Raises RuntimeError with what was needed and what was there when nothing fits.
+    ``chunk`` frames are decoded at once (0: as many as fit). If memory runs out, the rest is decoded frame by frame
+    and, if that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are the key images that
+    ToonCrafter's decoder uses. Raises RuntimeError with the memory needed and free if nothing fits.
     """
     check_latent(latents)
     check_vae(vae)
@@ -177,7 +177,7 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
     needed = vae.memory_used_decode((1, *latents.shape[1:]), vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed * max(1, chunk))
     size = chunk or max(1, min(_LARGEST_CHUNK, int(_free_bytes(vae) / max(1, needed))))
-    # The host's own VAEs, and the last resort for ours, decode in tiles when they run out of memory.
+    # The host's own VAEs decode in tiles when they run out of memory; for ours this is the last resort.
     ways = [(size, vae.decode), (1, vae.decode)]
     if hasattr(module, "posterior"):
         ways = [(size, whole), (1, whole), (1, vae.decode)]
@@ -208,18 +208,18 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
 
 
 _LARGEST_CHUNK = 8
-"""More at once is no faster and delays a cancel."""
+"""More at once is no faster and delays cancellation."""
 
 
 def _free_bytes(vae: Any) -> float:
-    """What the host could have free on the VAE's device; newer hosts count what their streaming would give up."""
+    """What the host could free on the VAE's device; newer hosts include what their streaming would release."""
     if hasattr(vae.patcher, "get_free_memory"):
         return vae.patcher.get_free_memory(vae.device)
     return comfy.model_management.get_free_memory(vae.device)
 
 
 def _decode_clip(vae: Any, module: HostVideoAutoencoder, latents: Tensor, pictures: Tensor | None) -> Tensor:
-    """All frames at once: this decoder looks along time."""
+    """All frames at once, because this decoder has temporal layers."""
     frames, _, height, width = latents.shape
     needed = vae_decode_bytes(module.config, frames, 64 * height * width, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
@@ -233,8 +233,8 @@ def _decode_clip(vae: Any, module: HostVideoAutoencoder, latents: Tensor, pictur
         return module.decode_clip(z, frames, references).float().cpu()
 
     progress = Progress(1)
-    what = f"decoding {frames} frames of {width * 8}x{height * 8} at once, as this decoder wants,"
-    advice = "choose a smaller size, fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
+    what = f"decoding {frames} frames of {width * 8}x{height * 8} at once, which this decoder requires,"
+    advice = "use a smaller size or fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
     made = with_room(decoded, needed, vae.patcher, what, advice)
     progress.update(1)
     return ((made + 1) / 2).clamp(0, 1).movedim(1, -1)

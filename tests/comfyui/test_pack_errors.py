@@ -153,7 +153,10 @@ class TestEncoders:
         prompt = saved_latent(sampled(conditioned(clip=["narrow", 1])))
         prompt["narrow"] = other_loader("narrow.safetensors")
         fails(
-            ready, prompt, "cond", "positive comes from a text encoder of width 32, but this model wants 64"
+            ready,
+            prompt,
+            "cond",
+            "positive comes from a text encoder of width 32, but this model needs width 64",
         )
 
     @pytest.mark.usefixtures("checkpoints")
@@ -162,7 +165,10 @@ class TestEncoders:
         prompt["narrow"] = other_loader("narrow.safetensors")
         prompt["text"] = node("CLIPTextEncode", clip=["narrow", 1], text="fog")
         fails(
-            ready, prompt, "cond", "negative comes from a text encoder of width 32, but this model wants 64"
+            ready,
+            prompt,
+            "cond",
+            "negative comes from a text encoder of width 32, but this model needs width 64",
         )
 
     @pytest.mark.usefixtures("checkpoints")
@@ -170,7 +176,10 @@ class TestEncoders:
         prompt = saved_latent(sampled(conditioned(clip_vision=["narrow", 2])))
         prompt["narrow"] = other_loader("narrow.safetensors")
         fails(
-            ready, prompt, "cond", "clip_vision is a tower of width 32, but this model wants .* of width 64"
+            ready,
+            prompt,
+            "cond",
+            "clip_vision is an encoder of width 32, but this model needs .* of width 64",
         )
 
     def test_text_from_core_nodes_is_what_our_prompts_are(self, ready: Client) -> None:
@@ -223,7 +232,7 @@ class TestFeaturesOfTheHost:
             image=["image", 0],
             strength=1.0,
         )
-        fails(ready, prompt, "sampler", "does not take a ControlNet yet; remove the Apply ControlNet node")
+        fails(ready, prompt, "sampler", "does not support ControlNet yet; remove the Apply ControlNet node")
 
     @pytest.mark.parametrize(
         ("kind", "choices", "message"),
@@ -232,12 +241,12 @@ class TestFeaturesOfTheHost:
             (
                 "PerturbedAttentionGuidance",
                 {"scale": 3.0},
-                r"(not run guidance that other nodes add|not take patches of its layers \(attn1\)) .*; remove",
+                r"not support (guidance added to the model by other|patches of its layers \(attn1\)) .*; remove",
             ),
             (
                 "FreeU",
                 {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2},
-                r"does not take patches of its layers \(output_block_patch\) yet; remove the node",
+                r"does not support patches of its layers \(output_block_patch\) yet; remove the node",
             ),
         ],
     )
@@ -279,7 +288,12 @@ class TestFeaturesOfTheHost:
         prompt = saved_latent(sampled(conditioned(), latent=["masked", 0]))
         prompt["mask"] = node("SolidMask", value=1.0, width=64, height=64)
         prompt["masked"] = node("SetLatentNoiseMask", samples=["cond", 3], mask=["mask", 0])
-        fails(ready, prompt, "sampler", "has a noise mask, which this sampler does not take yet; remove it")
+        fails(
+            ready,
+            prompt,
+            "sampler",
+            "has a noise mask, which this sampler does not support yet; remove the mask",
+        )
 
 
 class TestPictures:
@@ -292,7 +306,7 @@ class TestPictures:
             prompt = saved_latent(sampled(conditioned(kind)))
             prompt["three"] = node("RepeatImageBatch", image=["image", 0], amount=3)
             prompt["cond"]["inputs"][name] = ["three", 0]
-            fails(ready, prompt, "cond", f"{name} holds 3 pictures, but one is wanted; pick one")
+            fails(ready, prompt, "cond", f"{name} must be a single image, but it is a batch of 3; select one")
 
     def test_a_last_picture_of_another_size_is_fitted_and_looked_at(self, ready: Client) -> None:
         def between(width: int, height: int, colour: int) -> Any:
@@ -313,7 +327,7 @@ class TestPictures:
 
     def test_loop_and_last_picture_exclude_each_other(self, ready: Client) -> None:
         prompt = animate(loop=True, last_image=["image", 0])
-        fails(ready, prompt, "animate", "loop and a last picture exclude each other")
+        fails(ready, prompt, "animate", "loop and last_image cannot be combined")
 
 
 class TestSizes:
@@ -323,9 +337,9 @@ class TestSizes:
             (
                 100,
                 64,
-                "width must be a multiple of 64 from 64 to 4096, or 0 for .*, but 100 was given; the nearest is 128",
+                "width must be a multiple of 64 from 64 to 4096, or 0 .*, but 100 .*; the nearest valid value is 128",
             ),
-            (64, 10, "height must be a multiple of 64 .*, but 10 was given; the nearest is 64"),
+            (64, 10, "height must be a multiple of 64 .*, but 10 was given; the nearest valid value is 64"),
             (64, 0, r"only one of width \(64\) and height \(0\) is set"),
             (-64, 64, "width must be a multiple of 64 from 64 to 4096, or 0 for .*, but -64 was given"),
             (64, 8192, "height must be a multiple of 64 from 64 to 4096, or 0 for .*, but 8192 was given"),
@@ -357,12 +371,12 @@ class TestSizes:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("cfg", -0.5, "cfg must be 0 to 100, or -1 for the model's own value, but -0.5 was given"),
+            ("cfg", -0.5, "cfg must be 0 to 100, or -1 for the model's default, but -0.5 was given"),
             ("cfg", 101.0, "cfg must be 0 to 100, or -1 .*, but 101.0 was given"),
             ("image_cfg", -0.1, "image_cfg must be 0 to 100, or -1 for the value of cfg, but -0.1 was given"),
-            ("eta", -0.05, "eta must be 0 to 1, or -1 for the model's own value, but -0.05 was given"),
+            ("eta", -0.05, "eta must be 0 to 1, or -1 for the model's default, but -0.05 was given"),
             ("guidance_rescale", 1.5, "guidance_rescale must be 0 to 1, or -1 .*, but 1.5 was given"),
-            ("steps", -1, "steps must be 1 to 1000, or 0 for the model's own value, but -1 was given; 25 to"),
+            ("steps", -1, "steps must be 1 to 1000, or 0 for the model's default, but -1 was given; 25 to"),
         ],
     )
     def test_numbers_of_the_sampler_are_checked_before_anything_runs(
@@ -380,13 +394,13 @@ class TestSizes:
     )
     def test_so_is_motion_of_the_conditioning(self, ready: Client, kind: str) -> None:
         said = refused(ready, saved_latent(sampled(conditioned(kind, motion=-0.5))))
-        assert "motion must be 0 to 1, or -1 for the model's own value, but -0.5 was given" in said
+        assert "motion must be 0 to 1, or -1 for the model's default, but -0.5 was given" in said
 
     @pytest.mark.parametrize(
         ("name", "kind", "value", "message"),
         [
-            ("cfg", "PrimitiveFloat", -0.5, "cfg must be 0 to 100, or -1 for the model's own value"),
-            ("steps", "PrimitiveInt", -3, "steps must be 1 to 1000, or 0 for the model's own value, but -3"),
+            ("cfg", "PrimitiveFloat", -0.5, "cfg must be 0 to 100, or -1 for the model's default"),
+            ("steps", "PrimitiveInt", -3, "steps must be 1 to 1000, or 0 for the model's default, but -3"),
             ("steps", "PrimitiveInt", 1001, "steps must be 1 to 1000, or 0 .*, but 1001 was given"),
         ],
     )
@@ -407,7 +421,7 @@ class TestSizes:
     )
     def test_too_few_frames_for_the_kind_of_clip(self, ready: Client, kind: str, least: int) -> None:
         prompt = saved_latent(sampled(conditioned(kind, frames=least - 1)))
-        fails(ready, prompt, "cond", f"needs at least {least} frames, but {least - 1} were asked for")
+        fails(ready, prompt, "cond", f"frames must be at least {least} to .*, but {least - 1} was given")
 
     @pytest.mark.parametrize("frames", [1, 15, 17, 100])
     def test_any_length_works(self, ready: Client, frames: int) -> None:
@@ -431,7 +445,7 @@ class TestLatents:
         self, ready: Client, kind: str, choices: dict[str, Any], shape: str
     ) -> None:
         empty = node(kind, width=64, height=64, batch_size=1, **choices)
-        message = f"the latent has the shape {shape}, but frames x 4 x height x width is wanted"
+        message = f"the latent has the shape {shape}, but must have frames x 4 x height x width"
         prompt = {**decoded(sampled(conditioned())), "empty": empty}
         prompt["decode"]["inputs"]["latent"] = ["empty", 0]
         fails(ready, prompt, "decode", message)
@@ -444,7 +458,7 @@ class TestLatents:
         prompt = saved_latent(make(conditioned(), **{socket: ["empty", 0]}))
         prompt["empty"] = node("EmptyLatentImage", width=128, height=64, batch_size=5)
         message = (
-            "the latent is 128x64 with 5 frames but the pictures were conditioned for 64x64 with 4 frames"
+            "the latent is 128x64 with 5 frames, but the images were conditioned for 64x64 with 4 frames"
         )
         fails(ready, prompt, "sampler", message)
 
@@ -453,4 +467,4 @@ class TestLatents:
     def test_conditioning_without_a_picture_is_refused(self, ready: Client, make: Any, socket: str) -> None:
         prompt = saved_latent(make(conditioned(), **{socket: ["text", 0]}))
         prompt["text"] = node("CLIPTextEncode", clip=["loader", 1], text="a boat")
-        fails(ready, prompt, "sampler", "picture.*; connect .* of DynamiCrafter Image Conditioning")
+        fails(ready, prompt, "sampler", "image.*; connect .* of DynamiCrafter Image Conditioning")

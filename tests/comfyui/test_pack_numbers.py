@@ -80,10 +80,13 @@ class TestBorders:
         ("kind", "message"),
         [
             ("model", "model is not a DynamiCrafter model; connect the MODEL output"),
-            ("siglip", "clip_vision is another kind of model, but this model wants a CLIP tower of width 64"),
+            (
+                "siglip",
+                "clip_vision is another kind of model, but this model needs a CLIP encoder of width 64",
+            ),
             ("no image encoder", "no image encoder in this checkpoint; connect a core CLIPVisionLoader"),
             ("no vae", "no VAE in this checkpoint; connect a core VAELoader"),
-            ("vae", "this VAE makes latents of 16 channels and 3 dimensions"),
+            ("vae", "this VAE has latents with 16 channels and 3 dimensions"),
         ],
     )
     def test_objects_of_another_kind_are_refused(self, measured: Measured, kind: str, message: str) -> None:

@@ -206,7 +206,7 @@ class TestOutOfMemory:
         assert result["calls"] == [8, 4]
         assert re.fullmatch(
             r"RuntimeError: out of memory: one evaluation at 64x64 with 4 frames needs about \d+\.\d GB besides the "
-            r"weights, and \d+\.\d GB are free; choose a smaller size, fewer frames, or start ComfyUI with --novram",
+            r"weights, but only \d+\.\d GB are free; use a smaller size or fewer frames, or start ComfyUI with --novram",
             result["message"],
         )
         assert result["again"] == 0
@@ -231,9 +231,9 @@ class TestOutOfMemory:
             (
                 "oom decode",
                 "clip never",
-                "decoding 6 frames of 64x64 at once, as this decoder wants, needs about",
+                "decoding 6 frames of 64x64 at once, which this decoder requires, needs about",
             ),
-            ("oom encode", "never", "encoding a picture of 64x64 needs about"),
+            ("oom encode", "never", "encoding an image of 64x64 needs about"),
         ],
     )
     def test_the_autoencoder_says_what_was_needed_and_what_to_change(
@@ -241,8 +241,8 @@ class TestOutOfMemory:
     ) -> None:
         message = found(where)[case]["message"]
         assert message.startswith("RuntimeError: out of memory: ") and words in message
-        needed, there, changes = re.split(r", and |; ", message)
-        assert needed.endswith("GB besides the weights") and there.endswith("GB are free")
+        needed, there, changes = re.split(r", but only |; ", message)
+        assert needed.endswith("GB in addition to the weights") and there.endswith("GB are free")
         assert len(re.split(r", (?:or )?| or ", changes)) >= 3
 
 

@@ -47,7 +47,7 @@ def test_the_loader_decides_where_it_can_or_where_nothing_fits(told: dict[str, A
 
 def test_the_choices_are_named_where_nothing_tells(told: dict[str, Any]) -> None:
     message = told["pruned animate"]
-    assert message.startswith("error: ") and "choose it in the variant input" in message
+    assert message.startswith("error: ") and "select it in the variant input" in message
     assert "512_v1" in message and "1024_v1" in message and "512_interp_v1" not in message
 
 
@@ -94,12 +94,12 @@ def test_a_new_parameter_is_an_input_of_the_sampler_by_itself(told: dict[str, An
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("choose_model", "the README lists the models and what each is for"),
+        ("choose_model", "the README lists the models and their uses"),
         ("download", "put the file of text into models/checkpoints"),
-        ("drop_variant", "set the variant input to auto or choose another file"),
-        ("lower_cfg", "set a smaller cfg, or choose a checkpoint that is not damaged"),
+        ("drop_variant", "set the variant input to auto or select another file"),
+        ("lower_cfg", "set a lower cfg, or select a checkpoint that is not damaged"),
         ("name_encoder", "connect a core loader with the text encoder"),
-        ("name_variant", "choose it in the variant input"),
+        ("name_variant", "select it in the variant input"),
         ("widen_dtype", "set weight_dtype to float32 or bfloat16 in the loader"),
     ],
 )

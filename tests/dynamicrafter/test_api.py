@@ -1,4 +1,4 @@
-"""The package as a person uses it from Python."""
+"""The Python API."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def test_downloaded_files_go_with_their_towers(monkeypatch: pytest.MonkeyPatch) 
     assert find_model("512-interp", text_encoder="mine").text_encoder == Path("mine")
     del here["towers"]
     with pytest.raises(
-        UsageError, match=r"512_interp are not here yet; fetch them with .*download\(find\('512_interp'\)\)"
+        UsageError,
+        match=r"512_interp are not downloaded; download them with .*download\(find\('512_interp'\)\)",
     ):
         find_model("512_interp", text_encoder="mine")
     found = find_model("512_interp", text_encoder="mine", image_encoder="mine")
@@ -141,7 +142,7 @@ def test_downloaded_files_go_with_their_towers(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("device", ["meta", "cuda:99", "xpu", "hpu", "nothing", ""])
 def test_a_device_that_is_not_here_is_refused(device: str) -> None:
-    with pytest.raises(UsageError, match=f"there is no device '{device}' here; give cpu, cuda"):
+    with pytest.raises(UsageError, match=f"the device '{device}' is not available; use cpu, cuda"):
         pick_device(device)
 
 
@@ -225,17 +226,17 @@ def test_a_saved_clip_carries_its_settings(
 
 def test_lists_of_other_lengths_are_refused(model: Model, pictures: dict[str, Path]) -> None:
     settings = make_settings(SMALL, "animate", **FEW)
-    with pytest.raises(UsageError, match="as many seeds as pictures, but 1 pictures and 2 seeds were given"):
+    with pytest.raises(UsageError, match="as many seeds as images, but 1 images and 2 seeds were given"):
         render(model, settings, [pictures["wide"]], None, [1, 2])
-    with pytest.raises(UsageError, match="there is no picture to make a clip of; give at least one"):
+    with pytest.raises(UsageError, match="there is no image to generate a clip from; pass at least one"):
         render(model, settings, [], None, [])
 
 
 def test_last_pictures_are_for_interpolation_alone(model: Model, pictures: dict[str, Path]) -> None:
     picture = [pictures["wide"]]
-    with pytest.raises(UsageError, match="^animate takes no last pictures; give them in interpolation"):
+    with pytest.raises(UsageError, match="^animate takes no last images; pass them for interpolation"):
         render(model, make_settings(SMALL, "animate", **FEW), picture, picture, [1])
-    with pytest.raises(UsageError, match="^interpolate needs last pictures; give them in interpolation"):
+    with pytest.raises(UsageError, match="^interpolate needs last images; pass them for interpolation"):
         render(model, make_settings(SMALL, "interpolate", **FEW), picture, None, [1])
 
 

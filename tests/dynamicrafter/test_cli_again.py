@@ -68,7 +68,7 @@ def test_a_changed_picture_is_refused(run: Run, clip: Path, picture: Path) -> No
     assert ran.code == 1
     assert (
         ran.err
-        == f"dynamicrafter: {picture} is not the picture the clip was made from; give that one with --picture FILE\n"
+        == f"dynamicrafter: {picture} is not the image the clip was made from; specify that one with --picture FILE\n"
     )
 
 
@@ -77,7 +77,7 @@ def test_a_picture_that_is_gone_is_asked_for(run: Run, clip: Path, picture: Path
     ran = run("again", clip)
     assert (ran.code, ran.err) == (
         1,
-        f"dynamicrafter: the clip's picture {picture} is gone; say where it is now with --picture FILE\n",
+        f"dynamicrafter: the clip's image {picture} does not exist; specify its new path with --picture FILE\n",
     )
     assert run("again", clip, "--quiet", "--picture", moved).code == 0
 
@@ -111,7 +111,7 @@ def test_weights_that_are_gone_are_asked_for(
     ran = run("again", "clip.mp4")
     assert (ran.code, ran.err) == (
         1,
-        f"dynamicrafter: the clip's weights {weights} are gone; name them with --model NAME or FILE\n",
+        f"dynamicrafter: the clip's weights {weights} do not exist; specify them with --model NAME or FILE\n",
     )
     assert run("again", "clip.mp4", "--quiet", "--model", moved).code == 0
 
@@ -125,7 +125,7 @@ def test_changed_weights_are_refused(
     ran = run("again", "clip.mp4")
     assert (ran.code, ran.err) == (
         1,
-        f"dynamicrafter: {weights} is not what the clip was made with; give the right one with --model\n",
+        f"dynamicrafter: {weights} is not the file the clip was made with; specify that one with --model\n",
     )
 
 
@@ -162,7 +162,7 @@ def test_weights_known_by_their_bytes_are_compared_by_them(
     clip = known_by_bytes(Path("clip.mp4"), weights, file_sha256(weights))
     assert run("again", clip, "--quiet").code == 0
     with_metadata(wide_weights, weights)
-    assert "is not what the clip was made with" in run("again", clip).err
+    assert "is not the file the clip was made with" in run("again", clip).err
 
 
 def test_old_clips_of_the_built_in_model_survive_a_change_of_its_metadata(
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_clip_is_refused(run: Run, picture: Path) -> None:
 
 
 DAMAGED = "; it is damaged, write it again"
-UNTOLD = "{} does not say how it was made; only what the command wrote can be repeated"
+UNTOLD = "{} has no record of how it was made; choose a clip that the dynamicrafter command has written"
 AN_OBJECT = "an object"
 
 

@@ -151,7 +151,7 @@ def test_a_weights_folder_that_cannot_be_made(
     (tmp_path / "file").touch()
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path / "file" / "home"))
     sentence = complaint(run("animate", pictures["wide"], *QUICK), 1)
-    assert "set DYNAMICRAFTER_HOME to one that can be written to" in sentence
+    assert "set DYNAMICRAFTER_HOME to a writable folder" in sentence
 
 
 # Output
@@ -212,7 +212,11 @@ def test_a_full_disk_leaves_nothing(
     [
         ("gone.safetensors", 1, "gone.safetensors cannot be read as a LoRA ("),
         ("gone.safetensors:0.5", 1, "gone.safetensors cannot be read as a LoRA ("),
-        ("adapters.safetensors:nan", 2, "argument --lora: a strength is a number such as 0.8, not 'nan'"),
+        (
+            "adapters.safetensors:nan",
+            2,
+            "argument --lora: the strength must be a number such as 0.8, not 'nan'",
+        ),
     ],
 )
 def test_unusable_adapters_are_refused(

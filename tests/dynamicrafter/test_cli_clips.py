@@ -56,8 +56,8 @@ def test_the_note_of_the_built_in_model_names_one_for_the_command(
     ran = run(command, *words, "--steps", "2", "--frames", "4", "--output", "clip.gif", "--json")
     assert command in VARIANTS[str(find(name).variant)].modes
     assert ran.json["notes"] == [
-        f"the built-in tiny model knows coloured shapes only; to {command} real pictures fetch a released one with "
-        f"'dynamicrafter download {name}' and add --model {name}"
+        f"the built-in tiny model knows coloured shapes only; to {command} real images, download a released model with "
+        f"'dynamicrafter download {name}' and pass --model {name}"
     ]
 
 
@@ -278,7 +278,7 @@ def test_any_prompt_works(run: Run, pictures: dict[str, Path], prompt: str) -> N
 
 def test_a_prompt_that_is_too_long_is_said_to_be_cut(run: Run, pictures: dict[str, Path]) -> None:
     words = "animate", pictures["wide"], *QUICK, "--negative", "boat " * 76
-    note = "the negative prompt has 76 word pieces; the model reads the first 75"
+    note = "the negative prompt has 76 tokens and is truncated to the first 75"
     assert run(*words).err == f"note: {note}\n"
     assert run(*words, "--json").json["notes"] == [note]
     assert run("animate", pictures["wide"], *QUICK, "--prompt", "boat " * 75).err == ""
@@ -387,9 +387,9 @@ def test_a_terminal_sees_every_stage_with_the_time_left(
     kept_networks.clear()
     words = "animate", pictures["wide"], "--model", "random", "--frames", "2", "--output", "clip.mp4"
     bars = shown(run, monkeypatch, *words, "--steps", "30")
-    stages = ["random: loading", "clip.mp4: reading", "clip.mp4: drawing", "clip.mp4: developing"]
+    stages = ["random: loading", "clip.mp4: encoding", "clip.mp4: sampling", "clip.mp4: decoding"]
     assert sorted(stages, key=bars.index) == stages
-    assert re.search(r"drawing: .*/30 \[\d\d:\d\d<\d\d:\d\d", bars)
+    assert re.search(r"sampling: .*/30 \[\d\d:\d\d<\d\d:\d\d", bars)
     assert shown(run, monkeypatch, *words, "--steps", "1", "--quiet") == ""
     assert shown(run, monkeypatch, *words, "--steps", "1", "--json") == ""
 

@@ -44,15 +44,15 @@ USAGE = {
     ),
     "model not here": (
         ("animate", "PICTURE", "--model", "512-interp"),
-        "the files of 512_interp are not here yet; fetch them with 'dynamicrafter download 512_interp'",
+        "the files of 512_interp are not downloaded; download them with 'dynamicrafter download 512_interp'",
     ),
     "towers alone": (
         ("animate", "PICTURE", "--model", "towers"),
-        "image towers for all models that come without them; 'dynamicrafter models' lists the models and what each",
+        "image towers for all models that come without them; 'dynamicrafter models' lists the models and their uses",
     ),
     "no weights file": (
         ("animate", "PICTURE", "--model", "gone.safetensors"),
-        "there is no weights file gone.safetensors; check the path, or give a name from 'dynamicrafter models'",
+        "there is no weights file gone.safetensors; check the path, or use a name from 'dynamicrafter models'",
     ),
     "unknown variant": (
         ("animate", "PICTURE", *QUICK, "--variant", "smal"),
@@ -60,19 +60,19 @@ USAGE = {
     ),
     "unknown device": (
         ("animate", "PICTURE", *QUICK, "--device", "abacus"),
-        "there is no device 'abacus' here; give cpu, cuda, cuda:1, mps or auto",
+        "the device 'abacus' is not available; use cpu, cuda, cuda:1, mps or auto",
     ),
     "a device without memory": (
         ("animate", "PICTURE", *QUICK, "--device", "meta"),
-        "there is no device 'meta'",
+        "the device 'meta' is not available",
     ),
     "unknown precision": (
         ("animate", "PICTURE", *QUICK, "--dtype", "fp8"),
-        "argument --dtype: a precision is fp32, bf16, fp16 or auto, not 'fp8'; see 'dynamicrafter animate --help'",
+        "argument --dtype: must be fp32, bf16, fp16 or auto, not 'fp8'; see 'dynamicrafter animate --help'",
     ),
     "width": (
         ("animate", "PICTURE", *QUICK, "--size", "100x64"),
-        "width must be a multiple of 64 from 64 to 4096, but 100 was given; the nearest is 128",
+        "width must be a multiple of 64 from 64 to 4096, but 100 was given; the nearest valid value is 128",
     ),
     "height": (
         ("animate", "PICTURE", *QUICK, "--size", "64x0"),
@@ -80,21 +80,21 @@ USAGE = {
     ),
     "no size": (
         ("animate", "PICTURE", *QUICK, "--size", "large"),
-        "argument --size: a size is WxH in pixels such as 512x320, not 'large'",
+        "argument --size: must be WxH in pixels, such as 512x320, not 'large'",
     ),
     "no steps": (("animate", "PICTURE", *QUICK, "--steps", "0"), "steps must be 1 to 1000, but 0 was given"),
     "too many steps": (
         ("animate", "PICTURE", *QUICK, "--steps", "1001"),
-        "steps must be 1 to 1000, but 1001 was given; 25 to 50 are usual",
+        "steps must be 1 to 1000, but 1001 was given; 25 to 50 are typical",
     ),
     "no frames": (
         ("animate", "PICTURE", *QUICK, "--frames", "0"),
         "frames must be 1 to 1024, but 0 was given",
     ),
-    "short loop": (("loop", "PICTURE", *QUICK, "--frames", "2"), "loop needs at least 3 frames, but 2"),
+    "short loop": (("loop", "PICTURE", *QUICK, "--frames", "2"), "frames must be at least 3 to loop, but 2"),
     "motion and fs": (
         ("animate", "PICTURE", *QUICK, "--motion", "0.5", "--fs", "8"),
-        "fs and motion set the same thing; give one of them",
+        "fs and motion set the same value; use only one of them",
     ),
     "motion": (
         ("animate", "PICTURE", *QUICK, "--motion", "2"),
@@ -102,7 +102,7 @@ USAGE = {
     ),
     "guidance": (
         ("animate", "PICTURE", *QUICK, "--cfg", "nan"),
-        "cfg must be 0 to 100, but nan was given; 1 switches guidance off",
+        "cfg must be 0 to 100, but nan was given; 1 disables guidance",
     ),
     "guidance rescale": (
         ("animate", "PICTURE", *QUICK, "--rescale", "2"),
@@ -114,17 +114,17 @@ USAGE = {
     ),
     "seed": (
         ("animate", "PICTURE", *QUICK, "--seed", "1,-2"),
-        "argument --seed: a seed is a whole number from 0, or several with commas, not '1,-2'",
+        "argument --seed: must be a non-negative integer, or several separated by commas, not '1,-2'",
     ),
     "large seed": (("animate", "PICTURE", *QUICK, "--seed", f"1,{2**63}"), "seed must be 0 to 2^63 - 1, but"),
     "batch": (("animate", "PICTURE", *QUICK, "--batch", "0"), "batch must be at least 1, but 0 was given"),
     "numbered root": (
         ("animate", "PICTURE", *QUICK, "--seed", "1,2", "--output", "/"),
-        "/ is no name that several clips could be numbered by; add one to it",
+        "/ has no file name to which the clips' numbers could be added; add one to it",
     ),
     "the picture itself": (
         ("animate", "PICTURE", *QUICK, "--output", "PICTURE"),
-        "picture.webp is the picture itself; give the clip another name with --output",
+        "picture.webp is the image itself; choose another name for the clip with --output",
     ),
 }
 
@@ -145,7 +145,7 @@ def test_a_model_is_only_asked_for_what_it_was_trained_for(
 ) -> None:
     ran = run("loop", pictures["wide"], *QUICK, "--model", wide_weights)
     assert (
-        "wide was trained to animate, not to loop; 'dynamicrafter models' lists the models and what each is for"
+        "wide was trained to animate, not to loop; 'dynamicrafter models' lists the models and their uses"
         in complaint(ran, 2)
     )
 
@@ -154,7 +154,7 @@ def test_a_folder_does_not_hide_a_model_of_its_name(run: Run, pictures: dict[str
     Path("random").mkdir()
     Path("512").mkdir()
     assert run("animate", pictures["wide"], *QUICK, "--output", "clip.gif").code == 0
-    assert "the files of 512 are not here yet" in complaint(run("animate", "x.png", "--model", "512"), 2)
+    assert "the files of 512 are not downloaded" in complaint(run("animate", "x.png", "--model", "512"), 2)
     ran = run("animate", pictures["wide"], "--model", "./512")
     assert "the folder 512 holds no weights file" in complaint(ran, 1)
 
@@ -200,7 +200,7 @@ def test_a_surprise_is_one_sentence_without_debug(
 ) -> None:
     fail_in_network(monkeypatch, RuntimeError("broken\nin many lines"))
     sentence = complaint(run("animate", pictures["wide"], *QUICK), 1)
-    assert sentence == "something unexpected went wrong (RuntimeError: broken); --debug shows where"
+    assert sentence == "unexpected error (RuntimeError: broken); use --debug to show the traceback"
 
 
 def test_debug_shows_the_traceback(run: Run, pictures: dict[str, Path]) -> None:
@@ -221,7 +221,7 @@ def test_output_that_is_not_finite_stops_at_once(
     monkeypatch.setattr(VideoUNet, "forward", spoilt)
     words = "animate", pictures["wide"], *QUICK, "--steps", "50"
     sentence = complaint(run(*words), 1)
-    assert sentence.startswith("the denoising network's output is not finite in float32; use a smaller --cfg")
+    assert sentence.startswith("the denoising network's output is not finite in float32; use a lower --cfg")
     assert len(calls) == 2  # one step with guidance
     assert "load the model with --dtype float32" in complaint(run(*words, "--dtype", "fp16"), 1)
 
@@ -260,7 +260,7 @@ def test_ctrl_c_keeps_the_clips_that_were_finished(
         fail_in_network(patch, KeyboardInterrupt(), after=3)
         ran = run(*words)
     assert ran.code == 130
-    assert ran.err == "dynamicrafter: cancelled; nothing but the 1 finished clip(s) was written\n"
+    assert ran.err == "dynamicrafter: cancelled; only the 1 finished clip(s) were written\n"
     assert left() == ["wide-animate-1.mp4"]
     fail_in_network(monkeypatch, KeyboardInterrupt(), after=5)
     ran = run(*words, "--json")

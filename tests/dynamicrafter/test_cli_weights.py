@@ -130,7 +130,7 @@ def test_an_interrupted_download_says_how_it_goes_on(
         raise stop
 
     monkeypatch.setattr("dynamicrafter.cli.weights.download", interrupted)
-    assert complaint(run("download", "toy"), 130) == "cancelled; the same command goes on from here"
+    assert complaint(run("download", "toy"), 130) == "cancelled; repeat the command to resume"
 
 
 def test_an_unknown_name_is_told_with_the_nearest(run: Run) -> None:

@@ -124,7 +124,7 @@ def test_a_pytorch_with_known_holes_is_warned_of(
     assert ran.code == 0
     found = finding(ran, "packages")
     assert found["verdict"] == verdict
-    assert found["problem"] is None or f"PyTorch {version} has known holes" in found["problem"]
+    assert found["problem"] is None or f"PyTorch {version} has known vulnerabilities" in found["problem"]
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
@@ -188,7 +188,7 @@ def test_a_model_without_its_towers_is_warned_of(run: Run, monkeypatch: pytest.M
     ran = run("doctor")
     assert ran.code == 0
     assert "weights: warning\n" in ran.out
-    assert "  512 lacks towers; fetch what is missing with 'dynamicrafter download 512'\n" in ran.out
+    assert "  512 needs towers, not downloaded yet; run 'dynamicrafter download 512'\n" in ran.out
 
 
 def test_a_weights_folder_that_cannot_be_written_is_warned_of(
@@ -199,7 +199,7 @@ def test_a_weights_folder_that_cannot_be_written_is_warned_of(
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(file / "weights"))
     ran = run("doctor", "--json")
     assert ran.code == 0
-    assert f"nothing can be written to the weights folder {file}" in finding(ran, "weights")["problem"]
+    assert f"the weights folder {file / 'weights'} is not writable" in finding(ran, "weights")["problem"]
 
 
 def test_the_room_is_that_of_a_folder_not_made_yet(

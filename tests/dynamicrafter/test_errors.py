@@ -28,8 +28,8 @@ def test_python_and_the_command_have_words_for_every_remedy(words: Words) -> Non
     [
         (
             Remedy("check_model"),
-            "check the path, or give a name of dyn",
-            "give a name from 'dynamicrafter mod",
+            "check the path, or pass a name from dyn",
+            "use a name from 'dynamicrafter mod",
         ),
         (
             Remedy("choose_model"),
@@ -37,27 +37,27 @@ def test_python_and_the_command_have_words_for_every_remedy(words: Words) -> Non
             "'dynamicrafter models' lists the mod",
         ),
         (Remedy("download", ("512",)), "download(find('512'))", "with 'dynamicrafter download 512'"),
-        (Remedy("drop_variant"), "leave variant out", "leave --variant out or choose another file"),
+        (Remedy("drop_variant"), "omit variant", "omit --variant or choose another file"),
         (
             Remedy("fetch", ("1 GB",)),
             "pass fetch=True to let the",
-            "--fetch lets the package download them (1",
+            "use --fetch to let the package download them (1",
         ),
-        (Remedy("lower_cfg"), "pass a smaller cfg", "use a smaller --cfg"),
+        (Remedy("lower_cfg"), "pass a lower cfg", "use a lower --cfg"),
         (Remedy("name_encoder", ("text",)), "pass text_encoder=...", "pass --text-encoder FILE"),
         (
             Remedy("name_encoder", ("text", "image")),
             "pass text_encoder=... and pass image_encoder=...",
             "pass --text-encoder FILE and pass --image-encoder FILE",
         ),
-        (Remedy("name_i3d", ("/a.pt",)), "pass i3d=... or put it at /a.pt", "--i3d or put it at /a.pt"),
+        (Remedy("name_i3d", ("/a.pt",)), "pass i3d=... or place it at /a.pt", "--i3d or place it at /a.pt"),
         (
             Remedy("name_towers", ("towers",)),
             "or pass towers=...",
-            "download towers' or give a file with --tow",
+            "download towers' or specify a file with --tow",
         ),
-        (Remedy("name_variant", ("256_v1", "512_v1")), "pass variant=...", "say which with --variant NAME"),
-        (Remedy("skip_learned"), "and fetch them again", "or leave it out with --plain"),
+        (Remedy("name_variant", ("256_v1", "512_v1")), "pass variant=...", "specify it with --variant NAME"),
+        (Remedy("skip_learned"), "and download them again", "or skip it with --plain"),
         (Remedy("widen_dtype"), 'dtype="float32" or "bfloat16"', "with --dtype float32 or bfloat16"),
     ],
     ids=lambda value: value.kind if isinstance(value, Remedy) else "",
@@ -75,7 +75,7 @@ def test_an_error_without_a_remedy_is_its_facts() -> None:
 
 
 def test_a_remedy_without_words_is_said_as_in_python() -> None:
-    assert UsageError("no", Remedy("drop_variant")).said({}) == "no; leave variant out or choose another file"
+    assert UsageError("no", Remedy("drop_variant")).said({}) == "no; omit variant or choose another file"
 
 
 def test_an_error_survives_being_sent_to_another_process() -> None:

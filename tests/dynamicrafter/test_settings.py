@@ -112,7 +112,7 @@ def test_motion_outside_its_range_is_refused(motion: float) -> None:
 
 
 def test_fs_and_motion_together_are_refused() -> None:
-    with pytest.raises(UsageError, match="fs and motion set the same thing; give one of them"):
+    with pytest.raises(UsageError, match="fs and motion set the same value; use only one of them"):
         make_settings(V512, "animate", fs=10, motion=0.5)
 
 
@@ -138,21 +138,30 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
     ("changes", "message"),
     [
         ({"mode": "dance"}, r"mode must be one of animate, interpolate, loop, not 'dance'"),
-        ({"width": 500}, r"width must be a multiple of 64 from 64 to 4096, but 500 .*; the nearest is 512"),
-        ({"width": 0}, r"width must be a multiple of 64 .*, but 0 was given; the nearest is 64"),
-        ({"width": 8192}, r"width must be .* to 4096, but 8192 was given; the nearest is 4096"),
-        ({"height": -64}, r"height must be a multiple of 64 .*, but -64 was given; the nearest is 64"),
-        ({"height": 350}, r"height must be a multiple of 64 .*, but 350 was given; the nearest is 320"),
+        (
+            {"width": 500},
+            r"width must be a multiple of 64 from 64 to 4096, but 500 .*; the nearest valid value is 512",
+        ),
+        ({"width": 0}, r"width must be a multiple of 64 .*, but 0 was given; the nearest valid value is 64"),
+        ({"width": 8192}, r"width must be .* to 4096, but 8192 was given; the nearest valid value is 4096"),
+        (
+            {"height": -64},
+            r"height must be a multiple of 64 .*, but -64 was given; the nearest valid value is 64",
+        ),
+        (
+            {"height": 350},
+            r"height must be a multiple of 64 .*, but 350 was given; the nearest valid value is 320",
+        ),
         ({"frames": 0}, r"frames must be 1 to 1024, but 0 was given; the models were trained on 16"),
         ({"frames": 1025}, r"frames must be 1 to 1024, but 1025 was given"),
-        ({"mode": "interpolate", "frames": 1}, r"interpolate needs at least 2 frames, but 1 were asked for"),
-        ({"mode": "loop", "frames": 2}, r"loop needs at least 3 frames, but 2 were"),
-        ({"steps": 0}, r"steps must be 1 to 1000, but 0 was given; 25 to 50 are usual"),
+        ({"mode": "interpolate", "frames": 1}, r"frames must be at least 2 to interpolate, but 1 was given"),
+        ({"mode": "loop", "frames": 2}, r"frames must be at least 3 to loop, but 2 was"),
+        ({"steps": 0}, r"steps must be 1 to 1000, but 0 was given; 25 to 50 are typical"),
         ({"steps": 1001}, r"steps must be 1 to 1000, but 1001 was given"),
         ({"steps": 2.0}, r"steps must be 1 to 1000, but 2\.0 was given"),
         ({"steps": True}, r"steps must be 1 to 1000, but True was given"),
         ({"steps": None}, r"steps must be 1 to 1000, but None was given"),
-        ({"cfg": float("nan")}, r"cfg must be 0 to 100, but nan was given; 1 switches guidance off"),
+        ({"cfg": float("nan")}, r"cfg must be 0 to 100, but nan was given; 1 disables guidance"),
         ({"cfg": None}, r"cfg must be 0 to 100, but None was given"),
         ({"cfg": -0.5}, r"cfg must be 0 to 100, but -0\.5 was given"),
         ({"image_cfg": float("inf")}, r"image_cfg must be 0 to 100, but inf was given"),
@@ -165,8 +174,8 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
         ({"sampler": "euler"}, r"sampler must be one of ddim, but 'euler' was given"),
         ({"fit": "tile"}, r"fit must be one of crop, pad, stretch, but 'tile' was given"),
         ({"noise_device": "cuda"}, r"noise_device must be one of cpu, device, but 'cuda' was given"),
-        ({"prompt": 7}, r"prompt must be a text, but 7 was given"),
-        ({"fs": -1}, r"fs must be 0 to 1000, but -1 was given; motion is the simpler choice"),
+        ({"prompt": 7}, r"prompt must be a string, but 7 was given"),
+        ({"fs": -1}, r"fs must be 0 to 1000, but -1 was given; motion is simpler to use"),
         ({"fs": 1001}, r"fs must be 0 to 1000, but 1001 was given"),
         ({"fps": 0}, r"fps must be 1 to 240, but 0 was given"),
         ({"fps": 241}, r"fps must be 1 to 240, but 241 was given"),

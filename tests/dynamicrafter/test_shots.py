@@ -60,7 +60,7 @@ def test_clips_are_made_and_told_without_a_command(
 
     made = list(make(shots, files, Means("cpu", batch=2), progress, notes.append))
     assert [one.shot for one in made] == shots
-    assert notes == ["the prompt has 76 word pieces; the model reads the first 75"]
+    assert notes == ["the prompt has 76 tokens and is truncated to the first 75"]
     works = ("encode", "sample", "decode")
     together = [("clip 0 and 1 more", work) for work in works] + [("clip 2", work) for work in works]
     assert list(told)[:1] == [("random", "load")] and list(told)[-6:] == together

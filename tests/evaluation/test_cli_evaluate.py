@@ -66,8 +66,8 @@ def test_prompts_that_are_cut_are_told(call: Call, folder: Path, small_weights: 
     )
     words = ("folder", folder, "--model", small_weights, *QUICK, "--plain", "--negative", "blur " * 80)
     notes = [
-        "the negative prompt has 80 word pieces; the model reads the first 75",
-        "cat: the prompt has 90 word pieces; the model reads the first 75",
+        "the negative prompt has 80 tokens and is truncated to the first 75",
+        "cat: the prompt has 90 tokens and is truncated to the first 75",
     ]
     code, out, _ = call(*words, "--json")
     assert (code, json.loads(out)["notes"]) == (0, notes)
@@ -132,7 +132,7 @@ def test_ready_clips_are_told_apart(call: Call, folder: Path, clips: Path) -> No
     code, out, err = call("videos", clips, "--prompts", folder, "--plain", "--quiet", "--csv", "rows.csv")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].split() == ["figure", "mean", "spread", "clips"]
+    assert lines[0].split() == ["metric", "mean", "std", "clips"]
     assert any(line.startswith("flow, pixels per frame") and line.endswith(" 2") for line in lines)
     assert "cat.mp4 is skipped" in lines[-1] and len([line for line in lines if "is skipped" in line]) == 1
     with Path("rows.csv").open(encoding="utf-8", newline="") as file:
@@ -196,23 +196,23 @@ def test_without_weights_each_learned_measure_has_its_line(
         (("folder", "pictures", "--plain", "--size", "65x64"), "width must be a multiple of 64"),
         (
             ("folder", "pictures", "--plain", "--real", "clips"),
-            "--real is for learned measures, but --plain leaves them",
+            "--real is for learned metrics, but --plain skips them",
         ),
         (
             ("videos", "clips", "--plain", "--fetch"),
-            "--fetch is for learned measures, but --plain leaves them",
+            "--fetch is for learned metrics, but --plain skips them",
         ),
         (
             ("folder", "pictures", "--csv", "pictures/prompts.csv"),
-            "is the list of pictures and prompts; give the table an",
+            "is the list of images and prompts; choose another name",
         ),
         (
             ("folder", "pictures/prompts.csv", "--csv", "pictures/prompts.csv"),
-            "is the list of pictures and prompts",
+            "is the list of images and prompts",
         ),
         (
             ("videos", "clips", "--prompts", "pictures", "--csv", "pictures/prompts.csv"),
-            "is the list of pictures and prompts",
+            "is the list of images and prompts",
         ),
         (("folder", "pictures", "--keep", "kept", "--steps", "0"), "steps must be 1 to 1000"),
         (("folder", "pictures", "--i3d", "no.pt"), "there is no file no.pt"),
@@ -238,7 +238,7 @@ def test_a_missing_or_unknown_subject_is_told_with_those_there_are(
     code, out, err = call(*words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
-    assert err.endswith("; write 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'\n")
+    assert err.endswith("; use 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'\n")
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_inputs_are_not_replaced(
     code, out, err = call(*words, *([replaced] if words[-1] == "--csv" else []))
     assert (code, out) == (2, "")
     option = "--csv" if "--csv" in words else "--keep"
-    assert f"{Path(replaced)} is one of the files to be measured" in err and f"with {option}\n" in err
+    assert f"{Path(replaced)} is one of the input files" in err and f"with {option}\n" in err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -378,8 +378,8 @@ def test_the_built_in_model_is_told_to_be_none_for_real_pictures(
     )
     (folder / "prompts.csv").write_text(f"picture,prompt,end\n{row}", encoding="utf-8")
     notes = [
-        f"the built-in tiny model knows coloured shapes only; to {mode} real pictures fetch a released one with "
-        f"'dynamicrafter download {name}' and add --model {name}"
+        f"the built-in tiny model knows coloured shapes only; to {mode} real images, download a released model with "
+        f"'dynamicrafter download {name}' and pass --model {name}"
         for mode, name in wanted
     ]
     for mode, name in wanted:
@@ -397,7 +397,7 @@ def test_pictures_without_a_prompt_are_counted(call: Call, folder: Path, small_w
     code, out, _ = call("folder", folder, "--model", small_weights, *QUICK, "--json")
     told = json.loads(out)
     assert [clip["prompt"] for clip in told["clips"]] == ["waves", "", ""]
-    assert told["notes"] == ["2 of 3 picture(s) have no prompt; nothing is said of what happens there"]
+    assert told["notes"] == ["2 of 3 image(s) have no prompt; their clips are generated with an empty one"]
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_a_csv_that_cannot_be_written_leaves_the_one_before(
     monkeypatch.setattr("os.replace", full)
     code, out, err = call("videos", clips / "boat-still", "--plain", "--quiet", "--csv", "rows.csv")
     assert code == 1
-    assert out.startswith("figure ") and "flow, pixels per frame" in out
+    assert out.startswith("metric ") and "flow, pixels per frame" in out
     assert "rows.csv could not be written (No space left on device)" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "rows.csv"]
     assert (tmp_path / "rows.csv").read_text(encoding="utf-8") == "before"

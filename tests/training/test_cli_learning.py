@@ -40,7 +40,7 @@ def test_a_lora_from_training_to_a_clip(
     words = ["train", str(lora_config), "--folder", str(tmp_path / "run"), "--device", "cpu"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "left out: " in out
+    assert "skipped: " in out
     assert "step      2 loss" in out
     lora = tmp_path / "run" / "lora.safetensors"
     assert out.splitlines()[-1] == str(lora)
@@ -57,7 +57,7 @@ def test_a_lora_from_training_to_a_clip(
     capsys.readouterr()
     lora.unlink()
     assert main(["again", made[1], "--output", str(tmp_path / "third.mp4")]) == 1
-    assert "is gone or not what the clip was made with" in capsys.readouterr().err
+    assert "is missing or not the file the clip was made with" in capsys.readouterr().err
 
 
 def test_training_again_goes_on(

@@ -177,7 +177,7 @@ def test_more_processes_than_clips_are_told(config_file: Callable[..., Path], tm
     for code, _, errors in (main, other):
         assert code == 2
         assert "2 processes cannot share 1 usable clip(s); start at most as many as there are clips" in errors
-    assert main[1].count("left out: ") == 1
+    assert main[1].count("skipped: ") == 1
     assert other[1] == ""
 
 

@@ -58,7 +58,7 @@ def test_clips_that_are_all_unreadable(train: Train, clip_folder: Callable[..., 
         (folder / f"{number}.mp4").write_bytes(b"broken")
     code, said, told = train()
     assert code == 2
-    assert said.count("left out: ") == 2
+    assert said.count("skipped: ") == 2
     assert told.startswith("dynamicrafter: none of the 2 clip(s) of the list can be used; the first one: ")
     assert "0.mp4 cannot be read (" in told
     assert told.count("\n") == 1
@@ -109,4 +109,4 @@ def test_ctrl_c_says_where_it_goes_on(train: Train, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(learning, "listed_clips", stop)
     code, _, told = train()
     assert code == 130
-    assert told.endswith("cancelled; the same command goes on from the last state that was saved\n")
+    assert told.endswith("cancelled; repeat the command to resume from the last saved state\n")

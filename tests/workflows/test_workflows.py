@@ -256,7 +256,7 @@ def test_a_place_for_ones_own_picture_lies_ready(path: Path) -> None:
         assert node["title"].startswith("Your own")
         # A name of a file that is not there would be an error of a graph just opened.
         assert node["widgets_values"] == ["", "image"]
-    assert ("**Your own picture.**" in notes) == bool(spare)
+    assert ("**Your own image.**" in notes) == bool(spare)
 
 
 @api
