@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from .api import Lora, ModelFiles, find_model, provide
-from .errors import ClipError, UsageError
+from .errors import ClipError, Remedy, UsageError
 from .forms import Form, program_version
 from .hashing import file_sha256, remembered_sha256
 from .media.video import read_metadata
@@ -149,8 +149,8 @@ def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) ->
     """
     if given is not None and len(given) != len(record.pictures):
         raise UsageError(
-            f"the clip was made from {len(record.pictures)} image(s), but {len(given)} were given; "
-            f"pass --picture once for each"
+            f"the clip was made from {len(record.pictures)} image(s), but {len(given)} were given",
+            Remedy("name_picture"),
         )
     found: list[Path] = []
     for index, known in enumerate(record.pictures):
@@ -160,13 +160,9 @@ def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) ->
         if right:
             found.append(right[0])
         elif there:
-            raise ClipError(
-                f"{there[0]} is not the image the clip was made from; specify that one with --picture FILE"
-            )
+            raise ClipError(f"{there[0]} is not the image the clip was made from", Remedy("name_picture"))
         else:
-            raise ClipError(
-                f"the clip's image {places[0]} does not exist; specify its new path with --picture FILE"
-            )
+            raise ClipError(f"the clip's image {places[0]} does not exist", Remedy("name_picture"))
     return tuple(found)
 
 
@@ -181,12 +177,12 @@ def find_model_of(model: KnownModel) -> ModelFiles:
     for known, path in zip(parts, (files.weights, files.text_encoder, files.image_encoder), strict=True):
         if known is not None and (path is None or not known.is_at(path)):
             raise ClipError(
-                f"{path or model.asked} is not the file the clip was made with; specify that one with --model"
+                f"{path or model.asked} is not the file the clip was made with", Remedy("name_model")
             )
     for known in model.loras:
         if not known.path.is_file() or not known.is_at(known.path):
             raise ClipError(
-                f"{known.file} is missing or not the file the clip was made with; pass --model and --lora FILE instead"
+                f"{known.file} is missing or not the file the clip was made with", Remedy("name_lora")
             )
     return replace(files, loras=tuple(Lora(known.path, known.strength) for known in model.loras))
 
@@ -197,5 +193,5 @@ def _by_name(model: KnownModel) -> ModelFiles:
         return provide(find_model(model.asked, variant=model.variant))
     except UsageError as problem:
         raise ClipError(
-            f"the clip's weights {model.weights.file} do not exist; specify them with --model NAME or FILE"
+            f"the clip's weights {model.weights.file} do not exist", Remedy("name_model")
         ) from problem

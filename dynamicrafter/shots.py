@@ -13,13 +13,12 @@ from typing import Literal
 from torch import nn
 
 from .api import Clip, ModelFiles, load, render_each
-from .errors import UsageError
+from .errors import Remedy, UsageError
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
 from .model.configs import TEXT_TOKENS
 from .model.encoders import count_tokens
-from .model.variants import TINY, Mode
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings
@@ -30,8 +29,6 @@ ShotProgress = Callable[[str, Work, int, int], None]
 """Called with the name of a model or clip, the kind of work, the steps or bytes done and their total; any exception it
 raises stops the work."""
 
-_RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "loop": "512_interp"}
-"""A model of the catalogue for each mode."""
 _SMALL_NETWORK = 50_000_000
 """Number of parameters below which a network's layers are too small to benefit from several threads."""
 
@@ -89,8 +86,6 @@ def make(
     said = shots[0].settings
     for text in what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative):
         tell(text)
-    if files.asked == TINY.name:
-        tell(tiny_knows(said.mode))
     shown = progress or _silent
     model = load(
         files,
@@ -150,15 +145,6 @@ def threads_that_pay(model: Model) -> AbstractContextManager[None]:
     return single_thread() if small else nullcontext()
 
 
-def tiny_knows(mode: Mode) -> str:
-    """The note that the built-in model is not for real images, with the name of one that is trained for ``mode``."""
-    name = _RELEASED[mode]
-    return (
-        f"the built-in tiny model knows coloured shapes only; to {mode} real images, download a released model with "
-        f"'dynamicrafter download {name}' and pass --model {name}"
-    )
-
-
 def what_is_cut(name: str, prompt: str) -> list[str]:
     """A note if ``prompt``, called ``name``, is longer than the model's context."""
     most = TEXT_TOKENS - 2  # All but the start and the end.
@@ -184,7 +170,7 @@ def clip_targets(names: Sequence[str], pictures: Sequence[Path]) -> list[str]:
     for name in names:
         target = check_clip_path(name)
         if any(target == picture.resolve() for picture in pictures):
-            raise UsageError(f"{target} is the image itself; choose another name for the clip with --output")
+            raise UsageError(f"{target} is the image itself", Remedy("name_output"))
         targets.append(str(target) + (os.sep if _is_folder(name) else ""))
     return targets
 

@@ -16,6 +16,7 @@ from ..parameters import PARAMETERS
 from ..settings import Settings, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
 from .progress import Bars
+from .words import tiny_knows
 
 
 def run(command: str, given: Namespace, written: list[str]) -> object:
@@ -55,6 +56,8 @@ def make_and_print(
             # In one write: an interrupt may come between a line and its newline.
             print(f"note: {text}\n", end="", file=sys.stderr)
 
+    if files.asked == TINY.name:
+        note(tiny_knows(shots[0].settings.mode))
     with Bars(files.asked, hidden=given.quiet or given.json) as bars:
         for made in make(shots, files, means, bars.clip, note):
             results.append(_result(made))

@@ -30,10 +30,10 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
 from ..settings import clip_metadata
-from ..shots import Means, Shot, batches, render_batch, tiny_knows, what_is_cut
+from ..shots import Means, Shot, batches, render_batch, what_is_cut
 from .clips import clip_settings, model_files
 from .progress import Bars
-from .words import WORDS
+from .words import WORDS, tiny_knows
 
 
 def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:

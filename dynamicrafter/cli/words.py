@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import Words
+from ..model.variants import Mode
 
 WORDS: Words = {
     "check_model": "check the path, or use a name from 'dynamicrafter models'",
@@ -13,8 +14,24 @@ WORDS: Words = {
     "lower_cfg": "use a lower --cfg, or a checkpoint that is not damaged",
     "name_encoder": "pass --{}-encoder FILE",
     "name_i3d": "specify it with --i3d or place it at {}",
+    "name_lora": "pass --model and --lora FILE instead",
+    "name_model": "specify it with --model NAME or FILE",
+    "name_output": "choose another name for the clip with --output",
+    "name_picture": "pass --picture FILE for every image",
     "name_towers": "download them with 'dynamicrafter download {}' or specify a file with --towers",
     "name_variant": "specify it with --variant NAME",
     "skip_learned": "delete its weights and download them again, or skip it with --plain",
     "widen_dtype": "load the model with --dtype float32 or bfloat16",
 }
+
+_RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "loop": "512_interp"}
+"""A released model for each mode, by its name in the catalogue."""
+
+
+def tiny_knows(mode: Mode) -> str:
+    """The note that the built-in model is not for real images, with the name of one that is trained for ``mode``."""
+    name = _RELEASED[mode]
+    return (
+        f"the built-in tiny model knows coloured shapes only; to {mode} real images, download a released model with "
+        f"'dynamicrafter download {name}' and pass --model {name}"
+    )

@@ -68,7 +68,7 @@ def test_a_changed_picture_is_refused(run: Run, clip: Path, picture: Path) -> No
     assert ran.code == 1
     assert (
         ran.err
-        == f"dynamicrafter: {picture} is not the image the clip was made from; specify that one with --picture FILE\n"
+        == f"dynamicrafter: {picture} is not the image the clip was made from; pass --picture FILE for every image\n"
     )
 
 
@@ -77,7 +77,7 @@ def test_a_picture_that_is_gone_is_asked_for(run: Run, clip: Path, picture: Path
     ran = run("again", clip)
     assert (ran.code, ran.err) == (
         1,
-        f"dynamicrafter: the clip's image {picture} does not exist; specify its new path with --picture FILE\n",
+        f"dynamicrafter: the clip's image {picture} does not exist; pass --picture FILE for every image\n",
     )
     assert run("again", clip, "--quiet", "--picture", moved).code == 0
 
@@ -111,7 +111,7 @@ def test_weights_that_are_gone_are_asked_for(
     ran = run("again", "clip.mp4")
     assert (ran.code, ran.err) == (
         1,
-        f"dynamicrafter: the clip's weights {weights} do not exist; specify them with --model NAME or FILE\n",
+        f"dynamicrafter: the clip's weights {weights} do not exist; specify it with --model NAME or FILE\n",
     )
     assert run("again", "clip.mp4", "--quiet", "--model", moved).code == 0
 
@@ -125,7 +125,7 @@ def test_changed_weights_are_refused(
     ran = run("again", "clip.mp4")
     assert (ran.code, ran.err) == (
         1,
-        f"dynamicrafter: {weights} is not the file the clip was made with; specify that one with --model\n",
+        f"dynamicrafter: {weights} is not the file the clip was made with; specify it with --model NAME or FILE\n",
     )
 
 

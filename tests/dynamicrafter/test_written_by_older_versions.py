@@ -61,7 +61,9 @@ def test_clips_can_be_made_again(run: Run, name: str) -> None:
     assert ran.code == 0, ran.out
     again = read_frames("again")
     assert again.shape == (frames, 64, 64, 3)
-    assert read_metadata("again")["settings"] == read_metadata(OLD / name)["settings"]
+    # Newer versions may have more to say.
+    old, new = read_metadata(OLD / name)["settings"], read_metadata("again")["settings"]
+    assert old.items() <= new.items()
     if name == "animated":  # The only one whose frames are stored without loss.
         assert (again.int() - read_frames(OLD / name).int()).abs().max() <= 1
 
