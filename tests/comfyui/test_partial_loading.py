@@ -205,8 +205,8 @@ class TestOutOfMemory:
         result = found("oom always")
         assert result["calls"] == [8, 4]
         assert re.fullmatch(
-            r"RuntimeError: out of memory: one evaluation at 64x64 with 4 frames needs about \d+\.\d GB besides the "
-            r"weights, but only \d+\.\d GB are free; use a smaller size or fewer frames, or start ComfyUI with "
+            r"RuntimeError: out of memory: one evaluation at 64x64 with 4 frames needs about \d+\.\d GB in addition "
+            r"to the weights, but only \d+\.\d GB are free; use a smaller size or fewer frames, or start ComfyUI with "
             r"--novram",
             result["message"],
         )

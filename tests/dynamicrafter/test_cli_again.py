@@ -96,7 +96,9 @@ def test_a_picture_beside_the_clip_stands_in_for_a_changed_one(run: Run, clip: P
 def test_the_number_of_pictures_is_that_of_the_clip(run: Run, clip: Path, picture: Path) -> None:
     ran = run("again", clip, "--picture", picture, "--picture", picture)
     assert ran.code == 2
-    assert ran.err == "dynamicrafter: the clip was made from 1 picture(s), but 2 were given\n"
+    assert ran.err == (
+        "dynamicrafter: the clip was made from 1 image(s), but 2 were given; pass --picture once for each\n"
+    )
 
 
 # Weights
@@ -197,8 +199,8 @@ def test_details_of_a_model_need_the_model(run: Run, clip: Path) -> None:
     ran = run("again", clip, "--variant", "512_v1")
     assert ran.code == 2
     assert ran.err == (
-        "dynamicrafter: --variant, --text-encoder, --image-encoder and --lora say more about a --model; "
-        "give it too\n"
+        "dynamicrafter: --variant, --text-encoder, --image-encoder and --lora require --model; "
+        "specify it as well\n"
     )
 
 

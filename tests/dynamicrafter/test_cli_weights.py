@@ -93,7 +93,7 @@ def test_what_was_downloaded_makes_clips_by_its_name(
 ) -> None:
     path = tmp_path / "home" / "owner" / "weights" / "toy.safetensors"
     animate = ("animate", pictures["wide"], *QUICK, "--model", "toy", "--output", "clip.gif")
-    assert "fetch them with 'dynamicrafter download toy'" in complaint(run(*animate), 2)
+    assert "download them with 'dynamicrafter download toy'" in complaint(run(*animate), 2)
     ran = run("download", "toy")
     assert (ran.code, ran.out, ran.err) == (0, f"toy: {path}\n", "")
     assert run("models", "--json").json["models"][0]["path"] == str(path)
@@ -231,5 +231,5 @@ def test_wrong_wishes_are_refused(
 
 def test_a_variant_that_the_content_contradicts_is_refused(run: Run, random_weights: Path) -> None:
     ran = run("convert", random_weights, "out.safetensors", "--variant", "1024_v1")
-    assert "was detected as small, not 1024_v1; leave --variant out" in complaint(ran, 1)
+    assert "was detected as small, not 1024_v1; omit --variant" in complaint(ran, 1)
     assert run("convert", random_weights, "out.safetensors", "--variant", "small", "--quiet").code == 0

@@ -299,7 +299,7 @@ def test_inputs_are_not_replaced(
 def test_a_table_is_a_csv_file(call: Call, folder: Path, begins: None) -> None:
     code, _, err = call("folder", folder, "--csv", "rows.txt")
     assert code == 2
-    assert "the table is a csv file, but --csv is rows.txt; give it a name that ends in .csv" in err
+    assert "the table is a CSV file, but --csv is rows.txt; use a name that ends in .csv" in err
     assert not Path("rows.txt").exists()
 
 
@@ -324,9 +324,9 @@ def test_every_kept_clip_has_its_place_before_the_long_work(call: Call, folder: 
         (("toy", "--hops", "--seed", "9" * 20), "seed must be 0 to 2^46 - 1 in the toy world, but 999"),
         (
             ("folder", "pictures", "--seed", "1,1", "--keep", "kept"),
-            "seed 1 is given more than once; give each seed once",
+            "seed 1 is specified more than once; specify each seed once",
         ),
-        (("toy", "--seed", "3,0,3"), "seed 3 is given more than once"),
+        (("toy", "--seed", "3,0,3"), "seed 3 is specified more than once"),
     ],
 )
 def test_seeds_that_cannot_be_used_are_refused(
@@ -425,7 +425,7 @@ def test_clips_that_cannot_be_kept_are_told_before_the_long_work(call: Call, fol
     assert "cat-seed0.mp4 is a folder, not a file" in err
     code, _, err = call("folder", folder, "--keep", folder / "boat.png")
     assert code == 1
-    assert "boat.png cannot be made" in err
+    assert "boat.png cannot be created" in err
 
 
 def test_no_clip_that_can_be_read_is_an_error(call: Call, clips: Path) -> None:
@@ -469,7 +469,7 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
     )
     code, out, err = call(*words)
     assert (code, out) == (130, "")
-    assert "nothing but the 1 finished clip(s) was written" in err
+    assert "only the 1 finished clip(s) were written" in err
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["boat-seed0.mp4"]
     assert not (tmp_path / "rows.csv").exists()
 

@@ -101,7 +101,7 @@ def test_a_model_of_another_size_is_not_measured(tmp_path: Path, capsys: pytest.
     wide = replace(SMALL, preset=replace(SMALL.preset, width=128))
     write_random_checkpoint(tmp_path / "wide.safetensors", wide)
     assert main(["evaluate", "toy", "--model", str(tmp_path / "wide.safetensors"), "--device", "cpu"]) == 2
-    assert "makes 128x64" in capsys.readouterr().err
+    assert "generates 128x64" in capsys.readouterr().err
 
 
 def test_a_random_model_is_measured_and_found_wanting(

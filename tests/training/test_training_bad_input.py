@@ -99,7 +99,7 @@ def test_a_device_that_is_not_there(train: Train, clip_folder: Callable[..., Pat
     clip_folder(count=1)
     code, _, told = train("--device", "cuda:77")
     assert code == 2
-    assert "there is no device 'cuda:77' here" in told
+    assert "the device 'cuda:77' is not available" in told
 
 
 def test_ctrl_c_says_where_it_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
