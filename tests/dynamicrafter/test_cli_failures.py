@@ -45,7 +45,7 @@ USAGE = {
     ),
     "towers alone": (
         ("animate", "PICTURE", "--model", "towers"),
-        "image towers for all models that come without them; 'dynamicrafter models' lists the models and what each",
+        "image encoders for all models that come without them; 'dynamicrafter models' lists the models and what each",
     ),
     "no weights file": (
         ("animate", "PICTURE", "--model", "gone.safetensors"),

@@ -104,7 +104,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(ClipError, match="taken cannot be created"):
         write_toy_clips(tmp_path / "taken", pictures=1)
     assert main(["toy-clips", str(tmp_path / "clips"), "--pictures", "0"]) == 2
-    assert "at least one picture" in capsys.readouterr().err
+    assert "at least one image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
