@@ -48,7 +48,7 @@ USAGE = {
     ),
     "towers alone": (
         ("animate", "PICTURE", "--model", "towers"),
-        "image towers for all models that come without them; 'dynamicrafter models' lists the models and their uses",
+        "image encoders for all models that come without them; 'dynamicrafter models' lists the models and their uses",
     ),
     "no weights file": (
         ("animate", "PICTURE", "--model", "gone.safetensors"),

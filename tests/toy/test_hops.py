@@ -97,14 +97,14 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="at least one picture and two frames are needed, but 0 and 16"):
+    with pytest.raises(UsageError, match="at least one image and two frames are needed, but 0 and 16"):
         write_toy_clips(tmp_path / "clips", pictures=0)
     assert not (tmp_path / "clips").exists()
     (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(ClipError, match="taken cannot be created"):
         write_toy_clips(tmp_path / "taken", pictures=1)
     assert main(["toy-clips", str(tmp_path / "clips"), "--pictures", "0"]) == 2
-    assert "at least one picture" in capsys.readouterr().err
+    assert "at least one image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFi
         ("path,caption\nmine.mp4,a dog\n", "exists and lists mine.mp4; choose another folder"),
         (
             "path,caption,fps\n000_known.mp4,a square,8\nclips/000_hops.mp4,a dog,8\n",
-            "and names clips/000_hops.mp4; give",
+            "and lists clips/000_hops.mp4; choose",
         ),
         ("path,caption\n,a dog\n", "exists and lists no path; choose another folder"),
         ("videoid,page_dir,name\n1,a,a dog\n", "exists and lists no path; choose another folder"),

@@ -360,15 +360,15 @@ def test_a_lora_of_one_half_is_told(small_model: Model) -> None:
     [
         (
             pair(LINEAR, torch.ones(0, 64), torch.ones(64, 0)),
-            rf"{LINEAR}.lora_A.weight is \(0, 64\) and lora_B.weight \(64, 0\), .* a rank of 1 or more",
+            rf"{LINEAR}.lora_A.weight is \(0, 64\) and lora_B.weight \(64, 0\), .* the rank, at least 1, and",
         ),
         (
             pair(LINEAR, torch.ones(2, 64), torch.ones(64, 3)),
-            rf"{LINEAR}.lora_A.weight is \(2, 64\) and lora_B.weight \(64, 3\), but the first number of A must be",
+            rf"{LINEAR}.lora_A.weight is \(2, 64\) and lora_B.weight \(64, 3\), but the first dimension of A must be",
         ),
         (
             pair(LINEAR, torch.ones(4, 64), torch.ones(64, 2, 2)),
-            r"lora_B.weight \(64, 2, 2\), but the first number of A must be the second of B",
+            r"lora_B.weight \(64, 2, 2\), but the first dimension of A must be the second of B",
         ),
         (
             pair(CONVOLUTION, torch.ones(2, 64, 3, 3), torch.ones(64, 2, 3, 3)),

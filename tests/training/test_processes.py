@@ -197,7 +197,7 @@ def test_ways_that_are_not_known_are_named(monkeypatch: pytest.MonkeyPatch) -> N
         distributed_type = accelerate.DistributedType.DEEPSPEED
 
     monkeypatch.setattr(accelerate, "Accelerator", Deep)
-    with pytest.raises(UsageError, match="by DDP or by FSDP version 2; start them with accelerate launch"):
+    with pytest.raises(UsageError, match="must use DDP or FSDP version 2; start them with accelerate launch"):
         processes.make_accelerator("no")
 
 
