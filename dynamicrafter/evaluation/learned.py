@@ -181,7 +181,7 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
         raise _Missing(f"the video network I3D as TorchScript; give it with --i3d or put it at {place}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "`torch.jit")
             network = cast(Any, torch.jit).load(str(place), map_location=device).train(False)
     except (RuntimeError, ValueError) as problem:
         raise CheckpointError(f"{place} is no TorchScript network; give I3D as {I3D_FILE}") from problem
