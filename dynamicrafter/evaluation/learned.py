@@ -178,7 +178,7 @@ def load_i3d(path: Path | None, device: torch.device | str) -> VideoFeatures:
         raise _Missing("the video network I3D as TorchScript", Remedy("name_i3d", (str(place),)))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "`torch.jit")
             network = cast(Any, torch.jit).load(str(place), map_location=device).train(False)
     except (RuntimeError, ValueError) as problem:
         raise CheckpointError(f"{place} is not a TorchScript network; use I3D as {I3D_FILE}") from problem

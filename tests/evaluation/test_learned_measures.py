@@ -55,7 +55,7 @@ class Video(nn.Module):
 def write_script(network: nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         # PyTorch would have TorchScript replaced, but the network of FVD is published in it.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "`torch.jit")
         torch.jit.save(torch.jit.script(network), str(path))
     return path
 
