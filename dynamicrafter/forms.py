@@ -32,6 +32,11 @@ def program_version() -> str:
         return "unknown"
 
 
+def shortened(text: str) -> str:
+    """``text`` for a sentence, whatever a file contains."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def to_json(value: Any) -> dict[str, Any]:
     """The fields of a dataclass as plain values that :class:`Form` reads back."""
     return asdict(value)
@@ -57,7 +62,9 @@ class Form:
         """
         made = self._value(kind, values, "", MISSING)
         if made is _UNFIT:
-            raise self.error(f"{self.name} must be {_in_words(kind)}, not {values!r}{self._advice}")
+            raise self.error(
+                f"{self.name} must be {_in_words(kind)}, not {shortened(repr(values))}{self._advice}"
+            )
         return made
 
     @property
@@ -100,10 +107,10 @@ class Form:
         known = {field.name: field for field in fields(kind)}
         unknown = [f"{path}{key}" for key in sorted(set(values) - set(known))]
         if unknown and self.writer is None:
-            raise self.error(f"{self.name} has unknown settings: {', '.join(unknown)}")
+            raise self.error(f"{self.name} has unknown settings: {shortened(', '.join(unknown))}")
         if unknown:
             raise self.error(
-                f"{self.name} contains {', '.join(unknown)}, which this version ({program_version()}) does not know; "
+                f"{self.name} contains {shortened(', '.join(unknown))}, which this version ({program_version()}) does not know; "
                 f"it was written by version {self.writer}, use that version or a newer one"
             )
         absent = [key for key, field in known.items() if key not in values and _default(field) is MISSING]
@@ -117,7 +124,9 @@ class Form:
             made[key] = self._value(hints[key], value, f"{place}.", _default(known[key]))
             if made[key] is _UNFIT:
                 wanted = _in_words(hints[key])
-                raise self.error(f"{place} in {self.name} must be {wanted}, not {value!r}{self._advice}")
+                raise self.error(
+                    f"{place} in {self.name} must be {wanted}, not {shortened(repr(value))}{self._advice}"
+                )
         return kind(**made) if default is MISSING else replace(default, **made)
 
 

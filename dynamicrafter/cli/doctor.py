@@ -106,8 +106,8 @@ def _packages() -> Finding:
         return Finding(
             "warning",
             found,
-            f"PyTorch {torch} has known vulnerabilities that allow a .ckpt file to execute code; "
-            f"update it to {'.'.join(map(str, SAFE_TORCH))} or later, or load .safetensors files only",
+            f"PyTorch {torch} has known vulnerabilities that allow a training state to execute code; "
+            f"update it to {'.'.join(map(str, SAFE_TORCH))} or later, or resume only your own runs",
         )
     return Finding("ok", found)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from ..bounded_json import parse_json
 from ..errors import UsageError
-from ..forms import Form
+from ..forms import Form, shortened
 from ..settings import check_seed
 from .losses import DROP
 from .trainer import TrainerConfig
@@ -159,7 +159,9 @@ def load_config(name: str) -> Config:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         if twice:
-            raise UsageError(f"{name} has duplicate settings: {', '.join(twice)}; keep one of each")
+            raise UsageError(
+                f"{name} has duplicate settings: {shortened(', '.join(twice))}; keep one of each"
+            )
         return dict(pairs)
 
     try:
@@ -178,7 +180,7 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     if recipe == "tiny":
         return form.read(TinyConfig, rest)
     if recipe != "finetune":
-        raise UsageError(f"{name} must have a recipe, finetune or tiny, not {recipe!r}")
+        raise UsageError(f"{name} must have a recipe, finetune or tiny, not {shortened(repr(recipe))}")
     for key in ("model", "data"):
         if rest.get(key) == "":
             del rest[key]
