@@ -110,8 +110,8 @@ class Form:
             raise self.error(f"{self.name} has unknown settings: {shortened(', '.join(unknown))}")
         if unknown:
             raise self.error(
-                f"{self.name} contains {shortened(', '.join(unknown))}, which this version ({program_version()}) does not know; "
-                f"it was written by version {self.writer}, use that version or a newer one"
+                f"{self.name} contains {shortened(', '.join(unknown))}, which this version ({program_version()}) does "
+                f"not know; it was written by version {self.writer}, use that version or a newer one"
             )
         absent = [key for key, field in known.items() if key not in values and _default(field) is MISSING]
         if absent and default is MISSING:
