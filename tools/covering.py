@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
 import sys
 import threading
 from collections import defaultdict
@@ -28,9 +29,13 @@ Place = tuple[str, int]
 class Tracer:
     """A pytest plugin that notes the lines which each test runs, and how long it takes."""
 
-    def __init__(self, files: Mapping[str, str]) -> None:
-        """``files`` are the absolute paths of the modules to watch, with the names they go by."""
+    def __init__(self, files: Mapping[str, str], longest: float) -> None:
+        """``files`` are the absolute paths of the modules to watch, with the names they go by.
+
+        A test or its fixtures are stopped after ``longest`` seconds of processor time.
+        """
         self._files = files
+        self._longest = longest
         self._ran: defaultdict[str, set[Place]] = defaultdict(set)
         """By test, and by fixture that outlives one."""
         self._now: set[Place] = set()
@@ -60,6 +65,18 @@ class Tracer:
             result = yield
         self._seconds[item.nodeid] = cpu_seconds() - start
         return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
+        """Stop fixtures that take long."""
+        with _limited(self._longest):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, Any, Any]:
+        """Stop a test that takes long."""
+        with _limited(self._longest):
+            return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
@@ -97,6 +114,21 @@ class Tracer:
             return line
 
         return line
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what takes more processor time than this."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it must not take more than {seconds:g} s to count as a quick test")
+
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def cpu_seconds() -> float:

@@ -68,6 +68,8 @@ OPTIONS = (
     # Plugins that were imported with the libraries.
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
+FAILED = 70
+"""Exit status of a process in which these tools, not the tests, went wrong."""
 KILLED = ("killed", "did not end", "crashed")
 
 
@@ -126,6 +128,8 @@ class Done:
     """What the work returned; None where it was stopped or crashed."""
     output: str
     in_time: bool
+    ended_by_others: bool
+    """Whether something outside of it made it end; then it says nothing."""
     seconds: float
 
 
@@ -151,12 +155,14 @@ def run(tasks: Sequence[Task], checkout: Path, jobs: int) -> Iterator[Done]:
                     del running[number]
                     written = own / "result.json"
                     result = json.loads(written.read_text(encoding="utf-8")) if written.exists() else None
-                    in_time = patient and not (
-                        os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
-                    )
+                    fatal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+                    in_time = patient and fatal != signal.SIGXCPU
+                    by_others = patient and fatal in (signal.SIGTERM, signal.SIGKILL)
                     output = (own / "log").read_text(encoding="utf-8", errors="replace")
+                    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == FAILED:
+                        raise RuntimeError(f"{task.name} could not be tried: {output}")
                     shutil.rmtree(own, ignore_errors=True)
-                    yield Done(task.name, result, output, in_time, seconds)
+                    yield Done(task.name, result, output, in_time, by_others, seconds)
         finally:
             for number in running:
                 _end(number)
@@ -174,6 +180,7 @@ def _forked(task: Task, folder: Path, checkout: Path) -> int:
         with suppress(PermissionError, ProcessLookupError):
             os.setpgid(number, number)
         return number
+    status = 0
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -187,11 +194,12 @@ def _forked(task: Task, folder: Path, checkout: Path) -> int:
         _enter(checkout, folder)
         (folder / "result.part").write_text(json.dumps(task.work(folder)), encoding="utf-8")
         (folder / "result.part").rename(folder / "result.json")
-    except BaseException:
+    except Exception:
         traceback.print_exc()
+        status = FAILED
     finally:
         # Not by way of what the parent wants to do at its end.
-        os._exit(0)
+        os._exit(status)
 
 
 def _enter(checkout: Path, folder: Path) -> None:
@@ -210,7 +218,8 @@ def _enter(checkout: Path, folder: Path) -> None:
 
 def traced(checkout: Path, modules: Sequence[str], file: str, folder: Path) -> dict[str, Any]:
     """What :class:`Tracer` reports about a file of tests."""
-    tracer = Tracer({str(checkout / module): module for module in modules})
+    # Twice, since watching takes time too.
+    tracer = Tracer({str(checkout / module): module for module in modules}, 2 * LONGEST)
     pytest.main([*OPTIONS, "--basetemp", str(folder / "tmp"), file], plugins=[tracer])
     return tracer.report()
 
@@ -297,6 +306,11 @@ def try_all(
         work = partial(tried, checkout, None if unchanged else mutant, tests)
         tasks.append(Task(name, work, seconds))
     for number, done in enumerate(run(tasks, checkout, jobs), 1):
+        if done.ended_by_others:
+            print(
+                f"{number}/{len(tasks)} {done.name}: was ended by others, so it is tried again in the next run"
+            )
+            continue
         if not done.in_time:
             outcome = "did not end"
         elif done.result is None:
