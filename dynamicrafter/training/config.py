@@ -157,7 +157,7 @@ def load_config(name: str) -> Config:
         twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         if twice:
             raise UsageError(
-                f"{name} has settings that are given twice: {', '.join(twice)}; keep one of each"
+                f"{name} has settings that are given twice: {_short(', '.join(twice))}; keep one of each"
             )
         return dict(pairs)
 
@@ -177,7 +177,7 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     if recipe == "tiny":
         return TinyConfig(**_fitting(TinyConfig, rest, name))
     if recipe != "finetune":
-        raise UsageError(f"{name} must have a recipe, finetune or tiny, not {recipe!r}")
+        raise UsageError(f"{name} must have a recipe, finetune or tiny, not {_short(repr(recipe))}")
     plain = _fitting(FinetuneConfig, rest, name)
     missing = [key for key in ("model", "data") if not plain.get(key)]
     if missing:
@@ -187,7 +187,9 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
         if key in plain:
             inner = plain[key]
             if not isinstance(inner, dict):
-                raise UsageError(f"{key} in {name} must be an object with settings of its own, not {inner!r}")
+                raise UsageError(
+                    f"{key} in {name} must be an object with settings of its own, not {_short(repr(inner))}"
+                )
             plain[key] = replace(usual, **_fitting(type(usual), cast(dict[str, Any], inner), name))
     return FinetuneConfig(**plain)
 
@@ -197,9 +199,16 @@ def _fitting(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UsageError(f"{name} has unknown settings: {', '.join(unknown)}")
+        raise UsageError(f"{name} has unknown settings: {_short(', '.join(unknown))}")
     plain = {key: with_tuples(value) for key, value in values.items()}
     for key, value in plain.items():
         if not is_dataclass(hints[key]) and not fits(hints[key], value):
-            raise UsageError(f"{key} in {name} must be {in_words(hints[key])}, not {values[key]!r}")
+            raise UsageError(
+                f"{key} in {name} must be {in_words(hints[key])}, not {_short(repr(values[key]))}"
+            )
     return plain
+
+
+def _short(text: str) -> str:
+    """``text`` for a sentence, whatever a file held."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
