@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -262,9 +263,10 @@ def with_other_values(data: bytes, chance: random.Random) -> bytes:
                 places += [(outer, key) for key in keys]
                 level += [outer[key] for key in keys]
         outer, key = chance.choice(places)
-        outer[key] = chance.choice(NASTY)
+        # A copy, as what is replaced next may lie inside it.
+        outer[key] = deepcopy(chance.choice(NASTY))
         if isinstance(outer, dict) and chance.random() < 0.2:
-            outer[chance.choice(("a" * 6000, "x", "\ud800", "\n"))] = chance.choice(NASTY)
+            outer[chance.choice(("a" * 6000, "x", "\ud800", "\n"))] = deepcopy(chance.choice(NASTY))
     text = json.dumps(value.get("")).encode()
     if chance.random() < 0.3:
         old = json.dumps(chance.choice(NASTY)).encode()
