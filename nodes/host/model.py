@@ -225,6 +225,7 @@ def _stable_diffusion_layout(config: UNetConfig) -> dict[str, Any]:
     attended = [int(2**level in config.attention_factors) for level in range(levels)]
     blocks = config.num_res_blocks
     return {
+        "model_channels": config.model_channels,
         "num_res_blocks": [blocks] * levels,
         "channel_mult": list(config.channel_mult),
         "transformer_depth": [depth for depth in attended for _ in range(blocks)],

@@ -15,6 +15,7 @@ from ...dynamicrafter.diffusion.denoiser import make_denoiser
 from ...dynamicrafter.diffusion.guidance import Branch, Guidance
 from ...dynamicrafter.diffusion.samplers import SAMPLERS, Step
 from ...dynamicrafter.diffusion.schedule import make_plan, make_schedule
+from ...dynamicrafter.model.conditioning import KeyLatents
 from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
 from .run import Progress, check_latent, get_previewer, is_out_of_memory
@@ -114,7 +115,7 @@ def sample_exactly(
             "it, such as Perturbed-Attention Guidance"
         )
     check_latent(latent)
-    keyframes = _keyframes(branches["full"])
+    keyframes = keyframes_of(branches["full"])
     plain = model.clone()
     # The host then passes latents, timesteps and outputs through unchanged.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
@@ -168,7 +169,8 @@ def _flat(clip: Tensor) -> Tensor:
     return rearrange(clip, "1 c t h w -> t c h w")
 
 
-def _keyframes(conditioning: Any) -> Any:
+def keyframes_of(conditioning: Any) -> KeyLatents:
+    """The key frames of a conditioning; raises ValueError if it has none."""
     for _, options in conditioning:
         if KEYFRAMES in options:
             return options[KEYFRAMES]

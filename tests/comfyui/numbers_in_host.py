@@ -134,12 +134,13 @@ class Numbers:
                 guidance,
                 latent["samples"],
                 steps=steps,
+                sampler="ddim",
                 spacing="uniform_trailing",
                 eta=0.0,
                 seed=steps,
             )
             generator = torch.Generator().manual_seed(steps)
-            sampler.posterior_noise(generator, 2, latent["samples"])
+            sampler.posterior_noise(generator, sampler.keyframes_of(positive))
             noise = torch.randn(4, 2, 8, 8, generator=generator).movedim(0, 1)
             # Our sampler ends at abar[0] with the rescale of the lowest timestep, core's schedulers at no noise.
             scale = 1.0 if schedule.scale is None else schedule.scale[chosen[0]].double()
@@ -226,6 +227,7 @@ class Numbers:
             guidance,
             latent["samples"],
             steps=info["steps"],
+            sampler="ddim",
             spacing=info["timestep_spacing"],
             eta=info["eta"],
             seed=info["torch_seed"],

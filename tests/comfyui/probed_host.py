@@ -206,6 +206,7 @@ class Host:
                 guidance,
                 encoded[3]["samples"],
                 steps=steps,
+                sampler="ddim",
                 spacing="uniform_trailing",
                 eta=1.0,
                 seed=3,

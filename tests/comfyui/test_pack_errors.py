@@ -210,16 +210,23 @@ class TestFeaturesOfTheHost:
 
     @pytest.fixture
     def control_net(self, pack_server: Server) -> str:
-        """The smallest file that core loads as one: the rest of its weights stays random."""
+        """A small T2I adapter, which core loads as one; the layout is core's, the weights are zero."""
         import torch
         from safetensors.torch import save_file
 
         folder = pack_server.base / "models" / "controlnet"
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {"conv_in.weight": torch.zeros(32, 192, 3, 3), "conv_in.bias": torch.zeros(32)}
-        save_file(
-            {**weights, "body.0.block2.weight": torch.zeros(32, 32, 1, 1)}, folder / "adapter.safetensors"
-        )
+        widths = (32, 64, 128, 128)
+        shapes: dict[str, tuple[int, ...]] = {"conv_in": (widths[0], 192, 3, 3)}
+        for block in range(8):
+            width, before = widths[block // 2], widths[max(0, block // 2 - (block % 2 == 0))]
+            if width != before:
+                shapes[f"body.{block}.in_conv"] = (width, before, 1, 1)
+            shapes[f"body.{block}.block1"] = (width, width, 3, 3)
+            shapes[f"body.{block}.block2"] = (width, width, 1, 1)
+        weights = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+        weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+        save_file(weights, folder / "adapter.safetensors")
         return "adapter.safetensors"
 
     def test_a_control_net(self, ready: Client, sampling: Callable[..., Prompt], control_net: str) -> None:

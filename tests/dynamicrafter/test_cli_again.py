@@ -97,7 +97,7 @@ def test_the_number_of_pictures_is_that_of_the_clip(run: Run, clip: Path, pictur
     ran = run("again", clip, "--picture", picture, "--picture", picture)
     assert ran.code == 2
     assert ran.err == (
-        "dynamicrafter: the clip was made from 1 image(s), but 2 were given; pass --picture once for each\n"
+        "dynamicrafter: the clip was made from 1 image(s), but 2 were given; pass --picture FILE for every image\n"
     )
 
 

@@ -217,7 +217,7 @@ def test_a_pruned_model_with_towers_from_elsewhere_makes_the_same_clip(
         (
             "out.safetensors",
             ("--dtype", "int8"),
-            "argument --dtype: a precision is fp32, bf16, fp16, fp8_e4m3fn",
+            "argument --dtype: must be fp32, bf16, fp16, fp8_e4m3fn",
         ),
         ("out.safetensors", ("--variant", "512x"), "there is no variant '512x'; did you mean '512_v1'?"),
     ],

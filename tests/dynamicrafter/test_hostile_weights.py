@@ -216,7 +216,10 @@ VARIANTS: list[tuple[Make, str]] = [
         variant(lambda v: v["resampler"].update(dim=10**6 + 1, heads=0)),
         "gives sizes of its image token resampler that cannot",
     ),
-    (variant(lambda v: v["preset"].update(cfg=1e308 * 10)), "makes no sense .Infinity in it is no number"),
+    (
+        variant(lambda v: v["preset"].update(cfg=1e308 * 10)),
+        "invalid description of its variant .Infinity in it is no number",
+    ),
     (
         variant(lambda v: v["unet"].update(channel_mult={})),
         "channel_mult in the variant of .* must be a list",

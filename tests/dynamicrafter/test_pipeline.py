@@ -310,8 +310,8 @@ def spoilt(model: Model, network: str, value: float) -> Model:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("unet", r"^the denoising network's output is not finite in float32; pass a smaller cfg"),
-        ("vae", r"^the autoencoder's output is not finite in float32; pass a smaller cfg"),
+        ("unet", r"^the denoising network's output is not finite in float32; pass a lower cfg"),
+        ("vae", r"^the autoencoder's output is not finite in float32; pass a lower cfg"),
     ],
 )
 def test_values_that_are_not_finite_are_an_error(weights_home: Path, network: str, message: str) -> None:

@@ -164,7 +164,7 @@ def test_the_released_recipes_own_seed_is_good() -> None:
             '{"samples": ' + "[" * 10_000 + "]" * 10_000 + "}",
             "is not JSON .it is nested more than 32 levels deep",
         ),
-        ('{"a": 1, "b": 2, "a": 3}', "has settings that are given twice: a; keep one of each"),
+        ('{"a": 1, "b": 2, "a": 3}', "has duplicate settings: a; keep one of each"),
         (
             "{" + ", ".join(f'"a{i}": {i}' for i in range(20_000)) + "}",
             "must have a recipe, finetune or tiny, not None",
