@@ -212,7 +212,8 @@ def load(
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
-    adapters = [(lora, read_adapters(lora.path)) for lora in provide(model).loras]
+    provide(model)
+    adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
     parts = load_components(
         model.weights,
         variant=model.variant,
@@ -271,6 +272,10 @@ def render_each(
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
     if not firsts:
         raise UsageError("there is no image to generate a clip from; pass at least one")
+    if len(settings) != len(firsts):
+        raise UsageError(
+            f"a batch needs settings for each image, but {len(firsts)} images and {len(settings)} settings were given"
+        )
     common = settings[0]
     if (lasts is not None) != (common.mode == "interpolate"):
         wanted = "needs last images" if lasts is None else "takes no last images"
@@ -297,7 +302,7 @@ def animate(
     """Animate an image.
 
     ``choices`` are those of :func:`dynamicrafter.settings.make_settings`: size, fit, frames, fs or motion, steps,
-    cfg, image_cfg, eta, guidance_rescale, spacing, seed, fps, negative; the variant's preset is used for the rest.
+    cfg, image_cfg, eta, guidance_rescale, spacing, sampler, seed, noise_device, fps, negative; the variant's preset is used for the rest.
     """
     picture = as_picture(image)
     settings = make_settings(model.variant, "animate", picture_size=picture.size, prompt=prompt, **choices)

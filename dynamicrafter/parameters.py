@@ -108,6 +108,22 @@ def _in_words(number: float) -> str:
     return f"{number:g}"
 
 
+def _size(name: Literal["width", "height"]) -> Parameter:
+    return Parameter(
+        name,
+        int,
+        "shape",
+        name.capitalize(),
+        f"{name} of the clip",
+        own="the model's default size, swapped for portrait images",
+        preset=True,
+        low=SIZE_STEP,
+        high=4096,
+        step=SIZE_STEP,
+        unit="pixels",
+    )
+
+
 _TABLE = (
     Parameter("prompt", str, "content", "Prompt", "what should happen, in English", default=""),
     Parameter(
@@ -155,32 +171,8 @@ _TABLE = (
         high=1000,
         advanced=True,
     ),
-    Parameter(
-        "width",
-        int,
-        "shape",
-        "Width",
-        "width of the clip",
-        own="the model's default size, swapped for portrait images",
-        preset=True,
-        low=SIZE_STEP,
-        high=4096,
-        step=SIZE_STEP,
-        unit="pixels",
-    ),
-    Parameter(
-        "height",
-        int,
-        "shape",
-        "Height",
-        "height of the clip",
-        own="the model's default size, swapped for portrait images",
-        preset=True,
-        low=SIZE_STEP,
-        high=4096,
-        step=SIZE_STEP,
-        unit="pixels",
-    ),
+    _size("width"),
+    _size("height"),
     Parameter(
         "fit",
         str,

@@ -72,11 +72,11 @@ class TextImageGuidance:
 Guidance = NoGuidance | TextGuidance | TextImageGuidance
 
 
-def make_guidance(cfg: float, image_cfg: float | None, rescale: float) -> Guidance:
+def make_guidance(cfg: float, image_cfg: float | None, guidance_rescale: float) -> Guidance:
     """The guidance for the given scales: none if ``cfg`` is 1 and there is no ``image_cfg``, else text or both."""
     if image_cfg is not None:
-        return TextImageGuidance(cfg, image_cfg, rescale)
-    return NoGuidance() if cfg == 1 else TextGuidance(cfg, rescale)
+        return TextImageGuidance(cfg, image_cfg, guidance_rescale)
+    return NoGuidance() if cfg == 1 else TextGuidance(cfg, guidance_rescale)
 
 
 def _rescaled(guided: Tensor, full: Tensor, amount: float) -> Tensor:

@@ -11,7 +11,16 @@ import torch
 from PIL import Image
 
 import dynamicrafter
-from dynamicrafter.api import ModelFiles, find_model, pick_device, pick_dtype, provide, render, variant_of
+from dynamicrafter.api import (
+    ModelFiles,
+    find_model,
+    pick_device,
+    pick_dtype,
+    provide,
+    render,
+    render_each,
+    variant_of,
+)
 from dynamicrafter.errors import CheckpointError, PictureError, UsageError
 from dynamicrafter.media.pictures import read_picture
 from dynamicrafter.media.video import read_frames, read_metadata
@@ -230,6 +239,10 @@ def test_lists_of_other_lengths_are_refused(model: Model, pictures: dict[str, Pa
         render(model, settings, [pictures["wide"]], None, [1, 2])
     with pytest.raises(UsageError, match="there is no image to generate a clip from; pass at least one"):
         render(model, settings, [], None, [])
+    with pytest.raises(
+        UsageError, match="needs settings for each image, but 1 images and 0 settings were given"
+    ):
+        render_each(model, [], [pictures["wide"]], None)
 
 
 def test_last_pictures_are_for_interpolation_alone(model: Model, pictures: dict[str, Path]) -> None:
