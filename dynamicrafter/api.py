@@ -302,7 +302,8 @@ def animate(
     """Animate an image.
 
     ``choices`` are those of :func:`dynamicrafter.settings.make_settings`: size, fit, frames, fs or motion, steps,
-    cfg, image_cfg, eta, guidance_rescale, spacing, sampler, seed, noise_device, fps, negative; the variant's preset is used for the rest.
+    cfg, image_cfg, eta, guidance_rescale, spacing, sampler, seed, noise_device, fps, negative; the variant's preset is
+    used for the rest.
     """
     picture = as_picture(image)
     settings = make_settings(model.variant, "animate", picture_size=picture.size, prompt=prompt, **choices)

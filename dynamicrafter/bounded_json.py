@@ -1,4 +1,4 @@
-"""JSON from files of strangers: what is read has bounds in size, depth and numbers."""
+"""Parses JSON from untrusted files, with limits on size, depth and numbers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 _PARTS = 2_000_000
-"""Most commas and brackets of a text: about as many values as it can have, each of about 100 bytes in memory."""
+"""Maximum number of commas and brackets, about the number of values, each of about 100 bytes in memory."""
 _DEPTH = 32
 _DIGITS = 20
-"""Of a whole number: those of 2^64. (Python itself refuses 4,300 digits, and arithmetic grows slow before.)"""
+"""Of an integer; 2^64 has 20. (Python itself allows 4,300, and arithmetic is slow with far fewer.)"""
 
 
 def parse_json(
     text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
 ) -> Any:
-    """The value of a JSON text (UTF-8 if bytes); ``pairs`` makes an object of its keys and values.
+    """The value of a JSON text (UTF-8 if bytes); ``pairs`` creates an object from its keys and values.
 
-    Raises ValueError with the reason when the text is no JSON, has more than 2 million commas and brackets, is nested
-    more than 32 levels deep, or holds whole numbers of more than 20 digits or numbers that are not finite.
+    Raises ValueError with the reason if the text is not JSON, has more than 2 million commas and brackets, is nested
+    more than 32 levels deep, or contains integers of more than 20 digits or numbers that are not finite.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -41,14 +41,14 @@ def parse_json(
 
 
 def _inside(outer: Any) -> list[Any]:
-    """The lists and objects in a list or an object."""
+    """The lists and objects directly inside a list or an object."""
     values: Any = cast(dict[str, Any], outer).values() if isinstance(outer, dict) else outer
     return [value for value in values if isinstance(value, (dict, list))]
 
 
 def _whole(digits: str) -> int:
     if len(digits.removeprefix("-")) > _DIGITS:
-        raise ValueError(f"a whole number in it has more than {_DIGITS} digits")
+        raise ValueError(f"an integer in it has more than {_DIGITS} digits")
     return int(digits)
 
 
@@ -60,4 +60,4 @@ def _finite(digits: str) -> float:
 
 
 def _refused(name: str) -> NoReturn:
-    raise ValueError(f"{name} in it is no number of JSON")
+    raise ValueError(f"{name} in it is not valid JSON")

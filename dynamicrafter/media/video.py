@@ -1,7 +1,7 @@
-"""Clips to files and back, with everything that made them stored inside.
+"""Writing and reading clips, with their settings stored inside.
 
-The extension chooses the format; a name without one, or ending in a slash, is a folder of PNG pictures. A
-file or folder comes to its name only when it is complete.
+The extension selects the format; a name without one, or ending in a slash, is a folder of PNG images. A file or folder
+gets its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _FASTEST = 240  # Frames a second.
 _GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
 
 _LARGEST_FRAME = 40_000_000
-"""Pixels of a frame that is read; nearly five times those of 4K."""
+"""Maximum pixels of a frame that is read, nearly five times 4K."""
 _LARGEST_CLIP = 2 * 2**30
-"""Bytes of all frames that are read, 14 seconds of Full HD at 24 frames a second: a small file can hold more."""
+"""Maximum bytes of all frames that are read, 14 seconds of Full HD at 24 fps; a small file can decode to far more."""
 
 # libav's numbers; 1 is BT.709 as a matrix, as primaries and as a transfer function (ITU-T H.273).
 _BT709 = 1
@@ -54,27 +54,27 @@ _FULL = 2
 
 @dataclass(frozen=True)
 class _Codec:
-    """A video format in libav's words."""
+    """A video format in libav's terms."""
 
     container: str
     name: str
     options: Mapping[str, str]
     container_options: Mapping[str, str] = field(default_factory=dict[str, str])
     avx512_options: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Options that are added on a processor with AVX-512."""
+    """Additional options on a processor with AVX-512."""
 
 
-# High profile in 4:2:0 and the index at the front are what browsers, phones and slide programs want.
+# High profile in 4:2:0 and the index at the front are what browsers, phones and presentation software expect.
 _VIDEO = {
     ".mp4": _Codec(
         container="mp4",
         name="libx264",
         options={"crf": "10", "profile": "high"},  # crf of the original script.
         container_options={"movflags": "+faststart"},
-        # x264's AVX-512 code for macroblock trees takes eight macroblocks at a time and looks beyond the end of a row
-        # at memory that was never set. Clips whose width is no multiple of 128 then differ from one writing to the
-        # next. Its AVX2 code stops where the row does; every processor with AVX-512 has AVX2 too. To do without these
-        # trees on every processor instead would make the files 1.3 to 1.8 times as large.
+        # x264's AVX-512 code for macroblock trees processes eight macroblocks at a time and reads uninitialised memory
+        # beyond the end of a row. Clips whose width is not a multiple of 128 then differ from one write to the next.
+        # Its AVX2 code stops at the end of the row, and every processor with AVX-512 has AVX2 too. Disabling
+        # macroblock trees on every processor instead would make the files 1.3 to 1.8 times as large.
         avx512_options={"x264-params": "asm=AVX2"},
     ),
     ".webm": _Codec(
@@ -94,15 +94,15 @@ class _Record:
     metadata: Mapping[str, Any]
     kind: str = _RECORD_KIND
     version: int = _RECORD_FORM
-    """Of the form; that of the program is in the metadata."""
+    """Version of this form; the version of the program is in the metadata."""
 
     def to_text(self) -> str:
-        """JSON in plain ASCII: it passes through every container unchanged."""
+        """JSON in plain ASCII, which every container preserves."""
         return json.dumps(to_json(self), ensure_ascii=True)
 
     @staticmethod
     def from_text(text: str, source: Path) -> _Record | None:
-        """The record in the clip ``source``, None when ``text`` is not one of ours; raises ClipError for a bad one."""
+        """The record of the clip ``source``, or None if ``text`` is not one; raises ClipError for an invalid record."""
         try:
             values = parse_json(text)
         except ValueError:
@@ -117,7 +117,7 @@ class _Record:
         form = stored.get("version")
         if isinstance(form, int) and form > _RECORD_FORM:
             raise ClipError(
-                f"{source} holds a record of form {form}, but this version reads up to {_RECORD_FORM}; "
+                f"{source} contains a record of form {form}, but this version reads up to {_RECORD_FORM}; "
                 f"use version {writer} or a newer one"
             )
         record = Form(f"the record in {source}", ClipError, writer).read(_Record, stored)
@@ -125,10 +125,10 @@ class _Record:
 
 
 def check_clip_path(path: str | os.PathLike[str]) -> Path:
-    """``path``, absolute, after making sure that a clip can be written there; ask it before the long work.
+    """``path``, absolute, after checking that a clip can be written there; call it before a long computation.
 
-    Raises UsageError when the extension is unknown, and ClipError when the folder is missing or cannot be written
-    to, or a folder with other things in it stands in the way. An existing clip is no error: it will be replaced.
+    Raises UsageError if the extension is unknown, and ClipError if the folder is missing or not writable, or if the
+    path is a folder that contains other files. An existing clip is not an error; it will be replaced.
     """
     target = _target(path)
     with _telling(f"{target} could not be written", target.parent):
@@ -137,16 +137,16 @@ def check_clip_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata: Mapping[str, Any]) -> Path:
-    """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip of ``fps`` frames a second; returns the full path.
+    """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip at ``fps`` frames per second; returns the absolute path.
 
     ``.mp4`` is H.264, ``.webm`` VP9 (both BT.709 4:2:0, so width and height must be even). ``.gif`` has one
-    palette for all frames and plays at 50 fps at most; it and the animated ``.webp`` repeat for ever. A
-    folder gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is
-    stored in each of them for :func:`read_metadata`. A clip that is already there is replaced. On one machine the
-    same clip gives the same file, but for the random numbers by which every ``.webm`` is told from others.
+    palette for all frames and plays at 50 fps at most; it and the animated ``.webp`` loop endlessly. A folder
+    gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is stored in
+    each format for :func:`read_metadata`. An existing clip is replaced. On one machine the same clip gives the
+    same file, except for the random identifiers in every ``.webm``.
 
-    Raises ClipError for frames of another kind, for a place that :func:`check_clip_path` refuses, and when
-    writing fails, for example because the disk is full. Nothing is left behind then, and an older clip stays.
+    Raises ClipError for other dtypes and shapes, for a path that :func:`check_clip_path` rejects, and if writing
+    fails, for example because the disk is full. No partial file is left then, and an existing clip is kept.
     """
     pixels = _checked_frames(frames)
     if not 1 <= fps <= _FASTEST:
@@ -175,15 +175,15 @@ def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata that :func:`write_clip` stored in the clip at ``path``.
 
-    Raises ClipError when there is no clip, or when it was not written by this program (or lost its metadata
-    in an editor or on a website).
+    Raises ClipError if there is no clip, or if it was not written by this program (or lost its metadata in an
+    editor or on a website).
     """
     with _reading(path):
         source = _existing(path)
         record = _read_record(source)
     if record is None:
         raise ClipError(
-            f"{source} holds no settings of this program; give a clip as it was written, "
+            f"{source} contains no settings; use the original file, "
             f"not one that an editor or a website has saved again"
         )
     return dict(record.metadata)
@@ -192,8 +192,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_frames(path: str | os.PathLike[str]) -> Tensor:
     """All frames of a clip, uint8 ``[t, h, w, 3]`` RGB.
 
-    Raises ClipError when there are none to be read, when one has more than 40 million pixels, or all together more
-    than 2 GB.
+    Raises ClipError if there are none, if one has more than 40 million pixels, or if all together take more than
+    2 GB.
     """
     with _reading(path):
         source = _existing(path)
@@ -205,7 +205,7 @@ def read_frames(path: str | os.PathLike[str]) -> Tensor:
         else:
             frames = _read_folder(source)
         if not frames:
-            raise ClipError(f"{source} holds no frames; write the clip again")
+            raise ClipError(f"{source} contains no frames; generate the clip again")
         return torch.as_tensor(np.stack(frames))
 
 
@@ -229,7 +229,7 @@ def _extension(path: Path) -> str:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """``path``, absolute, where a clip may be written by name."""
+    """``path``, absolute, after checking its name."""
     given = os.fspath(path)
     folder = given.endswith(("/", os.sep))
     with _telling(f"{given} cannot be written", Path(given).parent):
@@ -239,11 +239,11 @@ def _target(path: str | os.PathLike[str]) -> Path:
             _check_folder(target, extension in EXTENSIONS and not folder)
         elif (folder or not extension) and target.exists():
             raise ClipError(
-                f"{target} is a file, not a folder; give another name or an extension such as .mp4"
+                f"{target} is a file, not a folder; choose another name or an extension such as .mp4"
             )
         elif folder and extension in EXTENSIONS:
             raise ClipError(
-                f"a folder cannot be called {target.name}; leave out the last slash for a {extension} file"
+                f"a folder cannot be called {target.name}; remove the trailing slash for a {extension} file"
             )
         elif not folder and extension and extension not in EXTENSIONS:
             raise UsageError(
@@ -251,19 +251,19 @@ def _target(path: str | os.PathLike[str]) -> Path:
                 f"{', '.join(EXTENSIONS)}, or a folder of PNGs (end the name with a slash)"
             )
         if not target.parent.is_dir():
-            raise ClipError(f"there is no folder {target.parent}; make it first or give another one")
+            raise ClipError(f"there is no folder {target.parent}; create it or choose another one")
     return target
 
 
 def _check_folder(folder: Path, file_wanted: bool) -> None:
-    """Raises ClipError when the existing ``folder`` may not be replaced by a folder of frames."""
+    """Raise ClipError unless the existing ``folder`` may be replaced by a folder of frames."""
     if file_wanted:
-        raise ClipError(f"{folder} is a folder, not a file; give a name in it or another one")
+        raise ClipError(f"{folder} is a folder, not a file; choose a name inside it or another one")
     names = [entry.name for entry in folder.iterdir()]
     only_frames = all(name == _RECORD_NAME or _FRAME_NAME.fullmatch(name) for name in names)
     if names and (not only_frames or _read_record(folder) is None):
         raise ClipError(
-            f"the folder {folder} holds other things than a clip of this program; give a new name, "
+            f"the folder {folder} contains other files than those of a clip; choose another name, "
             f"for example {folder / 'clip.mp4'}"
         )
 
@@ -275,7 +275,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     if not source.is_file():
         raise ClipError(f"there is no clip {source}; check its name and folder")
     if not _extension(source):
-        raise ClipError(f"{source} is no clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
+        raise ClipError(f"{source} is not a clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
     return source
 
 
@@ -284,19 +284,19 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def _telling(failure: str, folder: Path) -> Generator[None]:
-    """Turns what the disk and the encoders raise into one sentence that begins with ``failure``."""
+    """Turn exceptions of the disk and the encoders into a ClipError that begins with ``failure``."""
     from av.error import FFmpegError
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, FFmpegError) as problem:  # RuntimeError: links in a circle.
+    except (OSError, ValueError, RuntimeError, FFmpegError) as problem:  # RuntimeError: a symlink loop.
         code = getattr(problem, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT):
-            cause = "the disk is full; free some space or give a place on another disk"
+            cause = "the disk is full; free some space or choose another disk"
         elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
-            cause = f"the folder {folder} cannot be written to; give another one"
+            cause = f"the folder {folder} is not writable; choose another one"
         else:
-            cause = f"{getattr(problem, 'strerror', None) or problem}; try another place or format"
+            cause = f"{getattr(problem, 'strerror', None) or problem}; try another folder or format"
         raise ClipError(f"{failure}: {cause}") from problem
 
 
@@ -306,16 +306,18 @@ def _reading(source: str | os.PathLike[str]) -> Generator[None]:
         yield
     except ClipError:
         raise
-    except Exception as problem:  # Damaged files make the decoders fail in every way there is.
+    except Exception as problem:  # Decoders raise all kinds of exceptions for damaged files.
         reason = getattr(problem, "strerror", None) or problem
-        raise ClipError(f"{source} cannot be read ({reason}); it may be damaged, write it again") from problem
+        raise ClipError(
+            f"{source} cannot be read ({reason}); it may be damaged, generate it again"
+        ) from problem
 
 
 # Formats
 
 
 def _container(path: Path, mode: str = "r", **choices: Any) -> Any:
-    """PyAV's container for a video file; its type hints have gaps, so it goes without."""
+    """PyAV's container for a video file, untyped because its type hints are incomplete."""
     import av
 
     opener: Any = av.open
@@ -405,7 +407,7 @@ def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -
 
 
 def _ticks(frames: int, fps: int, per_second: int) -> list[int]:
-    """How many ticks each frame is shown, rounded so that the sum stays right."""
+    """Duration of each frame in ticks, rounded so that the total stays exact."""
     edges = [round(index * per_second / fps) for index in range(frames + 1)]
     return [after - before for before, after in zip(edges, edges[1:], strict=False)]
 
@@ -419,12 +421,12 @@ def _read_animation(path: Path) -> list[np.ndarray[Any, Any]]:
         for index in range(getattr(animation, "n_frames", 1)):
             animation.seek(index)
             _check_room(*animation.size, index + 1)
-            pixels = np.array(animation.convert("RGB"))  # Loads the frame, and with it how long it is shown.
+            pixels = np.array(animation.convert("RGB"))  # Loads the frame and its duration.
             stored.append((pixels, float(animation.info.get("duration", 0))))
     record = _read_record(path)
     if record is None:
         return [frame for frame, _ in stored]
-    # Both formats keep equal neighbours as one frame that is shown for longer, a single frame even for ever.
+    # Both formats merge equal neighbours into one longer frame; a single frame has no duration.
     fps = min(record.fps, _GIF_FASTEST) if _extension(path) == ".gif" else record.fps
     times = [max(1, round(shown * fps / 1000)) for _, shown in stored] if len(stored) > 1 else [record.frames]
     _check_room(*animation.size, sum(times))
@@ -456,12 +458,12 @@ def _read_folder(path: Path) -> list[np.ndarray[Any, Any]]:
 
 
 def _check_room(width: int, height: int, count: int) -> None:
-    """Raise ClipError when ``count`` frames of this size are more than what is read."""
+    """Raise ClipError if ``count`` frames of this size exceed the limits."""
     if width * height > _LARGEST_FRAME or 3 * width * height * count > _LARGEST_CLIP:
         raise ClipError(
-            f"the clip has frames of {width}x{height} pixels, {count} or more of them, which is more than the "
-            f"{_LARGEST_FRAME // 10**6} million pixels of a frame or the {_LARGEST_CLIP // 2**30} GB in all that are "
-            f"read; make it smaller or shorter first"
+            f"the clip has at least {count} frames of {width}x{height} pixels, more than the limit of "
+            f"{_LARGEST_FRAME // 10**6} million pixels for a frame or {_LARGEST_CLIP // 2**30} GB for all frames; "
+            f"make it smaller or shorter first"
         )
 
 
@@ -470,11 +472,11 @@ def _by_number(name: str) -> tuple[int, str]:
 
 
 def _read_record(path: Path) -> _Record | None:
-    """What :func:`write_clip` stored in the clip at ``path``, or None when there is nothing of ours."""
+    """What :func:`write_clip` stored in the clip at ``path``, or None."""
     extension = _extension(path)
     if extension in _VIDEO:
         with _container(path) as source:
-            # Matroska writes its tags in capitals.
+            # Matroska writes tag names in upper case.
             text = next((value for key, value in source.metadata.items() if key.lower() == "comment"), "")
     elif extension:
         from PIL import Image

@@ -258,5 +258,5 @@ def test_wrong_choices_and_pictures_are_told(model: Model, pictures: dict[str, P
         dynamicrafter.animate(model, pictures["wide"], steps=0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'speed'"):
         dynamicrafter.animate(model, pictures["wide"], speed=2)
-    with pytest.raises(PictureError, match="there is no picture gone.png"):
+    with pytest.raises(PictureError, match="there is no image gone.png"):
         dynamicrafter.interpolate(model, pictures["wide"], "gone.png", **FEW)

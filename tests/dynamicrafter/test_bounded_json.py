@@ -36,10 +36,10 @@ def test_plain_values_come_through(value: Any, escaped: bool) -> None:
         ("[" * 100_000, "nested more than 32 levels deep"),
         ("[" * 33 + "]" * 33, "nested more than 32 levels deep"),
         ('{"a":' * 33 + "1" + "}" * 33, "nested more than 32 levels deep"),
-        ("1" * 5000, "a whole number in it has more than 20 digits"),
+        ("1" * 5000, "an integer in it has more than 20 digits"),
         ("1e400", "a number in it is too large"),
-        ("[NaN]", "NaN in it is no number of JSON"),
-        ("-Infinity", "-Infinity in it is no number"),
+        ("[NaN]", "NaN in it is not valid JSON"),
+        ("-Infinity", "-Infinity in it is not valid JSON"),
         ("[" + "[]," * 1_000_000 + "1]", "more than 2,000,000 parts"),
     ],
 )

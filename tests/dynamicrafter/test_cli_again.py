@@ -208,7 +208,7 @@ def test_details_of_a_model_need_the_model(run: Run, clip: Path) -> None:
 
 
 def test_a_file_that_is_no_clip_is_refused(run: Run, picture: Path) -> None:
-    for name, message in (("gone.mp4", "there is no clip "), (picture, f"{picture} is no clip; ")):
+    for name, message in (("gone.mp4", "there is no clip "), (picture, f"{picture} is not a clip; ")):
         ran = run("again", name)
         assert ran.code == 1
         assert ran.err.startswith(f"dynamicrafter: {message}")

@@ -23,11 +23,14 @@ def png(path: Path) -> bytes:
 
 
 PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda path: None, "there is no picture {}; check its name and folder"),
-    "empty": (lambda path: path.touch(), "{} is empty (0 bytes); copy or export the picture again"),
+    "missing": (lambda path: None, "there is no image {}; check its name and folder"),
+    "empty": (lambda path: path.touch(), "{} is empty (0 bytes); copy or export the image again"),
     "truncated": (lambda path: path.write_bytes(png(path)[:-300]), "{} is damaged ("),
-    "corrupt": (lambda path: path.write_bytes(b"\x89PNG\r\n" + b"?" * 99), "{} is not a picture, or one too"),
-    "folder": (lambda path: path.mkdir(), "{} is a folder; give the name of one picture in it"),
+    "corrupt": (
+        lambda path: path.write_bytes(b"\x89PNG\r\n" + b"?" * 99),
+        "{} is not an image, or it is too damaged",
+    ),
+    "folder": (lambda path: path.mkdir(), "{} is a folder; choose one image in it"),
 }
 
 
@@ -46,7 +49,7 @@ def test_unusable_pictures_are_refused(
 
 def test_one_unusable_picture_of_many_is_told_before_the_work(run: Run, pictures: dict[str, Path]) -> None:
     ran = run("animate", pictures["wide"], "gone.png", *QUICK)
-    assert complaint(ran, 1).startswith("there is no picture gone.png")
+    assert complaint(ran, 1).startswith("there is no image gone.png")
     assert left() == []
 
 
@@ -114,7 +117,7 @@ def spoil(source: Path, target: Path, how: str) -> None:
 
 SPOILT = {
     "truncated": "is truncated: ",
-    "empty": "is empty; fetch it again",
+    "empty": "is empty; download it again",
     "NaN": "model.diffusion_model.out.2.weight",
     "missing": "does not contain exactly small: 1 tensors are missing (model.diffusion_model.out.2.weight)",
     "pruned": "it was pruned and lacks the CLIP text encoder and the CLIP image encoder; pass --text-encoder FILE and "
@@ -191,7 +194,7 @@ def test_a_read_only_folder_is_told_before_the_work(
     monkeypatch.setattr("dynamicrafter.api.load_components", None)
     monkeypatch.setattr(Path, "touch", refuse)
     sentence = complaint(run("animate", pictures["wide"], *QUICK, "--output", "clip.mp4"), 1)
-    assert sentence.endswith(f"the folder {Path.cwd()} cannot be written to; give another one")
+    assert sentence.endswith(f"the folder {Path.cwd()} is not writable; choose another one")
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.webp", "clip"])
@@ -203,7 +206,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr("av.open" if name == "clip.mp4" else "PIL.Image.Image.save", full)
     sentence = complaint(run("animate", pictures["wide"], *QUICK, "--output", name), 1)
-    assert sentence.endswith("the disk is full; free some space or give a place on another disk")
+    assert sentence.endswith("the disk is full; free some space or choose another disk")
     assert left() == []
 
 

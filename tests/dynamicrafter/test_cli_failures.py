@@ -156,7 +156,7 @@ def test_a_folder_does_not_hide_a_model_of_its_name(run: Run, pictures: dict[str
     assert run("animate", pictures["wide"], *QUICK, "--output", "clip.gif").code == 0
     assert "the files of 512 are not downloaded" in complaint(run("animate", "x.png", "--model", "512"), 2)
     ran = run("animate", pictures["wide"], "--model", "./512")
-    assert "the folder 512 holds no weights file" in complaint(ran, 1)
+    assert "the folder 512 contains no weights file" in complaint(ran, 1)
 
 
 # Surprises

@@ -186,7 +186,7 @@ def test_floating_point_files_are_scaled(tmp_path: Path, values: list[float], ex
 
 def test_a_floating_point_file_with_nan_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", Image.fromarray(np.array([[np.nan, 1]], dtype=np.float32)))
-    with pytest.raises(PictureError, match=r"a\.tif holds values that are no numbers"):
+    with pytest.raises(PictureError, match=r"a\.tif contains NaN or infinity"):
         read_picture(path)
 
 
@@ -200,12 +200,12 @@ def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"there is no picture .*gone\.png; check its name"):
+    with pytest.raises(PictureError, match=r"there is no image .*gone\.png; check its name"):
         read_picture(tmp_path / "gone.png")
 
 
 def test_a_folder_is_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="is a folder; give the name of one picture"):
+    with pytest.raises(PictureError, match="is a folder; choose one image in it"):
         read_picture(tmp_path)
 
 
@@ -219,13 +219,13 @@ def test_an_empty_file_is_no_picture(tmp_path: Path) -> None:
 def test_other_files_are_no_pictures(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(PictureError, match=r"a\.png is not a picture, or one too damaged to be known"):
+    with pytest.raises(PictureError, match=r"a\.png is not an image, or it is too damaged to be recognised"):
         read_picture(path)
 
 
 def test_postscript_is_refused_because_reading_it_runs_a_program(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.eps", Image.new("RGB", (4, 4)))
-    with pytest.raises(PictureError, match="is not a picture"):
+    with pytest.raises(PictureError, match="is not an image"):
         read_picture(path)
 
 
@@ -267,7 +267,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
         (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
         with pytest.raises(
-            PictureError, match=r"bomb\.png .* than the 160 million (pixels )?allowed; make it"
+            PictureError, match=r"bomb\.png .* than the 160 million (pixels )?allowed; resize it first"
         ):
             read_picture(tmp_path / "bomb.png")
 
@@ -333,9 +333,9 @@ def test_a_pillow_image_is_not_changed(corners: Image.Image) -> None:
         (np.zeros((0, 8, 3), np.uint8), r"not \(0, 8, 3\)"),
         (np.zeros((8, 8, 2), np.uint8), r"not \(8, 8, 2\)"),
         (np.zeros((8, 8, 3), np.int64), "must be uint8, uint16, bool or floating point, not int64"),
-        (np.full((8, 8, 3), 200.0), r"must be within 0\.\.1, but holds 200\.\.200"),
-        (torch.full((8, 8, 3), -0.5), r"must be within 0\.\.1, but holds -0\.5\.\.-0\.5"),
-        (torch.full((8, 8, 3), float("nan")), r"must be within 0\.\.1, but holds nan\.\.nan"),
+        (np.full((8, 8, 3), 200.0), r"must be within 0\.\.1, but contains 200\.\.200"),
+        (torch.full((8, 8, 3), -0.5), r"must be within 0\.\.1, but contains -0\.5\.\.-0\.5"),
+        (torch.full((8, 8, 3), float("nan")), r"must be within 0\.\.1, but contains nan\.\.nan"),
         (Image.new("RGB", (0, 5)), r"of shape \(5, 0, 3\)"),
     ],
 )
@@ -539,7 +539,7 @@ def test_no_picture_takes_more_than_600_mb(
             "a.tif",
             (9000, 9000),
             {"compression": "tiff_lzw", "tiffinfo": {278: 9000}},
-            "takes 6.. MB, .* ordinary JPEG",
+            "takes 6.. MB, .* baseline JPEG",
         ),
     ],
 )
@@ -572,6 +572,6 @@ def test_one_picture_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_array_has_the_limit_of_files() -> None:
     with pytest.raises(
-        PictureError, match="the picture is 20000x10000 pixels, more than the 160 million allowed"
+        PictureError, match="the image is 20000x10000 pixels, more than the 160 million allowed"
     ):
         as_picture(np.broadcast_to(np.uint8(0), (10_000, 20_000)))

@@ -414,7 +414,7 @@ def test_a_broken_picture_is_told_before_the_long_work(
     (folder / "cat_end.png").write_bytes(b"broken")
     code, out, err = call(*words)
     assert (code, out) == (1, "")
-    assert "cat_end.png is not a picture" in err
+    assert "cat_end.png is not an image" in err
     assert not Path("kept").exists()
 
 

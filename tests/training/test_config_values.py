@@ -157,9 +157,9 @@ def test_the_released_recipes_own_seed_is_good() -> None:
     [
         (
             '{"seed": ' + "9" * 5000 + "}",
-            "is not JSON .a whole number in it has more than 20 digits.; correct it there",
+            "is not JSON .an integer in it has more than 20 digits.; correct it there",
         ),
-        ('{"drop": NaN}', "is not JSON .NaN in it is no number of JSON"),
+        ('{"drop": NaN}', "is not JSON .NaN in it is not valid JSON"),
         (
             '{"samples": ' + "[" * 10_000 + "]" * 10_000 + "}",
             "is not JSON .it is nested more than 32 levels deep",

@@ -1,4 +1,4 @@
-"""What every weights file is to the rest of this package: names, shapes, and values in small pieces."""
+"""Common interface of weights files: names, shapes, and values in small pieces."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 from ...errors import CheckpointError
 
 PIECE_BYTES = 16 * 2**20
-"""Largest piece of a tensor that is in memory at once while a file is read."""
+"""Largest piece of a tensor that is in memory at a time while a file is read."""
 
 _LONGEST_NAME = 500
-"""Characters; several times those of any model's tensors."""
+"""Characters; several times the longest name in any known model."""
 _MOST_DIMENSIONS = 16
 _MOST_VALUES = 2**48
-"""In one dimension of a tensor; more cannot be addressed."""
+"""Along one dimension of a tensor; more cannot be addressed."""
 
 ByteProgress = Callable[[int, int], None]
-"""Called with the bytes done and their total; whatever it raises stops the work."""
+"""Called with the bytes done and their total; any exception it raises stops the work."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +52,25 @@ class Piece(NamedTuple):
     start: int
     """Index of the first value in the flattened tensor."""
     values: Tensor
-    """One-dimensional, in the file's dtype, on the CPU; only borrowed until the next piece is asked for."""
+    """One-dimensional, in the file's dtype, on the CPU; valid until the next piece is requested."""
 
 
 class WeightsFile(Protocol):
-    """An opened weights file of any format; nothing of it stays in memory but its list of tensors."""
+    """An opened weights file of any format; only its list of tensors stays in memory."""
 
     @property
     def path(self) -> Path:
-        """What was asked for."""
+        """The requested path."""
         ...
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that hold the tensors; several if sharded."""
+        """The files that contain the tensors; several if sharded."""
         ...
 
     @property
     def kind(self) -> str:
-        """Name of the format, for people."""
+        """Human-readable name of the format."""
         ...
 
     @property
@@ -80,11 +80,11 @@ class WeightsFile(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Text stored beside the tensors; empty in formats without it."""
+        """Text stored with the tensors; empty in formats without it."""
         ...
 
     def pieces(self, names: Collection[str]) -> Iterator[Piece]:
-        """The values of the named tensors in pieces of at most ``PIECE_BYTES``, in the file's own order."""
+        """The values of the named tensors in pieces of at most ``PIECE_BYTES``, in file order."""
         ...
 
 
@@ -103,12 +103,12 @@ def raw_bytes(values: Tensor) -> memoryview:
 
 
 def is_name(name: str) -> bool:
-    """Whether a text of a file can be the name of a tensor: it can be printed, and looking into it takes no time."""
+    """Whether a string from a file can be a tensor's name: printable, and short enough to search quickly."""
     return len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 def is_shape(value: object) -> TypeGuard[list[int] | tuple[int, ...]]:
-    """Whether a value of a file's header is the shape of a tensor that there can be."""
+    """Whether a value from a file's header is the shape of a possible tensor."""
     if not isinstance(value, (list, tuple)):
         return False
     lengths = cast("list[Any] | tuple[Any, ...]", value)
@@ -118,19 +118,19 @@ def is_shape(value: object) -> TypeGuard[list[int] | tuple[int, ...]]:
 
 
 def mapped(stream: BinaryIO, begin: int, count: int, dtype: torch.dtype) -> Tensor:
-    """``count`` values of a file from byte ``begin`` on; the map lives as long as the tensor does."""
+    """``count`` values of a file, starting at byte ``begin``, memory-mapped as long as the tensor exists."""
     shift = begin % mmap.ALLOCATIONGRANULARITY
     length = shift + count * dtype.itemsize
-    # A private copy-on-write map: PyTorch warns about memory that cannot be written.
+    # A private copy-on-write map, because PyTorch warns about read-only memory.
     window = mmap.mmap(stream.fileno(), length, access=mmap.ACCESS_COPY, offset=begin - shift)
     if shift % dtype.itemsize:
-        # Old writers did not align their tensors.
+        # Old versions of safetensors did not align tensors.
         return torch.frombuffer(window, dtype=torch.uint8, offset=shift).clone().view(dtype)
     return torch.frombuffer(window, dtype=dtype, count=count, offset=shift)
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
-    """The error to raise when the system refuses to open or read ``path``."""
+    """The error to raise if the system cannot open or read ``path``."""
     return CheckpointError(
         f"{path} cannot be read ({error.strerror or error}); check the path and its permissions"
     )

@@ -18,17 +18,17 @@ from .safetensors_file import open_safetensors
 from .torch_file import open_torch
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""Suffixes of weights files, for those who look for them in a folder."""
+"""Suffixes of weights files, for listing a folder."""
 
 _INDEX = ".index.json"
 _FILE_NAME = re.compile(r"[^/\\:\0]{0,254}[^/\\:\0.]")
-"""The name of a file in the same folder: not empty, not "..", and neither path nor drive."""
+"""The name of a file in the same folder: not empty, not "..", without folder or drive."""
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
 @dataclass(frozen=True)
 class ShardedFile:
-    """Several files that together hold one set of tensors."""
+    """Several files that together contain one set of tensors."""
 
     path: Path
     shards: tuple[WeightsFile, ...]
@@ -53,10 +53,9 @@ class ShardedFile:
 
 
 def open_weights(path: Path | str) -> WeightsFile:
-    """Open a weights file, one shard or the index of a sharded one, or the folder with one of these.
+    """Open a weights file, any shard or the index of a sharded one, or a folder that contains one of these.
 
-    Only names, shapes and metadata are read. Raises CheckpointError when there is nothing to read, or when
-    it is damaged, incomplete or unsafe.
+    Reads only names, shapes and metadata. Raises CheckpointError if the file is missing, damaged, incomplete or unsafe.
     """
     path = Path(path)
     if _is_folder(path):
@@ -71,7 +70,7 @@ def open_weights(path: Path | str) -> WeightsFile:
 
 
 def weights_sha256(path: Path | str, progress: ByteProgress | None = None) -> str:
-    """Lower-case hexadecimal hash of a weights file, or of all shards of one as if they were one file."""
+    """Lower-case hexadecimal hash of a weights file, or of the concatenated shards of one."""
     files = open_weights(path).files
     total = sum(file.stat().st_size for file in files)
     digest = hashlib.sha256()
@@ -92,7 +91,8 @@ def weights_sha256(path: Path | str, progress: ByteProgress | None = None) -> st
 def tensors_sha256(path: Path | str, progress: ByteProgress | None = None) -> str:
     """Lower-case hexadecimal hash of a weights file's tensors: their names, dtypes, shapes and values.
 
-    Metadata, the order in the file and the division into shards do not change it. ``progress`` gets the bytes read.
+    It does not depend on metadata, the order in the file or the division into shards. ``progress`` gets the bytes
+    read.
     """
     file = open_weights(path)
     total = sum(entry.nbytes for entry in file.entries.values())
@@ -111,18 +111,18 @@ def tensors_sha256(path: Path | str, progress: ByteProgress | None = None) -> st
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether there is a folder; raises CheckpointError when there is neither that nor a file."""
+    """Whether the path is a folder; raises CheckpointError unless it is a folder or a regular file."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise CheckpointError(
-            f"there is no file {path}; check the path, or fetch the model with 'download'"
+            f"there is no file {path}; check the path, or download the model with 'download'"
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        # Of a pipe or a device there may be no end.
-        raise CheckpointError(f"{path} is not a regular file; save the weights to a file and give that one")
+        # Reading a pipe or a device may never end.
+        raise CheckpointError(f"{path} is not a regular file; save the weights to a file and use that")
     return stat.S_ISDIR(mode)
 
 
@@ -133,23 +133,23 @@ def _single(path: Path) -> WeightsFile:
     except OSError as error:
         raise unreadable(path, error) from error
     if not start:
-        raise CheckpointError(f"{path} is empty; fetch it again")
+        raise CheckpointError(f"{path} is empty; download it again")
     if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is only Git LFS's note of where the file lies; fetch the file itself")
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; download the file")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise CheckpointError(f"{path} is a web page, not weights; fetch the file itself")
+        raise CheckpointError(f"{path} is a web page, not weights; download the file itself")
     if start.startswith(b"GGUF"):
-        raise CheckpointError(f"{path} is in GGUF format, which is not read; use a safetensors file")
+        raise CheckpointError(f"{path} is in GGUF format, which is not supported; use a safetensors file")
     if start.startswith(b"PK"):
         return open_torch(path, zipped=True)
-    # A safetensors file begins with a length and then JSON, a pickle with an opcode.
+    # A safetensors file begins with a length followed by JSON, a pickle with an opcode.
     if start[8:9] != b"{" and (start[0] == 0x80 or path.suffix in SUFFIXES[1:]):
         return open_torch(path, zipped=False)
     return open_safetensors(path)
 
 
 def _only_weights_in(folder: Path) -> Path:
-    """The one weights file of a folder; an index speaks for its shards."""
+    """The only weights file of a folder; an index stands for its shards."""
     try:
         files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
     except OSError as error:
@@ -163,10 +163,10 @@ def _only_weights_in(folder: Path) -> Path:
     if found:
         names = ", ".join(p.name for p in found[:4])
         raise CheckpointError(
-            f"the folder {folder} holds {len(found)} weights files ({names}); name one of them"
+            f"the folder {folder} contains {len(found)} weights files ({names}); choose one of them"
         )
     raise CheckpointError(
-        f"the folder {folder} holds no weights file ({', '.join(SUFFIXES)}); give the path of the file itself"
+        f"the folder {folder} contains no weights file ({', '.join(SUFFIXES)}); use the path of the file itself"
     )
 
 
@@ -178,9 +178,11 @@ def _indexed(path: Path) -> list[str]:
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a readable index of a sharded file; fetch it again") from error
+        raise CheckpointError(
+            f"{path} is not a readable index of a sharded file; download it again"
+        ) from error
     if not shards or not all(isinstance(name, str) and _FILE_NAME.fullmatch(name) for name in shards):
-        raise CheckpointError(f"{path} does not list files beside it; fetch it again")
+        raise CheckpointError(f"{path} does not list files in its own folder; download it again")
     return sorted(shards)
 
 
@@ -188,8 +190,8 @@ def _sharded(path: Path, files: Sequence[Path]) -> WeightsFile:
     absent = [file.name for file in files if not os.path.isfile(file)]
     if absent:
         raise CheckpointError(
-            f"{path} belongs to a model in {len(files)} files of which {len(absent)} are missing "
-            f"({', '.join(absent[:3])}); put all of them into one folder"
+            f"{path} belongs to a model of {len(files)} files, of which {len(absent)} are missing "
+            f"({', '.join(absent[:3])}); put all of them in one folder"
         )
     shards = tuple(_single(file) for file in files)
     entries: dict[str, Entry] = {}
@@ -198,7 +200,7 @@ def _sharded(path: Path, files: Sequence[Path]) -> WeightsFile:
         twice = entries.keys() & shard.entries.keys()
         if twice:
             raise CheckpointError(
-                f"{path} belongs to a sharded model that holds {min(twice)!r} twice; fetch all of it again"
+                f"{path} belongs to a sharded model that contains {min(twice)!r} twice; download all of it again"
             )
         entries.update(shard.entries)
         metadata.update(shard.metadata)

@@ -1,7 +1,7 @@
 """The safetensors format: 8 bytes with the length of a JSON header, the header, then the tensors' bytes.
 
-Read through small memory maps that are dropped one after the other, because mapped pages count as the
-process's memory, and written as a stream, so that neither way needs a model's worth of memory.
+Files are read through small, short-lived memory maps, because mapped pages count as the process's memory, and written
+as a stream, so that neither needs enough memory for a whole model.
 """
 
 from __future__ import annotations
@@ -70,23 +70,23 @@ class SafetensorsFile:
         except OSError as error:
             raise unreadable(self.path, error) from error
         except ValueError as error:
-            # What mmap raises when the file has become shorter since it was opened.
+            # From mmap, if the file was truncated after it was opened.
             raise CheckpointError(
-                f"{self.path} changed while it was read ({error}); load it again"
+                f"{self.path} changed while it was being read ({error}); load it again"
             ) from error
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Read and check the header of a safetensors file.
 
-    Raises CheckpointError when the file is truncated or its header makes no sense.
+    Raises CheckpointError if the file is truncated or its header is invalid.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > _LARGEST_HEADER:
-                raise _damaged(path, "it does not begin as a safetensors file does")
+                raise _damaged(path, "it does not begin like a safetensors file")
             if 8 + length > size:
                 raise _truncated(path, 8 + length, size)
             raw = stream.read(length)
@@ -102,16 +102,16 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 
 
 def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> SafetensorsFile:
-    """The file of a decoded header whose tensors begin at byte ``data``."""
+    """The file for a decoded header; its tensors begin at byte ``data``."""
     metadata: Any = header.pop(_METADATA, None) or {}
     texts = cast(dict[str, Any], metadata)
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise _damaged(path, "its metadata is not a table of texts")
+        raise _damaged(path, "its metadata is not an object of strings")
     entries: dict[str, Entry] = {}
     spans: dict[str, tuple[int, int]] = {}
     for name, described in header.items():
         if not is_name(name):
-            raise _damaged(path, f"a tensor of it cannot be called {name[:40]!r}")
+            raise _damaged(path, f"{name[:40]!r} is not a valid tensor name")
         fields = cast(dict[str, Any], described) if isinstance(described, dict) else {}
         code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
         if not isinstance(code, str) or not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
@@ -119,21 +119,21 @@ def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> Safete
         begin, end = offsets
         if code not in _DTYPES:
             raise CheckpointError(
-                f"{path} stores {name!r} as {code[:20]}, which cannot be read; use a file in fp32, fp16, bf16 or fp8"
+                f"{path} stores {name!r} as {code[:20]}, which is not supported; use a file in fp32, fp16, bf16 or fp8"
             )
         entries[name] = Entry(tuple(shape), _DTYPES[code])
         if end - begin != entries[name].nbytes:
-            raise _damaged(path, f"its header gives {name!r} a size that is not that of its shape")
+            raise _damaged(path, f"the size of {name!r} in its header does not match its shape")
         spans[name] = (begin, end)
     reached = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != reached:
-            raise _damaged(path, f"its tensors do not follow each other at {name!r}")
+            raise _damaged(path, f"its tensors overlap or leave a gap before {name!r}")
         reached = end
     if data + reached > size:
         raise _truncated(path, data + reached, size)
     if data + reached < size:
-        raise _damaged(path, f"it has {size - data - reached} bytes more than its header says")
+        raise _damaged(path, f"it is {size - data - reached} bytes longer than its header says")
     return SafetensorsFile(
         path=path,
         entries=entries,
@@ -143,11 +143,11 @@ def _checked(path: Path, header: dict[str, Any], data: int, size: int) -> Safete
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is not a readable safetensors file: {why}; fetch it again")
+    return CheckpointError(f"{path} is not a readable safetensors file: {why}; download it again")
 
 
 def _truncated(path: Path, wanted: int, size: int) -> CheckpointError:
-    return CheckpointError(f"{path} is truncated: {size} of {wanted} bytes are there; fetch it again")
+    return CheckpointError(f"{path} is truncated: it has {size} of {wanted} bytes; download it again")
 
 
 def write_safetensors(
@@ -158,13 +158,13 @@ def write_safetensors(
 ) -> None:
     """Write a safetensors file piece by piece; the pieces may come in any order.
 
-    The file appears under its name only when it is whole. Raises CheckpointError when the folder is
-    missing, cannot be written or has too little room.
+    The file appears under its name only when it is complete. Raises CheckpointError if the folder is missing, is not
+    writable or has too little free space.
     """
     header: dict[str, Any] = {_METADATA: dict(metadata)}
     offsets: dict[str, int] = {}
     end = 0
-    # Widest values first, as the reference writer does, so that every tensor is aligned to its values.
+    # Widest dtypes first, as in the reference implementation, so that every tensor is aligned.
     for name, entry in sorted(entries.items(), key=lambda item: -item[1].dtype.itemsize):
         offsets[name], end = end, end + entry.nbytes
         header[name] = {
@@ -180,11 +180,11 @@ def write_safetensors(
         if free < data + end:
             raise CheckpointError(
                 f"{path} needs {(data + end) / 1e9:.2f} GB but {path.parent} has {free / 1e9:.2f} GB free; "
-                "make room or choose another folder"
+                "free some space or choose another folder"
             )
         with replacing(path) as part, part.open("wb") as stream:
             stream.write(len(raw).to_bytes(8, "little") + raw)
-            # Sets the length at once, so that a tensor without values at the end is no special case.
+            # Sets the full length first, so that an empty tensor at the end needs no special case.
             stream.truncate(data + end)
             for piece in pieces:
                 stream.seek(data + offsets[piece.name] + piece.start * piece.values.element_size())

@@ -1,8 +1,9 @@
 """PyTorch's own format: a pickle that describes tensors, and their values beside it.
 
-The pickle is followed by a small machine of our own that builds nothing but tables, lists, numbers, texts and
-descriptions of tensors: nothing that it names is imported or called, and its work and memory have bounds.
-``torch.load(weights_only=True)`` has none: a kilobyte can ask it for any amount of memory or keep it busy for ever.
+A small interpreter reads the pickle. It builds only dictionaries, lists, numbers, strings and descriptions of tensors;
+it never imports or calls anything that the pickle names, and its time and memory are limited.
+``torch.load(weights_only=True)`` has no such limits: a file of one kilobyte can make it allocate any amount of memory
+or run without end.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from ...errors import CheckpointError
 from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, unreadable
 
 _LARGEST_PICKLE = 64 * 2**20
-"""Bytes; that of a checkpoint with its optimiser is of about a megabyte."""
+"""Bytes; a checkpoint with its optimiser has about a megabyte."""
 _MOST_STEPS = 1_000_000
-"""Of the machine; a tensor takes about 45, and this many take two seconds and 80 MB."""
+"""Steps of the interpreter; a tensor takes about 45. This many take two seconds and 80 MB."""
 
 _DEEPSPEED_PREFIX = 16
-"""Length of the prefix (``_forward_module.``) that deepspeed puts before every name."""
+"""Length of the prefix (``_forward_module.``) that DeepSpeed adds to every name."""
 
-# What a file of the old format begins with, and the version that follows it (torch/serialization.py).
+# The first two values of a file of the old format (torch/serialization.py).
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 _OLD_PROTOCOL = 1001
 
@@ -46,7 +47,7 @@ _STORAGES = {
     "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
 }
-"""Dtypes by the names that pickles have for them."""
+"""Dtypes by their class names in pickles."""
 _REBUILDERS = {
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
@@ -71,23 +72,23 @@ _OTHERS = {
     "torch.per_tensor_affine",
     "torch.serialization._get_layout",
 }
-"""Harmless, and allowed beside the tensors: what they would build is passed over."""
+"""Harmless and allowed beside the tensors; the objects that they would build are skipped."""
 
 
 @dataclass(frozen=True)
 class _Named:
-    """Something that a pickle names by module and name."""
+    """A global of a pickle, or the name of a storage class."""
 
     name: str
 
 
 _PASSED_OVER = _Named("")
-"""In the place of whatever is neither a tensor nor a plain value."""
+"""Stands for every object that is neither a tensor nor a plain value."""
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """The values of one or several tensors; ``numel`` of them."""
+    """A storage of ``numel`` values, shared by one or more tensors."""
 
     key: str
     dtype: torch.dtype
@@ -96,7 +97,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _View:
-    """A tensor, as a part of a storage: offset and strides count values."""
+    """A tensor as a view of a storage; offset and strides are in values."""
 
     storage: _Storage
     dtype: torch.dtype
@@ -106,14 +107,14 @@ class _View:
 
     @property
     def span(self) -> int:
-        """Values from its first to its last in the storage."""
+        """Number of values from the first to the last one in the storage."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
     @property
     def contiguous(self) -> bool:
-        """Whether its values lie one after the other."""
+        """Whether the values are contiguous in the storage."""
         step = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and stride != step:
@@ -128,7 +129,7 @@ class TorchFile:
 
     path: Path
     entries: Mapping[str, Entry]
-    """In the order of the values in the file."""
+    """In file order."""
     views: Mapping[str, _View]
     begins: Mapping[str, int]
     """Byte at which each tensor begins, counted from the start of the file."""
@@ -151,9 +152,9 @@ class TorchFile:
         except OSError as error:
             raise unreadable(self.path, error) from error
         except ValueError as error:
-            # What mmap raises when the file has become shorter since it was opened.
+            # From mmap, if the file was truncated after it was opened.
             raise CheckpointError(
-                f"{self.path} changed while it was read ({error}); load it again"
+                f"{self.path} changed while it was being read ({error}); load it again"
             ) from error
 
     def _pieces(self, stream: BinaryIO, name: str) -> Iterator[Piece]:
@@ -167,7 +168,7 @@ class TorchFile:
                     name, start, mapped(stream, begin + start * entry.dtype.itemsize, count, entry.dtype)
                 )
         elif starts:
-            # Transposed and the like: rare, and put into order as a whole.
+            # Transposed views and the like are rare, so they are copied as a whole.
             values = mapped(stream, begin, view.span, entry.dtype)
             ordered = values.as_strided(view.shape, view.strides).reshape(-1)
             for start in starts:
@@ -175,10 +176,10 @@ class TorchFile:
 
 
 def open_torch(path: Path, zipped: bool) -> TorchFile:
-    """Read the list of tensors of a PyTorch file, never running code that it may contain.
+    """Read the list of tensors of a PyTorch file without running any code in it.
 
-    ``zipped`` is False for files older than PyTorch 1.6. ``state_dict`` and deepspeed's ``module`` are unwrapped.
-    Raises CheckpointError when the file is damaged or holds anything but plain tensors.
+    ``zipped`` is False for files older than PyTorch 1.6. ``state_dict`` and DeepSpeed's ``module`` are unwrapped.
+    Raises CheckpointError if the file is damaged or contains anything but plain tensors.
     """
     try:
         stream = path.open("rb")
@@ -191,10 +192,8 @@ def open_torch(path: Path, zipped: bool) -> TorchFile:
         except CheckpointError:
             raise
         except Exception as error:
-            # Broken bytes can raise anything at all in a reader of zip archives and in one of pickles.
-            raise CheckpointError(
-                f"{path} is damaged or truncated and cannot be read; fetch it again"
-            ) from error
+            # Damaged bytes can make the readers of zip archives and pickles raise any exception.
+            raise CheckpointError(f"{path} is damaged or truncated; download it again") from error
     views = _views(path, loaded)
     begins: dict[str, int] = {}
     for name, view in views.items():
@@ -202,7 +201,9 @@ def open_torch(path: Path, zipped: bool) -> TorchFile:
         begins[name] = begin + view.offset * view.dtype.itemsize
         needed = (view.offset + view.span) * view.dtype.itemsize
         if needed > there or begin + there > size:
-            raise CheckpointError(f"{path} is damaged or truncated: {name!r} lacks values; fetch it again")
+            raise CheckpointError(
+                f"{path} is damaged or truncated: {name!r} is incomplete; download it again"
+            )
     order = sorted(views, key=begins.__getitem__)
     return TorchFile(
         path,
@@ -214,21 +215,21 @@ def open_torch(path: Path, zipped: bool) -> TorchFile:
 
 
 _Places = dict[str, tuple[int, int]]
-"""By key, the byte of the file at which each storage begins, and how many bytes are there."""
+"""By key, the first byte and the number of bytes of each storage in the file."""
 
 
 def _from_zip(stream: BinaryIO, path: Path) -> tuple[Any, _Places]:
     records = {info.filename: info for info in zipfile.ZipFile(stream).infolist()}
     if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
         raise CheckpointError(
-            f"{path} is a compressed archive, which PyTorch does not write; unpack it and give the weights in it"
+            f"{path} is a compressed archive, not a PyTorch file; unpack it and use the weights file inside"
         )
     (main,) = (name for name in records if name.endswith("/data.pkl"))
     folder = main.removesuffix("data.pkl")
 
     def place(name: str) -> tuple[int, int]:
         record = records[name]
-        # A record's local header: 30 bytes, of which the last 4 are the lengths of what follows (PKWARE's APPNOTE).
+        # A record's local header has 30 bytes; the last 4 are the lengths of name and extra field (PKWARE's APPNOTE).
         stream.seek(record.header_offset + 26)
         named, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
         return record.header_offset + 30 + named + extra, record.file_size
@@ -272,31 +273,32 @@ def _views(path: Path, loaded: Any) -> dict[str, _View]:
     if held is None:
         kind = "tensor" if isinstance(loaded, _View) else type(loaded).__name__.lstrip("_").lower()
         raise CheckpointError(
-            f"{path} holds no named tensors but a {kind}; use a file with a model's weights"
+            f"{path} contains a {kind} instead of named tensors; use a file with a model's weights"
         )
     for name, value in held.items():
         if not is_name(name):
             raise CheckpointError(
-                f"{path} holds something called {name[:40]!r}; use a file with nothing but a model's weights"
+                f"{path} contains an entry named {name[:40]!r}; use a file that contains only a model's weights"
             )
         if not isinstance(value, _View):
             raise CheckpointError(
-                f"{path} holds {name!r}, which is no plain tensor; use a file with nothing but a model's weights"
+                f"{path} contains {name!r}, which is not a plain tensor; "
+                "use a file that contains only a model's weights"
             )
     return held
 
 
 class _Machine:
-    """Follows the steps of pickles as PyTorch writes them (protocol 2)."""
+    """Interprets pickles as PyTorch writes them (protocol 2)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._steps = 0
 
     def run(self, stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-        """The value of the pickle at the stream's position, which then stands after it, and the storages it names.
+        """The value of the pickle at the stream's position and its storages; the stream is then at the pickle's end.
 
-        Raises CheckpointError for a pickle that is refused, and anything for one that is damaged.
+        Raises CheckpointError for a pickle that is not allowed, and any exception for a damaged one.
         """
         stack: list[Any] = []
         marks: list[list[Any]] = []
@@ -371,11 +373,11 @@ class _Machine:
                     arguments = stack.pop()
                     stack.append(self._built(stack.pop(), arguments))
                 case "BUILD":
-                    # The state of an object; that of a table or a tensor is of no use.
+                    # Drops the state of an object; dictionaries and tensors need none.
                     stack.pop()
                 case _:
                     raise CheckpointError(
-                        f"{self._path} is refused because its pickle holds more than plain tensors; "
+                        f"{self._path} was not loaded because its pickle contains more than plain tensors; "
                         "use a file in safetensors format"
                     )
         raise EOFError
@@ -394,15 +396,15 @@ class _Machine:
         if storage or full in _REBUILDERS | _PARAMETERS | _OTHERS | {_TABLE, _TYPED}:
             return _Named(name if storage else full)
         raise CheckpointError(
-            f"{self._path} is refused because loading it would run or build {full[:100]}, which is not a tensor; "
-            "such a file can take over the computer, so use one in safetensors format"
+            f"{self._path} was not loaded because it refers to {full[:100]}, which is not a tensor; "
+            "such a file can run any program on this computer, so use one in safetensors format"
         )
 
     def _built(self, made: Any, arguments: Any) -> Any:
         if not isinstance(made, _Named) or not isinstance(arguments, tuple):
             raise TypeError("something else than a function and its arguments")
         given = cast(tuple[Any, ...], arguments)
-        # A long value may be used again and again, by a step each time.
+        # A pickle can pass the same long tuple many times, with one step each.
         self._count(len(given))
         if made.name == _TABLE:
             table: dict[Any, Any] = {}
@@ -423,16 +425,16 @@ class _Machine:
         return _PASSED_OVER
 
     def _set(self, table: Any, items: list[Any]) -> None:
-        """Put keys and values, one after the other, into a table."""
+        """Insert alternating keys and values into a dictionary."""
         if table is _PASSED_OVER:
             return
         if not isinstance(table, dict):
             raise TypeError("keys of something else than a table")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # The hash of tuples in tuples may take for ever.
+            # Hashing nested tuples can take exponential time.
             if not isinstance(key, (str, int, float, torch.dtype, type(None))):
                 raise CheckpointError(
-                    f"{self._path} is refused because it has a table whose keys are no names; "
+                    f"{self._path} was not loaded because it contains a dictionary whose keys are not names; "
                     "use a file in safetensors format"
                 )
             table[key] = value
@@ -446,7 +448,7 @@ def _extend(held: Any, items: list[Any]) -> None:
 
 
 def _storage(reference: Any) -> _Storage:
-    """The storage that a pickle refers to: a word, its type, its key, its device and its number of values."""
+    """The storage of a persistent id: a word, its class, its key, its device and its number of values."""
     match reference:
         case ("storage", _Named(name=kind), str(key), str(), int(numel), *views) if views in ([], [None]):
             return _Storage(key, _STORAGES[kind], numel)
@@ -455,7 +457,7 @@ def _storage(reference: Any) -> _Storage:
 
 
 def _view(rebuilder: str, *given: Any) -> Any:
-    """A tensor as the arguments of its rebuilder say; what is not plain or lies outside its storage is not taken."""
+    """A tensor from the arguments of its rebuild function; tensors that are not plain are skipped."""
     storage, offset, shape, strides, *more = given
     dtype = more[2] if rebuilder.endswith("v3") else storage.dtype
     metadata = more[3:] if rebuilder.endswith("v3") else more[2:]
@@ -465,7 +467,7 @@ def _view(rebuilder: str, *given: Any) -> Any:
         raise ValueError("neither shape nor strides of a tensor")
     view = _View(storage, dtype, offset, shape, strides)
     numel = Entry(shape, dtype).numel
-    # An expanded tensor has fewer values in the file than it shows, and would ask for any amount of memory.
+    # An expanded tensor has fewer values in the file than elements, so it could need any amount of memory.
     if numel > view.span and numel * dtype.itemsize > PIECE_BYTES:
         raise ValueError("a tensor that is larger than its values")
     return view
@@ -476,18 +478,18 @@ def _plain(value: Any) -> TypeGuard[tuple[int, ...]]:
 
 
 def _of_other_order(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} was written on a computer with another order of bytes; convert it there")
+    return CheckpointError(f"{path} was written on a computer with another byte order; convert it there")
 
 
 def _too_long(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path} is refused because its list of tensors is longer than that of any model; "
+        f"{path} was not loaded because its list of tensors is longer than that of any known model; "
         "use a file in safetensors format"
     )
 
 
 def _unwrapped(loaded: Any) -> dict[str, Any] | None:
-    """The table of names and tensors inside ``loaded``, or None."""
+    """The dictionary of tensors inside ``loaded``, or None."""
     if not isinstance(loaded, dict):
         return None
     table = cast(dict[Any, Any], loaded)
@@ -504,7 +506,7 @@ def _by_name(table: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _without_prefix(named: dict[str, Any]) -> dict[str, Any]:
-    """The names without deepspeed's prefix, if all of them carry the same one."""
+    """The names without DeepSpeed's prefix, if all of them have the same one."""
     prefixes = {name[:_DEEPSPEED_PREFIX] for name in named}
     if len(prefixes) != 1 or not min(prefixes).endswith("."):
         return named
