@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..pipeline import Model
 from ..settings import Settings, make_settings
-from .behaviour import Track, directions, generate_clips, track
+from .behaviour import Figures, generate_clips
+from .gauges import Track, directions, track
 from .world import (
     ARTICLES,
     COLOURS,
@@ -84,12 +85,10 @@ def measure_hops(
     some = sample_scenes(pictures, generator, "held_out", fs=FS)
     told = join([with_motion(some, direction) for direction in DIRECTIONS])
     wanted = [direction for direction in DIRECTIONS for _ in range(pictures)]
-    figures: dict[str, float] = {}
+    figures = Figures(report)
 
     def note(name: str, right: Sequence[bool]) -> None:
-        figures[name] = sum(right) / len(right)
-        if report is not None:
-            report(name, figures[name])
+        figures.note(name, sum(right) / len(right))
 
     note("hops when told, share", hopped(_tracked(model, scenes, hop_captions(scenes), settings, seed)))
     found = _tracked(model, told, captions(told), settings, seed)

@@ -12,7 +12,8 @@ import torch
 from ..evaluation.figures import psnr
 from ..pipeline import Model
 from ..settings import make_settings
-from .behaviour import directions, generate_clips, track, travelled
+from .behaviour import Figures, generate_clips
+from .gauges import directions, track, travelled
 from .world import DIRECTIONS, captions, draw_scenes, join, sample_scenes, with_motion
 
 SCALES = (1.0, 2.0, 4.0)
@@ -48,12 +49,8 @@ def measure_scales(
     wanted = [direction for direction in DIRECTIONS for _ in range(pictures)]
     shown = draw_scenes(scenes, torch.zeros(len(scenes), 1))[:, 0]
     prompts = captions(scenes)
-    figures: dict[str, float] = {}
-
-    def note(name: str, value: float) -> None:
-        figures[name] = value
-        if report is not None:
-            report(name, value)
+    figures = Figures(report)
+    note = figures.note
 
     for text, image in scale_pairs():
         settings = make_settings(model.variant, "animate", steps=steps, cfg=text, image_cfg=image)
@@ -62,6 +59,6 @@ def measure_scales(
         right = sum(a == b for a, b in zip(directions(found), wanted, strict=True)) / len(wanted)
         scales = f"text scale {text:g}, image scale {image:g}"
         note(f"{scales}: prompted direction, share", right)
-        note(f"{scales}: distance, pixels", float(travelled(found).mean()))
-        note(f"{scales}: first frame to the picture, dB", float(psnr(clips[:, 0], shown).mean()))
+        note(f"{scales}: distance, pixels", travelled(found).mean())
+        note(f"{scales}: first frame to the picture, dB", psnr(clips[:, 0], shown).mean())
     return figures

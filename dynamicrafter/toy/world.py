@@ -220,7 +220,7 @@ def draw_scenes(scenes: Scenes, times: Tensor) -> Tensor:
     """Frames ``[n, t, 3, SIZE, SIZE]`` in [-1, 1] at ``times`` ``[n, t]``."""
     picture = _backgrounds(scenes)[:, None].expand(-1, times.shape[1], -1, -1, -1)
     for slot in (1, 0):
-        colour, coverage = _shape(scenes, slot, times)
+        colour, coverage = draw_shape(scenes, slot, times)
         picture = picture + coverage[:, :, None] * (colour[..., None, None] - picture)
     return picture * 2 - 1
 
@@ -268,8 +268,8 @@ def _backgrounds(scenes: Scenes) -> Tensor:
     return first + share * (second - first) + 0.05 * texture[:, None]
 
 
-def _shape(scenes: Scenes, slot: int, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour ``[n, t, 3]`` and coverage ``[n, t, SIZE, SIZE]`` of one shape of each scene."""
+def draw_shape(scenes: Scenes, slot: int, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Colour ``[n, t, 3]`` and coverage ``[n, t, SIZE, SIZE]``, both in [0, 1], of one shape of each scene."""
     centre_x, centre_y, radius, angle = (value[..., None, None] for value in pose(scenes, slot, times))
     x, y = _grid()
     dx, dy = (x - centre_x) / radius, (y - centre_y) / radius

@@ -14,8 +14,8 @@ from dynamicrafter.cli import main
 from dynamicrafter.errors import ClipError, UsageError
 from dynamicrafter.evaluation.figures import psnr
 from dynamicrafter.pipeline import Model
-from dynamicrafter.toy.behaviour import Track, track
 from dynamicrafter.toy.clips import write_toy_clips
+from dynamicrafter.toy.gauges import Track, track
 from dynamicrafter.toy.hops import hop_captions, hop_clips, hopped, measure_hops
 from dynamicrafter.toy.world import MOTIONS, Scenes, held_out, make_clips, sample_scenes, with_motion
 from dynamicrafter.training.data import read_list, read_piece

@@ -17,7 +17,8 @@ from dynamicrafter.model.variants import TINY, Mode
 from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import Settings, make_settings
 from dynamicrafter.toy.autoencoder import round_trip, still_frames
-from dynamicrafter.toy.behaviour import Track, directions, generate_clips, same_subject, track, travelled
+from dynamicrafter.toy.behaviour import generate_clips
+from dynamicrafter.toy.gauges import Track, directions, same_subject, track, travelled
 from dynamicrafter.toy.scales import measure_scales
 from dynamicrafter.toy.world import DIRECTIONS, Scenes, captions, join, make_clips, sample_scenes, with_motion
 
