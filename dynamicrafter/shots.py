@@ -12,13 +12,11 @@ from typing import Literal
 
 from torch import nn
 
-from .api import Clip, ModelFiles, load, render_each
+from .api import Clip, ModelFiles, load, notes_on, render_each, variant_of
 from .errors import Remedy, UsageError
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
-from .model.configs import TEXT_TOKENS
-from .model.encoders import count_tokens
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings
@@ -83,8 +81,7 @@ def make(
     ``note`` is called with warnings, before the weights are loaded. Raises what loading, rendering and writing raise.
     """
     tell = note or _silent
-    said = shots[0].settings
-    for text in what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative):
+    for text in notes_on(variant_of(files), shots[0].settings):
         tell(text)
     shown = progress or _silent
     model = load(
@@ -143,15 +140,6 @@ def threads_that_pay(model: Model) -> AbstractContextManager[None]:
     )
     small = model.device.type == "cpu" and 0 < count < _SMALL_NETWORK
     return single_thread() if small else nullcontext()
-
-
-def what_is_cut(name: str, prompt: str) -> list[str]:
-    """A note if ``prompt``, called ``name``, is longer than the model's context."""
-    most = TEXT_TOKENS - 2  # All but the start and the end.
-    count = count_tokens(prompt)
-    if count <= most:
-        return []
-    return [f"the {name} has {count} tokens and is truncated to the first {most}"]
 
 
 # Where clips go

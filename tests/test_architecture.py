@@ -214,9 +214,8 @@ def test_every_import_is_a_declared_dependency() -> None:
     extras = (
         (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
     )
-    optional = set(re.findall(r'"([\w-]+)"', extras.partition("\n[")[0])) | {
-        "_typeshed"
-    }  # type checkers know it
+    optional = set(re.findall(r'"([\w-]+)"', extras.partition("\n[")[0]))
+    optional |= {"_typeshed", "typing_extensions"}  # Type checkers know them.
     for found in THEIRS:
         name = DISTRIBUTIONS.get(found.name, found.name)
         assert name in (always if found.at_import_time else always | optional), found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -271,12 +272,29 @@ def _option(parser: Any, parameter: Parameter) -> None:
     parser.add_argument(
         f"--{name.replace('_', '-')}",
         *_FORMER.get(name, ()),
-        type=parameter.kind,
+        type=str if parameter.kind is str else _number(parameter),
         choices=tuple(parameter.choices) or None,
         metavar=None if parameter.low is None else f"{parameter.low:g}..{parameter.high:g}",
         default=None if parameter.preset else default,
         help=f"{parameter.description} (default: {parameter.own if default is None else default or 'empty'})",
     )
+
+
+def _number(parameter: Parameter) -> Callable[[str], float]:
+    """A reader of the parameter's numbers; integers stay integers, so that they are stored as such."""
+
+    def read(text: str) -> float:
+        try:
+            return int(text)
+        except ValueError:
+            pass
+        try:
+            # The table rejects what is not an integer but has to be one, with advice.
+            return float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {parameter.wanted}, not {text!r}") from None
+
+    return read
 
 
 def _toy_options(parser: argparse.ArgumentParser) -> None:

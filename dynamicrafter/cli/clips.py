@@ -82,7 +82,7 @@ def _result(made: Made) -> dict[str, Any]:
 
 
 def _line(result: dict[str, Any]) -> str:
-    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']} fps"
+    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']:g} fps"
     return f"{result['output']}: {size}, seed {result['settings']['seed']}, {result['seconds']:.1f} s"
 
 

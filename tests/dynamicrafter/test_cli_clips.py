@@ -74,18 +74,24 @@ def test_every_format_has_the_size_length_and_settings_asked_for(
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
-def test_videos_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path], name: str) -> None:
-    assert run("animate", pictures["wide"], *QUICK, "--fps", "5", "--output", name).code == 0
+@pytest.mark.parametrize("fps", ["5", "7.5"])
+def test_videos_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path], name: str, fps: str) -> None:
+    assert f" at {fps} fps," in run("animate", pictures["wide"], *QUICK, "--fps", fps, "--output", name).out
     with av.open(name) as video:
         stream = video.streams.video[0]
-        assert stream.average_rate == 5
+        assert stream.average_rate == float(fps)
         assert stream.codec_context.pix_fmt == "yuv420p"
 
 
-def test_animations_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path]) -> None:
-    assert run("animate", pictures["wide"], *QUICK, "--fps", "5", "--output", "clip.gif").code == 0
-    with Image.open("clip.gif") as animation:
-        assert animation.info["duration"] == 200
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp"])
+@pytest.mark.parametrize(("fps", "duration"), [("5", 200), ("2.5", 400)])
+def test_animations_play_at_the_rate_asked_for(
+    run: Run, pictures: dict[str, Path], name: str, fps: str, duration: int
+) -> None:
+    assert run("animate", pictures["wide"], *QUICK, "--fps", fps, "--output", name).code == 0
+    with Image.open(name) as animation:
+        animation.load()
+        assert animation.info["duration"] == duration
 
 
 def test_a_slash_makes_a_folder_of_any_name(run: Run, pictures: dict[str, Path]) -> None:
@@ -282,6 +288,13 @@ def test_a_prompt_that_is_too_long_is_said_to_be_cut(run: Run, pictures: dict[st
     assert run(*words).err == f"note: {note}\n"
     assert run(*words, "--json").json["notes"] == [note]
     assert run("animate", pictures["wide"], *QUICK, "--prompt", "boat " * 75).err == ""
+
+
+def test_an_unusual_fs_is_noted(run: Run, pictures: dict[str, Path]) -> None:
+    words = "animate", pictures["wide"], *QUICK, "--steps", "1", "--fs", "4"
+    note = "fs is 4, but 8 to 30 is recommended for small"
+    assert run(*words).err == f"note: {note}\n"
+    assert run(*words, "--json").json["notes"] == [note]
 
 
 # Seeds and batches
