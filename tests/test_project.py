@@ -94,22 +94,6 @@ def test_try_it_makes_a_clip_of_a_picture_that_is_there() -> None:
     assert (ROOT / picture[1]).is_file()
 
 
-def test_the_first_snippet_about_python_runs_with_nothing_downloaded(tmp_path: Path) -> None:
-    snippet = re.search(r"^```python\n(.*?)^```$", read("docs/python.md"), re.MULTILINE | re.DOTALL)
-    assert snippet is not None
-    shutil.copytree(ROOT / "pictures", tmp_path / "pictures")
-    environment = {
-        **os.environ,
-        "DYNAMICRAFTER_HOME": str(tmp_path / "home"),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-W", "error", "-c", snippet[1]]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert (tmp_path / "clip.mp4").stat().st_size > 1000
-
-
 def test_try_it_says_that_a_random_model_makes_noise() -> None:
     told = read("README.md").partition("\n## Try it\n")[2].partition("\n## ")[0]
     assert "--model random" not in told or "noise" in told

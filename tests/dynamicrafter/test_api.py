@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +34,7 @@ from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import Choices, make_settings, settings_from_json
 from dynamicrafter.weights.detect import VARIANT_KEY
 
+ROOT = Path(__file__).resolve().parents[2]
 FEW: Choices = {"steps": 2, "frames": 4}
 
 
@@ -58,6 +64,26 @@ def test_all_public_names_are_there() -> None:
 def test_no_other_name_is_there() -> None:
     with pytest.raises(AttributeError, match="module 'dynamicrafter' has no attribute 'anime'"):
         _ = cast(Any, dynamicrafter).anime
+
+
+def test_the_first_snippet_about_python_runs_with_nothing_downloaded(tmp_path: Path) -> None:
+    snippet = re.search(
+        r"^```python\n(.*?)^```$",
+        (ROOT / "docs" / "python.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert snippet is not None
+    shutil.copytree(ROOT / "pictures", tmp_path / "pictures")
+    environment = {
+        **os.environ,
+        "DYNAMICRAFTER_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-W", "error", "-c", snippet[1]]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "clip.mp4").stat().st_size > 1000
 
 
 # Load

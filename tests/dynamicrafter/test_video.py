@@ -483,7 +483,7 @@ def test_metadata_of_others_is_not_ours(tmp_path: Path, text: str) -> None:
         ),
         (
             {"fps": "8"},
-            r"fps in the record in .*clip must be an integer, not '8'; it is damaged, write it again",
+            r"fps in the record in .*clip must be a number, not '8'; it is damaged, write it again",
         ),
     ],
 )
