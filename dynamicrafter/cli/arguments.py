@@ -25,6 +25,9 @@ examples:
 'dynamicrafter COMMAND --help' describes a command; 'dynamicrafter models' lists the weights.
 """
 
+CLIP_COMMANDS = ("animate", "interpolate", "loop")
+"""The commands that generate clips, with the same options."""
+
 _VARIANT_HELP = f"variant of {{}}, if its weights are ambiguous: {', '.join(VARIANTS)}"
 _TINY_HELP = "tiny, the built-in model, which knows coloured shapes only"
 
@@ -238,13 +241,20 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "evaluate videos clips --prompts pictures --csv rows.csv",
     )
     _videos_options(videos)
+    config = _command(
+        commands,
+        "config",
+        "show your defaults for the options of animate, interpolate and loop",
+        "config",
+        "config --json",
+    )
     doctor = _command(
         commands, "doctor", "report what is installed and whether it works", "doctor", "doctor --json"
     )
     # Last, below the options that differ.
     for command in (animate, interpolate, loop, again, models, download, inspect, convert, train, toys):
         _general_options(command)
-    for command in (toy, folder, videos, doctor):
+    for command in (toy, folder, videos, config, doctor):
         _general_options(command)
     return parser
 
