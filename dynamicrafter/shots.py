@@ -14,6 +14,7 @@ from torch import nn
 
 from .api import Clip, ModelFiles, load, notes_on, render_each, variant_of
 from .errors import Remedy, UsageError
+from .forecast import Stopwatch
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
@@ -83,7 +84,13 @@ def make(
     tell = note or _silent
     for text in notes_on(variant_of(files), shots[0].settings):
         tell(text)
-    shown = progress or _silent
+    watch = Stopwatch()
+
+    def shown(title: str, work: Work, done: int, total: int) -> None:
+        watch.report(work)
+        if progress is not None:
+            progress(title, work, done, total)
+
     model = load(
         files,
         device=means.device,
@@ -94,7 +101,9 @@ def make(
     known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
-        for made, sources in zip(render_batch(model, batch, progress), pictures, strict=True):
+        finished = render_batch(model, batch, shown)
+        watch.remember([shot.settings for shot in batch], model.variant, model.device, model.dtype)
+        for made, sources in zip(finished, pictures, strict=True):
             record = Record(made.shot.settings, sources, known)
             write_clip(made.clip.frames, made.shot.target, made.shot.settings.fps, to_json(record))
             yield made

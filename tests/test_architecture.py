@@ -20,7 +20,7 @@ BOXES = {
     "toy": ("toy", "training evaluation"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "api"),
-    "shots": ("shots records", "api"),
+    "shots": ("shots records forecast", "api"),
     "api": ("api", "pipeline weights media"),
     "weights": ("weights", "networks"),
     "pipeline": ("pipeline", "networks diffusion settings"),

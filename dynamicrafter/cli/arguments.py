@@ -296,7 +296,7 @@ def _pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_options(output: Any, default: str) -> None:
-    """The options of commands that generate clips: where they go, and what is said about them."""
+    """The options of commands that generate clips: where these go, and what is said about them."""
     output.add_argument(
         "-o",
         "--output",
@@ -304,6 +304,14 @@ def _run_options(output: Any, default: str) -> None:
         metavar="PATH",
         help=".mp4, .webm, .gif, .webp, a folder for PNGs, or - for MP4 on standard output; several clips are "
         f"numbered (default: {default})",
+    )
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and print what would be generated, without loading the model",
+    )
+    output.add_argument(
+        "-v", "--verbose", action="store_true", help="print the same before the clips are generated"
     )
 
 

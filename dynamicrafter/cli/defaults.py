@@ -25,7 +25,7 @@ FILE_VARIABLE = "DYNAMICRAFTER_CONFIG"
 """The environment variable with the path of the file; others are ``DYNAMICRAFTER_`` and the name of an option."""
 _PREFIX = "DYNAMICRAFTER_"
 
-_ONE_RUN = ("help", "json", "debug", "output", "pictures")
+_ONE_RUN = ("help", "json", "debug", "dry_run", "output", "pictures")
 """What belongs to one run and has no default of the user's."""
 
 _REPLACES = {
