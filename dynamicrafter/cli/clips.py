@@ -46,7 +46,8 @@ def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> 
         settings = clip_settings(given, variant, mode, size)
         for seed in given.seed:
             target = next(targets)
-            shots.append(Shot(replace(settings, seed=seed), group, Path(target).name, target))
+            title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
+            shots.append(Shot(replace(settings, seed=seed), group, title, target))
     return make_and_print(shots, files, means, given, written, streams)
 
 
@@ -90,10 +91,11 @@ def make_and_print(
             for text in notes_on(variant_of(files), shots[0].settings):
                 note(text)
             return {**asdict(preview), "notes": notes}
-    with Bars(files.asked, hidden=given.quiet or given.json) as bars:
+    with Bars(files.asked, hidden=given.quiet or given.json, clips=len(shots)) as bars:
         for made in make(shots, files, means, bars.clip, note):
             results.append(_result(made, STANDARD if piped else str(Path(made.shot.target))))
             written.append(results[-1]["output"])
+            bars.finished(len(results))
             if not given.json:
                 bars.close()
                 print(_line(results[-1]), file=sys.stderr if piped else sys.stdout, flush=True)

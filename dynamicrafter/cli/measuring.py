@@ -232,7 +232,7 @@ def _made(
     rows: list[MeasuredClip] = []
     longest = 0
     items = iter(item for item, _ in jobs)
-    with Bars(files.asked, hidden) as bars:
+    with Bars(files.asked, hidden, clips=len(jobs)) as bars:
         model = load(files, device=means.device, dtype=means.dtype, progress=bars.loading)
         for batch in batches([shot for _, shot in jobs], means.batch):
             finished = render_batch(model, batch, bars.clip)
@@ -245,6 +245,7 @@ def _made(
                 end = item.end if settings.mode == "interpolate" else None
                 asked = Asked(item.prompt, item.picture, end, settings.fit)
                 rows.append(measure_frames(frames, asked, learned, item.name, settings.seed))
+                bars.finished(len(rows))
                 longest = max(longest, len(frames))
     return rows, longest
 

@@ -329,7 +329,7 @@ def test_a_signal_stops_the_program(
         pytest.skip("needs a Ctrl-C that can be sent to one process, which Windows has not")
     ready = tmp_path / "home" / "tensor_hashes.json"
     command = [sys.executable, "-m", "dynamicrafter", "animate", str(pictures["wide"])]
-    options = ["--model", str(random_weights), "--steps", "1000", "--output", str(tmp_path / "clip.mp4")]
+    options = ["--model", str(random_weights), "--steps", "1000", "--quiet", "-o", str(tmp_path / "clip.mp4")]
     process = subprocess.Popen(
         [*command, *options],
         cwd=ROOT,
