@@ -31,6 +31,7 @@ SLOW = (
     "tests/dynamicrafter/test_cli_again.py",
     "tests/dynamicrafter/test_cli_bad_input.py",
     "tests/dynamicrafter/test_cli_clips.py",
+    "tests/dynamicrafter/test_cli_completion.py",
     "tests/dynamicrafter/test_cli_defaults.py",
     "tests/dynamicrafter/test_cli_failures.py",
     "tests/dynamicrafter/test_cli_streams.py",

@@ -112,6 +112,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import defaults
 
         return defaults.run(arguments)
+    if command == "completion":
+        from . import completion
+
+        return completion.run(arguments)
     if command == "doctor":
         from . import doctor
 

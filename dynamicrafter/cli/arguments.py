@@ -248,13 +248,21 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "config",
         "config --json",
     )
+    completion = _command(
+        commands,
+        "completion",
+        "print a script that completes words in your shell",
+        "completion bash > ~/.local/share/bash-completion/completions/dynamicrafter",
+        "completion fish > ~/.config/fish/completions/dynamicrafter.fish",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
     doctor = _command(
         commands, "doctor", "report what is installed and whether it works", "doctor", "doctor --json"
     )
     # Last, below the options that differ.
     for command in (animate, interpolate, loop, again, models, download, inspect, convert, train, toys):
         _general_options(command)
-    for command in (toy, folder, videos, config, doctor):
+    for command in (toy, folder, videos, config, completion, doctor):
         _general_options(command)
     return parser
 
