@@ -17,8 +17,8 @@ import dynamicrafter
 from dynamicrafter import Choices
 
 model = dynamicrafter.load("tiny")
-common: Choices = {"steps": 4, "size": (64, 64)}
-dynamicrafter.animate(model, "a.png", "a boat", **common, fps=7.5, seed=None)
+common: Choices = {"steps": 4, "size": (64, 64), "fps": 7.5, "seed": None}
+dynamicrafter.animate(model, "a.png", "a boat", **common)
 dynamicrafter.make_settings(model.variant, "loop", prompt="a boat", motion=0.5)
 dynamicrafter.animate(model, "a.png", stepz=1)
 dynamicrafter.loop(model, "a.png", size=64)
