@@ -1,9 +1,9 @@
-"""DynamiCrafter: still pictures set in motion.
+"""DynamiCrafter: animates still images.
 
 import dynamicrafter
 
-model = dynamicrafter.load("512")
-clip = dynamicrafter.animate(model, "picture.png", "a boat rocks on the waves", seed=7)
+model = dynamicrafter.load("tiny")
+clip = dynamicrafter.animate(model, "pictures/red_circle.png", "a red circle moves right", seed=7)
 dynamicrafter.save(clip, "clip.mp4")
 """
 
@@ -11,19 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import Clip as Clip
-    from .api import animate as animate
-    from .api import interpolate as interpolate
-    from .api import load as load
-    from .api import loop as loop
-    from .api import render as render
-    from .api import save as save
-    from .errors import CheckpointError as CheckpointError
-    from .errors import DynamiCrafterError as DynamiCrafterError
-    from .errors import UsageError as UsageError
-    from .pipeline import Model as Model
-    from .settings import Settings as Settings
-    from .settings import make_settings as make_settings
+    from .api import Clip, animate, interpolate, load, loop, render, save
+    from .errors import CheckpointError, DynamiCrafterError, UsageError
+    from .pipeline import Model
+    from .settings import Choices, Settings, make_settings
+
+__all__ = [
+    "CheckpointError",
+    "Choices",
+    "Clip",
+    "DynamiCrafterError",
+    "Model",
+    "Settings",
+    "UsageError",
+    "animate",
+    "interpolate",
+    "load",
+    "loop",
+    "make_settings",
+    "render",
+    "save",
+]
 
 _HOMES = {
     "Clip": "api",
@@ -37,6 +45,7 @@ _HOMES = {
     "DynamiCrafterError": "errors",
     "UsageError": "errors",
     "Model": "pipeline",
+    "Choices": "settings",
     "Settings": "settings",
     "make_settings": "settings",
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
-from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
-from .model.variants import SMALL, TINY, Variant
+from .model.configs import TEXT_TOKENS
+from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
+from .model.variants import SMALL, TINY, Mode, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate
-from .settings import Settings, clip_metadata, make_settings
+from .settings import Choices, Settings, clip_metadata, make_settings, unusual_fs
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
@@ -27,6 +29,9 @@ from .weights.formats.files import open_weights
 from .weights.load import load_components
 from .weights.lora import merge_adapters, read_adapters
 from .weights.random_model import write_random_checkpoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 RANDOM = "random"
 """Name of the built-in model with random weights; its clips are noise."""
@@ -270,6 +275,7 @@ def render_each(
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
+    _require_loaded(model)
     if not firsts:
         raise UsageError("there is no image to generate a clip from; pass at least one")
     if len(settings) != len(firsts):
@@ -297,17 +303,15 @@ def animate(
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,
-    **choices: Any,
+    **choices: Unpack[Choices],
 ) -> Clip:
     """Animate an image.
 
-    ``choices`` are those of :func:`dynamicrafter.settings.make_settings`: size, fit, frames, fs or motion, steps,
-    cfg, image_cfg, eta, guidance_rescale, spacing, sampler, seed, noise_device, fps, negative; the variant's preset is
-    used for the rest.
+    ``choices`` are those of :class:`dynamicrafter.settings.Choices`; the variant's preset is used for the rest. Each of
+    the notes of :func:`notes_on` is a warning. Raises UsageError for a choice that does not exist, has the wrong type
+    or is out of range.
     """
-    picture = as_picture(image)
-    settings = make_settings(model.variant, "animate", picture_size=picture.size, prompt=prompt, **choices)
-    return render(model, settings, [picture], None, [settings.seed], progress=progress, callback=callback)[0]
+    return _make(model, "animate", image, None, prompt, choices, progress, callback)
 
 
 def interpolate(
@@ -318,15 +322,10 @@ def interpolate(
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,
-    **choices: Any,
+    **choices: Unpack[Choices],
 ) -> Clip:
     """Interpolate between two images; ``choices`` as in :func:`animate`."""
-    picture = as_picture(first)
-    settings = make_settings(
-        model.variant, "interpolate", picture_size=picture.size, prompt=prompt, **choices
-    )
-    seeds = [settings.seed]
-    return render(model, settings, [picture], [last], seeds, progress=progress, callback=callback)[0]
+    return _make(model, "interpolate", first, last, prompt, choices, progress, callback)
 
 
 def loop(
@@ -336,12 +335,56 @@ def loop(
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,
-    **choices: Any,
+    **choices: Unpack[Choices],
 ) -> Clip:
     """Generate a seamless loop, one frame shorter than ``frames``; ``choices`` as in :func:`animate`."""
-    picture = as_picture(image)
-    settings = make_settings(model.variant, "loop", picture_size=picture.size, prompt=prompt, **choices)
-    return render(model, settings, [picture], None, [settings.seed], progress=progress, callback=callback)[0]
+    return _make(model, "loop", image, None, prompt, choices, progress, callback)
+
+
+def _make(
+    model: Model,
+    mode: Mode,
+    first: PictureLike,
+    last: PictureLike | None,
+    prompt: str,
+    choices: Choices,
+    progress: Progress | None,
+    callback: Callback | None,
+) -> Clip:
+    """A single clip, after a warning for each note on its settings."""
+    _require_loaded(model)
+    picture = as_picture(first)
+    settings = make_settings(model.variant, mode, picture_size=picture.size, prompt=prompt, **choices)
+    for note in notes_on(model.variant, settings):
+        warnings.warn(note, stacklevel=3)
+    lasts = None if last is None else [last]
+    return render(model, settings, [picture], lasts, [settings.seed], progress=progress, callback=callback)[0]
+
+
+def _require_loaded(model: object) -> None:
+    """Raise UsageError if ``model`` is only the name or path of one."""
+    if isinstance(model, (str, Path)):
+        raise UsageError(
+            f"the model must be loaded first, but {str(model)!r} was given; pass load({str(model)!r})"
+        )
+
+
+def notes_on(variant: Variant, settings: Settings) -> list[str]:
+    """What a person should know before a clip is generated: a prompt that is truncated, an unusual ``fs``."""
+    return [
+        *what_is_cut("prompt", settings.prompt),
+        *what_is_cut("negative prompt", settings.negative),
+        *unusual_fs(variant, settings.fs),
+    ]
+
+
+def what_is_cut(name: str, prompt: str) -> list[str]:
+    """A note if ``prompt``, called ``name``, is longer than the model's context."""
+    most = TEXT_TOKENS - 2  # All but the start and the end.
+    count = count_tokens(prompt)
+    if count <= most:
+        return []
+    return [f"the {name} has {count} tokens and is truncated to the first {most}"]
 
 
 def save(clip: Clip, path: str | Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral, Real
+from typing import Literal, TypeGuard
 
 from .diffusion.config import SAMPLER_MEANINGS
 from .errors import UsageError
@@ -76,28 +77,54 @@ class Parameter:
         multiple = f"a multiple of {self.multiple} from " if self.multiple else ""
         return f"{multiple}{self.low:g} to {_in_words(self.high)}"
 
-    def check(self, value: object, otherwise: str = "") -> None:
-        """Raise UsageError unless ``value`` is allowed; ``otherwise`` names what else the front end accepts."""
-        if self._allows(value):
-            return
+    def check(self, value: object, otherwise: str = "") -> str | int | float | None:
+        """``value``, as a plain Python number if it is one of another library, such as ``numpy.int64``.
+
+        Raises UsageError unless it is allowed; ``otherwise`` names what else the front end accepts.
+        """
+        value = _plain(value)
+        if self._fits(value) and self._allows(value):
+            return value
         hint = self.hint
         if self.multiple and isinstance(value, int) and self.low and self.high:
             nearest = round(value / self.multiple) * self.multiple
             hint = f"the nearest valid value is {min(max(self.low, nearest), self.high):g}"
         more = f"; {hint}" if hint else ""
-        raise UsageError(f"{self.name} must be {self.wanted}{otherwise}, but {value!r} was given{more}")
+        # A value of another type may be within the range, so the range alone would not say what is wrong.
+        kind = "" if self._fits(value) or self.kind is str or self.multiple else f"{_KINDS[self.kind]} from "
+        raise UsageError(f"{self.name} must be {kind}{self.wanted}{otherwise}, but {value!r} was given{more}")
 
-    def _allows(self, value: object) -> bool:
+    def _fits(self, value: object) -> TypeGuard[str | int | float | None]:
+        """Whether ``value`` has the right type."""
         if value is None:
             # In complete settings, only a scale that follows another one may be None.
             return self.default is None and not self.preset
-        if self.kind is str:
-            return isinstance(value, str) and (not self.choices or value in self.choices)
-        if isinstance(value, bool) or not isinstance(value, int if self.kind is int else (int, float)):
+        if isinstance(value, bool):
             return False
+        return isinstance(value, (int, float) if self.kind is float else self.kind)
+
+    def _allows(self, value: str | int | float | None) -> bool:
+        """Whether ``value``, which has the right type, is a choice or within the range."""
+        if value is None:
+            return True
+        if isinstance(value, str):
+            return not self.choices or value in self.choices
         if self.multiple and value % self.multiple:
             return False
         return self.low is not None and self.high is not None and self.low <= value <= self.high
+
+
+_KINDS: dict[type, str] = {int: "an integer", float: "a number"}
+
+
+def _plain(value: object) -> object:
+    """A number of any library as an int or a float; everything else unchanged."""
+    if isinstance(value, (bool, int, float)):
+        # numpy.float64 is a float, but is not shown as one.
+        return float(value) if isinstance(value, float) else value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _in_words(number: float) -> str:
@@ -290,7 +317,7 @@ _TABLE = (
     ),
     Parameter(
         "fps",
-        int,
+        float,
         "output",
         "Playback rate",
         "playback rate of the clip",
@@ -298,6 +325,7 @@ _TABLE = (
         preset=True,
         low=1,
         high=240,
+        step=0.5,
         unit="frames per second",
     ),
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .diffusion.config import Spacing
 from .errors import Remedy, UsageError
 from .forms import Form, program_version, to_json
 from .model.variants import Mode, Variant
 from .parameters import PARAMETERS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Fit = Literal["crop", "pad", "stretch"]
 NoiseDevice = Literal["cpu", "device"]
@@ -23,6 +27,38 @@ PROGRAM = "dynamicrafter"
 def check_seed(seed: int, power: int = 63, where: str = "") -> None:
     """Raise UsageError for a seed that is negative or not below 2 to the ``power``; ``where`` qualifies the limit."""
     replace(PARAMETERS["seed"], high=2**power - 1).check(seed, where)
+
+
+class Choices(TypedDict, total=False):
+    """What can be chosen for a clip besides its images and prompt, each with its type; None is the same as absent.
+
+    Meaning, unit and range of each are in :data:`dynamicrafter.parameters.PARAMETERS`.
+    """
+
+    negative: str | None
+    frames: int | None
+    motion: float | None
+    """An alternative to ``fs``."""
+    fs: int | None
+    size: tuple[int, int] | None
+    """(width, height) in pixels."""
+    fit: Fit | None
+    seed: int | None
+    steps: int | None
+    cfg: float | None
+    eta: float | None
+    image_cfg: float | None
+    guidance_rescale: float | None
+    spacing: Spacing | None
+    sampler: str | None
+    noise_device: NoiseDevice | None
+    fps: float | None
+
+
+class PromptAndChoices(Choices, total=False):
+    """What can be chosen for a clip besides its images."""
+
+    prompt: str | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +83,7 @@ class Settings:
     """How far the guided output is rescaled to the conditional one's standard deviation (arXiv 2305.08891)."""
     spacing: Spacing
     seed: int
-    fps: int
+    fps: float
     fit: Fit
     prompt: str = ""
     negative: str = ""
@@ -57,12 +93,15 @@ class Settings:
     """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS`."""
 
     def __post_init__(self) -> None:
-        """Check every field; raises UsageError with what was expected, what was given and what to do."""
+        """Check every field and convert the numbers of other libraries to plain ones.
+
+        Raises UsageError with what was expected, what was given and what to do.
+        """
         if self.mode not in get_args(Mode):
             raise UsageError(f"mode must be one of {', '.join(get_args(Mode))}, not {self.mode!r}")
         for name, parameter in PARAMETERS.items():
             if hasattr(self, name):
-                parameter.check(getattr(self, name))
+                object.__setattr__(self, name, parameter.check(getattr(self, name)))
         fewest = _FEWEST_FRAMES[self.mode]
         if self.frames < fewest:
             raise UsageError(f"frames must be at least {fewest} to {self.mode}, but {self.frames} was given")
@@ -83,7 +122,15 @@ def motion_to_fs(variant: Variant, motion: float) -> int:
     """
     PARAMETERS["motion"].check(motion)
     still, lively = variant.preset.fs_still, variant.preset.fs_lively
-    return round(still + motion * (lively - still))
+    return round(still + float(motion) * (lively - still))
+
+
+def unusual_fs(variant: Variant, fs: int) -> list[str]:
+    """A note if ``fs`` is outside the range recommended for the variant."""
+    low, high = sorted((variant.preset.fs_still, variant.preset.fs_lively))
+    if low <= fs <= high:
+        return []
+    return [f"fs is {fs}, but {low} to {high} is recommended for {variant.name}"]
 
 
 def make_settings(
@@ -91,28 +138,28 @@ def make_settings(
     mode: Mode,
     *,
     picture_size: tuple[int, int] | None = None,
-    size: tuple[int, int] | None = None,
-    fs: int | None = None,
-    motion: float | None = None,
-    **chosen: Any,
+    **choices: Unpack[PromptAndChoices],
 ) -> Settings:
     """Settings for ``variant``: the given values, and the variant's presets for those that are None or absent.
 
-    ``picture_size`` and ``size`` are (width, height) in pixels; ``motion`` is an alternative to ``fs``.
-    Raises UsageError if both fs and motion are given, if the variant was not trained for the mode, or if a value is
-    out of range.
+    ``picture_size`` is (width, height) in pixels. Raises UsageError if there is no setting of a name, if both fs and
+    motion are given, if the variant was not trained for the mode, or if a value is of the wrong type or out of range.
     """
     if mode not in variant.modes:
         raise UsageError(
             f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {mode}",
             Remedy("choose_model"),
         )
+    given: dict[str, Any] = dict(choices)
+    _check_names(given)
+    size, fs, motion = given.pop("size", None), given.get("fs"), given.pop("motion", None)
     if fs is not None and motion is not None:
         raise UsageError("fs and motion set the same value; use only one of them")
     if motion is not None:
-        fs = motion_to_fs(variant, motion)
-    width, height = size or default_size(variant, picture_size)
-    given = {**chosen, "width": width, "height": height, "fs": fs}
+        given["fs"] = motion_to_fs(variant, motion)
+    given["width"], given["height"] = (
+        default_size(variant, picture_size) if size is None else _width_and_height(size)
+    )
     names = {field.name for field in fields(Settings)}
     values: dict[str, Any] = {
         name: getattr(variant.preset, name) if parameter.preset else parameter.default
@@ -121,6 +168,32 @@ def make_settings(
     }
     values.update({name: value for name, value in given.items() if value is not None})
     return Settings(mode=mode, **values)
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a name that is not a setting; width and height are given together, as ``size``."""
+    known = [*(name for name in PARAMETERS if name not in ("width", "height")), "size"]
+    for name in given:
+        if name in known:
+            continue
+        if name in PARAMETERS:
+            advice = "use size=(width, height)"
+        else:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {nearest[0]!r}?" if nearest else f"the settings are {', '.join(known)}"
+        raise UsageError(f"there is no setting {name!r}; {advice}")
+
+
+def _width_and_height(size: Any) -> tuple[Any, Any]:
+    try:
+        pair = () if isinstance(size, str) else tuple(size)
+    except TypeError:
+        pair = ()
+    if len(pair) != 2:
+        raise UsageError(
+            f"size must be (width, height) in pixels, but {size!r} was given; use a tuple such as (512, 320)"
+        )
+    return pair
 
 
 def clip_metadata(settings: Settings) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from typing import Literal
 
 from torch import nn
 
-from .api import Clip, ModelFiles, load, render_each
+from .api import Clip, ModelFiles, load, notes_on, render_each, variant_of
 from .errors import Remedy, UsageError
+from .forecast import Stopwatch
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
-from .model.configs import TEXT_TOKENS
-from .model.encoders import count_tokens
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings
@@ -83,10 +82,15 @@ def make(
     ``note`` is called with warnings, before the weights are loaded. Raises what loading, rendering and writing raise.
     """
     tell = note or _silent
-    said = shots[0].settings
-    for text in what_is_cut("prompt", said.prompt) + what_is_cut("negative prompt", said.negative):
+    for text in notes_on(variant_of(files), shots[0].settings):
         tell(text)
-    shown = progress or _silent
+    watch = Stopwatch()
+
+    def shown(title: str, work: Work, done: int, total: int) -> None:
+        watch.report(work)
+        if progress is not None:
+            progress(title, work, done, total)
+
     model = load(
         files,
         device=means.device,
@@ -97,7 +101,9 @@ def make(
     known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
-        for made, sources in zip(render_batch(model, batch, progress), pictures, strict=True):
+        finished = render_batch(model, batch, shown)
+        watch.remember([shot.settings for shot in batch], model.variant, model.device, model.dtype)
+        for made, sources in zip(finished, pictures, strict=True):
             record = Record(made.shot.settings, sources, known)
             write_clip(made.clip.frames, made.shot.target, made.shot.settings.fps, to_json(record))
             yield made
@@ -143,15 +149,6 @@ def threads_that_pay(model: Model) -> AbstractContextManager[None]:
     )
     small = model.device.type == "cpu" and 0 < count < _SMALL_NETWORK
     return single_thread() if small else nullcontext()
-
-
-def what_is_cut(name: str, prompt: str) -> list[str]:
-    """A note if ``prompt``, called ``name``, is longer than the model's context."""
-    most = TEXT_TOKENS - 2  # All but the start and the end.
-    count = count_tokens(prompt)
-    if count <= most:
-        return []
-    return [f"the {name} has {count} tokens and is truncated to the first {most}"]
 
 
 # Where clips go

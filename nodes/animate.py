@@ -100,7 +100,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
         steps: int = OWN[int],
         cfg: float = OWN[float],
         frames: int = 16,
-        fps: int = 8,
+        fps: float = 8,
         negative_prompt: str = "",
         fs: int = OWN[int],
         clip: Any = None,

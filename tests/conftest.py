@@ -20,9 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The weights folder of whoever runs the tests is not theirs."""
+    """The weights folder and the defaults of whoever runs the tests are not theirs."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DYNAMICRAFTER_HOME", str(tmp_path_factory.mktemp("weights")))
+        environment.setenv("DYNAMICRAFTER_CONFIG", os.devnull)
         yield
 
 

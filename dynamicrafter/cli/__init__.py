@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from ..forms import program_version
-from .arguments import make_parser
+from .arguments import CLIP_COMMANDS, make_parser
 from .interrupt import heed_ctrl_c
 from .words import WORDS
 
@@ -59,6 +59,10 @@ def _main(words: list[str], written: list[str]) -> int:
     try:
         arguments = make_parser(program_version()).parse_args(words)
         command = arguments.command
+        if command in CLIP_COMMANDS:
+            from .defaults import with_defaults
+
+            arguments = with_defaults(arguments, words)
         result = _run(command, arguments, written)
         if as_json:
             print(json.dumps(result))
@@ -88,7 +92,7 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import again
 
         return again.run(arguments, written)
-    if command in ("animate", "interpolate", "loop"):
+    if command in CLIP_COMMANDS:
         from . import clips
 
         return clips.run(command, arguments, written)
@@ -104,6 +108,14 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import evaluation
 
         return evaluation.run(arguments, written)
+    if command == "config":
+        from . import defaults
+
+        return defaults.run(arguments)
+    if command == "completion":
+        from . import completion
+
+        return completion.run(arguments)
     if command == "doctor":
         from . import doctor
 

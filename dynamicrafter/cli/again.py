@@ -10,8 +10,9 @@ from ..api import ModelFiles
 from ..errors import UsageError
 from ..media.pictures import read_picture
 from ..records import Record, find_model_of, find_pictures, read_record
-from ..shots import Means, Shot, clip_targets
-from .clips import make_and_print, model_files
+from ..shots import Means, Shot
+from .clips import make_and_print, model_files, targets_of
+from .streams import Streams
 
 
 def run(given: Namespace, written: list[str]) -> object:
@@ -19,16 +20,21 @@ def run(given: Namespace, written: list[str]) -> object:
 
     Raises ClipError if the file has no record of how it was made, and if its images or weights are missing or changed.
     """
+    with Streams() as streams:
+        return _run(given, written, streams)
+
+
+def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     clip: Path = given.clip.resolve()
     record = read_record(clip)
     pictures = find_pictures(record, given.picture, clip.parent)
     for picture in pictures:
         read_picture(picture)
     files = _files(record, given)
-    (target,) = clip_targets([given.output or _beside(clip)], pictures)
+    (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
     means = Means(given.device, record.model.dtype if given.dtype == "auto" else given.dtype)
     shot = Shot(record.settings, pictures, Path(target).name, target)
-    return make_and_print([shot], files, means, given, written)
+    return make_and_print([shot], files, means, given, written, streams)
 
 
 def _beside(clip: Path) -> str:

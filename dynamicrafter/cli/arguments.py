@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import shlex
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,12 +18,15 @@ from ..parameters import PARAMETERS, Group, Parameter, of_group
 EPILOG = """\
 examples:
   dynamicrafter animate boat.png --model 512 --prompt "a boat rocks on the waves"
-  dynamicrafter interpolate day.png dusk.png --model 512_interp --output dusk.webm
-  dynamicrafter loop fire.png --model 512_interp --motion 0.8 --output fire.gif
-  dynamicrafter again clip.mp4 --output once_more.mp4
+  dynamicrafter interpolate day.png dusk.png --model 512_interp -o dusk.webm
+  dynamicrafter loop fire.png --model 512_interp --motion 0.8 -o fire.gif
+  dynamicrafter again clip.mp4 -o once_more.mp4
 
 'dynamicrafter COMMAND --help' describes a command; 'dynamicrafter models' lists the weights.
 """
+
+CLIP_COMMANDS = ("animate", "interpolate", "loop")
+"""The commands that generate clips, with the same options."""
 
 _VARIANT_HELP = f"variant of {{}}, if its weights are ambiguous: {', '.join(VARIANTS)}"
 _TINY_HELP = "tiny, the built-in model, which knows coloured shapes only"
@@ -34,14 +41,25 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, advice: str = "", **options: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
+        self._words: list[str] = []
         self._advice = advice or f"see '{self.prog} --help'"
 
     def error(self, message: str) -> NoReturn:
         """Raise the parser's message as one sentence."""
-        raise UsageError(f"{message}; {self._advice}")
+        raise UsageError(f"{message}; {self._value_with_hyphen(message) or self._advice}")
+
+    def _value_with_hyphen(self, message: str) -> str | None:
+        """What to write if the message complains of a missing value that is there, but looks like an option."""
+        found = re.fullmatch(r"argument (\S+): expected one argument", message)
+        names = found[1].split("/") if found else []
+        for name, value in pairwise(self._words):
+            if name in names and value.startswith("-") and value not in self._option_string_actions:
+                return f"write {names[-1]}={shlex.quote(value)} for a value that starts with a hyphen"
+        return None
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
         """Reject unknown options here: a subcommand would leave them to the main parser, which names its own help."""
+        self._words = list(arguments[0])
         namespace, unknown = super().parse_known_args(*arguments, **options)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -50,13 +68,6 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(version: str) -> argparse.ArgumentParser:
     """The parser of the ``dynamicrafter`` command."""
-    common = Parser(add_help=False)
-    common.add_argument(
-        "--json", action="store_true", help="print the result or the error as one JSON object"
-    )
-    common.add_argument("--quiet", action="store_true", help="hide progress bars")
-    common.add_argument("--debug", action="store_true", help="on failure, print the traceback")
-
     parser = Parser(
         prog="dynamicrafter",
         description="Animate still images with DynamiCrafter.",
@@ -66,53 +77,97 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dynamicrafter {version}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    animate = commands.add_parser("animate", parents=[common], help="animate still images")
-    animate.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="one or more image files")
+    animate = _command(
+        commands,
+        "animate",
+        "animate still images",
+        'animate boat.png --model 512 --prompt "a boat rocks on the waves"',
+        "animate *.png --seed 1,2 -o clips/clip.gif",
+    )
+    _pictures(animate)
     _clip_options(animate)
 
-    interpolate = commands.add_parser(
-        "interpolate", parents=[common], help="generate a clip between two images"
+    interpolate = _command(
+        commands,
+        "interpolate",
+        "generate a clip between two images",
+        "interpolate day.png dusk.png --model 512_interp -o dusk.webm",
+        'interpolate a.png b.png --model tooncrafter --prompt "she turns her head" --seed 1,2,3',
     )
-    interpolate.add_argument("first", type=Path, metavar="FIRST", help="image the clip starts with")
-    interpolate.add_argument("last", type=Path, metavar="LAST", help="image the clip ends with")
+    interpolate.add_argument(
+        "first", type=_name, metavar="FIRST", help=f"image the clip starts with, {_STDIN}"
+    )
+    interpolate.add_argument("last", type=_name, metavar="LAST", help=f"image the clip ends with, {_STDIN}")
     _clip_options(interpolate)
 
-    loop = commands.add_parser("loop", parents=[common], help="generate seamless loops")
-    loop.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="one or more image files")
+    loop = _command(
+        commands,
+        "loop",
+        "generate seamless loops",
+        "loop fire.png --model 512_interp --motion 0.8 -o fire.gif",
+        "loop fire.png --model 512_interp --frames 24 --fps 12",
+    )
+    _pictures(loop)
     _clip_options(loop)
 
-    again = commands.add_parser(
-        "again", parents=[common], help="regenerate a clip from the settings stored in its file"
+    again = _command(
+        commands,
+        "again",
+        "regenerate a clip from the settings stored in its file",
+        "again clip.mp4",
+        "again clip.mp4 --picture moved/boat.png -o once_more.webm",
     )
-    again.add_argument("clip", type=Path, metavar="CLIP", help="clip written by this program")
+    again.add_argument("clip", type=_path, metavar="CLIP", help="clip written by this program")
     again.add_argument(
         "--picture",
-        type=Path,
+        type=_path,
         action="append",
         metavar="FILE",
         help="new path of the image, if it was moved (twice for an interpolation)",
     )
     _model_options(again, "the one the clip was made with")
-    again.add_argument("--output", metavar="PATH", help="file or folder to write (default: CLIP-again)")
+    _run_options(again.add_argument_group("output"), "CLIP-again")
 
-    commands.add_parser(
-        "models", parents=[common], help="list the known weights and whether they are downloaded"
+    models = _command(
+        commands,
+        "models",
+        "list the known weights and whether they are downloaded",
+        "models",
+        "models --json",
     )
 
-    download = commands.add_parser("download", parents=[common], help="download the weights of a model")
+    download = _command(
+        commands,
+        "download",
+        "download the weights of a model",
+        "download 512",
+        "download 512 512_interp --folder /data/weights",
+    )
     download.add_argument("names", nargs="+", metavar="NAME", help="names from 'dynamicrafter models'")
     download.add_argument(
         "--folder",
-        type=Path,
+        type=_path,
         help="folder to download to; pass the paths to --model afterwards (default: the weights folder)",
     )
 
-    inspect = commands.add_parser("inspect", parents=[common], help="describe the contents of a weights file")
-    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect = _command(
+        commands,
+        "inspect",
+        "describe the contents of a weights file",
+        "inspect model.safetensors",
+        "inspect model.ckpt --json",
+    )
+    inspect.add_argument("file", type=_path, metavar="FILE")
 
-    convert = commands.add_parser("convert", parents=[common], help="convert a weights file to safetensors")
-    convert.add_argument("source", type=Path, metavar="IN")
-    convert.add_argument("target", type=Path, metavar="OUT", help="file to write, .safetensors")
+    convert = _command(
+        commands,
+        "convert",
+        "convert a weights file to safetensors",
+        "convert model.ckpt model.safetensors",
+        "convert model.ckpt small.safetensors --dtype fp16 --prune",
+    )
+    convert.add_argument("source", type=_path, metavar="IN")
+    convert.add_argument("target", type=_path, metavar="OUT", help="file to write, .safetensors")
     convert.add_argument(
         "--dtype",
         type=_stored,
@@ -123,49 +178,149 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     convert.add_argument("--prune", action="store_true", help="remove the CLIP encoders")
     convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
 
-    train = commands.add_parser("train", parents=[common], help="train a model or an adapter (LoRA)")
-    train.add_argument("config", metavar="CONFIG", help="a JSON file, or the name of an included config")
+    train = _command(
+        commands,
+        "train",
+        "train a model or an adapter (LoRA)",
+        "train my_lora.json --folder runs/my_lora",
+        "train tiny --stage autoencoder",
+    )
+    train.add_argument(
+        "config", type=_name, metavar="CONFIG", help="a JSON file, or the name of an included config"
+    )
     train.add_argument(
         "--folder",
-        type=Path,
+        type=_path,
         help="folder for state, log and result, from which an interrupted run resumes (default: CONFIG's name)",
     )
     train.add_argument("--stage", metavar="NAME", help="run one stage of the tiny recipe (default: all)")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
 
-    toys = commands.add_parser(
+    toys = _command(
+        commands,
         "toy-clips",
-        parents=[common],
-        help="write captioned clips of coloured shapes, to teach the built-in model a new word",
+        "write captioned clips of coloured shapes, to teach the built-in model a new word",
+        "toy-clips hops",
+        "toy-clips hops --pictures 16 --seed 7",
     )
-    toys.add_argument("folder", type=Path, metavar="FOLDER", help="folder for the clips and captions.csv")
+    toys.add_argument("folder", type=_path, metavar="FOLDER", help="folder for the clips and captions.csv")
     toys.add_argument(
         "--pictures", type=int, default=64, help="first images, with two clips each (default: %(default)s)"
     )
     toys.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
 
+    measure = "measure what a model generates, or existing clips"
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure what a model generates, or existing clips",
+        help=measure,
         advice="use 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'",
+        **_texts(measure, "evaluate folder pictures --model 512 --csv rows.csv", "evaluate videos clips"),
     )
     subjects = evaluate.add_subparsers(dest="subject", metavar="SUBJECT", required=True, parser_class=Parser)
-    _toy_options(
-        subjects.add_parser(
-            "toy", parents=[common], help="measure a model in the toy world on which tiny was trained"
-        )
+    toy = _command(
+        subjects,
+        "toy",
+        "measure a model in the toy world on which tiny was trained",
+        "evaluate toy --seed 0,1,2",
+        "evaluate toy --scales",
     )
-    _folder_options(
-        subjects.add_parser(
-            "folder", parents=[common], help="measure what a model generates from images and prompts"
-        )
+    _toy_options(toy)
+    folder = _command(
+        subjects,
+        "folder",
+        "measure what a model generates from images and prompts",
+        "evaluate folder pictures --model 512 --seed 0,1 --csv rows.csv",
+        "evaluate folder pictures --loop --model 512_interp --keep clips",
     )
-    _videos_options(
-        subjects.add_parser("videos", parents=[common], help="measure existing clips from any source")
+    _folder_options(folder)
+    videos = _command(
+        subjects,
+        "videos",
+        "measure existing clips from any source",
+        "evaluate videos clips",
+        "evaluate videos clips --prompts pictures --csv rows.csv",
     )
-    commands.add_parser("doctor", parents=[common], help="report what is installed and whether it works")
-
+    _videos_options(videos)
+    config = _command(
+        commands,
+        "config",
+        "show your defaults for the options of animate, interpolate and loop",
+        "config",
+        "config --json",
+    )
+    completion = _command(
+        commands,
+        "completion",
+        "print a script that completes words in your shell",
+        "completion bash > ~/.local/share/bash-completion/completions/dynamicrafter",
+        "completion fish > ~/.config/fish/completions/dynamicrafter.fish",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+    doctor = _command(
+        commands, "doctor", "report what is installed and whether it works", "doctor", "doctor --json"
+    )
+    # Last, below the options that differ.
+    for command in (animate, interpolate, loop, again, models, download, inspect, convert, train, toys):
+        _general_options(command)
+    for command in (toy, folder, videos, config, completion, doctor):
+        _general_options(command)
     return parser
+
+
+def _texts(purpose: str, *examples: str) -> dict[str, Any]:
+    """The description of a command and its examples, which are printed without ``dynamicrafter``."""
+    return {
+        "description": f"{purpose[0].upper()}{purpose[1:]}.",
+        "epilog": "examples:\n" + "".join(f"  dynamicrafter {example}\n" for example in examples),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def _command(commands: Any, name: str, purpose: str, *examples: str) -> argparse.ArgumentParser:
+    """The parser of a command."""
+    return commands.add_parser(name, help=purpose, **_texts(purpose, *examples))
+
+
+def _general_options(parser: argparse.ArgumentParser) -> None:
+    general = parser.add_argument_group("general")
+    general.add_argument(
+        "--json", action="store_true", help="print the result or the error as one JSON object"
+    )
+    general.add_argument("-q", "--quiet", action="store_true", help="hide progress")
+    general.add_argument("--debug", action="store_true", help="on failure, print the traceback")
+
+
+_STDIN = "or - for standard input"
+
+
+def _pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        type=_name,
+        metavar="PICTURE",
+        help=f"image files or patterns such as '*.png', {_STDIN}",
+    )
+
+
+def _run_options(output: Any, default: str) -> None:
+    """The options of commands that generate clips: where these go, and what is said about them."""
+    output.add_argument(
+        "-o",
+        "--output",
+        type=_name,
+        metavar="PATH",
+        help=".mp4, .webm, .gif, .webp, a folder for PNGs, or - for MP4 on standard output; several clips are "
+        f"numbered (default: {default})",
+    )
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and print what would be generated, without loading the model",
+    )
+    output.add_argument(
+        "-v", "--verbose", action="store_true", help="print the same before the clips are generated"
+    )
 
 
 def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool = True) -> None:
@@ -184,10 +339,10 @@ def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool
     )
     group.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("FILE"))
     group.add_argument(
-        "--text-encoder", type=Path, metavar="FILE", help="CLIP text encoder, if the weights file has none"
+        "--text-encoder", type=_path, metavar="FILE", help="CLIP text encoder, if the weights file has none"
     )
     group.add_argument(
-        "--image-encoder", type=Path, metavar="FILE", help="CLIP image encoder, if the weights file has none"
+        "--image-encoder", type=_path, metavar="FILE", help="CLIP image encoder, if the weights file has none"
     )
     _device_option(group)
     if dtype:
@@ -218,12 +373,7 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     _model_options(parser, _TINY_HELP)
 
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output",
-        metavar="PATH",
-        help=".mp4, .webm, .gif, .webp, or a folder for PNGs; several clips are numbered "
-        "(default: PICTURE-COMMAND.mp4 in the current folder)",
-    )
+    _run_options(output, "PICTURE-COMMAND.mp4 in the current folder")
     _options(output, "output")
 
 
@@ -271,12 +421,29 @@ def _option(parser: Any, parameter: Parameter) -> None:
     parser.add_argument(
         f"--{name.replace('_', '-')}",
         *_FORMER.get(name, ()),
-        type=parameter.kind,
+        type=str if parameter.kind is str else _number(parameter),
         choices=tuple(parameter.choices) or None,
         metavar=None if parameter.low is None else f"{parameter.low:g}..{parameter.high:g}",
         default=None if parameter.preset else default,
         help=f"{parameter.description} (default: {parameter.own if default is None else default or 'empty'})",
     )
+
+
+def _number(parameter: Parameter) -> Callable[[str], float]:
+    """A reader of the parameter's numbers; integers stay integers, so that they are stored as such."""
+
+    def read(text: str) -> float:
+        try:
+            return int(text)
+        except ValueError:
+            pass
+        try:
+            # The table rejects what is not an integer but has to be one, with advice.
+            return float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {parameter.wanted}, not {text!r}") from None
+
+    return read
 
 
 def _toy_options(parser: argparse.ArgumentParser) -> None:
@@ -300,7 +467,7 @@ def _toy_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help=_PROMPTS_HELP)
+    parser.add_argument("folder", type=_path, metavar="FOLDER", help=_PROMPTS_HELP)
     parser.add_argument("--loop", action="store_true", help="generate loops")
     picture = parser.add_argument_group("what should happen")
     _happening_options(picture, [0], "one or more seeds, one clip each (default: 0)")
@@ -309,18 +476,18 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     _model_options(parser, _TINY_HELP)
     _learned_options(parser)
     output = _table_option(parser)
-    output.add_argument("--keep", type=Path, metavar="FOLDER", help="folder to keep the clips in, as .mp4")
+    output.add_argument("--keep", type=_path, metavar="FOLDER", help="folder to keep the clips in, as .mp4")
 
 
 def _videos_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "videos",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="a folder of clips (.mp4, .webm, .gif, .webp, folders of PNGs), or a single clip",
     )
     parser.add_argument(
-        "--prompts", type=Path, metavar="FOLDER", help=f"sources of the clips: {_PROMPTS_HELP}"
+        "--prompts", type=_path, metavar="FOLDER", help=f"sources of the clips: {_PROMPTS_HELP}"
     )
     _option(parser, PARAMETERS["fit"])
     _device_option(_learned_options(parser))
@@ -339,17 +506,17 @@ def _learned_options(parser: argparse.ArgumentParser) -> Any:
     )
     learned.add_argument("--plain", action="store_true", help="skip all of them")
     learned.add_argument(
-        "--towers", type=Path, metavar="FILE", help="complete CLIP encoders, for the CLIP score"
+        "--towers", type=_path, metavar="FILE", help="complete CLIP encoders, for the CLIP score"
     )
     learned.add_argument(
         "--i3d",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="I3D as TorchScript, for FVD and KVD (default: i3d_torchscript.pt in the weights folder)",
     )
     learned.add_argument(
         "--real",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="real clips to compare with, for FVD and KVD, in addition to those in the list",
     )
@@ -359,7 +526,7 @@ def _learned_options(parser: argparse.ArgumentParser) -> Any:
 
 def _table_option(parser: argparse.ArgumentParser) -> Any:
     output = parser.add_argument_group("output")
-    output.add_argument("--csv", type=Path, metavar="FILE", help="write the metrics of every clip")
+    output.add_argument("--csv", type=_path, metavar="FILE", help="write the metrics of every clip")
     return output
 
 
@@ -382,6 +549,17 @@ def _precision(text: str, known: dict[str, str], other: str) -> str:
     if name not in (*known.values(), other):
         raise argparse.ArgumentTypeError(f"must be {', '.join(known)} or {other}, not {text!r}")
     return name
+
+
+def _name(text: str) -> str:
+    """A name or path, which an unset variable in a script would make empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_name(text))
 
 
 def _lora(text: str) -> tuple[Path, float]:

@@ -5,48 +5,72 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..api import Lora, ModelFiles, find_model, pick_device, variant_of
+from ..api import Lora, ModelFiles, find_model, notes_on, pick_device, variant_of
 from ..media.pictures import read_picture
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..settings import Settings, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
+from .preview import preview_of
 from .progress import Bars
+from .streams import STANDARD, Streams
 from .words import tiny_knows
 
 
 def run(command: str, given: Namespace, written: list[str]) -> object:
     """Run one of the commands and return what ``--json`` prints."""
-    mode = cast(Mode, command)
+    with Streams() as streams:
+        return _run(cast(Mode, command), given, written, streams)
+
+
+def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> object:
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
     pick_device(given.device)
     variant = variant_of(files)
     means = Means(given.device, given.dtype, given.batch)
-    groups: list[tuple[Path, ...]] = (
-        [(given.first, given.last)] if mode == "interpolate" else [(path,) for path in given.pictures]
-    )
+    sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
+    # Read as named, because a Path is not the same for the empty name and for a URL.
+    sizes = [read_picture(source).size for source in sources]
+    paths = tuple(Path(source) for source in sources)
+    groups = [paths] if mode == "interpolate" else [(path,) for path in paths]
     # Image by image, seed by seed.
-    names = [given.output or f"{group[0].stem}-{command}.mp4" for group in groups for _ in given.seed]
-    targets = iter(clip_targets(names, [picture for group in groups for picture in group]))
+    names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
+    targets = iter(targets_of(given, names, paths, streams))
     shots: list[Shot] = []
-    for group in groups:
-        size, *_ = [read_picture(file).size for file in group]
+    for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size)
         for seed in given.seed:
             target = next(targets)
-            shots.append(Shot(replace(settings, seed=seed), group, Path(target).name, target))
-    return make_and_print(shots, files, means, given, written)
+            title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
+            shots.append(Shot(replace(settings, seed=seed), group, title, target))
+    return make_and_print(shots, files, means, given, written, streams)
+
+
+def targets_of(
+    given: Namespace, names: Sequence[str], pictures: Sequence[Path], streams: Streams
+) -> list[str]:
+    """Absolute paths of clips, of which one may be for standard output; raises as :func:`clip_targets` does."""
+    if given.output == STANDARD:
+        streams.check(len(names), given.json)
+        names = [streams.target]
+    return clip_targets(names, pictures)
 
 
 def make_and_print(
-    shots: Sequence[Shot], files: ModelFiles, means: Means, given: Namespace, written: list[str]
+    shots: Sequence[Shot],
+    files: ModelFiles,
+    means: Means,
+    given: Namespace,
+    written: list[str],
+    streams: Streams,
 ) -> dict[str, Any]:
     """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``."""
+    piped = given.output == STANDARD
     notes: list[str] = []
     results: list[dict[str, Any]] = []
 
@@ -58,20 +82,32 @@ def make_and_print(
 
     if files.asked == TINY.name:
         note(tiny_knows(shots[0].settings.mode))
-    with Bars(files.asked, hidden=given.quiet or given.json) as bars:
+    if given.dry_run or given.verbose:
+        preview = preview_of(shots, files, means, piped)
+        if not given.json:
+            for line in preview.lines():
+                print(line, file=sys.stdout if given.dry_run else sys.stderr)
+        if given.dry_run:
+            for text in notes_on(variant_of(files), shots[0].settings):
+                note(text)
+            return {**asdict(preview), "notes": notes}
+    with Bars(files.asked, hidden=given.quiet or given.json, clips=len(shots)) as bars:
         for made in make(shots, files, means, bars.clip, note):
-            results.append(_result(made))
+            results.append(_result(made, STANDARD if piped else str(Path(made.shot.target))))
             written.append(results[-1]["output"])
+            bars.finished(len(results))
             if not given.json:
                 bars.close()
-                print(_line(results[-1]), flush=True)
+                print(_line(results[-1]), file=sys.stderr if piped else sys.stdout, flush=True)
+    if piped:
+        streams.send()
     return {"clips": results, "notes": notes}
 
 
-def _result(made: Made) -> dict[str, Any]:
+def _result(made: Made, output: str) -> dict[str, Any]:
     frames, height, width = made.clip.frames.shape[:3]
     return {
-        "output": str(Path(made.shot.target)),
+        "output": output,
         "frames": frames,
         "width": width,
         "height": height,
@@ -82,7 +118,7 @@ def _result(made: Made) -> dict[str, Any]:
 
 
 def _line(result: dict[str, Any]) -> str:
-    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']} fps"
+    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']:g} fps"
     return f"{result['output']}: {size}, seed {result['settings']['seed']}, {result['seconds']:.1f} s"
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import ModelFiles, load, pick_device, variant_of
+from ..api import ModelFiles, load, pick_device, variant_of, what_is_cut
 from ..errors import ClipError, UsageError
 from ..evaluation.folder import PROMPT_LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
@@ -29,8 +29,8 @@ from ..evaluation.measure import (
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
-from ..settings import clip_metadata
-from ..shots import Means, Shot, batches, render_batch, what_is_cut
+from ..settings import clip_metadata, unusual_fs
+from ..shots import Means, Shot, batches, render_batch
 from .clips import clip_settings, model_files
 from .progress import Bars
 from .words import WORDS, tiny_knows
@@ -52,6 +52,7 @@ def measure_folder(given: Namespace, written: list[str]) -> dict[str, Any]:
     notes = what_is_cut("negative prompt", given.negative)
     for item in items:
         notes += [f"{item.name}: {note}" for note in what_is_cut("prompt", item.prompt)]
+    notes += unusual_fs(variant_of(files), jobs[0][1].settings.fs)
     untold = sum(not item.prompt for item in items)
     if untold:
         notes.append(
@@ -231,7 +232,7 @@ def _made(
     rows: list[MeasuredClip] = []
     longest = 0
     items = iter(item for item, _ in jobs)
-    with Bars(files.asked, hidden) as bars:
+    with Bars(files.asked, hidden, clips=len(jobs)) as bars:
         model = load(files, device=means.device, dtype=means.dtype, progress=bars.loading)
         for batch in batches([shot for _, shot in jobs], means.batch):
             finished = render_batch(model, batch, bars.clip)
@@ -244,6 +245,7 @@ def _made(
                 end = item.end if settings.mode == "interpolate" else None
                 asked = Asked(item.prompt, item.picture, end, settings.fit)
                 rows.append(measure_frames(frames, asked, learned, item.name, settings.seed))
+                bars.finished(len(rows))
                 longest = max(longest, len(frames))
     return rows, longest
 

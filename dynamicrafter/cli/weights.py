@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from ..api import RANDOM
+from ..api import BUILT_IN, RANDOM, find_model
 from ..model.variants import TINY, VARIANTS
 from ..weights.catalogue import Release, find, with_requirements
 from ..weights.convert import convert
@@ -72,10 +72,15 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
 
 def _download(given: Namespace) -> dict[str, Any]:
     wanted: dict[str, Release] = {}
+    done: list[dict[str, str]] = []
     for name in given.names:
+        if name in BUILT_IN:
+            done.append({"name": name, "path": str(find_model(name).weights)})
+            if not given.json:
+                print(f"{name} is built in and needs no download", flush=True)
+            continue
         for release in with_requirements(find(name)):
             wanted.setdefault(release.name, release)
-    done: list[dict[str, str]] = []
     for release in wanted.values():
         with Bars(release.name, hidden=given.quiet or given.json) as bars:
             path = download(release, given.folder, bars.transfer)

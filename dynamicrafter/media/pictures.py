@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ _FORMATS = (
 )
 # Pillow's other formats start a program to read a file (EPS) or contain no pixels.
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # RFC 3986; two letters, because Windows has drives of one.
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
 
 
@@ -132,6 +134,11 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     Raises PictureError if the file is missing, empty, damaged, not an image, or larger than ``MAX_PIXELS``, or if
     decoding it would need too much memory.
     """
+    name = os.fspath(path)
+    if not name:
+        raise PictureError("the path of the image is empty; pass the name of a file")
+    if _URL.match(name):
+        raise PictureError(f"{name} is a URL, but images are read from files; download it and pass the file")
     place = Path(path)
     try:
         if place.is_dir():

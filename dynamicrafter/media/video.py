@@ -14,6 +14,7 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -89,7 +90,7 @@ _VIDEO = {
 class _Record:
     """What is stored in a clip besides its frames."""
 
-    fps: int
+    fps: float
     frames: int
     metadata: Mapping[str, Any]
     kind: str = _RECORD_KIND
@@ -136,7 +137,7 @@ def check_clip_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata: Mapping[str, Any]) -> Path:
+def write_clip(frames: Frames, path: str | os.PathLike[str], fps: float, metadata: Mapping[str, Any]) -> Path:
     """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip at ``fps`` frames per second; returns the absolute path.
 
     ``.mp4`` is H.264, ``.webm`` VP9 (both BT.709 4:2:0, so width and height must be even). ``.gif`` has one
@@ -324,7 +325,7 @@ def _container(path: Path, mode: str = "r", **choices: Any) -> Any:
     return opener(str(path), mode, **choices)
 
 
-def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: float, text: str) -> None:
     import av
 
     codec = _VIDEO[extension]
@@ -333,7 +334,7 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
         options |= codec.avx512_options
     with _container(path, "w", format=codec.container, options=dict(codec.container_options)) as output:
         output.metadata["comment"] = text
-        stream = output.add_stream(codec.name, rate=fps, options=options)
+        stream = output.add_stream(codec.name, rate=_rate(fps), options=options)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -349,6 +350,11 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
             )
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+
+
+def _rate(fps: float) -> Fraction:
+    """The exact rate meant by a rounded one: 29.97002997 is 30000/1001."""
+    return Fraction(fps).limit_denominator(1001)
 
 
 def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
@@ -368,7 +374,7 @@ def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
     return frames
 
 
-def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str) -> None:
     from PIL import Image
 
     # One palette for all frames: colours that stay the same do not flicker.
@@ -387,7 +393,7 @@ def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) ->
     )
 
 
-def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str) -> None:
     from PIL import Image
 
     exif = Image.Exif()
@@ -406,7 +412,7 @@ def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -
     )
 
 
-def _ticks(frames: int, fps: int, per_second: int) -> list[int]:
+def _ticks(frames: int, fps: float, per_second: int) -> list[int]:
     """Duration of each frame in ticks, rounded so that the total stays exact."""
     edges = [round(index * per_second / fps) for index in range(frames + 1)]
     return [after - before for before, after in zip(edges, edges[1:], strict=False)]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,10 +31,11 @@ from dynamicrafter.media.pictures import read_picture
 from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model
-from dynamicrafter.settings import make_settings
+from dynamicrafter.settings import Choices, make_settings, settings_from_json
 from dynamicrafter.weights.detect import VARIANT_KEY
 
-FEW = {"steps": 2, "frames": 4}
+ROOT = Path(__file__).resolve().parents[2]
+FEW: Choices = {"steps": 2, "frames": 4}
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +54,36 @@ def quick(home: Path) -> None:
 
 def test_all_public_names_are_there() -> None:
     names = {
-        *("Clip", "Model", "Settings", "CheckpointError", "DynamiCrafterError", "UsageError"),
+        *("Choices", "Clip", "Model", "Settings", "CheckpointError", "DynamiCrafterError", "UsageError"),
         *("animate", "interpolate", "load", "loop", "make_settings", "render", "save"),
     }
-    assert names <= set(dir(dynamicrafter))
+    assert names == set(dynamicrafter.__all__) <= set(dir(dynamicrafter))
     assert all(getattr(dynamicrafter, name).__doc__ for name in names)
 
 
 def test_no_other_name_is_there() -> None:
     with pytest.raises(AttributeError, match="module 'dynamicrafter' has no attribute 'anime'"):
         _ = cast(Any, dynamicrafter).anime
+
+
+def test_the_first_snippet_about_python_runs_with_nothing_downloaded(tmp_path: Path) -> None:
+    snippet = re.search(
+        r"^```python\n(.*?)^```$",
+        (ROOT / "docs" / "python.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert snippet is not None
+    shutil.copytree(ROOT / "pictures", tmp_path / "pictures")
+    environment = {
+        **os.environ,
+        "DYNAMICRAFTER_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-W", "error", "-c", snippet[1]]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "clip.mp4").stat().st_size > 1000
 
 
 # Load
@@ -219,6 +245,25 @@ def test_render_makes_one_clip_for_each_picture_and_seed(model: Model, pictures:
         assert np.abs(alone.frames.numpy().astype(int) - clip.frames.numpy()).max() <= 1
 
 
+def test_notes_are_warnings_at_the_callers_line(model: Model, pictures: dict[str, Path]) -> None:
+    with pytest.warns(UserWarning, match="^fs is 40, but 8 to 30 is recommended for small$") as warned:
+        dynamicrafter.loop(model, pictures["wide"], fs=40, steps=1, frames=3)
+    assert [warning.filename for warning in warned] == [__file__]
+    with pytest.warns(UserWarning, match="^the prompt has 76 tokens and is truncated to the first 75$"):
+        dynamicrafter.animate(model, pictures["wide"], "boat " * 76, steps=1, frames=1)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip"])
+def test_numbers_of_numpy_and_fractions_of_fps_are_saved_and_read(
+    model: Model, pictures: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    chosen = cast(Any, {"seed": np.int64(4), "fps": 7.5, "steps": 1, "frames": np.int32(2)})
+    clip = dynamicrafter.animate(model, pictures["wide"], **chosen)
+    path = dynamicrafter.save(clip, tmp_path / name)
+    assert settings_from_json(read_metadata(path)["settings"]) == clip.settings
+    assert (clip.settings.fps, clip.settings.seed) == (7.5, 4)
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "clip"])
 def test_a_saved_clip_carries_its_settings(
     model: Model, pictures: dict[str, Path], tmp_path: Path, name: str
@@ -256,7 +301,12 @@ def test_last_pictures_are_for_interpolation_alone(model: Model, pictures: dict[
 def test_wrong_choices_and_pictures_are_told(model: Model, pictures: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="steps must be 1 to 1000, but 0 was given"):
         dynamicrafter.animate(model, pictures["wide"], steps=0)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'speed'"):
-        dynamicrafter.animate(model, pictures["wide"], speed=2)
+    with pytest.raises(UsageError, match="there is no setting 'stepz'; did you mean 'steps'"):
+        dynamicrafter.animate(model, pictures["wide"], **cast(Any, {"stepz": 2}))
+    with pytest.raises(UsageError, match="the model must be loaded first, but '512' was given; pass load"):
+        dynamicrafter.animate(cast(Any, "512"), pictures["wide"])
+    with pytest.raises(UsageError, match="the model must be loaded first, but 'a.ckpt' was given; pass load"):
+        settings = make_settings(SMALL, "animate", **FEW)
+        render(cast(Any, Path("a.ckpt")), settings, [pictures["wide"]], None, [1])
     with pytest.raises(PictureError, match="there is no image gone.png"):
         dynamicrafter.interpolate(model, pictures["wide"], "gone.png", **FEW)

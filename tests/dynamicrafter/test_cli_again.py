@@ -36,7 +36,7 @@ def clip(run: Run, picture: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip", "clip.v2/"])
 def test_the_clip_is_the_same(run: Run, picture: Path, name: str) -> None:
-    options = *QUICK, "--frames", "2", "--seed", "9", "--eta", "0.5", "--dtype", "bf16"
+    options = *QUICK, "--frames", "2", "--seed", "9", "--eta", "0.5", "--dtype", "bf16", "--fps", "7.5"
     run("animate", picture, *options, "--output", name)
     ran = run("again", name, "--quiet")
     assert ran.code == 0, ran.err

@@ -74,18 +74,24 @@ def test_every_format_has_the_size_length_and_settings_asked_for(
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
-def test_videos_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path], name: str) -> None:
-    assert run("animate", pictures["wide"], *QUICK, "--fps", "5", "--output", name).code == 0
+@pytest.mark.parametrize("fps", ["5", "7.5"])
+def test_videos_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path], name: str, fps: str) -> None:
+    assert f" at {fps} fps," in run("animate", pictures["wide"], *QUICK, "--fps", fps, "--output", name).out
     with av.open(name) as video:
         stream = video.streams.video[0]
-        assert stream.average_rate == 5
+        assert stream.average_rate == float(fps)
         assert stream.codec_context.pix_fmt == "yuv420p"
 
 
-def test_animations_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path]) -> None:
-    assert run("animate", pictures["wide"], *QUICK, "--fps", "5", "--output", "clip.gif").code == 0
-    with Image.open("clip.gif") as animation:
-        assert animation.info["duration"] == 200
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp"])
+@pytest.mark.parametrize(("fps", "duration"), [("5", 200), ("2.5", 400)])
+def test_animations_play_at_the_rate_asked_for(
+    run: Run, pictures: dict[str, Path], name: str, fps: str, duration: int
+) -> None:
+    assert run("animate", pictures["wide"], *QUICK, "--fps", fps, "--output", name).code == 0
+    with Image.open(name) as animation:
+        animation.load()
+        assert animation.info["duration"] == duration
 
 
 def test_a_slash_makes_a_folder_of_any_name(run: Run, pictures: dict[str, Path]) -> None:
@@ -284,6 +290,13 @@ def test_a_prompt_that_is_too_long_is_said_to_be_cut(run: Run, pictures: dict[st
     assert run("animate", pictures["wide"], *QUICK, "--prompt", "boat " * 75).err == ""
 
 
+def test_an_unusual_fs_is_noted(run: Run, pictures: dict[str, Path]) -> None:
+    words = "animate", pictures["wide"], *QUICK, "--steps", "1", "--fs", "4"
+    note = "fs is 4, but 8 to 30 is recommended for small"
+    assert run(*words).err == f"note: {note}\n"
+    assert run(*words, "--json").json["notes"] == [note]
+
+
 # Seeds and batches
 
 
@@ -405,3 +418,59 @@ def test_a_terminal_sees_the_hash_of_a_model_that_is_new(
 
 def test_no_bars_where_nobody_looks(run: Run, pictures: dict[str, Path]) -> None:
     assert run("animate", pictures["wide"], *QUICK[:-1]).err == ""
+
+
+# Before it starts
+
+
+def test_a_dry_run_says_what_would_be_made_and_loads_nothing(
+    run: Run, pictures: dict[str, Path], random_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("dynamicrafter.api.load_components", None)
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path / "home"))  # Where no run is remembered.
+    words = "loop", pictures["wide"], "--model", random_weights, "--seed", "1,2", "--fs", "4", "--dry-run"
+    ran = run(*words)
+    assert ran.code == 0, ran.err
+    assert ran.err == "note: fs is 4, but 8 to 30 is recommended for small\n"
+    lines = ran.out.splitlines()
+    assert lines[:4] == [
+        *(
+            f"{Path(f'wide-loop-{seed}.mp4').resolve()}: 64x64, 15 frame(s) at 8 fps, 10 steps, seed {seed}, "
+            f"from {pictures['wide']}"
+            for seed in (1, 2)
+        ),
+        f"model: small, from {random_weights}",
+        "computed on: cpu in float32",
+    ]
+    assert re.fullmatch(
+        r"memory: about \d+ MB for weights and \d+ MB for activations, besides PyTorch itself", lines[4]
+    )
+    assert lines[5:] == [
+        "time: unknown, because it is estimated from the last run with this model, device and precision"
+    ]
+    told = run(*words, "--json").json
+    assert [clip["settings"]["seed"] for clip in told["clips"]] == [1, 2]
+    assert told["model"]["files"] == [str(random_weights)]
+    assert (told["seconds"], told["notes"]) == (None, [ran.err.removeprefix("note: ").rstrip()])
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_dry_run_finds_what_is_wrong(run: Run, pictures: dict[str, Path]) -> None:
+    assert run("animate", pictures["wide"], "gone.png", *QUICK, "--dry-run").code == 1
+    assert run("animate", pictures["wide"], *QUICK, "--steps", "0", "--dry-run").code == 2
+
+
+def test_verbose_says_the_same_and_goes_on_and_the_next_time_is_known(
+    run: Run, pictures: dict[str, Path]
+) -> None:
+    words = "animate", pictures["wide"], *QUICK, "--output", "clip.mp4"
+    ran = run(*words, "-v")
+    assert ran.code == 0
+    assert ran.err.splitlines()[:-1] == run(*words, "--dry-run").out.splitlines()[:-1]
+    assert ran.out.startswith(f"{Path('clip.mp4').resolve()}: 64x64, 4 frame(s)")
+    ran = run("again", "clip.mp4", "--dry-run")
+    assert re.fullmatch(
+        r"time: about \d+ s, in proportion to the last run with this model, device and precision",
+        ran.out.splitlines()[-1],
+    )
+    assert 0 < run("again", "clip.mp4", "--dry-run", "--json").json["seconds"] < 100

@@ -87,6 +87,14 @@ USAGE = {
         ("animate", "PICTURE", *QUICK, "--steps", "1001"),
         "steps must be 1 to 1000, but 1001 was given; 25 to 50 are typical",
     ),
+    "half a step": (
+        ("animate", "PICTURE", *QUICK, "--steps", "2.5"),
+        "steps must be an integer from 1 to 1000, but 2.5 was given; 25 to 50 are typical",
+    ),
+    "no number": (
+        ("animate", "PICTURE", *QUICK, "--fps", "fast"),
+        "argument --fps: must be 1 to 240, not 'fast'; see 'dynamicrafter animate --help'",
+    ),
     "no frames": (
         ("animate", "PICTURE", *QUICK, "--frames", "0"),
         "frames must be 1 to 1024, but 0 was given",
@@ -98,7 +106,7 @@ USAGE = {
     ),
     "motion": (
         ("animate", "PICTURE", *QUICK, "--motion", "2"),
-        "motion must be 0 to 1, but 2.0",
+        "motion must be 0 to 1, but 2 was given",
     ),
     "guidance": (
         ("animate", "PICTURE", *QUICK, "--cfg", "nan"),
@@ -106,7 +114,7 @@ USAGE = {
     ),
     "guidance rescale": (
         ("animate", "PICTURE", *QUICK, "--rescale", "2"),
-        "guidance_rescale must be 0 to 1, but 2.0 was given",
+        "guidance_rescale must be 0 to 1, but 2 was given",
     ),
     "image guidance": (
         ("animate", "PICTURE", *QUICK, "--image-cfg", "inf"),
@@ -321,7 +329,7 @@ def test_a_signal_stops_the_program(
         pytest.skip("needs a Ctrl-C that can be sent to one process, which Windows has not")
     ready = tmp_path / "home" / "tensor_hashes.json"
     command = [sys.executable, "-m", "dynamicrafter", "animate", str(pictures["wide"])]
-    options = ["--model", str(random_weights), "--steps", "1000", "--output", str(tmp_path / "clip.mp4")]
+    options = ["--model", str(random_weights), "--steps", "1000", "--quiet", "-o", str(tmp_path / "clip.mp4")]
     process = subprocess.Popen(
         [*command, *options],
         cwd=ROOT,

@@ -108,6 +108,15 @@ def test_a_download_into_another_folder(run: Run, toy: tuple[Release, Hub], tmp_
     assert path.stat().st_size == toy[0].size_bytes
 
 
+@pytest.mark.parametrize("name", ["tiny", "random"])
+def test_a_built_in_model_needs_no_download(run: Run, toy: tuple[Release, Hub], name: str) -> None:
+    ran = run("download", name)
+    assert (ran.code, ran.out, ran.err) == (0, f"{name} is built in and needs no download\n", "")
+    told = run("download", name, "toy", "--json").json["downloads"]
+    assert [row["name"] for row in told] == [name, "toy"]
+    assert told[0]["path"].endswith(".safetensors")
+
+
 def test_wrong_bytes_are_a_failure(run: Run, toy: tuple[Release, Hub], tmp_path: Path) -> None:
     toy[1].content = b"?" * len(toy[1].content)
     assert "sent wrong contents for toy" in complaint(run("download", "toy"), 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, cast, get_args, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,13 +24,17 @@ from dynamicrafter.model.variants import (
     Mode,
     Variant,
 )
+from dynamicrafter.parameters import PARAMETERS
 from dynamicrafter.settings import (
+    Choices,
+    PromptAndChoices,
     Settings,
     default_size,
     make_settings,
     motion_to_fs,
     settings_from_json,
     settings_to_json,
+    unusual_fs,
 )
 
 GOOD = make_settings(V512, "animate")
@@ -158,16 +164,20 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
         ({"mode": "loop", "frames": 2}, r"frames must be at least 3 to loop, but 2 was"),
         ({"steps": 0}, r"steps must be 1 to 1000, but 0 was given; 25 to 50 are typical"),
         ({"steps": 1001}, r"steps must be 1 to 1000, but 1001 was given"),
-        ({"steps": 2.0}, r"steps must be 1 to 1000, but 2\.0 was given"),
-        ({"steps": True}, r"steps must be 1 to 1000, but True was given"),
-        ({"steps": None}, r"steps must be 1 to 1000, but None was given"),
+        (
+            {"steps": 2.0},
+            r"steps must be an integer from 1 to 1000, but 2\.0 was given; 25 to 50 are typical",
+        ),
+        ({"steps": "4"}, r"steps must be an integer from 1 to 1000, but '4' was given"),
+        ({"steps": True}, r"steps must be an integer from 1 to 1000, but True was given"),
+        ({"steps": None}, r"steps must be an integer from 1 to 1000, but None was given"),
         ({"cfg": float("nan")}, r"cfg must be 0 to 100, but nan was given; 1 disables guidance"),
-        ({"cfg": None}, r"cfg must be 0 to 100, but None was given"),
+        ({"cfg": None}, r"cfg must be a number from 0 to 100, but None was given"),
         ({"cfg": -0.5}, r"cfg must be 0 to 100, but -0\.5 was given"),
         ({"image_cfg": float("inf")}, r"image_cfg must be 0 to 100, but inf was given"),
         ({"eta": -0.1}, r"eta must be 0 to 1, but -0\.1 was given"),
         ({"eta": 1.1}, r"eta must be 0 to 1, but 1\.1 was given"),
-        ({"eta": "1"}, r"eta must be 0 to 1, but '1' was given"),
+        ({"eta": "1"}, r"eta must be a number from 0 to 1, but '1' was given"),
         ({"guidance_rescale": -0.1}, r"guidance_rescale must be 0 to 1, but -0\.1 was given"),
         ({"guidance_rescale": 1.1}, r"guidance_rescale must be 0 to 1, but 1\.1 was given"),
         ({"spacing": "quad"}, r"must be one of uniform, uniform_trailing, linspace, but 'quad' was given"),
@@ -179,6 +189,12 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
         ({"fs": 1001}, r"fs must be 0 to 1000, but 1001 was given"),
         ({"fps": 0}, r"fps must be 1 to 240, but 0 was given"),
         ({"fps": 241}, r"fps must be 1 to 240, but 241 was given"),
+        ({"fps": 0.99}, r"fps must be 1 to 240, but 0\.99 was given"),
+        ({"fps": float("nan")}, r"fps must be 1 to 240, but nan was given"),
+        ({"frames": np.float64(4)}, r"frames must be an integer from 1 to 1024, but 4\.0 was given"),
+        ({"steps": np.bool_(True)}, r"steps must be an integer from 1 to 1000, but .*True.* was given"),
+        ({"width": np.int32(500)}, r"but 500 was given; the nearest valid value is 512"),
+        ({"seed": [4]}, r"seed must be an integer from 0 to 2\^63 - 1, but \[4\] was given"),
         ({"seed": -1}, r"seed must be 0 to 2\^63 - 1, but -1 was given"),
         ({"seed": 2**63}, r"seed must be 0 to 2\^63 - 1, but 9223372036854775808 was given"),
     ],
@@ -208,6 +224,82 @@ def test_the_ends_of_the_ranges_are_good(changes: dict[str, Any]) -> None:
     assert settings_to_json(replace(GOOD, **changes)).items() >= changes.items()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "plain"),
+    [
+        ("seed", np.int64(4), 4),
+        ("frames", np.uint8(4), 4),
+        ("width", np.int32(64), 64),
+        ("cfg", np.float32(2.5), 2.5),
+        ("cfg", np.float64(2.5), 2.5),
+        ("cfg", np.int16(2), 2),
+        ("fps", Fraction(15, 2), 7.5),
+        ("fps", 7.5, 7.5),
+        ("fps", 8, 8),
+    ],
+)
+def test_numbers_of_other_libraries_become_plain_ones(name: str, value: Any, plain: float) -> None:
+    made = replace(GOOD, **{name: value})
+    assert made == replace(GOOD, **{name: plain})
+    assert type(getattr(made, name)) is type(plain)
+    assert settings_from_json(json.loads(json.dumps(settings_to_json(made)))) == made
+
+
+def test_motion_of_another_library_is_the_same() -> None:
+    assert motion_to_fs(V512, np.float32(0.5)) == motion_to_fs(V512, 0.5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("stepz", r"did you mean 'steps'\?"),
+        ("colour", r"the settings are prompt, negative, frames, .*, fps, size$"),
+        ("width", r"use size=\(width, height\)$"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused_with_the_nearest(name: str, advice: str) -> None:
+    with pytest.raises(UsageError, match=rf"^there is no setting '{name}'; {advice}"):
+        make_settings(V512, "animate", **cast(Any, {name: 1}))
+
+
+@pytest.mark.parametrize("size", [64, "64x64", (64,), (64, 64, 64), ()])
+def test_a_size_is_two_numbers(size: Any) -> None:
+    with pytest.raises(
+        UsageError, match=r"^size must be \(width, height\) in pixels, but .* was given; use a tuple such"
+    ):
+        make_settings(V512, "animate", size=size)
+
+
+def test_a_size_may_be_any_pair() -> None:
+    for size in ([64, 128], np.array([64, 128])):
+        made = make_settings(V512, "animate", size=cast(Any, size))
+        assert (made.width, made.height) == (64, 128)
+
+
+def test_what_can_be_chosen_is_what_the_table_and_the_settings_have() -> None:
+    hints, stored = get_type_hints(PromptAndChoices), get_type_hints(Settings)
+    assert set(hints) == (PARAMETERS.keys() - {"width", "height"}) | {"size"}
+    assert set(get_type_hints(Choices)) == hints.keys() - {"prompt"}
+    own = {"size": tuple[int, int], "motion": float}
+    for name, hint in hints.items():
+        wanted = own.get(name, stored.get(name))
+        assert set(get_args(hint)) == {
+            *(get_args(wanted) if type(None) in get_args(wanted) else (wanted,)),
+            type(None),
+        }
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_an_fs_outside_the_recommended_range_is_noted(variant: Variant) -> None:
+    low, high = sorted((variant.preset.fs_still, variant.preset.fs_lively))
+    for fs in (low, high, variant.preset.fs):
+        assert unusual_fs(variant, fs) == []
+    for fs in (low - 1, high + 1):
+        assert unusual_fs(variant, fs) == [
+            f"fs is {fs}, but {low} to {high} is recommended for {variant.name}"
+        ]
+
+
 def test_json_gives_the_same_settings_back() -> None:
     made = make_settings(V1024, "animate", prompt="ein Boot \N{SAILBOAT}", image_cfg=1.2, eta=0.5, seed=2**60)
     assert settings_from_json(json.loads(json.dumps(settings_to_json(made)))) == made
@@ -223,6 +315,14 @@ def test_stored_settings_that_do_not_fit_are_refused_by_name() -> None:
     del values["eta"]
     with pytest.raises(UsageError, match="must contain eta; it is damaged, write it again"):
         settings_from_json(values)
+
+
+def test_a_playback_rate_of_an_older_version_is_read() -> None:
+    """They stored integers only; what is read is stored as it was."""
+    values = settings_to_json(GOOD)
+    assert json.dumps(values["fps"]) == "8"
+    assert json.dumps(settings_to_json(settings_from_json(values))["fps"]) == "8"
+    assert settings_from_json({**values, "fps": 7.5}).fps == 7.5
 
 
 def test_stored_settings_are_checked_like_given_ones() -> None:

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,29 @@ def test_mp4_is_what_plays_everywhere(tmp_path: Path) -> None:
     assert raw.index(b"moov") < raw.index(b"mdat"), "the index is not at the front"
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (7.5, Fraction(15, 2)),
+        (1.5, Fraction(3, 2)),
+        (24000 / 1001, Fraction(24000, 1001)),
+        (8.0, Fraction(8)),
+    ],
+)
+def test_videos_have_the_exact_rate(tmp_path: Path, name: str, fps: float, rate: Fraction) -> None:
+    with av.open(str(write_clip(moving(9), tmp_path / name, fps, SETTINGS))) as source:
+        stream = source.streams.video[0]
+        assert float(stream.average_rate or 0) == pytest.approx(float(rate), rel=1e-4)
+        if name == "clip.mp4":  # WebM stores whole nanoseconds.
+            assert stream.average_rate == rate
+    assert len(read_frames(tmp_path / name)) == 9
+    assert read_metadata(tmp_path / name) == SETTINGS
+
+
 @pytest.mark.parametrize("name", ["clip.gif", "clip.webp"])
-@pytest.mark.parametrize("fps", [3, 7, 8, 24, 50, 60])
-def test_animations_keep_time_and_equal_frames(tmp_path: Path, name: str, fps: int) -> None:
+@pytest.mark.parametrize("fps", [1.5, 3, 7, 7.5, 8, 24, 29.97, 50, 60])
+def test_animations_keep_time_and_equal_frames(tmp_path: Path, name: str, fps: float) -> None:
     frames = moving(4)[[0, 0, 1, 1, 1, 2, 3, 3]]
     path = write_clip(frames, tmp_path / name, fps, {})
     shown = 0
@@ -462,7 +483,7 @@ def test_metadata_of_others_is_not_ours(tmp_path: Path, text: str) -> None:
         ),
         (
             {"fps": "8"},
-            r"fps in the record in .*clip must be an integer, not '8'; it is damaged, write it again",
+            r"fps in the record in .*clip must be a number, not '8'; it is damaged, write it again",
         ),
     ],
 )

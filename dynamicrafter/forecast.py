@@ -1,0 +1,142 @@
+"""What clips will take before they are generated: memory by calculation, time from the last run on this machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+
+from .atomic import replacing
+from .bounded_json import parse_json
+from .diffusion.guidance import make_guidance
+from .model.configs import LATENT_FACTOR
+from .model.memory import unet_bytes, vae_decode_bytes
+from .model.variants import Variant
+from .settings import Settings
+from .weights.download import weights_folder
+from .weights.networks import Component, expected
+
+_FILE = "speeds.json"
+"""Remembered speeds, in the weights folder."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device."""
+
+    weights: int
+    """Of all networks, which are loaded together."""
+    activations: float
+    """The estimated peak of any network, :mod:`dynamicrafter.model.memory`."""
+
+
+def memory_of(variant: Variant, batch: Sequence[Settings], dtype: torch.dtype) -> Memory:
+    """Memory for a batch of clips, with fused attention."""
+    one, clips = batch[0], len(batch)
+    pixels = one.width * one.height
+    at_once = one.frames if variant.vae.video_decoder else 1
+    weights = sum(
+        math.prod(shape)
+        for component in get_args(Component)
+        for shape in expected(variant, component).values()
+    )
+    # Images are encoded one at a time, which takes less than decoding a frame.
+    activations = max(
+        unet_bytes(variant.unet, clips * _cells(one), dtype),
+        vae_decode_bytes(variant.vae, at_once, pixels, dtype),
+    )
+    return Memory(weights * dtype.itemsize, activations)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that a model took on a device."""
+
+    load: float
+    """For loading and hashing the weights."""
+    evaluation: float
+    """For sampling, by evaluations of the network times frames times the pixels of a latent."""
+    frame: float
+    """For everything else, by frames times the pixels of a latent."""
+
+    def seconds(self, clips: Sequence[Settings]) -> float:
+        """For loading the model and generating ``clips``, assuming that both parts grow in proportion."""
+        work = sum(_evaluations(one) * self.evaluation + _cells(one) * self.frame for one in clips)
+        return self.load + work
+
+
+def speed_of(variant: Variant, device: torch.device, dtype: torch.dtype) -> Speed | None:
+    """The speed of the last run, or None if there was none on this machine."""
+    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype))
+    names = Speed.__dataclass_fields__
+    if not isinstance(values, dict) or cast(dict[str, Any], values).keys() != names.keys():
+        return None
+    numbers = cast(dict[str, Any], values)
+    if not all(isinstance(value, float) and 0 <= value < math.inf for value in numbers.values()):
+        return None
+    return Speed(**numbers)
+
+
+class Stopwatch:
+    """Measures the speed of a run by its reports of progress."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._spent = {"load": 0.0, "sample": 0.0, "other": 0.0}
+        self._clips: list[Settings] = []
+
+    def report(self, work: str) -> None:
+        """Count the time since the last report as spent on ``work``, a stage of :class:`dynamicrafter.shots.Work`."""
+        kind = {"load": "load", "hash": "load", "sample": "sample"}.get(work, "other")
+        now = time.monotonic()
+        self._spent[kind] += now - self._last
+        self._last = now
+
+    def remember(
+        self, finished: Sequence[Settings], variant: Variant, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Store the speed of the run so far, of which the clips ``finished`` are the last; failures are ignored."""
+        self._clips += finished
+        speed = Speed(
+            self._spent["load"],
+            self._spent["sample"] / sum(map(_evaluations, self._clips)),
+            self._spent["other"] / sum(map(_cells, self._clips)),
+        )
+        place = weights_folder() / _FILE
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            # Read again, because another process may have added entries in the meantime.
+            known = {**_read(place), _key(variant, device, dtype): asdict(speed)}
+            with replacing(place) as part:
+                part.write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def _cells(one: Settings) -> int:
+    """Frames times the pixels of a latent."""
+    return one.frames * (one.width // LATENT_FACTOR) * (one.height // LATENT_FACTOR)
+
+
+def _evaluations(one: Settings) -> int:
+    """Evaluations of the network times :func:`_cells`."""
+    guidance = make_guidance(one.cfg, one.image_cfg, one.guidance_rescale)
+    return one.steps * len(guidance.branches) * _cells(one)
+
+
+def _key(variant: Variant, device: torch.device, dtype: torch.dtype) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{variant.name}, {name}, {str(dtype).removeprefix('torch.')}"
+
+
+def _read(place: Path) -> Mapping[str, Any]:
+    try:
+        values = parse_json(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cast(dict[str, Any], values) if isinstance(values, dict) else {}
