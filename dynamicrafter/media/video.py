@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -235,9 +236,10 @@ def _target(path: str | os.PathLike[str]) -> Path:
     with _telling(f"{given} cannot be written", Path(given).parent):
         target = Path(given).resolve()
         extension = target.suffix.lower()
-        if target.is_dir():
+        mode = _mode(target)
+        if stat.S_ISDIR(mode):
             _check_folder(target, extension in EXTENSIONS and not folder)
-        elif (folder or not extension) and target.exists():
+        elif (folder or not extension) and mode:
             raise ClipError(
                 f"{target} is a file, not a folder; choose another name or an extension such as .mp4"
             )
@@ -259,13 +261,37 @@ def _check_folder(folder: Path, file_wanted: bool) -> None:
     """Raise ClipError unless the existing ``folder`` may be replaced by a folder of frames."""
     if file_wanted:
         raise ClipError(f"{folder} is a folder, not a file; choose a name inside it or another one")
-    names = [entry.name for entry in folder.iterdir()]
-    only_frames = all(name == _RECORD_NAME or _FRAME_NAME.fullmatch(name) for name in names)
-    if names and (not only_frames or _read_record(folder) is None):
-        raise ClipError(
-            f"the folder {folder} contains other files than those of a clip; choose another name, "
-            f"for example {folder / 'clip.mp4'}"
-        )
+    while seen := _identity(folder):
+        try:
+            names = [entry.name for entry in folder.iterdir()]
+            only_frames = all(name == _RECORD_NAME or _FRAME_NAME.fullmatch(name) for name in names)
+            if not names or (only_frames and _read_record(folder) is not None):
+                return
+        except FileNotFoundError:
+            continue
+        # Otherwise another process has replaced it in the meantime.
+        if _identity(folder) == seen:
+            raise ClipError(
+                f"the folder {folder} contains other files than those of a clip; choose another name, "
+                f"for example {folder / 'clip.mp4'}"
+            )
+
+
+def _mode(path: Path) -> int:
+    """Type and permissions of what is at ``path``, links followed; 0 if there is nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What distinguishes the file or folder at ``path`` from one that replaces it; None if there is nothing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

@@ -400,7 +400,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def fails_for_the_new(self: Path, target: Path) -> Path:
-        if self.suffix == ".part":
+        if self.name == "new":
             raise OSError(errno.EBUSY, "Device or resource busy")
         return rename(self, target)
 
@@ -408,6 +408,30 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     with pytest.raises(ClipError, match="Device or resource busy"):
         write_clip(moving(2), path, 8, {})
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("gone_at", ["list", "record"])
+def test_a_folder_that_another_process_replaces_meanwhile_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone_at: str
+) -> None:
+    path = write_clip(moving(3), tmp_path / "clip", 8, SETTINGS)
+    new = write_clip(moving(2), tmp_path / "new", 8, SETTINGS)
+    called = Path.iterdir if gone_at == "list" else Path.is_file
+    calls: list[Path] = []
+
+    def while_it_is_replaced(self: Path) -> Any:
+        if not calls:
+            calls.append(self)
+            path.rename(tmp_path / "old")
+            try:
+                return called(self)
+            finally:
+                new.rename(path)
+        return called(self)
+
+    monkeypatch.setattr(Path, "iterdir" if gone_at == "list" else "is_file", while_it_is_replaced)
+    assert check_clip_path(path) == path.resolve()
+    assert calls and len(read_frames(path)) == 2
 
 
 # Clips that cannot be read
