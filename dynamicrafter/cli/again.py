@@ -3,32 +3,84 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..api import ModelFiles
-from ..errors import UsageError
+from ..api import BUILT_IN, ModelFiles, pick_device, pick_dtype, variant_of
+from ..errors import Cancelled, UsageError
+from ..forms import shortened
 from ..media.pictures import read_picture
+from ..model.variants import VARIANTS, Preset, Variant
 from ..records import Record, find_model_of, find_pictures, read_record
+from ..settings import Settings
 from ..shots import Means, Shot, clip_targets
 from .clips import make_and_print, model_files
+
+_USUAL = 4
+"""How many times the work of a clip with the model's default settings is done without asking."""
 
 
 def run(given: Namespace, written: list[str]) -> object:
     """Generate a clip again and return what ``--json`` prints.
 
-    Raises ClipError if the file has no record of how it was made, and if its images or weights are missing or changed.
+    Raises ClipError if the file has no record of how it was made, and if its images or weights are missing or changed;
+    UsageError if the clip takes far more than usual, --yes is missing and nobody can be asked; and Cancelled if the
+    answer is no.
     """
+    record = read_record(given.clip)
     clip: Path = given.clip.resolve()
-    record = read_record(clip)
     pictures = find_pictures(record, given.picture, clip.parent)
     for picture in pictures:
         read_picture(picture)
-    files = _files(record, given)
-    (target,) = clip_targets([given.output or _beside(clip)], pictures)
     means = Means(given.device, record.model.dtype if given.dtype == "auto" else given.dtype)
+    pick_dtype(means.dtype, pick_device(means.device))
+    files = _files(record, given, clip.parent)
+    times = times_usual(record.settings, variant_of(files))
+    (target,) = clip_targets([given.output or _beside(clip)], pictures)
+    if not given.json:
+        print(f"{shortened(clip.name)}: {_plan(record.settings, pictures, files)}", file=sys.stderr)
+    _ask(clip, times, given)
     shot = Shot(record.settings, pictures, Path(target).name, target)
     return make_and_print([shot], files, means, given, written)
+
+
+def times_usual(settings: Settings, variant: Variant) -> float:
+    """How many times the work of a clip with the variant's defaults ``settings`` takes, in pixels of all frames or, if
+    that is more, in pixels times steps. No defaults count for more than those of the largest released model, because
+    weights can come with any."""
+    usual = min(_pixels(variant.preset), max(_pixels(known.preset) for known in VARIANTS.values()))
+    steps = min(variant.preset.steps, max(known.preset.steps for known in VARIANTS.values()))
+    return _pixels(settings) / usual * max(1.0, settings.steps / steps)
+
+
+def _pixels(size: Settings | Preset) -> int:
+    return size.width * size.height * size.frames
+
+
+def _plan(settings: Settings, pictures: Sequence[Path], files: ModelFiles) -> str:
+    """What is going to be done, with the files that were found for it."""
+    named = " and ".join(shortened(str(picture)) for picture in pictures)
+    model = files.asked if files.asked in BUILT_IN else shortened(str(files.weights))
+    adapters = "".join(f" and {shortened(str(lora.path))}" for lora in files.loras)
+    return (
+        f"{settings.mode} {named} with {model}{adapters}, {settings.width}x{settings.height}, "
+        f"{settings.frames} frame(s), {settings.steps} step(s)"
+    )
+
+
+def _ask(clip: Path, times: float, given: Namespace) -> None:
+    """Return if a clip that takes ``times`` the usual work is to be generated."""
+    if times <= _USUAL or given.yes:
+        return
+    told = f"{clip} takes {times:.0f} times the work of a clip with the model's default settings"
+    answers = sys.stdin
+    if given.json or answers is None or not (answers.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{told}; pass --yes to generate it all the same")
+    print(f"{told}. Generate it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if answers.readline().strip().lower() not in ("y", "yes"):
+        raise Cancelled
 
 
 def _beside(clip: Path) -> str:
@@ -37,7 +89,7 @@ def _beside(clip: Path) -> str:
     return str(clip.with_name(f"{clip.stem}-again{clip.suffix}"))
 
 
-def _files(record: Record, given: Namespace) -> ModelFiles:
+def _files(record: Record, given: Namespace, beside: Path) -> ModelFiles:
     """The model a clip was made with, or the one specified instead (which is then not compared)."""
     if given.model is not None:
         return model_files(given)
@@ -45,4 +97,4 @@ def _files(record: Record, given: Namespace) -> ModelFiles:
         raise UsageError(
             "--variant, --text-encoder, --image-encoder and --lora require --model; specify it as well"
         )
-    return find_model_of(record.model)
+    return find_model_of(record.model, beside)

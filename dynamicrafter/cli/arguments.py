@@ -94,6 +94,11 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     _model_options(again, "the one the clip was made with")
     again.add_argument("--output", metavar="PATH", help="file or folder to write (default: CLIP-again)")
+    again.add_argument(
+        "--yes",
+        action="store_true",
+        help="do not ask, even if the clip takes more than 4 times the work of the model's default settings",
+    )
 
     commands.add_parser(
         "models", parents=[common], help="list the known weights and whether they are downloaded"

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..atomic import check_writable, replacing
 from ..bounded_json import parse_json
 from ..errors import ClipError, UsageError
-from ..forms import Form, to_json
+from ..forms import Form, shortened, to_json
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 """Extensions of clip files; everything else is a folder or an error."""
@@ -38,11 +38,15 @@ _RECORD_FORM = 1
 _RECORD_NAME = "clip.json"
 _FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 _IMAGE_DESCRIPTION_TAG = 0x010E  # EXIF 2.32, section 4.6.4
+_EBML = b"\x1a\x45\xdf\xa3"
+"""How a Matroska file, which a WebM is, begins (RFC 8794)."""
 _FASTEST = 240  # Frames a second.
 _GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
 
 _LARGEST_FRAME = 40_000_000
 """Maximum pixels of a frame that is read, nearly five times 4K."""
+_LARGEST_RECORD = 2**24
+"""Maximum bytes of a clip.json that is read."""
 _LARGEST_CLIP = 2 * 2**30
 """Maximum bytes of all frames that are read, 14 seconds of Full HD at 24 fps; a small file can decode to far more."""
 
@@ -114,7 +118,7 @@ class _Record:
         metadata = stored.get("metadata")
         writer = "unknown"
         if isinstance(metadata, dict):
-            writer = str(cast(dict[str, Any], metadata).get("version", writer))
+            writer = shortened(str(cast(dict[str, Any], metadata).get("version", writer)))
         form = stored.get("version")
         if isinstance(form, int) and form > _RECORD_FORM:
             raise ClipError(
@@ -296,10 +300,13 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 def _existing(path: str | os.PathLike[str]) -> Path:
     source = Path(path).resolve()
-    if source.is_dir():
+    mode = _mode(source)
+    if stat.S_ISDIR(mode):
         return source
-    if not source.is_file():
+    if not mode:
         raise ClipError(f"there is no clip {source}; check its name and folder")
+    if not stat.S_ISREG(mode):
+        raise ClipError(f"{source} is not a regular file; save the clip to a file and use that")
     if not _extension(source):
         raise ClipError(f"{source} is not a clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
     return source
@@ -342,12 +349,22 @@ def _reading(source: str | os.PathLike[str]) -> Generator[None]:
 # Formats
 
 
-def _container(path: Path, mode: str = "r", **choices: Any) -> Any:
+def _container(path: Path, mode: str, **choices: Any) -> Any:
     """PyAV's container for a video file, untyped because its type hints are incomplete."""
     import av
 
     opener: Any = av.open
     return opener(str(path), mode, **choices)
+
+
+def _opened(path: Path) -> Any:
+    """The container of an existing clip, whichever of the two its name says.
+
+    The format is not left to libav, which also knows playlists: a text file called clip.mp4 can name other files.
+    """
+    with path.open("rb") as file:
+        kind = "webm" if file.read(len(_EBML)) == _EBML else "mp4"
+    return _container(path, "r", format=kind)
 
 
 def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
@@ -379,7 +396,7 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
 
 def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
     frames: list[np.ndarray[Any, Any]] = []
-    with _container(path) as source:
+    with _opened(path) as source:
         for frame in source.decode(video=0):
             _check_room(frame.width, frame.height, len(frames) + 1)
             matrix = _BT709 if frame.colorspace == _BT709 else _BT601
@@ -476,6 +493,8 @@ def _read_folder(path: Path) -> list[np.ndarray[Any, Any]]:
     )
     frames: list[np.ndarray[Any, Any]] = []
     for name in names:
+        if not stat.S_ISREG(_mode(path / name)):
+            raise ClipError(f"{path / name} is not a regular file; write the clip again")
         with (path / name).open("rb") as file:
             picture = Image.open(file, formats=("PNG",))
             _check_room(*picture.size, len(frames) + 1)
@@ -501,7 +520,7 @@ def _read_record(path: Path) -> _Record | None:
     """What :func:`write_clip` stored in the clip at ``path``, or None."""
     extension = _extension(path)
     if extension in _VIDEO:
-        with _container(path) as source:
+        with _opened(path) as source:
             # Matroska writes tag names in upper case.
             text = next((value for key, value in source.metadata.items() if key.lower() == "comment"), "")
     elif extension:
@@ -517,5 +536,6 @@ def _read_record(path: Path) -> _Record | None:
         text = given.decode("ascii", "replace") if isinstance(given, bytes) else str(given)
     else:
         record = path / _RECORD_NAME
-        text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
+        small = record.is_file() and record.stat().st_size <= _LARGEST_RECORD
+        text = record.read_text(encoding="utf-8", errors="replace") if small else ""
     return _Record.from_text(text, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -577,3 +578,43 @@ def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
     for read in (read_frames, read_metadata):
         with pytest.raises(ClipError, match=r"clip\.mp4 cannot be read|there is no clip .*clip\.mp4"):
             read(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other{}\n", "#EXTM3U\n#EXTINF:1,\nother{}\n"])
+def test_a_list_of_other_files_is_no_clip(tmp_path: Path, name: str, text: str) -> None:
+    """As libav would read it, a stranger's file could show others of the disk."""
+    extension = Path(name).suffix
+    write_clip(moving(2), tmp_path / f"other{extension}", 8, SETTINGS)
+    (tmp_path / name).write_text(text.format(extension))
+    for read in READERS:
+        with pytest.raises(ClipError, match=r"cannot be read \(.*\); it may be damaged, generate it again"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "other"), [("clip.mp4", "clip.webm"), ("clip.webm", "clip.mp4")])
+def test_a_video_with_the_other_extension_is_read(tmp_path: Path, name: str, other: str) -> None:
+    path = write_clip(moving(2), tmp_path / name, 8, SETTINGS).rename(tmp_path / other)
+    assert read_metadata(path) == SETTINGS
+    assert len(read_frames(path)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_no_clip_and_no_frame(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "clip.mp4")
+    for read in READERS:
+        with pytest.raises(ClipError, match=r"clip\.mp4 is not a regular file; save the clip to a file"):
+            read(tmp_path / "clip.mp4")
+    folder = write_clip(moving(2), tmp_path / "clip", 8, {})
+    (folder / "frame_0002.png").unlink()
+    os.mkfifo(folder / "frame_0002.png")
+    with pytest.raises(ClipError, match=r"frame_0002\.png is not a regular file; write the clip again"):
+        read_frames(folder)
+
+
+def test_an_endless_record_is_not_read(tmp_path: Path) -> None:
+    folder = write_clip(moving(1), tmp_path / "clip", 8, {})
+    with (folder / "clip.json").open("ab") as file:
+        file.truncate(10**10)
+    with pytest.raises(ClipError, match="contains no settings"):
+        read_metadata(folder)
