@@ -26,6 +26,7 @@ from ..atomic import check_writable, replacing
 from ..bounded_json import parse_json
 from ..errors import ClipError, UsageError
 from ..forms import Form, shortened, to_json
+from .provenance import DigitalSource, add_to_gif, add_to_mp4, statement, xmp_packet
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 """Extensions of clip files; everything else is a folder or an error."""
@@ -141,14 +142,23 @@ def check_clip_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata: Mapping[str, Any]) -> Path:
+def write_clip(
+    frames: Frames,
+    path: str | os.PathLike[str],
+    fps: int,
+    metadata: Mapping[str, Any],
+    *,
+    source: DigitalSource = "trainedAlgorithmicMedia",
+) -> Path:
     """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip at ``fps`` frames per second; returns the absolute path.
 
     ``.mp4`` is H.264, ``.webm`` VP9 (both BT.709 4:2:0, so width and height must be even). ``.gif`` has one
     palette for all frames and plays at 50 fps at most; it and the animated ``.webp`` loop endlessly. A folder
     gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is stored in
-    each format for :func:`read_metadata`. An existing clip is replaced. On one machine the same clip gives the
-    same file, except for the random identifiers in every ``.webm``.
+    each format for :func:`read_metadata`. For other programs, every file (of a folder, every frame) also says which
+    program wrote it and that it is of the digital ``source``: as XMP, or as tags in ``.webm``, which has no place for
+    XMP. An existing clip is replaced. On one machine the same clip gives the same file, except for the random
+    identifiers in every ``.webm``.
 
     Raises ClipError for other dtypes and shapes, for a path that :func:`check_clip_path` rejects, and if writing
     fails, for example because the disk is full. No partial file is left then, and an existing clip is kept.
@@ -167,13 +177,13 @@ def write_clip(frames: Frames, path: str | os.PathLike[str], fps: int, metadata:
         )
     with _telling(f"{target} could not be written", target.parent), replacing(target) as part:
         if extension in _VIDEO:
-            _write_video(part, extension, pixels, fps, text)
+            _write_video(part, extension, pixels, fps, text, source)
         elif extension == ".gif":
-            _write_gif(part, pixels, fps, text)
+            _write_gif(part, pixels, fps, text, source)
         elif extension == ".webp":
-            _write_webp(part, pixels, fps, text)
+            _write_webp(part, pixels, fps, text, source)
         else:
-            _write_folder(part, pixels, text)
+            _write_folder(part, pixels, text, source)
     return target
 
 
@@ -367,7 +377,9 @@ def _opened(path: Path) -> Any:
     return _container(path, "r", format=kind)
 
 
-def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+def _write_video(
+    path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: int, text: str, source: DigitalSource
+) -> None:
     import av
 
     codec = _VIDEO[extension]
@@ -376,6 +388,8 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
         options |= codec.avx512_options
     with _container(path, "w", format=codec.container, options=dict(codec.container_options)) as output:
         output.metadata["comment"] = text
+        if extension == ".webm":
+            output.metadata.update(_matroska_tags(source))
         stream = output.add_stream(codec.name, rate=fps, options=options)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -392,6 +406,15 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
             )
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+    if extension == ".mp4":
+        add_to_mp4(path, xmp_packet(source))
+
+
+def _matroska_tags(source: DigitalSource) -> dict[str, str]:
+    """The statement in Matroska's form: words in capitals, joined by underscores."""
+    return {
+        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper(): text for name, text in statement(source).items()
+    }
 
 
 def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
@@ -411,7 +434,7 @@ def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
     return frames
 
 
-def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str, source: DigitalSource) -> None:
     from PIL import Image
 
     # One palette for all frames: colours that stay the same do not flicker.
@@ -428,9 +451,10 @@ def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) ->
         loop=0,
         comment=text.encode("ascii"),
     )
+    add_to_gif(path, xmp_packet(source))
 
 
-def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -> None:
+def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str, source: DigitalSource) -> None:
     from PIL import Image
 
     exif = Image.Exif()
@@ -446,6 +470,7 @@ def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: int, text: str) -
         quality=90,
         method=4,
         exif=exif.tobytes(),
+        xmp=xmp_packet(source).encode(),
     )
 
 
@@ -476,12 +501,16 @@ def _read_animation(path: Path) -> list[np.ndarray[Any, Any]]:
     return [frame for (frame, _), count in zip(stored, times, strict=True) for _ in range(count)]
 
 
-def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str) -> None:
+def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str, source: DigitalSource) -> None:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", xmp_packet(source))
     path.mkdir()
     for number, picture in enumerate(pixels, start=1):
-        Image.fromarray(picture).save(path / f"frame_{number:04d}.png", "PNG", compress_level=3)
+        place = path / f"frame_{number:04d}.png"
+        Image.fromarray(picture).save(place, "PNG", compress_level=3, pnginfo=about)
     (path / _RECORD_NAME).write_text(text + "\n", encoding="ascii")
 
 
