@@ -602,5 +602,6 @@ def test_links_in_a_circle_are_told(run: Run, clip: Path) -> None:
     ran = run("again", clip, "--output", "loop.mp4")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert re.search(r"loop\.mp4 (cannot be|could not be) written: .*; try another folder or format", ran.err)
+    assert run("animate", "loop.mp4").err.startswith("dynamicrafter: there is no image loop.mp4; ")
     ran = run("again", clip, "--picture", "loop.mp4")
     assert ran.err == "dynamicrafter: there is no image loop.mp4; pass --picture FILE for every image\n"
