@@ -33,8 +33,9 @@ def program_version() -> str:
 
 
 def shortened(text: str) -> str:
-    """``text`` for a sentence, whatever a file contains."""
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    """``text`` for a sentence, whatever a file contains: not too long, on one line, without control characters."""
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    return "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)
 
 
 def to_json(value: Any) -> dict[str, Any]:

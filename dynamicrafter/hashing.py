@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +18,22 @@ _CHUNK = 1 << 23
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of one file in lower-case hexadecimal."""
+    """SHA-256 of one file in lower-case hexadecimal.
+
+    Raises OSError if it cannot be read or is not a regular file: reading a pipe or a device may never end.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         while block := file.read(_CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def remembered_sha256(

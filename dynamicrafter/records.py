@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
-from .api import Lora, ModelFiles, find_model, provide
-from .errors import ClipError, Remedy, UsageError
-from .forms import Form, program_version
+from .api import BUILT_IN, Lora, ModelFiles, find_model, provide
+from .errors import CheckpointError, ClipError, Remedy, UsageError
+from .forms import Form, program_version, shortened
 from .hashing import file_sha256, remembered_sha256
 from .media.video import read_metadata
 from .pipeline import Model
 from .settings import PROGRAM, Settings
+from .weights.catalogue import find
 from .weights.download import weights_folder
 from .weights.formats.entries import ByteProgress
 from .weights.formats.files import open_weights, tensors_sha256, weights_sha256
@@ -36,20 +38,21 @@ class KnownFile:
     """A file as recorded in a clip."""
 
     file: str
-    """Its path at the time."""
+    """Its name; in clips of version 0.1.0 its path."""
     sha256: str
     hashed: Literal["bytes", "tensors"] = "bytes"
     """What was hashed: the whole file, or only the tensors of a weights file, without its metadata."""
 
-    @property
-    def path(self) -> Path:
-        """Its path at the time."""
-        return Path(self.file)
-
-    @property
-    def name(self) -> str:
-        """Its name without folders; the clip may come from another operating system."""
-        return PureWindowsPath(self.file).name
+    def places(self, folders: Sequence[Path]) -> list[Path]:
+        """Where it may be: in ``folders``, or at its recorded path if that is absolute and not on a server."""
+        # The clip may come from another operating system.
+        names = dict.fromkeys((Path(self.file).name, PureWindowsPath(self.file).name))
+        places = [folder / name for folder in folders for name in names if name not in ("", ".", "..")]
+        recorded = Path(self.file)
+        # Windows sends the user's credentials to the server that a path beginning with two backslashes names.
+        if recorded.is_absolute() and not PureWindowsPath(self.file).drive.startswith("\\\\"):
+            places.append(recorded)
+        return places
 
     def is_at(self, path: Path) -> bool:
         """Whether ``path`` contains the same weights."""
@@ -92,31 +95,43 @@ class Record:
 
 
 def know_pictures(pictures: Sequence[Path]) -> tuple[KnownFile, ...]:
-    """Image files, with the hashes of their bytes."""
-    return tuple(KnownFile(str(path.resolve()), file_sha256(path)) for path in pictures)
+    """Names of image files, with the hashes of their bytes."""
+    return tuple(KnownFile(path.name, file_sha256(path)) for path in pictures)
 
 
 def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = None) -> KnownModel:
-    """The model that was loaded from ``files``, with the hashes of their tensors.
+    """The model that was loaded from ``files``: names, and hashes of the tensors.
 
     Hashing gigabytes takes a while, but only once: the hashes are cached. ``progress`` is called with the bytes read.
     """
 
     def known(path: Path) -> KnownFile:
-        return KnownFile(str(path.resolve()), _remembered(path, tensors_sha256, progress), "tensors")
+        return KnownFile(path.resolve().name, _remembered(path, tensors_sha256, progress), "tensors")
 
     def tower(path: Path | None) -> KnownFile | None:
         return None if path is None else known(path)
 
+    weights = known(files.weights)
     return KnownModel(
-        asked=files.asked,
+        asked=files.asked if _is_model_name(files.asked) else weights.file,
         variant=model.variant.name,
         dtype=str(model.dtype).removeprefix("torch."),
-        weights=known(files.weights),
+        weights=weights,
         text_encoder=tower(files.text_encoder),
         image_encoder=tower(files.image_encoder),
         loras=tuple(KnownLora(**vars(known(lora.path)), strength=lora.strength) for lora in files.loras),
     )
+
+
+def _is_model_name(asked: str) -> bool:
+    """Whether a model was requested by a name that :func:`~dynamicrafter.api.find_model` knows, not by a path."""
+    if asked in BUILT_IN:
+        return True
+    try:
+        find(asked)
+    except UsageError:
+        return False
+    return True
 
 
 def _remembered(
@@ -131,67 +146,147 @@ def _remembered(
 def read_record(clip: Path) -> Record:
     """The record of a clip: its settings, :func:`know_pictures` and :func:`know_model` when it was written.
 
-    Raises ClipError for a file without a record, and for one written by a later version.
+    Raises ClipError for a file without a record, for one written by a later version, and for a record that does not
+    describe a clip.
     """
     metadata = read_metadata(clip)
     if metadata.get("program") != PROGRAM or "model" not in metadata:
         raise ClipError(
             f"{clip} has no record of how it was made; choose a clip that the dynamicrafter command has written"
         )
-    writer = str(metadata.get("version", "unknown"))
-    return Form(f"the record in {clip}", ClipError, writer).read(Record, metadata)
+    writer = shortened(str(metadata.get("version", "unknown")))
+    try:
+        record = Form(f"the record in {clip}", ClipError, writer).read(Record, metadata)
+    except UsageError as problem:
+        raise ClipError(f"the record in {clip} cannot be used: {problem.facts}") from problem
+    mode, count = record.settings.mode, len(record.pictures)
+    wanted = 2 if mode == "interpolate" else 1
+    if count != wanted:
+        raise ClipError(
+            f"pictures in the record in {clip} must be a list of {wanted} to {mode}, not of {count}; it is damaged, "
+            f"write it again"
+        )
+    return record
 
 
 def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) -> tuple[Path, ...]:
-    """The clip's images: those given, or else those at their recorded paths or in the folder ``beside`` the clip.
+    """The clip's images: those given, or else those of the same names in the folder ``beside`` the clip or in the
+    current one. Among several files of one name, the hash decides.
 
     Raises UsageError for another number of images, and ClipError if one is missing or has changed.
     """
+    remedy = Remedy("name_picture")
     if given is not None and len(given) != len(record.pictures):
         raise UsageError(
-            f"the clip was made from {len(record.pictures)} image(s), but {len(given)} were given",
-            Remedy("name_picture"),
+            f"the clip was made from {len(record.pictures)} image(s), but {len(given)} were given", remedy
         )
     found: list[Path] = []
     for index, known in enumerate(record.pictures):
-        places = [given[index]] if given is not None else [known.path, beside / known.name]
-        there = [place for place in places if place.is_file()]
-        right = [place for place in there if file_sha256(place) == known.sha256]
-        if right:
-            found.append(right[0])
-        elif there:
-            raise ClipError(f"{there[0]} is not the image the clip was made from", Remedy("name_picture"))
-        else:
-            raise ClipError(f"the clip's image {places[0]} does not exist", Remedy("name_picture"))
+        places = known.places((beside, Path.cwd())) if given is None else [given[index]]
+        path = _find(known, "image", places, _is_picture, remedy)
+        if path is None and given is not None:
+            raise ClipError(f"there is no image {given[index]}", remedy)
+        if path is None:
+            raise _missing(known, "image", places, remedy)
+        found.append(path)
     return tuple(found)
 
 
-def find_model_of(model: KnownModel) -> ModelFiles:
-    """The files a clip was made with; raises ClipError if one is missing or has changed."""
-    parts = (model.weights, model.text_encoder, model.image_encoder)
-    weights, text, image = (None if known is None else known.path for known in parts)
-    if weights is not None and all(path is None or path.exists() for path in (weights, text, image)):
-        files = ModelFiles(weights, model.variant, text, image, asked=model.asked)
-    else:
-        files = _by_name(model)
-    for known, path in zip(parts, (files.weights, files.text_encoder, files.image_encoder), strict=True):
-        if known is not None and (path is None or not known.is_at(path)):
-            raise ClipError(
-                f"{path or model.asked} is not the file the clip was made with", Remedy("name_model")
-            )
-    for known in model.loras:
-        if not known.path.is_file() or not known.is_at(known.path):
-            raise ClipError(
-                f"{known.file} is missing or not the file the clip was made with", Remedy("name_lora")
-            )
-    return replace(files, loras=tuple(Lora(known.path, known.strength) for known in model.loras))
+def find_model_of(model: KnownModel, beside: Path) -> ModelFiles:
+    """The files a clip was made with: those of the model's name, or else files of the same names in the folder
+    ``beside`` the clip, in the current one or in the weights folder.
+
+    Raises ClipError if one is missing or has changed.
+    """
+    named, problem = _by_name(model)
+    folders = (beside, Path.cwd(), weights_folder())
+
+    def found(known: KnownFile | None, path: Path | None) -> Path | None:
+        if known is None:
+            return None
+        places = ([] if path is None else [path]) + known.places(folders)
+        path = _find(known, "weights file", places, KnownFile.is_at, Remedy("name_model"))
+        if path is None and problem is not None:
+            raise ClipError(problem.facts, problem.remedy) from problem
+        if path is None:
+            raise _missing(known, "weights file", places, Remedy("name_model"))
+        return path
+
+    def lora(known: KnownLora) -> Lora:
+        places = known.places(folders)
+        path = _find(known, "LoRA file", places, KnownFile.is_at, Remedy("name_lora"))
+        if path is None:
+            raise _missing(known, "LoRA file", places, Remedy("name_lora"))
+        return Lora(path, known.strength)
+
+    weights = found(model.weights, named.weights if named else None)
+    assert weights is not None
+    return ModelFiles(
+        weights,
+        model.variant,
+        found(model.text_encoder, named.text_encoder if named else None),
+        found(model.image_encoder, named.image_encoder if named else None),
+        tuple(map(lora, model.loras)),
+        asked=model.asked,
+    )
 
 
-def _by_name(model: KnownModel) -> ModelFiles:
-    """The clip's model, found by the name it was requested by: in another weights folder, or a new random one."""
+def _by_name(model: KnownModel) -> tuple[ModelFiles | None, UsageError | None]:
+    """The files of the name by which the clip's model was requested, or why they are not here."""
+    # Anything else would be a path, and only files of the recorded names are looked for.
+    if not _is_model_name(model.asked):
+        return None, None
     try:
-        return provide(find_model(model.asked, variant=model.variant))
+        return provide(find_model(model.asked, variant=model.variant)), None
     except UsageError as problem:
-        raise ClipError(
-            f"the clip's weights {model.weights.file} do not exist", Remedy("name_model")
-        ) from problem
+        return None, problem
+
+
+def _find(
+    known: KnownFile,
+    what: str,
+    places: Sequence[Path],
+    fits: Callable[[KnownFile, Path], bool],
+    remedy: Remedy,
+) -> Path | None:
+    """The first of ``places`` with the recorded contents, or None if all are empty; otherwise raises ClipError."""
+    wrong: list[str] = []
+    for place in dict.fromkeys(places):
+        mode = _mode(place)
+        if not mode:
+            continue
+        shown = shortened(str(place))
+        # Opening a pipe or a device may never end, or do something.
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            wrong.append(f"{shown} is not a regular file")
+            continue
+        try:
+            if fits(known, place):
+                return place
+            wrong.append(f"{shown} is not the clip's {what} (its contents differ)")
+        except CheckpointError:
+            wrong.append(f"{shown} is not the clip's {what} (it cannot be read as weights)")
+        except OSError as problem:
+            wrong.append(f"{shown} cannot be read ({problem.strerror or problem})")
+    if wrong:
+        raise ClipError(wrong[0], remedy)
+    return None
+
+
+def _missing(known: KnownFile, what: str, places: Sequence[Path], remedy: Remedy) -> ClipError:
+    folders = ", ".join(dict.fromkeys(shortened(str(place.parent)) for place in places))
+    return ClipError(
+        f"the clip's {what} {shortened(known.file)} was not found in {folders or 'any folder'}", remedy
+    )
+
+
+def _is_picture(known: KnownFile, path: Path) -> bool:
+    return file_sha256(path) == known.sha256
+
+
+def _mode(path: Path) -> int:
+    """Type and permissions of what is at ``path``; 0 if there is nothing, or if nothing can have this name."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0

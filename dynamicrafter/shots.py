@@ -166,7 +166,7 @@ def clip_targets(names: Sequence[str], pictures: Sequence[Path]) -> list[str]:
     targets: list[str] = []
     for name in names:
         target = check_clip_path(name)
-        if any(target == picture.resolve() for picture in pictures):
+        if any(target == Path(os.path.realpath(picture)) for picture in pictures):
             raise UsageError(f"{target} is the image itself", Remedy("name_output"))
         targets.append(str(target) + (os.sep if _is_folder(name) else ""))
     return targets

@@ -32,14 +32,28 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from dynamicrafter.api import find_model, variant_of
+from dynamicrafter.cli.again import times_usual
 from dynamicrafter.errors import DynamiCrafterError
+from dynamicrafter.forms import to_json
 from dynamicrafter.media.pictures import fit_picture, read_picture
 from dynamicrafter.media.video import check_clip_path, read_frames, read_metadata, write_clip
-from dynamicrafter.model.variants import SMALL
+from dynamicrafter.model.variants import SMALL, TINY
+from dynamicrafter.records import (
+    KnownFile,
+    KnownLora,
+    KnownModel,
+    Record,
+    find_model_of,
+    find_pictures,
+    know_pictures,
+    read_record,
+)
+from dynamicrafter.settings import make_settings
 from dynamicrafter.training.config import load_config, shipped_configs
 from dynamicrafter.weights.detect import variant_metadata
 from dynamicrafter.weights.formats.entries import read_tensor
-from dynamicrafter.weights.formats.files import open_weights
+from dynamicrafter.weights.formats.files import open_weights, tensors_sha256
 from dynamicrafter.weights.inspect import inspect
 
 LONGEST_SECONDS = 10
@@ -136,6 +150,35 @@ def clip_seeds() -> Seeds:
     return seeds
 
 
+def record_seeds() -> Seeds:
+    """Clips with a whole record of how they were made, and the pictures and the LoRA that it names."""
+    pixels = np.zeros((2, 16, 16, 3), dtype=np.uint8)
+    weights = find_model(TINY.name).weights
+    lora = save({"a": torch.zeros(2, 2)})
+    seeds: Seeds = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "l.safetensors").write_bytes(lora)
+        lora_hash = tensors_sha256(folder / "l.safetensors")
+        pictures: list[Path] = []
+        for number in range(2):
+            pictures.append(folder / f"{number}.png")
+            Image.fromarray(pixels[0] + number).save(pictures[-1])
+        model = KnownModel(
+            asked=TINY.name,
+            variant=TINY.name,
+            dtype="float32",
+            weights=KnownFile(weights.name, tensors_sha256(weights), "tensors"),
+            loras=(KnownLora("l.safetensors", lora_hash, "tensors", 0.5),),
+        )
+        for mode, used in (("interpolate", pictures), ("loop", pictures[:1])):
+            record = Record(make_settings(TINY, mode), know_pictures(used), model)
+            made = write_clip(pixels, folder / mode, 8, to_json(record))
+            for path in (*made.iterdir(), *pictures, folder / "l.safetensors"):
+                seeds[f"{mode}/{path.name}"] = path.read_bytes()
+    return seeds
+
+
 def config_seeds() -> Seeds:
     """The shipped configs of training."""
     folder = Path(__file__).resolve().parents[1] / "dynamicrafter" / "training" / "configs"
@@ -173,10 +216,18 @@ def read_clip(path: Path) -> None:
     read_frames(path)
 
 
+def read_to_repeat(path: Path) -> None:
+    """What ``again`` does before it generates a clip; what a clip names is looked for in the clip's folder."""
+    record = read_record(path)
+    find_pictures(record, None, path)
+    times_usual(record.settings, variant_of(find_model_of(record.model, path)))
+
+
 PARSERS: dict[str, tuple[Callable[[], Seeds], Callable[[Path], object]]] = {
     "weights": (weights_seeds, read_weights),
     "pictures": (picture_seeds, read_one_picture),
     "clips": (clip_seeds, read_clip),
+    "records": (record_seeds, read_to_repeat),
     "configs": (config_seeds, lambda path: load_config(str(path))),
 }
 

@@ -3,38 +3,80 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..api import ModelFiles
-from ..errors import UsageError
+from ..api import ModelFiles, pick_device, pick_dtype, variant_of
+from ..errors import Cancelled, UsageError
 from ..media.pictures import read_picture
+from ..model.variants import VARIANTS, Preset, Variant
 from ..records import Record, find_model_of, find_pictures, read_record
+from ..settings import Settings
 from ..shots import Means, Shot
 from .clips import make_and_print, model_files, targets_of
-from .streams import Streams
+from .preview import plan_of
+from .streams import STANDARD, Streams
+
+_USUAL = 4
+"""How many times the work of a clip with the model's default settings is done without asking."""
 
 
 def run(given: Namespace, written: list[str]) -> object:
     """Generate a clip again and return what ``--json`` prints.
 
-    Raises ClipError if the file has no record of how it was made, and if its images or weights are missing or changed.
+    Raises ClipError if the file has no record of how it was made, and if its images or weights are missing or changed;
+    UsageError if the clip takes far more than usual, --yes is missing and nobody can be asked; and Cancelled if the
+    answer is no.
     """
     with Streams() as streams:
         return _run(given, written, streams)
 
 
 def _run(given: Namespace, written: list[str], streams: Streams) -> object:
+    record = read_record(given.clip)
     clip: Path = given.clip.resolve()
-    record = read_record(clip)
     pictures = find_pictures(record, given.picture, clip.parent)
     for picture in pictures:
         read_picture(picture)
-    files = _files(record, given)
-    (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
     means = Means(given.device, record.model.dtype if given.dtype == "auto" else given.dtype)
-    shot = Shot(record.settings, pictures, Path(target).name, target)
-    return make_and_print([shot], files, means, given, written, streams)
+    pick_dtype(means.dtype, pick_device(means.device))
+    files = _files(record, given, clip.parent)
+    times = times_usual(record.settings, variant_of(files))
+    (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
+    shots = [Shot(record.settings, pictures, Path(target).name, target)]
+    if not (given.json or given.verbose or given.dry_run):  # Which both say more.
+        for line in plan_of(shots, files, piped=given.output == STANDARD):
+            print(line, file=sys.stderr)
+    if not given.dry_run:
+        _ask(clip, times, given)
+    return make_and_print(shots, files, means, given, written, streams)
+
+
+def times_usual(settings: Settings, variant: Variant) -> float:
+    """How many times the work of a clip with the variant's defaults ``settings`` takes, in pixels of all frames or, if
+    that is more, in pixels times steps. No defaults count for more than those of the largest released model, because
+    weights can come with any."""
+    usual = min(_pixels(variant.preset), max(_pixels(known.preset) for known in VARIANTS.values()))
+    steps = min(variant.preset.steps, max(known.preset.steps for known in VARIANTS.values()))
+    return _pixels(settings) / usual * max(1.0, settings.steps / steps)
+
+
+def _pixels(size: Settings | Preset) -> int:
+    return size.width * size.height * size.frames
+
+
+def _ask(clip: Path, times: float, given: Namespace) -> None:
+    """Return if a clip that takes ``times`` the usual work is to be generated."""
+    if times <= _USUAL or given.yes:
+        return
+    told = f"{clip} takes {times:.0f} times the work of a clip with the model's default settings"
+    answers = sys.stdin
+    if given.json or answers is None or not (answers.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{told}; pass --yes to generate it all the same")
+    print(f"{told}. Generate it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if answers.readline().strip().lower() not in ("y", "yes"):
+        raise Cancelled
 
 
 def _beside(clip: Path) -> str:
@@ -43,7 +85,7 @@ def _beside(clip: Path) -> str:
     return str(clip.with_name(f"{clip.stem}-again{clip.suffix}"))
 
 
-def _files(record: Record, given: Namespace) -> ModelFiles:
+def _files(record: Record, given: Namespace, beside: Path) -> ModelFiles:
     """The model a clip was made with, or the one specified instead (which is then not compared)."""
     if given.model is not None:
         return model_files(given)
@@ -51,4 +93,4 @@ def _files(record: Record, given: Namespace) -> ModelFiles:
         raise UsageError(
             "--variant, --text-encoder, --image-encoder and --lora require --model; specify it as well"
         )
-    return find_model_of(record.model)
+    return find_model_of(record.model, beside)

@@ -127,6 +127,11 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     _model_options(again, "the one the clip was made with")
     _run_options(again.add_argument_group("output"), "CLIP-again")
+    again.add_argument(
+        "--yes",
+        action="store_true",
+        help="do not ask, even if the clip takes more than 4 times the work of the model's default settings",
+    )
 
     models = _command(
         commands,

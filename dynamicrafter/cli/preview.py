@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,7 @@ class Preview:
 
     def lines(self) -> Iterator[str]:
         """The same for a person."""
-        for clip in self.clips:
-            chosen = clip["settings"]
-            size = f"{chosen['width']}x{chosen['height']}, {clip['frames']} frame(s) at {chosen['fps']:g} fps"
-            sampled = f"{chosen['steps']} steps, seed {chosen['seed']}"
-            yield f"{clip['output']}: {size}, {sampled}, from {' and '.join(clip['pictures'])}"
-        yield f"model: {self.model['variant']}, from {', '.join(self.model['files'])}"
+        yield from _plan(self.clips, self.model)
         yield f"computed on: {self.device} in {self.dtype}"
         weights, activations = _size(self.weights_bytes), _size(self.activations_bytes)
         yield f"memory: about {weights} for weights and {activations} for activations, besides PyTorch itself"
@@ -44,6 +39,11 @@ class Preview:
             yield f"time: about {_time(self.seconds)}, in proportion to {source}"
 
 
+def plan_of(shots: Sequence[Shot], files: ModelFiles, piped: bool) -> list[str]:
+    """The lines about clips and model alone."""
+    return list(_plan(_clips(shots, piped), _model(files)))
+
+
 def preview_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool) -> Preview:
     """The preview of ``shots``; ``piped`` if the clip goes to standard output."""
     variant, device = variant_of(files), pick_device(means.device)
@@ -52,28 +52,45 @@ def preview_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bo
         memory_of(variant, [shot.settings for shot in batch], dtype) for batch in batches(shots, means.batch)
     ]
     speed = speed_of(variant, device, dtype)
-    paths = [files.weights, files.text_encoder, files.image_encoder, *(lora.path for lora in files.loras)]
     return Preview(
-        clips=[
-            {
-                "output": STANDARD if piped else shot.target,
-                "pictures": [str(picture) for picture in shot.pictures],
-                "frames": shot.settings.frames - (shot.settings.mode == "loop"),
-                "settings": settings_to_json(shot.settings),
-            }
-            for shot in shots
-        ],
-        model={
-            "asked": files.asked,
-            "variant": variant.name,
-            "files": list(dict.fromkeys(str(path) for path in paths if path is not None)),
-        },
+        clips=_clips(shots, piped),
+        model=_model(files),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         weights_bytes=memories[0].weights,
         activations_bytes=round(max(memory.activations for memory in memories)),
         seconds=None if speed is None else round(speed.seconds([shot.settings for shot in shots]), 1),
     )
+
+
+def _clips(shots: Sequence[Shot], piped: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "output": STANDARD if piped else shot.target,
+            "pictures": [str(picture) for picture in shot.pictures],
+            "frames": shot.settings.frames - (shot.settings.mode == "loop"),
+            "settings": settings_to_json(shot.settings),
+        }
+        for shot in shots
+    ]
+
+
+def _model(files: ModelFiles) -> dict[str, Any]:
+    paths = [files.weights, files.text_encoder, files.image_encoder, *(lora.path for lora in files.loras)]
+    return {
+        "asked": files.asked,
+        "variant": variant_of(files).name,
+        "files": list(dict.fromkeys(str(path) for path in paths if path is not None)),
+    }
+
+
+def _plan(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iterator[str]:
+    for clip in clips:
+        chosen = clip["settings"]
+        size = f"{chosen['width']}x{chosen['height']}, {clip['frames']} frame(s) at {chosen['fps']:g} fps"
+        sampled = f"{chosen['steps']} steps, seed {chosen['seed']}"
+        yield f"{clip['output']}: {size}, {sampled}, from {' and '.join(clip['pictures'])}"
+    yield f"model: {model['variant']}, from {', '.join(model['files'])}"
 
 
 def _size(count: float) -> str:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from torch import Tensor
 from ..atomic import check_writable, replacing
 from ..bounded_json import parse_json
 from ..errors import ClipError, UsageError
-from ..forms import Form, to_json
+from ..forms import Form, shortened, to_json
+from .provenance import DigitalSource, add_to_gif, add_to_mp4, statement, xmp_packet
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 """Extensions of clip files; everything else is a folder or an error."""
@@ -38,11 +40,15 @@ _RECORD_FORM = 1
 _RECORD_NAME = "clip.json"
 _FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 _IMAGE_DESCRIPTION_TAG = 0x010E  # EXIF 2.32, section 4.6.4
+_EBML = b"\x1a\x45\xdf\xa3"
+"""How a Matroska file, which a WebM is, begins (RFC 8794)."""
 _FASTEST = 240  # Frames a second.
 _GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
 
 _LARGEST_FRAME = 40_000_000
 """Maximum pixels of a frame that is read, nearly five times 4K."""
+_LARGEST_RECORD = 2**24
+"""Maximum bytes of a clip.json that is read."""
 _LARGEST_CLIP = 2 * 2**30
 """Maximum bytes of all frames that are read, 14 seconds of Full HD at 24 fps; a small file can decode to far more."""
 
@@ -114,7 +120,7 @@ class _Record:
         metadata = stored.get("metadata")
         writer = "unknown"
         if isinstance(metadata, dict):
-            writer = str(cast(dict[str, Any], metadata).get("version", writer))
+            writer = shortened(str(cast(dict[str, Any], metadata).get("version", writer)))
         form = stored.get("version")
         if isinstance(form, int) and form > _RECORD_FORM:
             raise ClipError(
@@ -137,14 +143,23 @@ def check_clip_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def write_clip(frames: Frames, path: str | os.PathLike[str], fps: float, metadata: Mapping[str, Any]) -> Path:
+def write_clip(
+    frames: Frames,
+    path: str | os.PathLike[str],
+    fps: float,
+    metadata: Mapping[str, Any],
+    *,
+    source: DigitalSource = "trainedAlgorithmicMedia",
+) -> Path:
     """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip at ``fps`` frames per second; returns the absolute path.
 
     ``.mp4`` is H.264, ``.webm`` VP9 (both BT.709 4:2:0, so width and height must be even). ``.gif`` has one
     palette for all frames and plays at 50 fps at most; it and the animated ``.webp`` loop endlessly. A folder
     gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is stored in
-    each format for :func:`read_metadata`. An existing clip is replaced. On one machine the same clip gives the
-    same file, except for the random identifiers in every ``.webm``.
+    each format for :func:`read_metadata`. For other programs, every file (of a folder, every frame) also says which
+    program wrote it and that it is of the digital ``source``: as XMP, or as tags in ``.webm``, which has no place for
+    XMP. An existing clip is replaced. On one machine the same clip gives the same file, except for the random
+    identifiers in every ``.webm``.
 
     Raises ClipError for other dtypes and shapes, for a path that :func:`check_clip_path` rejects, and if writing
     fails, for example because the disk is full. No partial file is left then, and an existing clip is kept.
@@ -163,13 +178,13 @@ def write_clip(frames: Frames, path: str | os.PathLike[str], fps: float, metadat
         )
     with _telling(f"{target} could not be written", target.parent), replacing(target) as part:
         if extension in _VIDEO:
-            _write_video(part, extension, pixels, fps, text)
+            _write_video(part, extension, pixels, fps, text, source)
         elif extension == ".gif":
-            _write_gif(part, pixels, fps, text)
+            _write_gif(part, pixels, fps, text, source)
         elif extension == ".webp":
-            _write_webp(part, pixels, fps, text)
+            _write_webp(part, pixels, fps, text, source)
         else:
-            _write_folder(part, pixels, text)
+            _write_folder(part, pixels, text, source)
     return target
 
 
@@ -236,9 +251,10 @@ def _target(path: str | os.PathLike[str]) -> Path:
     with _telling(f"{given} cannot be written", Path(given).parent):
         target = Path(given).resolve()
         extension = target.suffix.lower()
-        if target.is_dir():
+        mode = _mode(target)
+        if stat.S_ISDIR(mode):
             _check_folder(target, extension in EXTENSIONS and not folder)
-        elif (folder or not extension) and target.exists():
+        elif (folder or not extension) and mode:
             raise ClipError(
                 f"{target} is a file, not a folder; choose another name or an extension such as .mp4"
             )
@@ -260,21 +276,48 @@ def _check_folder(folder: Path, file_wanted: bool) -> None:
     """Raise ClipError unless the existing ``folder`` may be replaced by a folder of frames."""
     if file_wanted:
         raise ClipError(f"{folder} is a folder, not a file; choose a name inside it or another one")
-    names = [entry.name for entry in folder.iterdir()]
-    only_frames = all(name == _RECORD_NAME or _FRAME_NAME.fullmatch(name) for name in names)
-    if names and (not only_frames or _read_record(folder) is None):
-        raise ClipError(
-            f"the folder {folder} contains other files than those of a clip; choose another name, "
-            f"for example {folder / 'clip.mp4'}"
-        )
+    while seen := _identity(folder):
+        try:
+            names = [entry.name for entry in folder.iterdir()]
+            only_frames = all(name == _RECORD_NAME or _FRAME_NAME.fullmatch(name) for name in names)
+            if not names or (only_frames and _read_record(folder) is not None):
+                return
+        except FileNotFoundError:
+            continue
+        # Otherwise another process has replaced it in the meantime.
+        if _identity(folder) == seen:
+            raise ClipError(
+                f"the folder {folder} contains other files than those of a clip; choose another name, "
+                f"for example {folder / 'clip.mp4'}"
+            )
+
+
+def _mode(path: Path) -> int:
+    """Type and permissions of what is at ``path``, links followed; 0 if there is nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What distinguishes the file or folder at ``path`` from one that replaces it; None if there is nothing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
     source = Path(path).resolve()
-    if source.is_dir():
+    mode = _mode(source)
+    if stat.S_ISDIR(mode):
         return source
-    if not source.is_file():
+    if not mode:
         raise ClipError(f"there is no clip {source}; check its name and folder")
+    if not stat.S_ISREG(mode):
+        raise ClipError(f"{source} is not a regular file; save the clip to a file and use that")
     if not _extension(source):
         raise ClipError(f"{source} is not a clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
     return source
@@ -317,7 +360,7 @@ def _reading(source: str | os.PathLike[str]) -> Generator[None]:
 # Formats
 
 
-def _container(path: Path, mode: str = "r", **choices: Any) -> Any:
+def _container(path: Path, mode: str, **choices: Any) -> Any:
     """PyAV's container for a video file, untyped because its type hints are incomplete."""
     import av
 
@@ -325,7 +368,19 @@ def _container(path: Path, mode: str = "r", **choices: Any) -> Any:
     return opener(str(path), mode, **choices)
 
 
-def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: float, text: str) -> None:
+def _opened(path: Path) -> Any:
+    """The container of an existing clip, whichever of the two its name says.
+
+    The format is not left to libav, which also knows playlists: a text file called clip.mp4 can name other files.
+    """
+    with path.open("rb") as file:
+        kind = "webm" if file.read(len(_EBML)) == _EBML else "mp4"
+    return _container(path, "r", format=kind)
+
+
+def _write_video(
+    path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: float, text: str, source: DigitalSource
+) -> None:
     import av
 
     codec = _VIDEO[extension]
@@ -334,6 +389,8 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
         options |= codec.avx512_options
     with _container(path, "w", format=codec.container, options=dict(codec.container_options)) as output:
         output.metadata["comment"] = text
+        if extension == ".webm":
+            output.metadata.update(_matroska_tags(source))
         stream = output.add_stream(codec.name, rate=_rate(fps), options=options)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -350,6 +407,15 @@ def _write_video(path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: 
             )
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+    if extension == ".mp4":
+        add_to_mp4(path, xmp_packet(source))
+
+
+def _matroska_tags(source: DigitalSource) -> dict[str, str]:
+    """The statement in Matroska's form: words in capitals, joined by underscores."""
+    return {
+        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper(): text for name, text in statement(source).items()
+    }
 
 
 def _rate(fps: float) -> Fraction:
@@ -359,7 +425,7 @@ def _rate(fps: float) -> Fraction:
 
 def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
     frames: list[np.ndarray[Any, Any]] = []
-    with _container(path) as source:
+    with _opened(path) as source:
         for frame in source.decode(video=0):
             _check_room(frame.width, frame.height, len(frames) + 1)
             matrix = _BT709 if frame.colorspace == _BT709 else _BT601
@@ -374,7 +440,9 @@ def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
     return frames
 
 
-def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str) -> None:
+def _write_gif(
+    path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str, source: DigitalSource
+) -> None:
     from PIL import Image
 
     # One palette for all frames: colours that stay the same do not flicker.
@@ -391,9 +459,12 @@ def _write_gif(path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str) 
         loop=0,
         comment=text.encode("ascii"),
     )
+    add_to_gif(path, xmp_packet(source))
 
 
-def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str) -> None:
+def _write_webp(
+    path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str, source: DigitalSource
+) -> None:
     from PIL import Image
 
     exif = Image.Exif()
@@ -409,6 +480,7 @@ def _write_webp(path: Path, pixels: np.ndarray[Any, Any], fps: float, text: str)
         quality=90,
         method=4,
         exif=exif.tobytes(),
+        xmp=xmp_packet(source).encode(),
     )
 
 
@@ -439,12 +511,16 @@ def _read_animation(path: Path) -> list[np.ndarray[Any, Any]]:
     return [frame for (frame, _), count in zip(stored, times, strict=True) for _ in range(count)]
 
 
-def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str) -> None:
+def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str, source: DigitalSource) -> None:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", xmp_packet(source))
     path.mkdir()
     for number, picture in enumerate(pixels, start=1):
-        Image.fromarray(picture).save(path / f"frame_{number:04d}.png", "PNG", compress_level=3)
+        place = path / f"frame_{number:04d}.png"
+        Image.fromarray(picture).save(place, "PNG", compress_level=3, pnginfo=about)
     (path / _RECORD_NAME).write_text(text + "\n", encoding="ascii")
 
 
@@ -456,6 +532,8 @@ def _read_folder(path: Path) -> list[np.ndarray[Any, Any]]:
     )
     frames: list[np.ndarray[Any, Any]] = []
     for name in names:
+        if not stat.S_ISREG(_mode(path / name)):
+            raise ClipError(f"{path / name} is not a regular file; write the clip again")
         with (path / name).open("rb") as file:
             picture = Image.open(file, formats=("PNG",))
             _check_room(*picture.size, len(frames) + 1)
@@ -481,7 +559,7 @@ def _read_record(path: Path) -> _Record | None:
     """What :func:`write_clip` stored in the clip at ``path``, or None."""
     extension = _extension(path)
     if extension in _VIDEO:
-        with _container(path) as source:
+        with _opened(path) as source:
             # Matroska writes tag names in upper case.
             text = next((value for key, value in source.metadata.items() if key.lower() == "comment"), "")
     elif extension:
@@ -497,5 +575,6 @@ def _read_record(path: Path) -> _Record | None:
         text = given.decode("ascii", "replace") if isinstance(given, bytes) else str(given)
     else:
         record = path / _RECORD_NAME
-        text = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
+        small = record.is_file() and record.stat().st_size <= _LARGEST_RECORD
+        text = record.read_text(encoding="utf-8", errors="replace") if small else ""
     return _Record.from_text(text, path)

@@ -11,9 +11,10 @@ import torch
 
 from ..atomic import replacing
 from ..errors import ClipError, UsageError
+from ..forms import program_version
 from ..media.lists import read_lines
 from ..media.video import write_clip
-from ..settings import check_seed
+from ..settings import PROGRAM, check_seed
 from ..training.data import CAPTION_LISTS
 from .hops import FS, WORD, hop_captions, hop_clips
 from .world import captions, make_clips, sample_scenes
@@ -61,8 +62,9 @@ def write_toy_clips(folder: Path, *, pictures: int = 64, frames: int = 16, seed:
             pixels = ((clips[index].clamp(-1, 1) + 1) * 127.5).round().byte()
             large = pixels.repeat_interleave(_ENLARGED, 2).repeat_interleave(_ENLARGED, 3)
             fps = int(scenes.fs[index])
-            about = {"caption": words[index], "seed": seed}
-            written.append(write_clip(large.permute(0, 2, 3, 1), folder / name, fps, about))
+            about = {"program": PROGRAM, "version": program_version(), "caption": words[index], "seed": seed}
+            shown = large.permute(0, 2, 3, 1)
+            written.append(write_clip(shown, folder / name, fps, about, source="algorithmicMedia"))
             rows.append((name, words[index], fps))
     _write_list(rows, folder / CAPTION_LISTS[0])
     return written

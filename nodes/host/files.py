@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import folder_paths
@@ -53,7 +54,9 @@ def checkpoint_path(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """Changes when the file of a name does."""
+    """Changes when the file of a name does; a hash, as the host stores it in the files that it saves."""
     path = checkpoint_path(name)
     status = path.stat()
-    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
+    return hashlib.sha256(
+        f"{path}|{status.st_size}|{status.st_mtime_ns}".encode("utf-8", "replace")
+    ).hexdigest()

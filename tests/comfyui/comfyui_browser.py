@@ -1,5 +1,6 @@
 """ComfyUI's real editor in a real browser: what a user does with the mouse, as functions."""
 
+import base64
 import importlib.util
 import os
 import shutil
@@ -72,6 +73,13 @@ PLAYABLE = """seen => {
   const video = videos.find(video => video.readyState >= 2 && video.currentSrc !== seen);
   return video && {src: video.currentSrc, width: video.videoWidth, height: video.videoHeight,
                    duration: video.duration};
+}"""
+DROP = """([name, type, data]) => {
+  const bytes = Uint8Array.from(atob(data), character => character.charCodeAt(0));
+  const dragged = new DataTransfer();
+  dragged.items.add(new File([bytes], name, {type}));
+  const event = new DragEvent('drop', {dataTransfer: dragged, bubbles: true, cancelable: true});
+  app.canvas.canvas.dispatchEvent(event);
 }"""
 HELP_TEXT = """([before, same]) => {
   const text = document.querySelector('.node-help-content .markdown-content')?.innerText.trim();
@@ -236,6 +244,10 @@ class Editor:
 
     def _texts(self, elements: "Locator") -> list[str]:
         return [" ".join(element.inner_text().split()) for element in elements.all() if element.is_visible()]
+
+    def drop_file(self, name: str, media_type: str, data: bytes) -> None:
+        """Drop a file of this content on the graph."""
+        self.page.evaluate(DROP, [name, media_type, base64.b64encode(data).decode()])
 
     # --- running ---
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dynamicrafter.forms import Form, to_json
+from dynamicrafter.forms import Form, shortened, to_json
 from dynamicrafter.model.variants import V512, VARIANTS, Variant
 
 FORM = Form("the note", ValueError, "0.9.0")
@@ -157,3 +157,9 @@ def test_what_is_unknown_is_named_with_the_version_that_wrote_it(values: object,
 def test_a_variant_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FORM.read(Variant, {**stored(V512), **changes})
+
+
+def test_text_of_a_file_is_one_short_line() -> None:
+    assert shortened("a boat \u00e4 \u6e2f \U0001f6a4") == "a boat \u00e4 \u6e2f \U0001f6a4"
+    assert shortened("a\nb\x1b[2J\ud800") == r"a\nb\x1b[2J\ud800"
+    assert shortened("x" * 201) == "x" * 200 + "..."

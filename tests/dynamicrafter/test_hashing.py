@@ -128,3 +128,10 @@ def test_a_memory_that_cannot_be_replaced_leaves_nothing(file: Path, monkeypatch
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
         remembered_sha256(tmp_path / "gone", tmp_path / "memory")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is not a regular file"):
+        file_sha256(tmp_path / "pipe")

@@ -73,7 +73,7 @@ def test_clips_are_made_and_told_without_a_command(
             "small",
             "float32",
         )
-        assert [known.path for known in record.pictures] == [pictures["wide"]]
+        assert [known.file for known in record.pictures] == [pictures["wide"].name]
         assert read_frames(one.shot.target).shape == one.clip.frames.shape == (2, 64, 64, 3)
     assert not torch.equal(made[0].clip.frames, made[2].clip.frames)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -421,7 +422,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def fails_for_the_new(self: Path, target: Path) -> Path:
-        if self.suffix == ".part":
+        if self.name == "new":
             raise OSError(errno.EBUSY, "Device or resource busy")
         return rename(self, target)
 
@@ -429,6 +430,30 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     with pytest.raises(ClipError, match="Device or resource busy"):
         write_clip(moving(2), path, 8, {})
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("gone_at", ["list", "record"])
+def test_a_folder_that_another_process_replaces_meanwhile_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone_at: str
+) -> None:
+    path = write_clip(moving(3), tmp_path / "clip", 8, SETTINGS)
+    new = write_clip(moving(2), tmp_path / "new", 8, SETTINGS)
+    called = Path.iterdir if gone_at == "list" else Path.is_file
+    calls: list[Path] = []
+
+    def while_it_is_replaced(self: Path) -> Any:
+        if not calls:
+            calls.append(self)
+            path.rename(tmp_path / "old")
+            try:
+                return called(self)
+            finally:
+                new.rename(path)
+        return called(self)
+
+    monkeypatch.setattr(Path, "iterdir" if gone_at == "list" else "is_file", while_it_is_replaced)
+    assert check_clip_path(path) == path.resolve()
+    assert calls and len(read_frames(path)) == 2
 
 
 # Clips that cannot be read
@@ -574,3 +599,43 @@ def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
     for read in (read_frames, read_metadata):
         with pytest.raises(ClipError, match=r"clip\.mp4 cannot be read|there is no clip .*clip\.mp4"):
             read(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other{}\n", "#EXTM3U\n#EXTINF:1,\nother{}\n"])
+def test_a_list_of_other_files_is_no_clip(tmp_path: Path, name: str, text: str) -> None:
+    """As libav would read it, a stranger's file could show others of the disk."""
+    extension = Path(name).suffix
+    write_clip(moving(2), tmp_path / f"other{extension}", 8, SETTINGS)
+    (tmp_path / name).write_text(text.format(extension))
+    for read in READERS:
+        with pytest.raises(ClipError, match=r"cannot be read \(.*\); it may be damaged, generate it again"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "other"), [("clip.mp4", "clip.webm"), ("clip.webm", "clip.mp4")])
+def test_a_video_with_the_other_extension_is_read(tmp_path: Path, name: str, other: str) -> None:
+    path = write_clip(moving(2), tmp_path / name, 8, SETTINGS).rename(tmp_path / other)
+    assert read_metadata(path) == SETTINGS
+    assert len(read_frames(path)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_no_clip_and_no_frame(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "clip.mp4")
+    for read in READERS:
+        with pytest.raises(ClipError, match=r"clip\.mp4 is not a regular file; save the clip to a file"):
+            read(tmp_path / "clip.mp4")
+    folder = write_clip(moving(2), tmp_path / "clip", 8, {})
+    (folder / "frame_0002.png").unlink()
+    os.mkfifo(folder / "frame_0002.png")
+    with pytest.raises(ClipError, match=r"frame_0002\.png is not a regular file; write the clip again"):
+        read_frames(folder)
+
+
+def test_an_endless_record_is_not_read(tmp_path: Path) -> None:
+    folder = write_clip(moving(1), tmp_path / "clip", 8, {})
+    with (folder / "clip.json").open("ab") as file:
+        file.truncate(10**10)
+    with pytest.raises(ClipError, match="contains no settings"):
+        read_metadata(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,11 +54,17 @@ def test_a_lora_from_training_to_a_clip(
         words += ["--steps", "1", "--frames", "2", "--json", "--output", str(tmp_path / "clip.mp4")]
         assert main(words) == 0
         made.append(json.loads(capsys.readouterr().out)["clips"][0]["output"])
+    # Both are found by their names next to the clip.
+    shutil.copy(small_weights, tmp_path)
+    beside = lora.rename(tmp_path / lora.name)
     assert main(["again", made[1], "--json", "--output", str(tmp_path / "again.mp4")]) == 0
     capsys.readouterr()
-    lora.unlink()
+    beside.write_bytes(beside.read_bytes()[:-1] + b"?")
     assert main(["again", made[1], "--output", str(tmp_path / "third.mp4")]) == 1
-    assert "is missing or not the file the clip was made with" in capsys.readouterr().err
+    assert f"{beside} is not the clip's LoRA file (its contents differ)" in capsys.readouterr().err
+    beside.unlink()
+    assert main(["again", made[1], "--output", str(tmp_path / "third.mp4")]) == 1
+    assert "the clip's LoRA file lora.safetensors was not found in " in capsys.readouterr().err
 
 
 def test_training_again_goes_on(
