@@ -89,6 +89,20 @@ class HostUNet(VideoUNet):
         self.dtype = dtype
         self.host_attention = host_attention
 
+    def to(self, *arguments: Any, memory_format: torch.memory_format | None = None, **named: Any) -> Any:
+        """As in PyTorch, but ``channels_last`` applies to 4-D weights only.
+
+        The host's --force-channels-last asks for it. PyTorch defines it for four dimensions and raises for the
+        temporal convolutions, which have five.
+        """
+        if arguments or named:
+            super().to(*arguments, **named)
+        if memory_format is not None:
+            for parameter in self.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.to(memory_format=memory_format)
+        return self
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: Tensor,
@@ -208,10 +222,14 @@ def build_model(
         device=load_device, model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype
     )
     config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
-    model = HostModel(config, management.unet_inital_load_device(parameters, chosen))
+    first_device = management.unet_inital_load_device(parameters, chosen)
+    model = HostModel(config, first_device)
     config.unet_config.update(_stable_diffusion_layout(variant.unet))
     patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
     load_weights(model.diffusion_model, weights, patcher, chosen)
+    if first_device != torch.device("cpu"):
+        # It is on the accelerator already; from now on the host counts it and can unload it.
+        management.load_models_gpu([patcher], force_full_load=True)
     return patcher
 
 

@@ -43,6 +43,7 @@ class Findings:
         self.find("states", self.states)
         self.find("fp8", self.fp8)
         self.find("flags", self.flags)
+        self.find("channels last", self.channels_last)
         self.find("in turn", self.in_turn)
         self.find("room", self.room)
         self.find("oom once", self.oom_once)
@@ -153,6 +154,22 @@ class Findings:
                 kept = {str(p.dtype) for p in model.diffusion_model.parameters()}
             found[flag] = [*kept, str(model.get_dtype())]
         return found
+
+    def channels_last(self) -> dict[str, Any]:
+        """The network with --force-channels-last, against the usual one."""
+        from comfy.cli_args import args
+
+        usual = self.host.load_alone("plain", "model")
+        with put(args, "force_channels_last", True):
+            turned = self.host.load_alone("plain", "model")
+        weights = list(turned.model.model.diffusion_model.parameters())
+        # Of a 1 x 1 kernel both formats are the same.
+        spatial = [p for p in weights if p.ndim == 4 and p.shape[2] > 1]
+        return {
+            "turned": {p.is_contiguous(memory_format=torch.channels_last) for p in spatial} == {True},
+            "over time": len([p for p in weights if p.ndim == 5]),
+            "error": error(self.host.work("model", turned, "cpu"), self.host.work("model", usual, "cpu")),
+        }
 
     # --- loading in turn ---
 

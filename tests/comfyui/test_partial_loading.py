@@ -164,6 +164,13 @@ class TestDtypes:
         assert found("flags")[flag] == [f"torch.{dtype}"] * 2
 
 
+def test_channels_last_is_for_layers_over_space(found: Callable[[str], Any]) -> None:
+    result = found("channels last")
+    assert result["turned"]
+    assert result["over time"] > 0
+    assert result["error"] < 1e-5
+
+
 class TestInTurn:
     def test_no_two_networks_are_loaded_for_one_step(self, found: Callable[[str], Any]) -> None:
         names = [names for names, _ in found("in turn")]
@@ -260,7 +267,7 @@ class TestServer:
     @pytest.mark.parametrize(
         "flags",
         [
-            ("--use-split-cross-attention", "--disable-smart-memory", "--bf16-unet"),
+            ("--use-split-cross-attention", "--disable-smart-memory", "--bf16-unet", "--force-channels-last"),
             ("--use-pytorch-cross-attention", "--cache-none", "--bf16-vae", "--fp32-text-enc"),
         ],
         ids=lambda flags: " ".join(flags),
