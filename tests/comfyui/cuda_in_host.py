@@ -1,8 +1,8 @@
 """The whole pack in a real host that believes in a GPU which is not there, for test_pretended_cuda.py.
 
 Usage: ``python cuda_in_host.py REPOSITORY WORKING_FOLDER``; writes ``found.json`` into the working folder: by name
-what was found, or the traceback where that failed. Numbers are computed in float32 on the CPU by tensors that say
-they are on a GPU (pretended_device.py), so that they can be compared with those of the CPU itself.
+what was found, what the host lacks for it, or the traceback where that failed. Numbers are computed in float32 on the
+CPU by tensors that say they are on a GPU (pretended_device.py), so that they can be compared with those of the CPU.
 
 Not reached: streaming by the host's newer patcher (memory_in_host.py tests it on the CPU), compiled networks, samplers
 that draw noise on the GPU, uni_pc (it makes a tensor of a list of tensors, which asks the driver), half precision, and
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from pretended_device import CUDA, PretendedCuda
-from probed_host import FRAMES, PLENTY, Host, error, put
+from probed_host import FRAMES, PLENTY, Host, Lacking, error, need, put
 from torch import Tensor
 
 CHOICES = {"frames": FRAMES, "motion": -1.0, "width": 0, "height": 0, "fit": "crop", "prompt": "a boat"}
@@ -89,6 +89,8 @@ class Findings:
         try:
             with torch.inference_mode():
                 self.results[name] = what(*arguments)
+        except Lacking as part:
+            self.results[name] = {"lacking": str(part)}
         except Exception:
             self.results[name] = f"failed: {traceback.format_exc()}"
         finally:
@@ -103,6 +105,7 @@ class Findings:
         self.find("streamed", self.whole, "plain", "ImageConditioning", {"free": 2e6})
         self.find("built there", self.built_there)
         self.find("picture", self.picture)
+        self.find("half", self.half)
         self.find("mistake", self.mistake)
 
     @contextmanager
@@ -207,6 +210,18 @@ class Findings:
             with self.gpu(gpu_only=gpu_only), put(module, "ui", SimpleNamespace(PreviewImage=lambda _: None)):
                 found.append(self.chain.run("SamplePicture", picture="harbour")[0].device.type)
         return found
+
+    def half(self) -> list[str]:
+        """Dtypes of an empty latent, a sampled latent and frames with --fp16-intermediates."""
+        need(self.host.management, "intermediate_dtype")
+        from comfy.cli_args import args
+
+        with put(args, "fp16_intermediates", True), self.gpu():
+            parts = self.chain.load("plain")
+            conditions = self.chain.condition(parts, "ImageConditioning")
+            latent = self.chain.sample(parts, conditions)
+            results = (conditions[3]["samples"], latent["samples"], self.chain.decode(parts, latent))
+            return [str(result.dtype) for result in results]
 
     def mistake(self) -> str:
         """The error if one tensor were forgotten on the CPU, as proof that it would be found."""
