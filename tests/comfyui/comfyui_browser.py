@@ -274,7 +274,8 @@ class Editor:
         position = self.page.evaluate(TITLE_POSITION, node_type)
         assert position is not None, f"the graph holds no {node_type}"
         self.page.mouse.click(*position)
-        self.page.get_by_test_id("selection-toolbox").wait_for()
+        # By its class; older frontends give it no test id.
+        self.page.locator(".selection-toolbox").wait_for()
 
     def open_help(self, node_type: str) -> str:
         """Select a node, press its info button and return the text of its help page.

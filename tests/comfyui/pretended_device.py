@@ -36,7 +36,7 @@ class PretendedTensor(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, real: Tensor) -> PretendedTensor:  # noqa: D102
+    def __new__(cls, real: Tensor) -> PretendedTensor:
         made = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls,
             real.size(),
@@ -55,6 +55,25 @@ class PretendedTensor(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.detach().clone()
+
+    # PyTorch's own indexing and copying switch to the device first, which a PyTorch built without CUDA cannot.
+    def copy_(self, source: Tensor, non_blocking: bool = False) -> PretendedTensor:
+        self.held.copy_(_held(source))
+        return self
+
+    def __getitem__(self, index: Any) -> PretendedTensor:
+        return PretendedTensor(self.held[tree_map(_held, index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self[index].copy_(value) if _is_a_view(index) else self._put(index, value)
+        else:
+            self.held[tree_map(_held, index)] = value
+
+    def _put(self, index: Any, value: Tensor) -> None:
+        if value.device.type == "cpu" and value.ndim > 0:
+            raise RuntimeError(f"index_put_ got tensors on two devices: values on cpu for a tensor on {CUDA}")
+        self.held[tree_map(_held, index)] = _held(value)
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -100,6 +119,15 @@ class PretendedCuda(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
+def _held(value: Any) -> Any:
+    return value.held if isinstance(value, PretendedTensor) else value
+
+
+def _is_a_view(index: Any) -> bool:
+    """Whether an index selects without copying: numbers, slices, None and Ellipsis."""
+    return not any(isinstance(x, (Tensor, list)) for x in (index if isinstance(index, tuple) else (index,)))
+
+
 def _given(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments of an operator by name."""
     names = [argument.name for argument in func._schema.arguments]
@@ -112,8 +140,13 @@ def _device_of(func: Any, given: dict[str, Any]) -> torch.device:
         return torch.device(given["device"])
     if func is torch.ops.aten.to.other:
         return given["other"].device
-    if func in _INDEXED or func is torch.ops.aten.copy_.default:
+    if func is torch.ops.aten.copy_.default:
         return given["self"].device
+    if func in _INDEXED:
+        own = given["self"].device
+        if any(isinstance(x, PretendedTensor) and own.type == "cpu" for x in given["indices"]):
+            raise RuntimeError(f"{func} got tensors on two devices: indices on {CUDA} for a tensor on {own}")
+        return own
     tensors = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
     # A single number of the CPU may be combined with tensors of any device.
     devices = {x.device.type for x in tensors if x.ndim > 0 or x.device.type != "cpu"}
@@ -136,9 +169,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     moved = any(x.device.type != device.type for x in tensors)
 
     def held(value: Any) -> Any:
-        if isinstance(value, torch.device):
-            return torch.device("cpu")
-        return value.held if isinstance(value, PretendedTensor) else value
+        return torch.device("cpu") if isinstance(value, torch.device) else _held(value)
 
     made = func(**{name: tree_map(held, value) for name, value in given.items() if name != "pin_memory"})
     # Operators that write into an argument, or have nothing to do, return the argument.

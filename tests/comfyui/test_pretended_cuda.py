@@ -91,40 +91,60 @@ def matrix(device: torch.device) -> Tensor:
 
 
 CPU = torch.device("cpu")
-OPERATORS: dict[str, Callable[[], Any]] = {
-    "sum": lambda: vector(CUDA) + vector(CPU),
+ALLOWED: dict[str, Callable[[], Any]] = {
     "sum of one device": lambda: vector(CUDA) + vector(CUDA),
     "number times vector": lambda: number(CPU) * vector(CUDA),
+    "moved": lambda: vector(CPU).to(CUDA) + vector(CUDA),
+    "moved back": lambda: vector(CUDA).cpu() + vector(CPU),
+    "like another": lambda: vector(CPU).to(vector(CUDA)) + vector(CUDA),
+}
+OF_A_CUDA_BUILD: dict[str, Callable[[], Any]] = {
+    "copied": lambda: vector(CUDA).copy_(vector(CPU)),
+    "index of the CPU": lambda: vector(CUDA)[torch.tensor([0, 2])],
+    "assigned": lambda: vector(CUDA).__setitem__(slice(0, 2), vector(CPU)[:2]),
+    "number assigned": lambda: vector(CUDA).__setitem__(torch.tensor([0]), 3.0),
+}
+"""Allowed as well; PyTorch's own pretended tensors need a PyTorch built for CUDA for these."""
+REFUSED: dict[str, Callable[[], Any]] = {
+    "sum": lambda: vector(CUDA) + vector(CPU),
     "vector times number": lambda: vector(CPU) * number(CUDA),
     "added in place": lambda: vector(CPU).add_(vector(CUDA)),
     "cat": lambda: torch.cat([vector(CUDA), vector(CPU)]),
     "where": lambda: torch.where(vector(CUDA) > 0, vector(CUDA), vector(CPU)),
     "matrix product": lambda: matrix(CUDA) @ matrix(CPU),
     "linear": lambda: torch.nn.functional.linear(matrix(CUDA), matrix(CPU)),
-    "index of the CPU": lambda: vector(CUDA)[torch.tensor([0, 2])],
-    "index of the GPU": lambda: vector(CPU)[torch.tensor([0, 2], device=CUDA)],
-    "assigned": lambda: vector(CUDA).__setitem__(slice(0, 2), vector(CPU)[:2]),
-    "copied": lambda: vector(CUDA).copy_(vector(CPU)),
-    "moved": lambda: vector(CPU).to(CUDA) + vector(CUDA),
-    "moved back": lambda: vector(CUDA).cpu() + vector(CPU),
-    "like another": lambda: vector(CPU).to(vector(CUDA)) + vector(CUDA),
     "numpy": lambda: vector(CUDA).numpy(),
 }
 
 
-def refuses(mode: Any, operator: Callable[[], Any]) -> bool:
-    with mode:
-        try:
-            operator()
-        except (RuntimeError, TypeError):
-            return True
-    return False
-
-
 class TestDevice:
-    @pytest.mark.parametrize("name", OPERATORS)
-    def test_it_refuses_what_pytorchs_own_pretended_tensors_refuse(self, name: str) -> None:
-        assert refuses(PretendedCuda(), OPERATORS[name]) is refuses(FakeTensorMode(), OPERATORS[name])
+    @pytest.mark.parametrize("name", [*ALLOWED, *OF_A_CUDA_BUILD])
+    def test_it_allows_what_a_gpu_allows(self, name: str) -> None:
+        with PretendedCuda():
+            {**ALLOWED, **OF_A_CUDA_BUILD}[name]()
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_it_refuses_what_a_gpu_refuses(self, name: str) -> None:
+        with PretendedCuda(), pytest.raises((RuntimeError, TypeError), match="two devices|numpy"):
+            REFUSED[name]()
+
+    @pytest.mark.parametrize("name", [*ALLOWED, *OF_A_CUDA_BUILD, *REFUSED])
+    def test_pytorchs_own_pretended_tensors_judge_the_same(self, name: str) -> None:
+        if name in OF_A_CUDA_BUILD and torch.version.cuda is None:
+            pytest.skip(
+                "needs a PyTorch built for CUDA, whose pretended tensors can be indexed and written to"
+            )
+        with FakeTensorMode():
+            if name in REFUSED:
+                with pytest.raises((RuntimeError, TypeError)):
+                    REFUSED[name]()
+            else:
+                {**ALLOWED, **OF_A_CUDA_BUILD}[name]()
+
+    def test_it_refuses_an_index_of_the_gpu_for_a_tensor_of_the_cpu(self) -> None:
+        """PyTorch's own pretended tensors let this pass."""
+        with PretendedCuda(), pytest.raises(RuntimeError, match="indices on cuda:0 for a tensor on cpu"):
+            vector(CPU)[torch.tensor([0, 2], device=CUDA)]
 
     def test_a_mix_up_is_said_with_shapes_and_devices(self) -> None:
         expected = r"two devices: \(4,\) on cuda:0, \(4,\) on cpu"
