@@ -14,6 +14,7 @@ from ..dynamicrafter.model.variants import Mode, Variant
 from .choices import settings_of
 from .host.model import FS, KEYFRAMES, TOKENS
 from .host.resampler import resample
+from .host.run import intermediate
 from .host.towers import HostImageEncoder, check_text, check_vision, encode_prompt
 from .host.vae import HostPictureEncoder, check_vae
 
@@ -79,9 +80,8 @@ def encode(
     keys = encode_keys(HostPictureEncoder(vae), mode, pictures[:1], end, frames, variant.vae.scale_factor)
     shared = {KEYFRAMES: keys, FS: settings.fs}
     shape = keys.keys[0].mean.shape[1]
-    latent: dict[str, Any] = {
-        "samples": torch.zeros(frames, shape, height // LATENT_FACTOR, width // LATENT_FACTOR)
-    }
+    empty = torch.zeros(frames, shape, height // LATENT_FACTOR, width // LATENT_FACTOR)
+    latent: dict[str, Any] = {"samples": intermediate(empty)}
     if mode != "animate":
         latent[PICTURES] = pictures
     if mode == "loop":

@@ -7,6 +7,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..dynamicrafter.media.pictures import read_picture
+from .host.run import intermediate
 from .sockets import CATEGORY, schema
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures"
@@ -57,5 +58,5 @@ class DynamiCrafterSamplePicture(io.ComfyNode):
             raise ValueError(
                 f"the pack has no image {picture}; select another one, or reinstall the pack if files are missing"
             )
-        image = read_picture(path).pixels[None].float() / 255
+        image = intermediate(read_picture(path).pixels[None].float() / 255)
         return io.NodeOutput(image, ui=ui.PreviewImage(image))

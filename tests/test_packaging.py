@@ -69,7 +69,12 @@ def test_the_registry_finds_what_it_asks_for() -> None:
     assert project["description"]
     assert re.fullmatch(r"[a-z][a-z0-9-]+", comfy["PublisherId"])
     assert comfy["DisplayName"]
-    assert comfy["requires-comfyui"] == ">=0.8.0"
+    oldest = re.search(r'^OLDEST_HOST = "(.*)"$', (ROOT / "__init__.py").read_text("utf-8"), re.MULTILINE)
+    assert oldest is not None
+    assert comfy["requires-comfyui"] == f">={oldest[1]}"
+    nightly = (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    assert f"comfyui: [master, v{oldest[1]}]" in nightly
+    assert f" {oldest[1]} or newer" in (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
     assert "web" not in comfy, "the host would load web/ twice, since __init__.py names it already"
 
 

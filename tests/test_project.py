@@ -164,6 +164,36 @@ def test_root_sees_a_host(
     assert load_root("a pack-of-nodes").HOST_IS_HERE is True
 
 
+@pytest.mark.parametrize("version", ["0.3.64", "0.6.0", "0.7.99"])
+def test_a_host_that_is_too_old_is_told_both_versions(
+    load_root: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    pretend_host(tmp_path, monkeypatch, version)
+    expected = f"need ComfyUI 0.8.0 or newer, but this is ComfyUI {version}; update ComfyUI"
+    with pytest.raises(ImportError, match=re.escape(expected)):
+        load_root("pack")
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.10.1", "1.0.0", "0.8.0rc1", "unknown"])
+def test_other_versions_of_the_host_are_accepted(
+    load_root: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    pretend_host(tmp_path, monkeypatch, version)
+    assert load_root("pack").WEB_DIRECTORY == "./web"
+
+
+def pretend_host(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Modules by which the pack recognises ComfyUI and its version."""
+    (folder / "comfy_api").mkdir()
+    (folder / "comfy_api" / "__init__.py").touch()
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n', encoding="utf-8")
+    for name in ("comfy_api", "comfyui_version"):
+        # Set first, so that what the import brings is taken away again.
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(folder)
+
+
 def test_pytest_starts_in_a_checkout_with_a_hyphen(tmp_path: Path) -> None:
     """The root __init__.py makes pytest import the checkout as a package, whatever its folder is called."""
     folder = tmp_path / "dynamicrafter-studio-main"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import importlib
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools import host_versions
 from tools.compare_checkouts import difference, differences
 from tools.count_lines import count, logical_lines, table
 from tools.covering import Coverage
+from tools.host_versions import Counts, counts_in
 from tools.mutants import Mutant, choose, mutants_of, mutated
 
 SOURCE = '''
@@ -203,3 +206,58 @@ def test_clips_are_compared_to_the_bit() -> None:
     assert difference(old, None) == "only OLD has it"
     found = differences({"a/frames": old, "b/frames": old}, {"a/frames": old, "b/frames": old + 1})
     assert found == {"a": "", "b": "frames: 4 of 4 values differ, by 1 at most"}
+
+
+class TestHostVersions:
+    REPORT = (
+        '<testsuites><testsuite tests="9" skipped="2" failures="1" errors="1"/>'
+        '<testsuite tests="3" skipped="0" failures="0" errors="0"/></testsuites>'
+    )
+
+    def checkout(self, folder: Path, version: str) -> str:
+        (folder / version).mkdir()
+        (folder / version / "comfyui_version.py").write_text(f'__version__ = "{version}"\n', encoding="utf-8")
+        return str(folder / version)
+
+    def test_outcomes_are_counted(self) -> None:
+        assert counts_in(self.REPORT) == Counts(passed=8, skipped=2, failed=2)
+
+    def test_a_row_for_each_checkout(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tried: list[tuple[str, list[str]]] = []
+
+        def run_tests(checkout: Path, tests: list[str]) -> Counts:
+            tried.append((checkout.name, tests))
+            return Counts(5, 1, failed=int(checkout.name == "0.9.1"))
+
+        monkeypatch.setattr(host_versions, "run_tests", run_tests)
+        checkouts = [self.checkout(tmp_path, version) for version in ("0.30.0", "0.9.1")]
+        assert host_versions.main([*checkouts, "--", "tests/comfyui/test_install.py"]) == 1
+        today = datetime.date.today()
+        assert capsys.readouterr().out.splitlines()[2:] == [
+            f"| 0.30.0 | {today} | 5 | 1 | 0 |",
+            f"| 0.9.1 | {today} | 5 | 1 | 1 |",
+        ]
+        assert tried == [(name, ["tests/comfyui/test_install.py"]) for name in ("0.30.0", "0.9.1")]
+        assert host_versions.main(checkouts[:1]) == 0
+        assert tried[-1] == ("0.30.0", ["tests/comfyui"])
+
+    def test_the_host_is_the_checkout(self, tmp_path: Path) -> None:
+        """A run of pytest as it is, with tests that look at where the host is to be."""
+        test = tmp_path / "test_where.py"
+        test.write_text(
+            "import os\n"
+            "def test_where():\n"
+            f"    assert os.environ['COMFYUI_PATH'] == {str(tmp_path)!r}\n"
+            "    assert os.environ['DYNAMICRAFTER_REQUIRE_HOST'] == '1'\n"
+            "def test_that_fails():\n"
+            "    assert False\n",
+            encoding="utf-8",
+        )
+        assert host_versions.run_tests(tmp_path, [str(test), "-q"]) == Counts(1, 0, failed=1)
+        assert host_versions.run_tests(tmp_path, [str(tmp_path / "nothing")]) == Counts(0, 0, 0)
+
+    def test_a_folder_without_comfyui_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match=r"is not a ComfyUI checkout: it has no comfyui_version\.py"):
+            host_versions.main([str(tmp_path)])

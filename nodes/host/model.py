@@ -54,11 +54,8 @@ class HostAttention:
         return attention(q, k, v, heads, transformer_options=self.options)
 
 
-def refuse_extras(control: Any, options: dict[str, Any], rows: int, frames: int) -> None:
-    """Raise ValueError for additions that would have no effect or give wrong results.
-
-    ``rows`` is the size of the batch, which contains ``frames`` for each of the conditions evaluated together.
-    """
+def refuse_extras(control: Any, options: dict[str, Any]) -> None:
+    """Raise ValueError for additions that would have no effect or give wrong results."""
     if control is not None:
         raise ValueError(
             "this model does not support ControlNet yet; remove the Apply ControlNet node before the sampler"
@@ -70,10 +67,18 @@ def refuse_extras(control: Any, options: dict[str, Any], rows: int, frames: int)
             f"this model does not support patches of its layers ({', '.join(patched)}) yet; remove the node that adds "
             f"them, such as Perturbed-Attention Guidance, FreeU or HyperTile"
         )
-    if rows != frames * max(1, len(options.get("cond_or_uncond", ()))):
+
+
+def refuse_windows(handler: Any, noise: Tensor) -> None:
+    """Raise ValueError if ``handler``, the host's Context Windows or None, would split latents of this shape."""
+    if handler is None:
+        return
+    dim, window = handler.dim, handler.context_length
+    if dim >= noise.ndim or noise.shape[dim] > window:
         raise ValueError(
-            f"this model needs all {frames} frames of its clip at once, but got {rows}; remove the Context Windows "
-            f"node, and continue long clips from their last frame"
+            f"this model needs its whole clip at once, but Context Windows splits dimension {dim} of the latent, which "
+            f"is {' x '.join(map(str, noise.shape))}, into windows of {window}; remove the Context Windows node, and "
+            f"continue long clips from their last frame"
         )
 
 
@@ -88,6 +93,20 @@ class HostUNet(VideoUNet):
         super().__init__(config, Operations(operations, host_attention, dtype, device))
         self.dtype = dtype
         self.host_attention = host_attention
+
+    def to(self, *arguments: Any, memory_format: torch.memory_format | None = None, **named: Any) -> Any:
+        """As in PyTorch, but ``channels_last`` applies to 4-D weights only.
+
+        The host's --force-channels-last asks for it. PyTorch defines it for four dimensions and raises for the
+        temporal convolutions, which have five.
+        """
+        if arguments or named:
+            super().to(*arguments, **named)
+        if memory_format is not None:
+            for parameter in self.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.to(memory_format=memory_format)
+        return self
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -105,10 +124,10 @@ class HostUNet(VideoUNet):
     ) -> Tensor:
         """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition is repeated for each frame.
 
-        Raises ValueError for features of the host that this network does not support: residuals of a ControlNet,
-        attention patches, and context windows over the frames.
+        Raises ValueError for features of the host that this network does not support: residuals of a ControlNet and
+        attention patches.
         """
-        refuse_extras(control, transformer_options or {}, x.shape[0], frames)
+        refuse_extras(control, transformer_options or {})
         tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
         self.host_attention.options = transformer_options or {}
         try:
@@ -165,6 +184,8 @@ class HostModel(comfy.model_base.BaseModel):
                 f"the latent is {_shape(noise.shape)}, but the images were conditioned for {_shape(expected)}; "
                 f"connect the latent output of the conditioning node, or use the same size and length for both"
             )
+        patcher = self.current_patcher
+        refuse_windows(None if patcher is None else patcher.model_options.get("context_handler"), noise)
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
         concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
         frames = keyframes.frames
@@ -208,10 +229,14 @@ def build_model(
         device=load_device, model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype
     )
     config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
-    model = HostModel(config, management.unet_inital_load_device(parameters, chosen))
+    first_device = management.unet_inital_load_device(parameters, chosen)
+    model = HostModel(config, first_device)
     config.unet_config.update(_stable_diffusion_layout(variant.unet))
     patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
     load_weights(model.diffusion_model, weights, patcher, chosen)
+    if first_device != torch.device("cpu"):
+        # It is on the accelerator already; from now on the host counts it and can unload it.
+        management.load_models_gpu([patcher], force_full_load=True)
     return patcher
 
 

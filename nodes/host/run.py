@@ -1,4 +1,4 @@
-"""Progress, previews, cancelling and running out of memory, as the host does them."""
+"""Progress, previews, cancelling, running out of memory and passing results on, as the host does them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def check_latent(latent: Tensor) -> None:
             f"the latent has the shape {' x '.join(map(str, latent.shape))}, but must have frames x 4 x height x "
             f"width; it comes from another kind of model"
         )
+
+
+def intermediate(result: Tensor) -> Tensor:
+    """``result`` on the device and in the dtype that the host's start flags choose for what nodes pass on.
+
+    The CPU and float32, unless the host was started with flags such as --gpu-only or --fp16-intermediates.
+    """
+    management = comfy.model_management
+    # Older hosts have no choice of the dtype.
+    dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else result.dtype
+    return result.to(management.intermediate_device(), dtype)
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

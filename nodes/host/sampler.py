@@ -18,7 +18,7 @@ from ...dynamicrafter.diffusion.schedule import make_plan, make_schedule
 from ...dynamicrafter.model.conditioning import KeyLatents
 from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
-from .run import Progress, check_latent, get_previewer, is_out_of_memory
+from .run import Progress, check_latent, get_previewer, intermediate, is_out_of_memory
 from .sampling import PlainSampling
 
 
@@ -105,6 +105,8 @@ def sample_exactly(
 ) -> Tensor:
     """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the same as the command line's.
 
+    They are where the host's own samplers leave theirs, see :func:`~.run.intermediate`.
+
     Raises ValueError for a latent of another kind of model and for conditioning without an image; RuntimeError with
     the memory needed and free if there is not enough for a single branch.
     """
@@ -158,7 +160,7 @@ def sample_exactly(
         raise RuntimeError(
             "the network's output is not finite; set weight_dtype to bfloat16 or float32 in the loader"
         )
-    return sampled
+    return intermediate(sampled)
 
 
 def _clip(flat: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ...dynamicrafter.model.protocols import Posterior
 from ...dynamicrafter.model.video_decoder import VideoAutoencoder
 from .memory import make_room, out_of_memory, vae_decode_bytes, vae_encode_bytes, with_room
 from .model import HostAttention, load_weights, make_patcher
-from .run import Progress, check_latent, is_out_of_memory
+from .run import Progress, check_latent, intermediate, is_out_of_memory
 
 _STAND_IN = {
     "double_z": True,
@@ -157,7 +157,7 @@ class HostPictureEncoder:
 
 
 def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int) -> Tensor:
-    """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` in [0, 1] on the CPU, float32.
+    """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` in [0, 1], where the host keeps results.
 
     ``chunk`` frames are decoded at once (0: as many as fit). If memory runs out, the rest is decoded frame by frame
     and, if that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are the key images that
@@ -204,7 +204,7 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
             make_room(needed, vae.patcher)
         else:
             progress.update(done)
-    return torch.cat(frames)
+    return intermediate(torch.cat(frames))
 
 
 _LARGEST_CHUNK = 8
@@ -237,4 +237,4 @@ def _decode_clip(vae: Any, module: HostVideoAutoencoder, latents: Tensor, pictur
     advice = "use a smaller size or fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
     made = with_room(decoded, needed, vae.patcher, what, advice)
     progress.update(1)
-    return ((made + 1) / 2).clamp(0, 1).movedim(1, -1)
+    return intermediate(((made + 1) / 2).clamp(0, 1).movedim(1, -1))

@@ -63,6 +63,7 @@ AT_REST = """async () => {
   await frame();
   return view() === before;
 }"""
+IN_FRONT = "name => app.extensionManager.workflow?.activeWorkflow?.filename === name"
 PREVIEWED = """type => {
   const node = app.graph.nodes.find(node => node.type === type);
   const images = node?.imgs ?? [];
@@ -207,7 +208,8 @@ class Editor:
             with suppress(TimeoutError):
                 card.click(timeout=CLICK_TIMEOUT)
             dialog.wait_for(state="hidden")
-        self.page.get_by_test_id("topbar-workflow-tabs").get_by_text(name, exact=True).first.wait_for()
+        # The tabs have no id in older frontends (1.35.9 to 1.39.19), the workflow in front has this name in all.
+        self.page.wait_for_function(IN_FRONT, arg=name)
         # Whether its models are there is asked of the server after the graph is shown.
         self._wait_for_answers()
 
@@ -284,7 +286,8 @@ class Editor:
         position = self.page.evaluate(TITLE_POSITION, node_type)
         assert position is not None, f"the graph holds no {node_type}"
         self.page.mouse.click(*position)
-        self.page.get_by_test_id("selection-toolbox").wait_for()
+        # By its class; older frontends give it no test id.
+        self.page.locator(".selection-toolbox").wait_for()
 
     def open_help(self, node_type: str) -> str:
         """Select a node, press its info button and return the text of its help page.

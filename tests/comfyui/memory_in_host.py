@@ -2,11 +2,12 @@
 
 The host's modules have short names, parse the command line and warn, so they stay out of the test process.
 Usage: ``python memory_in_host.py REPOSITORY WORKING_FOLDER``; writes ``found.json`` into the working folder: by
-name what was found, or the traceback where that failed.
+name what was found, what the host lacks for it, or the traceback where that failed.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import traceback
@@ -16,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probed_host import ALONE, FAR, FRAMES, PARTS, PLENTY, Host, OneDevice, error, put, spread_error
+from probed_host import (
+    ALONE,
+    FAR,
+    FRAMES,
+    PARTS,
+    PLENTY,
+    Host,
+    Lacking,
+    OneDevice,
+    error,
+    need,
+    put,
+    spread_error,
+)
 from torch import Tensor, nn
 
 
@@ -31,6 +45,8 @@ class Findings:
         """Keep what a function returns, or how it failed."""
         try:
             self.results[name] = what(*arguments)
+        except Lacking as part:
+            self.results[name] = {"lacking": str(part)}
         except Exception:
             self.results[name] = f"failed: {traceback.format_exc()}"
 
@@ -43,6 +59,7 @@ class Findings:
         self.find("states", self.states)
         self.find("fp8", self.fp8)
         self.find("flags", self.flags)
+        self.find("channels last", self.channels_last)
         self.find("in turn", self.in_turn)
         self.find("room", self.room)
         self.find("oom once", self.oom_once)
@@ -50,6 +67,7 @@ class Findings:
         self.find("oom decode", self.oom_decode)
         self.find("oom encode", self.oom_encode)
         self.find("copies", self.copies)
+        self.find("copies elsewhere", self.copies_elsewhere)
         for checkpoint in self.host.variants:
             self.find(f"dynamic {checkpoint}", self.dynamic, checkpoint)
 
@@ -153,6 +171,22 @@ class Findings:
                 kept = {str(p.dtype) for p in model.diffusion_model.parameters()}
             found[flag] = [*kept, str(model.get_dtype())]
         return found
+
+    def channels_last(self) -> dict[str, Any]:
+        """The network with --force-channels-last, against the usual one."""
+        from comfy.cli_args import args
+
+        usual = self.host.load_alone("plain", "model")
+        with put(args, "force_channels_last", True):
+            turned = self.host.load_alone("plain", "model")
+        weights = list(turned.model.model.diffusion_model.parameters())
+        # Of a 1 x 1 kernel both formats are the same.
+        spatial = [p for p in weights if p.ndim == 4 and p.shape[2] > 1]
+        return {
+            "turned": {p.is_contiguous(memory_format=torch.channels_last) for p in spatial} == {True},
+            "over time": len([p for p in weights if p.ndim == 5]),
+            "error": error(self.host.work("model", turned, "cpu"), self.host.work("model", usual, "cpu")),
+        }
 
     # --- loading in turn ---
 
@@ -292,30 +326,49 @@ class Findings:
     # --- copies and streaming ---
 
     def copies(self) -> dict[str, Any]:
-        """Second copies as the host makes them for hooks, tools and other devices."""
+        """Second copies as the host makes them for hooks and tools."""
+        return self.copied(lambda patcher: patcher.clone(force_deepcopy=True), "clone", "force_deepcopy")
+
+    def copies_elsewhere(self) -> dict[str, Any]:
+        """Second copies as the host makes them for other devices."""
+        return self.copied(
+            lambda patcher: patcher.deepclone_multigpu(new_load_device=FAR),
+            "deepclone_multigpu",
+            "new_load_device",
+        )
+
+    def copied(self, copy: Callable[[Any], Any], method: str, parameter: str) -> dict[str, Any]:
+        """Copies of all networks by a method of the host's patcher, which needs a parameter of this name."""
+        import comfy.model_patcher
+
+        found_method = need(comfy.model_patcher.ModelPatcher, method)
+        if parameter not in inspect.signature(found_method).parameters:
+            raise Lacking(f"{parameter} of comfy.model_patcher.ModelPatcher.{method}")
         parts = self.host.load()
         whole = {part: self.host.work(part, parts, "cpu") for part in PARTS}
         found: dict[str, Any] = {}
         for part, patcher in self.host.patchers(parts).items():
             if part == "resampler":
                 continue
-            copied = patcher.clone(force_deepcopy=True)
-            moved = patcher.deepclone_multigpu(new_load_device=FAR)
+            copied = copy(patcher)
             found[part] = {
-                "shares": copied.model is patcher.model or moved.model is patcher.model,
+                "shares": copied.model is patcher.model,
                 "same": all(
                     torch.equal(a, b)
                     for a, b in zip(copied.model.parameters(), patcher.model.parameters(), strict=True)
                 ),
-                "device": str(moved.load_device),
+                "device": str(copied.load_device),
                 "still works": error(self.host.work(part, parts, "cpu"), whole[part]),
             }
         return found
 
     def dynamic(self, checkpoint: str) -> dict[str, Any]:
         """Networks and a clip with the host's streaming patcher, against the older one."""
-        import comfy.memory_management
         import comfy.model_patcher
+
+        # What stands for pinned memory below gives weights back with it.
+        need(need(comfy.model_patcher, "ModelPatcherDynamic"), "restore_loaded_backups")
+        import comfy.memory_management
         import comfy_aimdo.host_buffer
 
         class Buffer:

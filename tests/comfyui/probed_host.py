@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 def spread_error(ours: Tensor, theirs: Tensor) -> float:
     """Spread of the difference over the spread."""
     return ((ours - theirs).std() / theirs.std()).item()
+
+
+class Lacking(Exception):
+    """This version of the host lacks what is to be looked at; the message is its name."""
+
+
+def need(owner: Any, name: str) -> Any:
+    """``owner.name``; raises Lacking if this version of the host has none."""
+    if not hasattr(owner, name):
+        parent = owner.__name__ if inspect.ismodule(owner) else f"{owner.__module__}.{owner.__name__}"
+        raise Lacking(f"{parent}.{name}")
+    return getattr(owner, name)
 
 
 class OneDevice(TorchDispatchMode):

@@ -46,6 +46,25 @@ def test_a_copy_offers_nodes_templates_and_help(
     server.stop()
 
 
+def test_the_log_of_an_older_host_says_what_is_too_old_above_the_failure(
+    comfyui_host: Host, tmp_path: Path
+) -> None:
+    from comfyui_host import Host
+    from comfyui_server import Server, copy_pack
+
+    older = tmp_path / "ComfyUI"
+    older.mkdir()
+    for entry in comfyui_host.folder.iterdir():
+        if entry.name != "comfyui_version.py":
+            (older / entry.name).symlink_to(entry)
+    (older / "comfyui_version.py").write_text('__version__ = "0.7.0"\n', encoding="utf-8")
+    pack = copy_pack(REPOSITORY, tmp_path / "pack")
+    with Server(Host(older, "0.7.0"), tmp_path / "base", pack) as server:
+        reason, failed, _ = server.log().partition("(IMPORT FAILED)")
+    assert failed
+    assert "need ComfyUI 0.8.0 or newer, but this is ComfyUI 0.7.0; update ComfyUI" in reason
+
+
 def test_importing_the_pack_loads_nothing_the_host_has_not(comfyui_host: Host, tmp_path: Path) -> None:
     """What takes long or reaches for the network is imported where it is used."""
     from comfyui_host import run_in_host
@@ -56,7 +75,8 @@ def test_importing_the_pack_loads_nothing_the_host_has_not(comfyui_host: Host, t
         "sys.argv[1:], (root, result) = ['--cpu'], sys.argv[1:]\n"
         "import comfy.options\n"
         "comfy.options.enable_args_parsing()\n"
-        "import comfy.sd, comfy.samplers, comfy_api.latest, comfy_execution.graph_utils, folder_paths\n"
+        "import comfy.sd, comfy.samplers, comfy_api.latest, comfy_execution.graph_utils, comfyui_version\n"
+        "import folder_paths\n"
         "before = set(sys.modules)\n"
         "spec = importlib.util.spec_from_file_location('pack', root + '/__init__.py',"
         " submodule_search_locations=[root])\n"

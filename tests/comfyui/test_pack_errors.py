@@ -88,6 +88,30 @@ def fails(client: Client, prompt: Prompt, culprit: str, message: str) -> None:
     assert not [value for value, _ in run.progress(culprit) if value]
 
 
+def windowed(client: Client, kind: str, sampling: Callable[..., Prompt], length: int, dim: int = 0) -> Prompt:
+    """A prompt of four frames with a node of core's Context Windows, as far as this version has these inputs."""
+    known = client.object_info()[kind]["input"]
+    choices = {
+        "context_length": length,
+        "context_overlap": 1,
+        "context_schedule": "standard_static",
+        "context_stride": 1,
+        "closed_loop": False,
+        "fuse_method": "pyramid",
+        "dim": dim,
+        "freenoise": False,
+        "cond_retain_index_list": "",
+        "split_conds_to_windows": False,
+        "latent_retain_index_list": "",
+        "retain_first_frame": False,
+        "causal_window_fix": False,
+    }
+    names = {**known["required"], **known.get("optional", {})}
+    inputs = {name: value for name, value in choices.items() if name in names}
+    prompt = saved_latent(sampling(conditioned(), model=["windows", 0]))
+    return {**prompt, "windows": node(kind, model=["loader", 0], **inputs)}
+
+
 def refused(client: Client, prompt: Prompt) -> str:
     """What the server says when it does not even queue the prompt."""
     from comfyui_client import RequestRefused
@@ -269,27 +293,20 @@ class TestFeaturesOfTheHost:
         prompt["patched"] = node(kind, model=["loader", 0], **choices)
         fails(ready, prompt, "sampler", message)
 
-    def test_windows_over_the_frames(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
-        prompt = saved_latent(sampling(conditioned(), model=["windows", 0]))
-        prompt["windows"] = node(
-            "ContextWindowsManual",
-            model=["loader", 0],
-            context_length=2,
-            context_overlap=1,
-            context_schedule="standard_static",
-            context_stride=1,
-            closed_loop=False,
-            fuse_method="pyramid",
-            dim=0,
-            freenoise=False,
-            cond_retain_index_list="",
-            split_conds_to_windows=False,
-            latent_retain_index_list="",
-            causal_window_fix=False,
+    @pytest.mark.parametrize(("dim", "length"), [(0, 2), (1, 2), (3, 7)])
+    def test_windows(self, ready: Client, sampling: Callable[..., Prompt], dim: int, length: int) -> None:
+        message = (
+            f"needs its whole clip at once, but Context Windows splits dimension {dim} of the latent, which is "
+            f"4 x 4 x 8 x 8, into windows of {length}; remove the Context Windows node"
         )
-        fails(
-            ready, prompt, "sampler", "needs all 4 frames of its clip at once, .* remove the Context Windows"
-        )
+        fails(ready, windowed(ready, "ContextWindowsManual", sampling, length, dim), "sampler", message)
+
+    def test_a_window_as_long_as_the_clip(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
+        assert ready.run(windowed(ready, "ContextWindowsManual", sampling, 4)).status == "success"
+
+    def test_windows_for_another_model(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
+        message = "Context Windows splits dimension 2 of the latent, .* remove the Context Windows node"
+        fails(ready, windowed(ready, "WanContextWindowsManual", sampling, 16), "sampler", message)
 
     def test_a_noise_mask_on_our_sampler(self, ready: Client) -> None:
         prompt = saved_latent(sampled(conditioned(), latent=["masked", 0]))
