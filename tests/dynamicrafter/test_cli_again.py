@@ -96,7 +96,11 @@ def test_every_kind_of_clip_can_be_repeated(run: Run, picture: Path) -> None:
 
 def test_the_command_says_what_it_will_do(run: Run, clip: Path, picture: Path) -> None:
     ran = run("again", clip, "--quiet")
-    assert ran.err == f"clip.mp4: animate {picture} with random, 64x64, 2 frame(s), 1 step(s)\n"
+    again = clip.with_name("clip-again.mp4")
+    assert ran.err == (
+        f"{again}: 64x64, 2 frame(s) at 8 fps, 1 steps, seed 9, from {picture}\n"
+        f"model: small, from {find_model('random').weights}\n"
+    )
     assert run("again", clip, "--json").err == ""
 
 
@@ -169,7 +173,7 @@ def test_among_pictures_of_one_name_the_hash_decides(
     paint(moved.with_name(picture.name), 100, 80, hue=1)
     ran = run("again", moved, "--quiet")
     assert ran.code == 0, ran.err
-    assert f"animate {picture} with" in ran.err
+    assert f"from {picture}\n" in ran.err
 
 
 def test_two_pictures_of_one_name_are_told_apart(run: Run, tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_two_pictures_of_one_name_are_told_apart(run: Run, tmp_path: Path) -> No
     made = tmp_path / "elsewhere" / "clip"
     assert run("interpolate", *pictures, *QUICKEST, "--output", made).code == 0
     ran = run("again", made, "--output", "again", "--quiet")
-    assert f"interpolate {pictures[0]} and {pictures[1]} with random" in ran.err
+    assert f"from {pictures[0]} and {pictures[1]}\n" in ran.err
     assert torch.equal(read_frames("again"), read_frames(made))
 
 
@@ -325,7 +329,7 @@ def test_weights_are_found_by_their_name(
         weights = weights.rename(folders[place] / weights.name)
     ran = run("again", made, "--quiet")
     assert ran.code == 0, ran.err
-    assert f"with {weights}, 64x64" in ran.err or f"with {weights}, 128x64" in ran.err
+    assert f"from {weights}\n" in ran.err
 
 
 def test_a_model_that_is_not_downloaded_is_named(run: Run, clip: Path) -> None:
@@ -436,8 +440,8 @@ def costly(clip: Path, **settings: Any) -> Path:
 def test_far_more_than_usual_needs_a_yes(run: Run, clip: Path) -> None:
     ran = run("again", costly(clip))
     assert ran.code == 2
-    plan, told = ran.err.splitlines()
-    assert "128x128, 20 frame(s), 1 step(s)" in plan
+    plan, _, told = ran.err.splitlines()
+    assert "128x128, 20 frame(s) at 8 fps, 1 steps" in plan
     assert told == (
         f"dynamicrafter: {clip.with_name('costly.mp4')} takes 5 times the work of a clip with the model's default "
         f"settings; pass --yes to generate it all the same"
