@@ -75,6 +75,7 @@ class KnownModel:
     """The model of a clip."""
 
     asked: str
+    """The name by which it was requested; if that was a path, the name of its file."""
     variant: str
     dtype: str
     weights: KnownFile
