@@ -140,7 +140,7 @@ def measure_behaviour(
     note("outline in the last frame, overlap", overlap.mean())
     note(
         "the same of the worst shape, overlap",
-        min(float(overlap[shapes == one].mean()) for one in shapes.unique()),
+        min(float(overlap[shapes == one].mean()) for one in set(shapes.tolist())),
     )
     note("first frame to the picture, dB", first_frames)
     first = shown(wanted)

@@ -65,6 +65,10 @@ def track(clips: Tensor, scenes: Scenes) -> Track:
     return _centre((_difference(clips, scenes) - _SEEN).clamp(min=0))
 
 
+def _length(vectors: Tensor, dim: int) -> Tensor:
+    return vectors.square().sum(dim).sqrt()
+
+
 def track_both(clips: Tensor, scenes: Scenes) -> tuple[Track, Track]:
     """Track the two subjects of clips; a pixel belongs to the one whose blend with the background is nearer to it."""
     weight = (_difference(clips, scenes) - _SEEN).clamp(min=0)
@@ -103,7 +107,7 @@ def _opacity(clips: Tensor, scenes: Scenes, slot: int) -> tuple[Tensor, Tensor]:
     full = palette[scenes.colour[:, slot]][:, None, :, None, None] - empty
     share = ((clips - empty) * full).sum(2) / full.square().sum(2).clamp(min=1e-6)
     share = share.clamp(0, 1)
-    return share, (clips - empty - share[:, :, None] * full).norm(dim=2)
+    return share, _length(clips - empty - share[:, :, None] * full, 2)
 
 
 def directions(found: Track) -> list[str]:
@@ -201,9 +205,9 @@ def changes_colour(clips: Tensor, scenes: Scenes) -> Tensor:
     colour = ((clips + 1) / 2 * inside).sum((-2, -1)) / inside.sum((-2, -1))
     palette = torch.tensor(list(COLOURS.values()))
     own, target = palette[scenes.colour[:, 0]], palette[scenes.target[:, 0]]
-    steps = colour.diff(dim=1).norm(dim=2)
-    smooth = (steps <= (target - own).norm(dim=1)[:, None] / 2).all(1)
-    ends = torch.stack([colour[:, 0] - own, colour[:, -1] - target]).norm(dim=2)
+    steps = _length(colour.diff(dim=1), 2)
+    smooth = (steps <= _length(target - own, 1)[:, None] / 2).all(1)
+    ends = _length(torch.stack([colour[:, 0] - own, colour[:, -1] - target]), 2)
     return smooth & (ends <= _SAME_COLOUR).all(0)
 
 
