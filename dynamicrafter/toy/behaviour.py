@@ -32,7 +32,17 @@ from .gauges import (
     turns,
     way_out,
 )
-from .world import DIRECTIONS, Scenes, captions, draw_scenes, make_clips, sample_scenes, select, with_motion
+from .world import (
+    DIRECTIONS,
+    SHAPES,
+    Scenes,
+    captions,
+    draw_scenes,
+    make_clips,
+    sample_scenes,
+    select,
+    with_motion,
+)
 
 _FS = (8, 12, 18, 28)
 """Frame rates in the order in which motion must become slower."""
@@ -136,11 +146,11 @@ def measure_behaviour(
     note("colour kept to the last frame, share", kept_colour)
     note("shape kept to the last frame, share", kept_shape)
     overlap = torch.stack(overlaps).mean(0)
-    shapes = wanted.shape[:, 0]
     note("outline in the last frame, overlap", overlap.mean())
+    shown_shapes = [wanted.shape[:, 0] == index for index in range(len(SHAPES))]
     note(
         "the same of the worst shape, overlap",
-        min(float(overlap[shapes == one].mean()) for one in set(shapes.tolist())),
+        min(float(overlap[one].mean()) for one in shown_shapes if one.any()),
     )
     note("first frame to the picture, dB", first_frames)
     first = shown(wanted)
