@@ -36,10 +36,10 @@ def rendered(schemas: Schemas) -> dict[str, str]:
     """The text of every file by its path below ``workflows``."""
     files: dict[str, str] = {}
     built_in = built_in_model(schemas)
-    for template in TEMPLATES:
+    for name, template in TEMPLATES.items():
         graph = template(built_in)
-        files[f"{template.__name__}.json"] = as_text(graph.editor(schemas, pack_version()))
-        files[f"api/{template.__name__}.json"] = as_text(graph.api(schemas))
+        files[f"{name}.json"] = as_text(graph.editor(schemas, pack_version()))
+        files[f"api/{name}.json"] = as_text(graph.api(schemas))
     return files
 
 
