@@ -27,6 +27,7 @@ NEEDED = (
     "pictures/red_circle.png",
     "web/docs/DynamiCrafterAnimate.md",
     "web/dynamicrafter.js",
+    "subgraphs/Image to Video (DynamiCrafter 1024).json",
     "locales/zh/nodeDefs.json",
     "workflows/DynamiCrafter loop - seamless video from one image.json",
     "workflows/api/DynamiCrafter loop - seamless video from one image.json",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,10 @@ NOTE = "MarkdownNote"
 NOTE_COLOURS = {"color": "#1d2630", "bgcolor": "#26323f"}
 """Dark enough for white text and links; in its light theme the editor lightens them, so that black text is legible."""
 
+OUTSIDE = "outside"
+"""The value of a socket that is connected outside of a blueprint."""
+_INPUT_NODE, _OUTPUT_NODE = -10, -20
+"""Numbers of the two ends of a subgraph, fixed by the editor."""
 _COLUMN_GAP, _ROW_GAP, _TITLE = 40, 30, 30
 _WIDTHS = {
     "DynamiCrafterAnimate": 380,
@@ -54,11 +59,11 @@ _PREVIEWED = ("DynamiCrafterSampler", "KSampler", "SamplerCustomAdvanced", "Dyna
 """Nodes that grow by a preview while they run."""
 PREVIEW_ROOM = 240
 """Pixels that stay free below such a node; a preview takes at least 220 of them."""
-MAX_WIDTH, MAX_HEIGHT = 1900, 1180
+MAX_WIDTH, MAX_HEIGHT = 1900, 1160
 """Size up to which the editor, 1600x950 pixels large, opens a graph at a scale at which it draws text."""
 _NOTES_WIDTH = 1830
 """Least width of the row of notes; a graph that is wider has wider ones."""
-_NOTE_LINE, _NOTE_LETTER = 14, 5.2
+_NOTE_LINE, _NOTE_LETTER = 12.5, 5.2
 """Height of a line and mean width of a letter in a note."""
 
 
@@ -123,11 +128,13 @@ def is_widget(kind: Any, options: Mapping[str, Any]) -> bool:
 
 
 class Graph:
-    """Nodes and notes; :meth:`editor` and :meth:`api` are the two ways to write them down."""
+    """Nodes and notes; :meth:`editor`, :meth:`blueprint` and :meth:`api` are the ways to write them down."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.notes: list[tuple[str, str]] = []
+        self.exposed: list[tuple[Node, str]] = []
+        self.results: list[tuple[str, Output]] = []
 
     def add(
         self,
@@ -153,6 +160,14 @@ class Graph:
     def note(self, title: str, text: str) -> None:
         """A note in Markdown, below the graph."""
         self.notes.append((title, text))
+
+    def expose(self, node: Node, *names: str) -> None:
+        """Make inputs of a node those of the blueprint; its values become their defaults."""
+        self.exposed += [(node, name) for name in names]
+
+    def result(self, name: str, output: Output) -> None:
+        """Make an output of a node one of the blueprint."""
+        self.results.append((name, output))
 
     # --- values ---
 
@@ -228,6 +243,95 @@ class Graph:
             "config": {},
             "extra": {},
             "version": 0.4,
+        }
+
+    def blueprint(self, schemas: Schemas, version: str, name: str, description: str) -> dict[str, Any]:
+        """The graph as one node for the editor's library: a graph whose only node is a subgraph."""
+        inner = self.editor(schemas, version)
+        nodes = {node["id"]: node for node in inner["nodes"]}
+        names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        links: list[dict[str, Any]] = [dict(zip(names, link, strict=True)) for link in inner["links"]]
+        sockets: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
+        outside: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
+
+        def join(side: str, label: str, kind: str, ends: Mapping[str, int], shown: Mapping[str, Any]) -> int:
+            links.append({"id": len(links) + 1, **ends, "type": kind})
+            identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{side}/{label}"))
+            sockets[side].append({"id": identity, "name": label, "type": kind, "linkIds": [len(links)]})
+            outside[side].append({"name": label, "type": kind, **shown})
+            return len(links)
+
+        for number, (node, label) in enumerate(self.exposed):
+            slot, socket = next(
+                found for found in enumerate(nodes[node.id]["inputs"]) if found[1]["name"] == label
+            )
+            ends = {
+                "origin_id": _INPUT_NODE,
+                "origin_slot": number,
+                "target_id": node.id,
+                "target_slot": slot,
+            }
+            shown = {"link": None, **({"widget": {"name": label}} if "widget" in socket else {})}
+            socket["link"] = join("inputs", label, socket["type"], ends, shown)
+        for number, (label, output) in enumerate(self.results):
+            slot = self._slot(output, schemas)
+            socket = nodes[output.node.id]["outputs"][slot]
+            ends = {
+                "origin_id": output.node.id,
+                "origin_slot": slot,
+                "target_id": _OUTPUT_NODE,
+                "target_slot": number,
+            }
+            socket["links"].append(join("outputs", label, socket["type"], ends, {"links": None}))
+        identity = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+        right = max(node["pos"][0] + node["size"][0] for node in inner["nodes"])
+        subgraph = {
+            "id": identity,
+            "version": 1,
+            "state": {
+                "lastGroupId": 0,
+                "lastNodeId": inner["last_node_id"],
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
+            "revision": 0,
+            "config": {},
+            "name": name,
+            "inputNode": {"id": _INPUT_NODE, "bounding": [-200, 0, 140, 40 + 20 * len(sockets["inputs"])]},
+            "outputNode": {
+                "id": _OUTPUT_NODE,
+                "bounding": [right + 60, 0, 140, 40 + 20 * len(sockets["outputs"])],
+            },
+            **sockets,
+            "widgets": [],
+            "nodes": inner["nodes"],
+            "groups": [],
+            "links": links,
+            "extra": {},
+            "category": "Video generation and editing",
+            "description": description,
+        }
+        whole = {
+            "id": inner["last_node_id"] + 1,
+            "type": identity,
+            "pos": [0, 0],
+            "size": [400, 300],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            **outside,
+            "title": name,
+            "properties": {"cnr_id": "dynamicrafter-studio", "ver": version},
+            "widgets_values": [],
+        }
+        return {
+            **inner,
+            "revision": 0,
+            "last_node_id": whole["id"],
+            "last_link_id": 0,
+            "nodes": [whole],
+            "links": [],
+            "definitions": {"subgraphs": [subgraph]},
         }
 
     def _node(self, node: Node, schemas: Schemas, version: str) -> dict[str, Any]:
@@ -314,7 +418,7 @@ class Graph:
             sum(1 + len(line) // letters for line in text.splitlines() if line) + 0.7 * text.count("\n\n")
             for text in shown
         ]
-        height = 50 + int(_NOTE_LINE * max(rows, default=0))
+        height = 40 + int(_NOTE_LINE * max(rows, default=0))
         return [
             {
                 "id": len(self.nodes) + number + 1,

@@ -9,9 +9,10 @@ from typing import Any
 
 from dynamicrafter.weights.catalogue import find
 
-from .graphs import Graph
+from .graphs import OUTSIDE, Graph
 from .template_parts import (
     DIALS,
+    FPS,
     MORE,
     PROMPT,
     SAVE,
@@ -458,6 +459,40 @@ at most.
     graph.note(MORE, DIALS)
     return graph
 
+
+def blueprint(release: str, kind: str, *pictures: str) -> Graph:
+    """A chain from images to a clip with a released model; ``pictures`` are the inputs of its conditioning node."""
+    graph = Graph()
+    loader, encoder = load_released(graph, release)
+    images = dict.fromkeys(pictures, OUTSIDE)
+    conditioning = condition(graph, loader, kind, clip=encoder["CLIP"], prompt="", column=2, **images)
+    sampler = sample(graph, loader, conditioning)
+    frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=sampler["latent"])
+    video = graph.add("CreateVideo", images=frames["images"], fps=FPS)
+    graph.expose(conditioning, *pictures, "prompt", "frames", "motion", "width", "height")
+    graph.expose(sampler, "steps", "cfg")
+    graph.expose(video, "fps")
+    graph.expose(loader, "checkpoint", "variant")
+    graph.result("video", video["VIDEO"])
+    graph.result("images", frames["images"])
+    return graph
+
+
+BLUEPRINTS: dict[str, tuple[str, Graph]] = {
+    "Image to Video (DynamiCrafter 1024)": (
+        "Animates an image as a prompt says, with the DynamiCrafter 1024 model.",
+        blueprint("1024", "ImageConditioning", "image"),
+    ),
+    "First-Last-Frame to Video (DynamiCrafter 512)": (
+        "Generates the frames between two images, with the DynamiCrafter interpolation model.",
+        blueprint("512_interp", "Interpolation", "first_image", "last_image"),
+    ),
+    "Seamless Loop (DynamiCrafter 512)": (
+        "Generates a clip that begins and ends with the same image, with the DynamiCrafter interpolation model.",
+        blueprint("512_interp", "Looping", "image"),
+    ),
+}
+"""What every subgraph does and how it is built, by the name of its file and in the editor's library."""
 
 TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter animate picture - image to video in one node": animate_picture,

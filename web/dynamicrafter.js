@@ -36,9 +36,10 @@ function complain(detail) {
 function labelOf(name) {
   const transfer = known.transfer;
   if (transfer?.running) {
-    const share = transfer.total ? ` ${Math.floor((100 * transfer.done) / transfer.total)} %` : "";
+    const share = transfer.total ? Math.floor((100 * transfer.done) / transfer.total) : 0;
     const doing = transfer.stage === "checking" ? "Checking" : "Downloading";
-    return `${doing} ${transfer.file}:${share} (click to cancel)`;
+    const what = transfer.file === known.encoders ? "encoders" : "model";
+    return `${doing} ${what}: ${share} % of ${gigabytes(transfer.total ?? 0)} (cancel)`;
   }
   return isMissing(name) ? `Download ${gigabytes(bytesToGet(name))}` : "Download a model";
 }

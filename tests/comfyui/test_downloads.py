@@ -310,7 +310,7 @@ class TestBrowser:
         assert hub.asked == []
         hub.gate.clear()
         editor.click_widget(node, button)
-        self.wait_for_label(editor, f"Downloading {MODEL}")
+        self.wait_for_label(editor, r"^Downloading model: \d+ % of .* GB \(cancel\)$")
         self.keep(editor, "downloading")
         hub.gate.set()
         self.wait_for_label(editor, "^Download a model$")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((REPOSITORY / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 HELP = sorted((REPOSITORY / "web" / "docs").glob("*.md"))
 PACK = "dynamicrafter-pack"
 START = "DynamiCrafter animate picture - image to video in one node"
@@ -183,6 +184,30 @@ def test_a_preview_covers_nothing(editor: Editor) -> None:
     keep(editor, "preview")
     editor.wait_for_video(timeout=300)
     assert overlapping(editor) == []
+
+
+def test_blueprints_are_in_the_library_and_make_whole_prompts(editor: Editor, server: Server) -> None:
+    with server.client() as client:
+        listed = {entry["name"] for entry in client.get("/global_subgraphs").values()}
+    for path in BLUEPRINTS:
+        assert path.stem in listed
+        editor.page.evaluate("graph => app.loadGraphData(graph)", graph_of(path))
+        assert editor.problems() == []
+        (inner,) = graph_of(path)["definitions"]["subgraphs"]
+        prompt = editor.page.evaluate("async () => (await app.graphToPrompt()).output")
+        assert sorted(node["class_type"] for node in prompt.values()) == sorted(
+            node["type"] for node in inner["nodes"]
+        )
+        for node in prompt.values():
+            if node["class_type"] == "DynamiCrafterCheckpointLoader":
+                assert "pruned" in node["inputs"]["checkpoint"] and node["inputs"]["variant"] != "auto"
+        # Values that are set outside arrive inside.
+        editor.page.evaluate(
+            "() => app.graph.nodes[0].widgets.find(widget => widget.name === 'prompt').value = 'waves'"
+        )
+        prompt = editor.page.evaluate("async () => (await app.graphToPrompt()).output")
+        assert "waves" in [node["inputs"].get("prompt") for node in prompt.values()]
+        keep(editor, path.stem)
 
 
 @pytest.mark.parametrize("page", HELP, ids=[page.stem for page in HELP])

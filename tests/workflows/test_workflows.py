@@ -47,6 +47,8 @@ AFTER_SEED = ("fixed", "randomize", "increment", "decrement")
 MACHINE_PATH = re.compile(r"(^|[\s\"'`(])(/[A-Za-z]+/|~/|[A-Za-z]:[\\/]|file://)")
 WEIGHTS = (".safetensors", ".ckpt", ".sft", ".pt", ".bin")
 
+BLUEPRINTS = sorted((WORKFLOWS.parent / "subgraphs").glob("*.json"))
+blueprint = pytest.mark.parametrize("path", BLUEPRINTS, ids=[path.stem for path in BLUEPRINTS])
 editor = pytest.mark.parametrize("path", EDITOR, ids=[path.stem for path in EDITOR])
 api = pytest.mark.parametrize("path", API, ids=[path.stem for path in API])
 
@@ -153,6 +155,45 @@ def test_links_agree_with_the_nodes(path: Path) -> None:
         assert sender["type"] == receiver["type"] == kind
     ends = [socket["link"] for node in nodes.values() for socket in node["inputs"] if socket["link"]]
     assert sorted(ends) == [link[0] for link in graph["links"]]
+
+
+def test_the_common_chains_are_blueprints() -> None:
+    assert {path.stem.partition(" (")[0] for path in BLUEPRINTS} == {
+        "First-Last-Frame to Video",
+        "Image to Video",
+        "Seamless Loop",
+    }
+
+
+@blueprint
+def test_a_blueprint_is_one_node_with_a_whole_graph_inside(path: Path) -> None:
+    graph = read(path)
+    (whole,), (inner,) = graph["nodes"], graph["definitions"]["subgraphs"]
+    assert whole["type"] == inner["id"] and inner["name"] == path.stem
+    assert "DynamiCrafter" in inner["description"] and inner["category"].startswith("Video generation")
+    for side in ("inputs", "outputs"):
+        assert [(one["name"], one["type"]) for one in whole[side]] == [
+            (one["name"], one["type"]) for one in inner[side]
+        ]
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    links = {link["id"]: link for link in inner["links"]}
+    assert len(links) == len(inner["links"]) == inner["state"]["lastLinkId"]
+    for number, link in links.items():
+        if link["origin_id"] == inner["inputNode"]["id"]:
+            assert inner["inputs"][link["origin_slot"]]["linkIds"] == [number]
+        else:
+            assert number in nodes[link["origin_id"]]["outputs"][link["origin_slot"]]["links"]
+        if link["target_id"] == inner["outputNode"]["id"]:
+            assert inner["outputs"][link["target_slot"]]["linkIds"] == [number]
+        else:
+            socket = nodes[link["target_id"]]["inputs"][link["target_slot"]]
+            assert (socket["link"], socket["type"]) == (number, link["type"])
+    # Its files are offered by the editor, as those of the templates are.
+    offered = [model for node in nodes.values() for model in node["properties"].get("models", [])]
+    assert {model["url"] for model in offered} <= {release.url for release in RELEASES}
+    assert all(any(model["name"] in node["widgets_values"] for node in nodes.values()) for model in offered)
+    assert len(offered) == 2
+    assert [text for text in texts(graph) if MACHINE_PATH.search(text)] == []
 
 
 @editor
