@@ -162,6 +162,7 @@ def overlapping(editor: Editor) -> list[tuple[str, str]]:
 
 def test_the_one_node_start_makes_a_clip_with_the_mouse(editor: Editor) -> None:
     """As it opens, nothing set; the sample picture is shown where it comes from."""
+    editor.page.set_viewport_size({"width": 1600, "height": 950})
     editor.open_template(PACK, START)
     editor.run()
     assert len(editor.wait_for_images("DynamiCrafterSamplePicture", timeout=300)) == 1
