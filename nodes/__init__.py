@@ -37,6 +37,10 @@ class DynamiCrafterExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> DynamiCrafterExtension:
-    """Called once by the host; registers our model folders."""
+    """Called once by the host; registers our model folders and routes."""
+    # Not at the top: the nodes can be imported without the host's server.
+    from .host.downloads import register_routes
+
     register_folders()
+    register_routes()
     return DynamiCrafterExtension()

@@ -36,8 +36,8 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
-                    tooltip="The built-in model needs no download. For pruned checkpoints, also connect clip "
-                    "and clip_vision.",
+                    tooltip="The built-in model needs no download. The encoders that a pruned checkpoint needs "
+                    "are downloaded with it.",
                 ),
                 choice("motion"),
                 choice("seed"),

@@ -31,9 +31,8 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
             node_id="DynamiCrafterCheckpointLoader",
             display_name="DynamiCrafter Checkpoint Loader",
             category=CATEGORY,
-            description="Loads a DynamiCrafter checkpoint, either full (all outputs) or pruned (no CLIP and "
-            "CLIP_VISION; use core CLIPLoader and CLIPVisionLoader for these). Its type is detected from its "
-            "contents.",
+            description="Loads a DynamiCrafter checkpoint, either full or pruned (CLIP and CLIP_VISION then come "
+            "from open_clip_model.safetensors). Its type is detected from its contents.",
             search_aliases=["dynami crafter", "image to video", "load dynamicrafter"],
             inputs=[
                 io.Combo.Input(
@@ -62,11 +61,14 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
                     tooltip="The denoising network, for DynamiCrafter Sampler or core samplers.",
                 ),
                 io.Clip.Output(
-                    "clip", tooltip="Text encoder. Empty for pruned checkpoints (use core CLIPLoader)."
+                    "clip",
+                    tooltip="Text encoder. Empty if the checkpoint is pruned and open_clip_model.safetensors is "
+                    "missing.",
                 ),
                 io.ClipVision.Output(
                     "clip_vision",
-                    tooltip="Image encoder. Empty for pruned checkpoints (use core CLIPVisionLoader).",
+                    tooltip="Image encoder. Empty if the checkpoint is pruned and open_clip_model.safetensors is "
+                    "missing.",
                 ),
                 io.Vae.Output("vae", tooltip="Autoencoder, for DynamiCrafter VAE Decode or core VAE nodes."),
             ],

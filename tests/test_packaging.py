@@ -26,9 +26,11 @@ NEEDED = (
     "nodes/loader.py",
     "pictures/red_circle.png",
     "web/docs/DynamiCrafterAnimate.md",
+    "web/dynamicrafter.js",
+    "subgraphs/Image to Video (DynamiCrafter 1024).json",
     "locales/zh/nodeDefs.json",
-    "workflows/animate_one_node.json",
-    "workflows/api/animate_one_node.json",
+    "workflows/DynamiCrafter loop - seamless video from one image.json",
+    "workflows/api/DynamiCrafter loop - seamless video from one image.json",
     "pyproject.toml",
     "requirements.txt",
     "README.md",
@@ -46,7 +48,7 @@ NOT_NEEDED = (
 )
 # Names of calls that start programs or run text as code.
 REFUSED = {"eval", "exec", "__import__", "system", "popen", "Popen", "execv", "spawnl", "check_output"}
-HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}
+HOST_MODULES = {"aiohttp", "comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 
 
 def read_table(name: str) -> str:

@@ -7,7 +7,9 @@ positional values of the editor's format are right whatever a schema looks like.
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,33 +23,48 @@ CORE_VERSION = "0.30.0"
 """The ComfyUI the graphs were made with."""
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTE = "MarkdownNote"
-NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
+NOTE_COLOURS = {"color": "#1d2630", "bgcolor": "#26323f"}
+"""Dark enough for white text and links; in its light theme the editor lightens them, so that black text is legible."""
 
-_COLUMN_GAP, _ROW_GAP, _TITLE = 60, 30, 30
+OUTSIDE = "outside"
+"""The value of a socket that is connected outside of a blueprint."""
+_INPUT_NODE, _OUTPUT_NODE = -10, -20
+"""Numbers of the two ends of a subgraph, fixed by the editor."""
+_COLUMN_GAP, _ROW_GAP, _TITLE = 40, 30, 30
 _WIDTHS = {
-    "DynamiCrafterAnimate": 400,
-    "DynamiCrafterImageConditioning": 400,
-    "DynamiCrafterInterpolation": 400,
-    "DynamiCrafterLooping": 400,
-    "DynamiCrafterSamplePicture": 300,
-    "LoadImage": 300,
+    "DynamiCrafterAnimate": 380,
+    "DynamiCrafterImageConditioning": 360,
+    "DynamiCrafterInterpolation": 360,
+    "DynamiCrafterLooping": 360,
+    "DynamiCrafterSamplePicture": 260,
+    "LoadImage": 260,
     "SaveVideo": 400,
     "CLIPLoader": 360,
     "CLIPVisionLoader": 360,
-    "DynamiCrafterCheckpointLoader": 420,
+    "DynamiCrafterCheckpointLoader": 360,
 }
-_BELOW = (
-    "DynamiCrafterVAEDecode",
-    "VAEDecode",
-    "CreateVideo",
-    "ImageFlip",
-    "RebatchImages",
-    "SamplerCustomAdvanced",
-)
-"""Small nodes that stand below what they follow, not beside it."""
-_PICTURES = {"DynamiCrafterSamplePicture": 220, "LoadImage": 220, "SaveVideo": 430, "PreviewImage": 260}
+_BELOW = {
+    "DynamiCrafterVAEDecode": "",
+    "VAEDecode": "",
+    "SaveVideo": "CreateVideo",
+    "RebatchImages": "",
+    "SamplerCustomAdvanced": "",
+}
+"""Nodes that stand below the node of this type that they follow (``""``: of any type), not beside it."""
+_PICTURES = {"DynamiCrafterSamplePicture": 200, "LoadImage": 200, "SaveVideo": 430, "PreviewImage": 260}
 """Height of what a node shows below its widgets; a spare one shows nothing yet."""
-_NOTE_WIDTH = 440
+_BUTTONS = {"DynamiCrafterAnimate": 24, "DynamiCrafterCheckpointLoader": 24}
+"""Height of the button that our script in the editor adds to a node."""
+_PREVIEWED = ("DynamiCrafterSampler", "KSampler", "SamplerCustomAdvanced", "DynamiCrafterAnimate")
+"""Nodes that grow by a preview while they run."""
+PREVIEW_ROOM = 240
+"""Pixels that stay free below such a node; a preview takes at least 220 of them."""
+MAX_WIDTH, MAX_HEIGHT = 1900, 1160
+"""Size up to which the editor, 1600x950 pixels large, opens a graph at a scale at which it draws text."""
+_NOTES_WIDTH = 1830
+"""Least width of the row of notes; a graph that is wider has wider ones."""
+_NOTE_LINE, _NOTE_LETTER = 12.5, 5.2
+"""Height of a line and mean width of a letter in a note."""
 
 
 def read_schemas(url: str) -> Schemas:
@@ -74,6 +91,7 @@ class Node:
     title: str = ""
     models: list[dict[str, str]] = field(default_factory=list)
     column: int | None = None
+    width: int | None = None
     spare: bool = False
 
     def __getitem__(self, name: str) -> Output:
@@ -110,11 +128,13 @@ def is_widget(kind: Any, options: Mapping[str, Any]) -> bool:
 
 
 class Graph:
-    """Nodes and notes; :meth:`editor` and :meth:`api` are the two ways to write them down."""
+    """Nodes and notes; :meth:`editor`, :meth:`blueprint` and :meth:`api` are the ways to write them down."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.notes: list[tuple[str, str]] = []
+        self.exposed: list[tuple[Node, str]] = []
+        self.results: list[tuple[str, Output]] = []
 
     def add(
         self,
@@ -123,21 +143,31 @@ class Graph:
         title: str = "",
         models: list[dict[str, str]] | None = None,
         column: int | None = None,
+        width: int | None = None,
         spare: bool = False,
         **values: Any,
     ) -> Node:
         """A node with values for its widgets and outputs of other nodes for its sockets.
 
-        ``models`` are what the editor offers to download; ``column`` overrides the place from left to right. A
-        ``spare`` node lies ready for a person to connect, and is none of the API's format.
+        ``models`` are what the editor offers to download; ``column`` and ``width`` (pixels) override the place from
+        left to right and the usual width. A ``spare`` node lies ready for a person to connect, and is none
+        of the API's format.
         """
-        node = Node(len(self.nodes) + 1, kind, values, title, models or [], column, spare)
+        node = Node(len(self.nodes) + 1, kind, values, title, models or [], column, width, spare)
         self.nodes.append(node)
         return node
 
     def note(self, title: str, text: str) -> None:
-        """A note in Markdown, left of the graph."""
+        """A note in Markdown, below the graph."""
         self.notes.append((title, text))
+
+    def expose(self, node: Node, *names: str) -> None:
+        """Make inputs of a node those of the blueprint; its values become their defaults."""
+        self.exposed += [(node, name) for name in names]
+
+    def result(self, name: str, output: Output) -> None:
+        """Make an output of a node one of the blueprint."""
+        self.results.append((name, output))
 
     # --- values ---
 
@@ -201,7 +231,7 @@ class Graph:
                     socket["link"] = len(links)
                     written[value.node.id - 1]["outputs"][origin]["links"].append(len(links))
         self._place(written)
-        notes = self._written_notes()
+        notes = self._written_notes(written)
         for order, node in enumerate([*notes, *written]):
             node["order"] = order
         return {
@@ -213,6 +243,95 @@ class Graph:
             "config": {},
             "extra": {},
             "version": 0.4,
+        }
+
+    def blueprint(self, schemas: Schemas, version: str, name: str, description: str) -> dict[str, Any]:
+        """The graph as one node for the editor's library: a graph whose only node is a subgraph."""
+        inner = self.editor(schemas, version)
+        nodes = {node["id"]: node for node in inner["nodes"]}
+        names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        links: list[dict[str, Any]] = [dict(zip(names, link, strict=True)) for link in inner["links"]]
+        sockets: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
+        outside: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
+
+        def join(side: str, label: str, kind: str, ends: Mapping[str, int], shown: Mapping[str, Any]) -> int:
+            links.append({"id": len(links) + 1, **ends, "type": kind})
+            identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{side}/{label}"))
+            sockets[side].append({"id": identity, "name": label, "type": kind, "linkIds": [len(links)]})
+            outside[side].append({"name": label, "type": kind, **shown})
+            return len(links)
+
+        for number, (node, label) in enumerate(self.exposed):
+            slot, socket = next(
+                found for found in enumerate(nodes[node.id]["inputs"]) if found[1]["name"] == label
+            )
+            ends = {
+                "origin_id": _INPUT_NODE,
+                "origin_slot": number,
+                "target_id": node.id,
+                "target_slot": slot,
+            }
+            shown = {"link": None, **({"widget": {"name": label}} if "widget" in socket else {})}
+            socket["link"] = join("inputs", label, socket["type"], ends, shown)
+        for number, (label, output) in enumerate(self.results):
+            slot = self._slot(output, schemas)
+            socket = nodes[output.node.id]["outputs"][slot]
+            ends = {
+                "origin_id": output.node.id,
+                "origin_slot": slot,
+                "target_id": _OUTPUT_NODE,
+                "target_slot": number,
+            }
+            socket["links"].append(join("outputs", label, socket["type"], ends, {"links": None}))
+        identity = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+        right = max(node["pos"][0] + node["size"][0] for node in inner["nodes"])
+        subgraph = {
+            "id": identity,
+            "version": 1,
+            "state": {
+                "lastGroupId": 0,
+                "lastNodeId": inner["last_node_id"],
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
+            "revision": 0,
+            "config": {},
+            "name": name,
+            "inputNode": {"id": _INPUT_NODE, "bounding": [-200, 0, 140, 40 + 20 * len(sockets["inputs"])]},
+            "outputNode": {
+                "id": _OUTPUT_NODE,
+                "bounding": [right + 60, 0, 140, 40 + 20 * len(sockets["outputs"])],
+            },
+            **sockets,
+            "widgets": [],
+            "nodes": inner["nodes"],
+            "groups": [],
+            "links": links,
+            "extra": {},
+            "category": "Video generation and editing",
+            "description": description,
+        }
+        whole = {
+            "id": inner["last_node_id"] + 1,
+            "type": identity,
+            "pos": [0, 0],
+            "size": [400, 300],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            **outside,
+            "title": name,
+            "properties": {"cnr_id": "dynamicrafter-studio", "ver": version},
+            "widgets_values": [],
+        }
+        return {
+            **inner,
+            "revision": 0,
+            "last_node_id": whole["id"],
+            "last_link_id": 0,
+            "nodes": [whole],
+            "links": [],
+            "definitions": {"subgraphs": [subgraph]},
         }
 
     def _node(self, node: Node, schemas: Schemas, version: str) -> dict[str, Any]:
@@ -255,8 +374,8 @@ class Graph:
             "type": node.type,
             "pos": [0, 0],
             "size": [
-                _WIDTHS.get(node.type, 290),
-                height + (0 if node.spare else _PICTURES.get(node.type, 0)),
+                node.width or _WIDTHS.get(node.type, 290),
+                height + (0 if node.spare else _PICTURES.get(node.type, 0)) + _BUTTONS.get(node.type, 0),
             ],
             "flags": {},
             "order": 0,
@@ -274,8 +393,9 @@ class Graph:
         """Columns from left to right as the links go, rows in the order of the description."""
         columns: dict[int, int] = {}
         for node in self.nodes:
-            step = 0 if node.type in _BELOW else 1
-            behind = max((columns[source.id] + step for source in node.sources()), default=0)
+            behind = max(
+                (columns[source.id] + (not _is_below(node, source)) for source in node.sources()), default=0
+            )
             columns[node.id] = behind if node.column is None else node.column
         x = 0
         for column in range(max(columns.values(), default=-1) + 1):
@@ -283,31 +403,46 @@ class Graph:
             y = 0
             for item in here:
                 item["pos"] = [x, y]
-                y += item["size"][1] + _TITLE + _ROW_GAP
+                y += room(item) + _TITLE + _ROW_GAP
             x += max((item["size"][0] for item in here), default=0) + _COLUMN_GAP
 
-    def _written_notes(self) -> list[dict[str, Any]]:
-        notes: list[dict[str, Any]] = []
-        y = 0
-        for title, text in self.notes:
-            rows = sum(1 + len(line) // 64 for line in text.splitlines())
-            size = [_NOTE_WIDTH, 60 + 15 * rows]
-            notes.append(
-                {
-                    "id": len(self.nodes) + len(notes) + 1,
-                    "type": NOTE,
-                    "pos": [-_NOTE_WIDTH - _COLUMN_GAP, y],
-                    "size": size,
-                    "flags": {},
-                    "order": 0,
-                    "mode": 0,
-                    "inputs": [],
-                    "outputs": [],
-                    "title": title,
-                    "properties": {},
-                    "widgets_values": [text],
-                    **NOTE_COLOURS,
-                }
-            )
-            y += size[1] + _TITLE + _ROW_GAP
-        return notes
+    def _written_notes(self, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The notes side by side below all nodes, each as wide as the others and as high as the longest."""
+        right = max((item["pos"][0] + item["size"][0] for item in written), default=0)
+        y = max((item["pos"][1] + room(item) for item in written), default=0) + _TITLE + _ROW_GAP
+        width = (max(right, _NOTES_WIDTH) - _COLUMN_GAP * (len(self.notes) - 1)) // max(len(self.notes), 1)
+        letters = int((width - 40) / _NOTE_LETTER)
+        # An address is written, but not shown.
+        shown = [re.sub(r"\]\(.*?\)", "]", text) for _, text in self.notes]
+        rows = [
+            sum(1 + len(line) // letters for line in text.splitlines() if line) + 0.7 * text.count("\n\n")
+            for text in shown
+        ]
+        height = 40 + int(_NOTE_LINE * max(rows, default=0))
+        return [
+            {
+                "id": len(self.nodes) + number + 1,
+                "type": NOTE,
+                "pos": [number * (width + _COLUMN_GAP), y],
+                "size": [width, height],
+                "flags": {},
+                "order": 0,
+                "mode": 0,
+                "inputs": [],
+                "outputs": [],
+                "title": title,
+                "properties": {},
+                "widgets_values": [text],
+                **NOTE_COLOURS,
+            }
+            for number, (title, text) in enumerate(self.notes)
+        ]
+
+
+def room(node: Mapping[str, Any]) -> float:
+    """Height of a written node, with what its preview needs below it."""
+    return node["size"][1] + (PREVIEW_ROOM if node["type"] in _PREVIEWED else 0)
+
+
+def _is_below(node: Node, source: Node) -> bool:
+    return _BELOW.get(node.type) in ("", source.type)

@@ -1,4 +1,6 @@
-"""Write ``workflows/*.json`` (for the editor) and ``workflows/api/*.json`` from the descriptions in ``templates``.
+"""Write ``workflows/*.json`` (for the editor), ``workflows/api/*.json`` and ``subgraphs/*.json`` (for its library).
+
+All of them come from the descriptions in ``templates``.
 
 Usage, in the top folder, with a ComfyUI running that has this pack as it is now:
 ``python -m tools.make_templates http://127.0.0.1:8188``
@@ -14,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .graphs import Schemas, read_schemas
-from .templates import TEMPLATES
+from .templates import BLUEPRINTS, TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "workflows"
+SUBGRAPHS = ROOT / "subgraphs"
 
 
 def pack_version() -> str:
@@ -36,11 +39,19 @@ def rendered(schemas: Schemas) -> dict[str, str]:
     """The text of every file by its path below ``workflows``."""
     files: dict[str, str] = {}
     built_in = built_in_model(schemas)
-    for template in TEMPLATES:
+    for name, template in TEMPLATES.items():
         graph = template(built_in)
-        files[f"{template.__name__}.json"] = as_text(graph.editor(schemas, pack_version()))
-        files[f"api/{template.__name__}.json"] = as_text(graph.api(schemas))
+        files[f"{name}.json"] = as_text(graph.editor(schemas, pack_version()))
+        files[f"api/{name}.json"] = as_text(graph.api(schemas))
     return files
+
+
+def rendered_blueprints(schemas: Schemas) -> dict[str, str]:
+    """The text of every file below ``subgraphs``."""
+    return {
+        f"{name}.json": as_text(graph.blueprint(schemas, pack_version(), name, description))
+        for name, (description, graph) in BLUEPRINTS.items()
+    }
 
 
 def as_text(values: Mapping[str, Any]) -> str:
@@ -50,13 +61,14 @@ def as_text(values: Mapping[str, Any]) -> str:
 
 def main(url: str) -> None:
     """Write all files, and remove those of templates that are no more."""
-    files = rendered(read_schemas(url))
-    for old in [*FOLDER.glob("*.json"), *FOLDER.glob("api/*.json")]:
-        if old.relative_to(FOLDER).as_posix() not in files:
-            old.unlink()
-    for name, text in files.items():
-        (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
-        (FOLDER / name).write_text(text, encoding="utf-8", newline="\n")
+    schemas = read_schemas(url)
+    for folder, files in ((FOLDER, rendered(schemas)), (SUBGRAPHS, rendered_blueprints(schemas))):
+        for old in [*folder.glob("*.json"), *folder.glob("api/*.json")]:
+            if old.relative_to(folder).as_posix() not in files:
+                old.unlink()
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

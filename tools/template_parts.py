@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamicrafter.weights.catalogue import Release, find
+from dynamicrafter.weights.catalogue import find
 
 from .graphs import Graph, Node, Output
 
@@ -16,51 +16,62 @@ FPS = 8.0
 
 # --- released weights ---
 
-SAVED_AS = {
-    "256": "dynamicrafter_256.ckpt",
-    "512_full": "dynamicrafter_512.ckpt",
-}
-"""Names for files whose original name, model.ckpt, is not descriptive."""
-
-
-def saved_as(release: Release) -> str:
-    """The name under which a released file is expected."""
-    return SAVED_AS.get(release.name, release.filename)
-
 
 def offer(name: str, directory: str = "checkpoints") -> dict[str, str]:
     """The metadata with which the editor offers the download of a released file."""
     release = find(name)
-    return {"name": saved_as(release), "url": release.url, "directory": directory}
+    return {"name": release.saved_as, "url": release.url, "directory": directory}
 
 
 def linked(name: str, directory: str = "checkpoints") -> str:
-    """A line of a note about a released file: link, size, folder, and the variant if its weights are ambiguous."""
+    """A line of a note about a released file: link, size, folder, and the variant that its weights do not tell."""
     release = find(name)
-    rename = "" if saved_as(release) == release.filename else f", saved as `{saved_as(release)}`"
-    told = f"; `variant` {release.variant}" if release.variant in ("512_v1", "512_interp_v1") else ""
-    return (
-        f"- [{release.filename}]({release.url}) ({release.size_gb} GB) in `models/{directory}`{rename}{told}"
+    told = f"; `variant` {release.variant}" if release.variant else ""
+    return f"- [{release.saved_as}]({release.url}) ({release.size_gb:.1f} GB) in `models/{directory}`{told}"
+
+
+def own_images_note(graph: Graph, node: str, *names: str) -> None:
+    """The note of a workflow with the built-in model: how to go on to a released one."""
+    files = "\n".join([*(linked(name) for name in names), linked("towers", "text_encoders")])
+    graph.note(
+        OWN_IMAGES,
+        f"""\
+The built-in model needs no download, but knows only circles, squares, triangles and crosses in eight colours, at \
+64x64 pixels. It understands *moves left*, *moves up*, *becomes blue* and *stands still*.
+
+1. Press **Download a model** on **{node}**. The downloaded model is selected as `checkpoint`.
+2. Select your image in **{OWN_PICTURE}**, and connect that node instead of **DynamiCrafter Sample Picture**.
+
+To download in the browser instead, put these files where they belong and press R:
+
+{files}
+""",
     )
 
 
-def weights_note(*names: str) -> str:
-    """The part of a note with the links to released weights."""
-    files = "\n".join(linked(name) for name in names)
-    return (
-        "**The built-in model.** The workflow starts with a small model that ships with the pack, so it runs without "
-        "downloads. The model knows circles, squares, triangles and crosses in eight colours, at 64x64 pixels; "
-        "anything else becomes a blur. It also knows *moves left*, *moves up*, *moves down*, *becomes blue* and "
-        "*stands still*.\n\n"
-        f"**Your own image.** Select it in **{OWN_PICTURE}**, connect that node instead of "
-        "**DynamiCrafter Sample Picture**, download one of the files below into the folder given, press R, and "
-        f"select it as `checkpoint`. Steps and scales then follow that model's defaults.\n\n{files}\n"
+def released_note(graph: Graph, name: str) -> None:
+    """The note of a workflow that starts with a released model: its files, and where they go."""
+    graph.note(
+        OWN_IMAGES,
+        f"""\
+This workflow needs two files, which do not ship with the pack. Press **Download** on the node with the `checkpoint`, \
+or download them in the browser and press R:
+
+{linked(name)}
+{linked("towers", "text_encoders")}
+
+The second file contains both CLIP encoders of every model; it is needed once. **Load CLIP** takes the text encoder \
+from it, and the node with the `checkpoint` the image encoder.
+
+Then select your image in **{OWN_PICTURE}**, and connect that node instead of **DynamiCrafter Sample Picture**.
+""",
     )
 
 
 # --- notes ---
 
 WHAT = "What to change"
+OWN_IMAGES = "Your own images"
 MORE = "Motion, size, memory"
 DIALS = """\
 **Motion.** Too little: increase `motion` (0 still, 1 lively), or describe the movement in the prompt. Too much: \
@@ -69,13 +80,13 @@ decrease it. -1 is the model's default.
 **Size.** Width and height 0 use the model's training size, swapped for portrait images. Other sizes must be \
 multiples of 64; far from the training size the image falls apart.
 
-**Steps and scales.** `steps` 0, `cfg` -1 and `eta` -1 use the model's recommended values. Fewer steps are faster: \
-with released models, 25 is good and 10 is enough for a draft.
+**Steps and scales.** `steps` 0, `cfg` -1 and `eta` -1 use the model's recommended values. With released models, 25 \
+steps are good and 10 are enough for a draft.
 
 **Length.** The models were trained on 16 frames. Fewer or more frames work, with less motion.
 
-**Memory.** ComfyUI keeps what fits on the GPU and streams the rest. If memory runs out, try a smaller size, then \
-fewer frames, then start ComfyUI with `--novram`. fp8 as `weight_dtype` halves the size of the weights.
+**Memory.** ComfyUI streams what does not fit on the GPU. If memory runs out, try a smaller size, then fewer frames, \
+then start ComfyUI with `--novram`. fp8 as `weight_dtype` halves the size of the weights.
 """
 SAVE = "The clip is saved to `DynamiCrafter` in ComfyUI's output folder."
 
@@ -88,21 +99,38 @@ def picture(graph: Graph, name: str = SAMPLE, title: str = "") -> Output:
     return graph.add("DynamiCrafterSamplePicture", title=title, picture=name)["image"]
 
 
-def own_picture(graph: Graph, title: str = OWN_PICTURE) -> None:
+def own_picture(graph: Graph, title: str = OWN_PICTURE, column: int = 0) -> None:
     """An unconnected Load Image for the user's own image; it names no file, because none is certain to exist."""
-    graph.add("LoadImage", title=title, image="", column=0, spare=True)
+    graph.add("LoadImage", title=title, image="", column=column, spare=True)
 
 
-def load(graph: Graph, checkpoint: str, *models: str, **values: Any) -> Node:
-    """Our loader; ``models`` are released files that the editor offers to download when their name is selected."""
-    offers = [offer(name) for name in models]
-    return graph.add("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, models=offers, **values)
+def load(graph: Graph, checkpoint: str, **values: Any) -> Node:
+    """Our loader."""
+    return graph.add("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, column=1, **values)
+
+
+def load_released(graph: Graph, name: str) -> tuple[Node, Node]:
+    """Our loader with a released file, and core's loader of its text encoder."""
+    release = find(name)
+    loader = load(graph, release.saved_as, variant=release.variant, models=[offer(name)])
+    return loader, load_encoder(graph)
+
+
+def load_encoder(graph: Graph) -> Node:
+    """Core's loader of the text encoder; its value is the file that the editor offers to download."""
+    return graph.add(
+        "CLIPLoader",
+        clip_name=find("towers").saved_as,
+        type="stable_diffusion",
+        models=[offer("towers", "text_encoders")],
+        column=1,
+    )
 
 
 def condition(graph: Graph, loader: Node, kind: str = "ImageConditioning", **values: Any) -> Node:
     """One of our conditioning nodes with the networks of a loader."""
-    towers = {"clip": loader["clip"], "clip_vision": loader["clip_vision"]}
-    values = {"prompt": PROMPT, **towers, **values}
+    encoders = {"clip": loader["clip"], "clip_vision": loader["clip_vision"]}
+    values = {"prompt": PROMPT, **encoders, **values}
     return graph.add(f"DynamiCrafter{kind}", model=loader["model"], vae=loader["vae"], **values)
 
 
@@ -118,16 +146,16 @@ def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Nod
     )
 
 
-def save(graph: Graph, images: Output, name: str) -> None:
+def save(graph: Graph, images: Output, name: str, width: int | None = None) -> None:
     """Frames to a clip in the output folder."""
-    video = graph.add("CreateVideo", images=images, fps=FPS)
-    save_video(graph, video["VIDEO"], name)
+    video = graph.add("CreateVideo", images=images, fps=FPS, width=width)
+    save_video(graph, video["VIDEO"], name, width)
 
 
-def save_video(graph: Graph, video: Output, name: str) -> None:
+def save_video(graph: Graph, video: Output, name: str, width: int | None = None) -> None:
     """A clip in the output folder."""
     prefix = f"DynamiCrafter/{name}"
-    graph.add("SaveVideo", video=video, filename_prefix=prefix, format="auto", codec="auto")
+    graph.add("SaveVideo", video=video, filename_prefix=prefix, format="auto", codec="auto", width=width)
 
 
 def decode(graph: Graph, loader: Node, latent: Output, name: str) -> None:

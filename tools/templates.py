@@ -1,4 +1,6 @@
-"""The templates: one function for each, with the name of its files."""
+"""The templates: one function for each, and the name of its files, which is all that the Templates dialog shows and
+searches: its title, its description and its place in the list.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +9,44 @@ from typing import Any
 
 from dynamicrafter.weights.catalogue import find
 
-from .graphs import Graph
+from .graphs import OUTSIDE, Graph
 from .template_parts import (
     DIALS,
+    FPS,
     MORE,
     PROMPT,
     SAVE,
     WHAT,
     condition,
     decode,
-    linked,
     load,
+    load_encoder,
+    load_released,
     offer,
+    own_images_note,
     own_picture,
     picture,
+    released_note,
     sample,
     save,
     save_video,
-    saved_as,
-    weights_note,
 )
 
-REAL_PICTURE = "example.png"
-"""Ships with ComfyUI, in its input folder; only for graphs that start with a released model."""
-REAL_PROMPT = "a girl in a pink dress moves right"
+LOADER = "DynamiCrafter Checkpoint Loader"
 STORY = ("a red circle moves right", "a red circle moves up", "a red circle moves left")
+HARBOUR = "a sailing boat rocks on the waves of a harbour"
+DUSK = "time lapse, night falls over the hill"
+NARROW = 270
+"""Width of nodes where five columns stand side by side."""
 
 
-def animate_one_node(built_in: str) -> Graph:
+def animate_picture(built_in: str) -> Graph:
     """An image and a prompt in, a clip out."""
     graph = Graph()
-    clip = graph.add(
-        "DynamiCrafterAnimate",
-        image=picture(graph),
-        prompt=PROMPT,
-        checkpoint=built_in,
-        models=[offer("1024_bf16"), offer("512_interp_bf16")],
-    )
+    clip = graph.add("DynamiCrafterAnimate", image=picture(graph), prompt=PROMPT, checkpoint=built_in)
     own_picture(graph)
     save_video(graph, clip["video"], "clip")
-    graph.add("PreviewImage", title="Last frame, to continue from", images=clip["last_frame"])
+    graph.add("PreviewImage", title="Last frame, to continue from", images=clip["last_frame"], column=3)
     graph.note(
         WHAT,
         f"""\
@@ -58,114 +58,130 @@ def animate_one_node(built_in: str) -> Graph:
 
 Connect a second image to `last_image` to interpolate between two images, or enable `loop` for a seamless loop. \
 Of the released models, interpolation models support both.
-
-{weights_note("1024_bf16", "512_interp_bf16")}
-The first animates images at 1024x576; the second is for interpolation and loops at 512x320.
 """,
     )
+    own_images_note(graph, "DynamiCrafter Animate", "1024", "512_interp")
     graph.note(MORE, DIALS)
     return graph
 
 
-def image_to_video(
-    built_in: str, size: str, sample_picture: str, prompt: str, releases: tuple[str, ...], remark: str
-) -> Graph:
-    """Image-to-video with separate nodes, for the model of one size."""
+def separate_nodes(built_in: str) -> Graph:
+    """Image-to-video with separate nodes."""
     graph = Graph()
-    loader = load(graph, built_in, *releases)
-    conditioning = condition(graph, loader, image=picture(graph, sample_picture), prompt=prompt)
+    loader = load(graph, built_in)
+    prompt = "a blue square moves up"
+    conditioning = condition(graph, loader, image=picture(graph, "blue_square"), prompt=prompt)
     own_picture(graph)
-    decode(graph, loader, sample(graph, loader, conditioning)["latent"], f"clip_{size}")
+    decode(graph, loader, sample(graph, loader, conditioning)["latent"], "clip")
     graph.note(
         WHAT,
         f"""\
-## Image to video, {size} model
+## Image to video with separate nodes
 
 1. Press **Run**: {prompt}. {SAVE}
 2. Change the **prompt**, or select another **picture**.
 
 A different `seed` gives a different clip; only sampling and decoding run again.
 
-{weights_note(*releases)}
-{remark}
+The 1024 model has the highest quality and needs the most memory; 512 is faster. The 256 model is the fastest; its \
+clips may show a stock-footage watermark, which it learned from its training clips.
 """,
     )
+    own_images_note(graph, LOADER, "1024", "512")
     graph.note(MORE, DIALS)
     return graph
 
 
-def image_to_video_256(built_in: str) -> Graph:
-    """Image-to-video with the first, smallest model."""
-    remark = (
-        "It generates 256x256 pixels and is the fastest. For this model, `fs` is a frame stride, so higher is "
-        "livelier; `motion` takes this into account. Clips may show a stock-footage watermark, which the model "
-        "learned from its training clips."
-    )
-    return image_to_video(built_in, "256", "blue_square", "a blue square moves up", ("256",), remark)
-
-
-def image_to_video_512(built_in: str) -> Graph:
-    """Image-to-video with the 512 model."""
-    remark = (
-        "It generates 512x320 pixels. The template *pruned_checkpoint_with_core_loaders* uses a file a third of "
-        "that size, which needs the encoders as a separate file."
-    )
-    return image_to_video(
-        built_in, "512", "green_triangle", "a green triangle moves left", ("512_full",), remark
-    )
-
-
-def image_to_video_1024(built_in: str) -> Graph:
-    """Image-to-video with the largest model."""
-    remark = (
-        "It generates 1024x576 pixels with the highest quality, and needs the most memory. Use 10 steps for a first "
-        "draft."
-    )
-    return image_to_video(
-        built_in, "1024", "yellow_cross", "a yellow cross moves down", ("1024_bf16",), remark
-    )
-
-
-def pruned_checkpoint_with_core_loaders(built_in: str) -> Graph:
-    """A checkpoint without encoders, with ComfyUI's own loaders for them."""
+def released_1024(_: str) -> Graph:
+    """The largest released model in one node."""
     graph = Graph()
-    pruned, towers = find("512"), find("towers")
-    loader = load(graph, saved_as(pruned), "512", variant="512_v1")
-    text = graph.add(
-        "CLIPLoader",
-        clip_name=towers.filename,
-        type="stable_diffusion",
-        models=[offer("towers", "text_encoders")],
+    release = find("1024")
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=picture(graph, "harbour"),
+        prompt=HARBOUR,
+        checkpoint=release.saved_as,
+        clip=load_encoder(graph)["CLIP"],
+        variant=release.variant,
+        models=[offer("1024")],
+        column=2,
     )
-    vision = graph.add("CLIPVisionLoader", clip_name=towers.filename, models=[offer("towers", "clip_vision")])
-    conditioning = condition(
-        graph,
-        loader,
-        clip=text["CLIP"],
-        clip_vision=vision["CLIP_VISION"],
-        image=graph.add("LoadImage", image=REAL_PICTURE)["IMAGE"],
-        prompt=REAL_PROMPT,
-    )
-    decode(graph, loader, sample(graph, loader, conditioning)["latent"], "clip_pruned")
+    own_picture(graph)
+    save_video(graph, clip["video"], "clip_1024")
     graph.note(
         WHAT,
         f"""\
-## A pruned checkpoint and ComfyUI's own loaders
+## The 1024 model
 
-Pruned files do not contain the two CLIP encoders. Load them with **Load CLIP** (type `stable_diffusion`) and \
-**Load CLIP Vision**. This workflow needs files that do not ship with the pack:
+1. Press **Run**: the boat rocks on the waves, at 1024x576 pixels. {SAVE}
+2. Change the **prompt**, or select another **picture**.
 
-{linked("512")}
-{linked("towers", "text_encoders")}
-- a copy of the same file in `models/clip_vision`
-
-The last file contains both encoders, and each loader uses one of them. Separate files of the SD 2.1 text encoder \
-and of CLIP-ViT-H-14 also work. SD 1.5 and SDXL encoders do not: the model needs a text encoder of width 1024.
-
-`variant` is `512_v1` because the weights do not distinguish the 512 model from the interpolation model. \
-For an interpolation file, select `512_interp_v1` and use the interpolation or looping node.
+This model has the highest quality and needs the most memory. Set `steps` to 10 for a first draft. On a CPU, a clip \
+takes hours; use a GPU.
 """,
     )
+    released_note(graph, "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def released_512(_: str) -> Graph:
+    """The released 512 model with separate nodes."""
+    graph = Graph()
+    loader, encoder = load_released(graph, "512")
+    conditioning = condition(
+        graph, loader, clip=encoder["CLIP"], image=picture(graph, "harbour"), prompt=HARBOUR
+    )
+    own_picture(graph)
+    decode(graph, loader, sample(graph, loader, conditioning)["latent"], "clip_512")
+    graph.note(
+        WHAT,
+        f"""\
+## The 512 model
+
+1. Press **Run**: the boat rocks on the waves, at 512x320 pixels. {SAVE}
+2. Change the **prompt**, or select another **picture**.
+
+`variant` is `512_v1` because the weights of pruned files do not tell the 512, 1024 and interpolation models apart.
+
+Separate files of the SD 2.1 text encoder and of CLIP-ViT-H-14 also work, the second with **Load CLIP Vision**. SD 1.5 \
+and SDXL encoders do not: the model needs a text encoder of width 1024.
+""",
+    )
+    released_note(graph, "512")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def released_interpolation(_: str) -> Graph:
+    """The released interpolation model, between two images."""
+    graph = Graph()
+    loader, encoder = load_released(graph, "512_interp")
+    conditioning = condition(
+        graph,
+        loader,
+        "Interpolation",
+        clip=encoder["CLIP"],
+        first_image=picture(graph, "hill_day", "First image"),
+        last_image=picture(graph, "hill_dusk", "Last image"),
+        prompt=DUSK,
+    )
+    own_picture(graph, column=1)
+    own_picture(graph, "Your own last image", column=1)
+    decode(graph, loader, sample(graph, loader, conditioning)["latent"], "between_512")
+    graph.note(
+        WHAT,
+        f"""\
+## The interpolation model
+
+1. Press **Run**: day turns to dusk between the **first image** and the **last image**, at 512x320 pixels. {SAVE}
+2. Change the **prompt**, which describes what happens in between, or select other images.
+
+Both images should show the same place or subject: the model was trained on the two ends of a single shot. `fit` \
+controls how a last image with a different aspect ratio is resized. The same model makes loops, with the looping node.
+""",
+    )
+    released_note(graph, "512_interp")
     graph.note(MORE, DIALS)
     return graph
 
@@ -173,7 +189,7 @@ For an interpolation file, select `512_interp_v1` and use the interpolation or l
 def interpolation(built_in: str) -> Graph:
     """Interpolation between two images."""
     graph = Graph()
-    loader = load(graph, built_in, "512_interp_bf16")
+    loader = load(graph, built_in)
     conditioning = condition(
         graph,
         loader,
@@ -181,8 +197,8 @@ def interpolation(built_in: str) -> Graph:
         first_image=picture(graph, "red_circle_left", "First image"),
         last_image=picture(graph, "red_circle_right", "Last image"),
     )
-    own_picture(graph, "Your own first image")
-    own_picture(graph, "Your own last image")
+    own_picture(graph, column=1)
+    own_picture(graph, "Your own last image", column=1)
     decode(graph, loader, sample(graph, loader, conditioning)["latent"], "between")
     graph.note(
         WHAT,
@@ -194,11 +210,9 @@ def interpolation(built_in: str) -> Graph:
 
 **prompt** describes what happens in between. Both images should show the same place or subject: the model was trained \
 on the two ends of a single shot. `fit` controls how a last image with a different aspect ratio is resized.
-
-{weights_note("512_interp_bf16")}
-For two images of your own, connect both Load Image nodes.
 """,
     )
+    own_images_note(graph, LOADER, "512_interp")
     graph.note(MORE, DIALS)
     return graph
 
@@ -206,7 +220,7 @@ For two images of your own, connect both Load Image nodes.
 def loop(built_in: str) -> Graph:
     """A seamless loop."""
     graph = Graph()
-    loader = load(graph, built_in, "512_interp_bf16")
+    loader = load(graph, built_in)
     conditioning = condition(
         graph,
         loader,
@@ -225,10 +239,9 @@ def loop(built_in: str) -> Graph:
 2. Change the **prompt**, or select another **picture**.
 
 The clip has one frame fewer than `frames`: the last frame repeats the first and is dropped.
-
-{weights_note("512_interp_bf16")}
 """,
     )
+    own_images_note(graph, LOADER, "512_interp")
     graph.note(MORE, DIALS)
     return graph
 
@@ -236,9 +249,9 @@ The clip has one frame fewer than `frames`: the last frame repeats the first and
 def core_ksampler(built_in: str) -> Graph:
     """The model with ComfyUI's own sampler and VAE decode."""
     graph = Graph()
-    loader = load(graph, built_in, "1024_bf16")
-    preset = graph.add("DynamiCrafterPreset", model=loader["model"])
-    rescaled = graph.add("RescaleCFG", model=loader["model"], multiplier=preset["guidance_rescale"])
+    loader = load(graph, built_in)
+    preset = graph.add("DynamiCrafterPreset", model=loader["model"], column=1)
+    rescaled = graph.add("RescaleCFG", model=loader["model"], multiplier=preset["guidance_rescale"], column=1)
     conditioning = condition(graph, loader, image=picture(graph))
     own_picture(graph)
     sampled = graph.add(
@@ -258,7 +271,7 @@ def core_ksampler(built_in: str) -> Graph:
     save(graph, frames["IMAGE"], "clip_ksampler")
     graph.note(
         WHAT,
-        f"""\
+        """\
 ## ComfyUI's own sampler
 
 The loader's MODEL is a regular one: core samplers, LoRA (SD 2.1), Torch Compile and previews work with it.
@@ -270,10 +283,9 @@ add noise (`euler_ancestral`, `dpmpp_2m_sde`) give more motion; `dpmpp_2m` needs
 - For the 256 model, use the scheduler `ddim_uniform`.
 - **RescaleCFG** reduces over-exposure and oversaturation.
 - With the looping node, the last frame repeats the first. Core VAE Decode keeps it; DynamiCrafter VAE Decode drops it.
-
-{weights_note("1024_bf16")}
 """,
     )
+    own_images_note(graph, LOADER, "1024")
     graph.note(MORE, DIALS)
     return graph
 
@@ -281,13 +293,13 @@ add noise (`euler_ancestral`, `dpmpp_2m_sde`) give more motion; `dpmpp_2m` needs
 def dual_cfg(built_in: str) -> Graph:
     """Separate guidance scales for prompt and image, with core nodes."""
     graph = Graph()
-    loader = load(graph, built_in, "1024_bf16")
+    loader = load(graph, built_in)
     conditioning = condition(
         graph, loader, image=picture(graph, "green_triangle"), prompt="a green triangle moves left"
     )
     own_picture(graph)
-    preset = graph.add("DynamiCrafterPreset", model=loader["model"])
-    noise = graph.add("RandomNoise", noise_seed=123, column=2)
+    preset = graph.add("DynamiCrafterPreset", model=loader["model"], column=1)
+    noise = graph.add("RandomNoise", noise_seed=123, column=1)
     guider = graph.add(
         "DualCFGGuider",
         model=loader["model"],
@@ -298,14 +310,14 @@ def dual_cfg(built_in: str) -> Graph:
         cfg_cond2_negative=preset["cfg"],
         style="regular",
     )
-    sampler = graph.add("KSamplerSelect", sampler_name="euler", column=2)
+    sampler = graph.add("KSamplerSelect", sampler_name="euler", column=1)
     levels = graph.add(
         "BasicScheduler",
         model=loader["model"],
         scheduler="simple",
         steps=preset["steps"],
         denoise=1.0,
-        column=2,
+        column=1,
     )
     sampled = graph.add(
         "SamplerCustomAdvanced",
@@ -318,7 +330,7 @@ def dual_cfg(built_in: str) -> Graph:
     decode(graph, loader, sampled["output"], "clip_dual_cfg")
     graph.note(
         WHAT,
-        f"""\
+        """\
 ## Separate guidance scales for prompt and image
 
 - `cfg_conds`: guidance scale for the **prompt**.
@@ -329,12 +341,11 @@ and enter a value. Equal scales are standard guidance. A higher image scale keep
 higher prompt scale follows the text more closely. Every step takes three evaluations, 1.5 times as long as with one \
 scale.
 
-The template *two_scale_guidance* does the same with DynamiCrafter Sampler, with the contrast correction of the \
-original.
-
-{weights_note("1024_bf16")}
+The template *DynamiCrafter image CFG guidance* does the same with DynamiCrafter Sampler, with the contrast \
+correction of the original.
 """,
     )
+    own_images_note(graph, LOADER, "1024")
     graph.note(MORE, DIALS)
     return graph
 
@@ -342,7 +353,7 @@ original.
 def two_scale_guidance(built_in: str) -> Graph:
     """Separate guidance scales for prompt and image, with our sampler."""
     graph = Graph()
-    loader = load(graph, built_in, "1024_bf16")
+    loader = load(graph, built_in)
     conditioning = condition(
         graph, loader, image=picture(graph, "yellow_cross"), prompt="a yellow cross moves down"
     )
@@ -351,7 +362,7 @@ def two_scale_guidance(built_in: str) -> Graph:
     decode(graph, loader, sampled["latent"], "clip_two_scales")
     graph.note(
         WHAT,
-        f"""\
+        """\
 ## Separate guidance scales with DynamiCrafter Sampler
 
 With `image_only` connected, `cfg` is the guidance scale for the prompt and `image_cfg` the one for the image. -1 \
@@ -362,10 +373,9 @@ selects the model's default for `cfg`, and the value of `cfg` for `image_cfg`; e
 - Colours are oversaturated: decrease both, or increase `guidance_rescale`.
 
 Every step takes three evaluations, 1.5 times as long as with one scale.
-
-{weights_note("1024_bf16")}
 """,
     )
+    own_images_note(graph, LOADER, "1024")
     graph.note(MORE, DIALS)
     return graph
 
@@ -373,12 +383,12 @@ Every step takes three evaluations, 1.5 times as long as with one scale.
 def batch_of_pictures(built_in: str) -> Graph:
     """Several images, one clip each."""
     graph = Graph()
-    loader = load(graph, built_in, "1024_bf16")
+    loader = load(graph, built_in)
     one = picture(graph, "red_circle_left", "Image 1")
     other = picture(graph, "red_circle", "Image 2")
     own_picture(graph)
     pair: dict[str, Any] = {"images.image0": one, "images.image1": other}
-    both = graph.add("BatchImagesNode", **pair)
+    both = graph.add("BatchImagesNode", column=1, **pair)
     pictures = graph.add("RebatchImages", images=both["IMAGE"], batch_size=1)
     conditioning = condition(graph, loader, image=pictures["IMAGE"])
     decode(graph, loader, sample(graph, loader, conditioning)["latent"], "clip_of_many")
@@ -392,10 +402,9 @@ def batch_of_pictures(built_in: str) -> Graph:
 - To add images, connect more nodes to **Batch Images**, which adds inputs as needed. All clips use the same prompt.
 - Batch Images resizes all images to the size of the first. To keep their aspect ratios, connect a node that loads a \
 folder as a list directly to the conditioning node.
-
-{weights_note("1024_bf16")}
 """,
     )
+    own_images_note(graph, LOADER, "1024")
     graph.note(MORE, DIALS)
     return graph
 
@@ -413,8 +422,8 @@ def longer_clip(built_in: str) -> Graph:
             image=frame,
             prompt=prompt,
             checkpoint=built_in,
-            models=[offer("1024_bf16")],
             column=1 + number,
+            width=300,
         )
         images, frame = clip["images"], clip["last_frame"]
         if number:
@@ -425,12 +434,13 @@ def longer_clip(built_in: str) -> Graph:
                 image=images,
                 batch_index=1,
                 length=4096,
-                column=1 + number,
+                column=1 + len(STORY),
+                width=NARROW,
             )
             images = rest["IMAGE"]
         parts[f"images.image{number}"] = images
-    whole = graph.add("BatchImagesNode", title="All parts", column=1 + len(STORY), **parts)
-    save(graph, whole["IMAGE"], "story")
+    whole = graph.add("BatchImagesNode", title="All parts", column=1 + len(STORY), width=NARROW, **parts)
+    save(graph, whole["IMAGE"], "story", NARROW)
     graph.note(
         WHAT,
         f"""\
@@ -443,26 +453,59 @@ Each part starts from `last_frame` of the previous one. ComfyUI caches finished 
 like to *fixed*, and change only those after it. To add a part, copy one together with its *Without its first frame* \
 node (Ctrl+C, Ctrl+Shift+V) and connect it to **All parts**. Errors accumulate from part to part; use three or four \
 at most.
-
-{weights_note("1024_bf16")}
 """,
     )
+    own_images_note(graph, "each DynamiCrafter Animate", "1024")
     graph.note(MORE, DIALS)
     return graph
 
 
-TEMPLATES: tuple[Callable[[str], Graph], ...] = (
-    animate_one_node,
-    image_to_video_256,
-    image_to_video_512,
-    image_to_video_1024,
-    pruned_checkpoint_with_core_loaders,
-    interpolation,
-    loop,
-    core_ksampler,
-    dual_cfg,
-    two_scale_guidance,
-    batch_of_pictures,
-    longer_clip,
-)
-"""Every template; the name of a function is the name of its files."""
+def blueprint(release: str, kind: str, *pictures: str) -> Graph:
+    """A chain from images to a clip with a released model; ``pictures`` are the inputs of its conditioning node."""
+    graph = Graph()
+    loader, encoder = load_released(graph, release)
+    images = dict.fromkeys(pictures, OUTSIDE)
+    conditioning = condition(graph, loader, kind, clip=encoder["CLIP"], prompt="", column=2, **images)
+    sampler = sample(graph, loader, conditioning)
+    frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=sampler["latent"])
+    video = graph.add("CreateVideo", images=frames["images"], fps=FPS)
+    graph.expose(conditioning, *pictures, "prompt", "frames", "motion", "width", "height")
+    graph.expose(sampler, "steps", "cfg")
+    graph.expose(video, "fps")
+    graph.expose(loader, "checkpoint", "variant")
+    graph.result("video", video["VIDEO"])
+    graph.result("images", frames["images"])
+    return graph
+
+
+BLUEPRINTS: dict[str, tuple[str, Graph]] = {
+    "Image to Video (DynamiCrafter 1024)": (
+        "Animates an image as a prompt says, with the DynamiCrafter 1024 model.",
+        blueprint("1024", "ImageConditioning", "image"),
+    ),
+    "First-Last-Frame to Video (DynamiCrafter 512)": (
+        "Generates the frames between two images, with the DynamiCrafter interpolation model.",
+        blueprint("512_interp", "Interpolation", "first_image", "last_image"),
+    ),
+    "Seamless Loop (DynamiCrafter 512)": (
+        "Generates a clip that begins and ends with the same image, with the DynamiCrafter interpolation model.",
+        blueprint("512_interp", "Looping", "image"),
+    ),
+}
+"""What every subgraph does and how it is built, by the name of its file and in the editor's library."""
+
+TEMPLATES: dict[str, Callable[[str], Graph]] = {
+    "DynamiCrafter animate picture - image to video in one node": animate_picture,
+    "DynamiCrafter batch - one video for each image": batch_of_pictures,
+    "DynamiCrafter dual CFG guidance - prompt and image, core nodes": dual_cfg,
+    "DynamiCrafter image CFG guidance - prompt and image, own sampler": two_scale_guidance,
+    "DynamiCrafter image to video - separate nodes": separate_nodes,
+    "DynamiCrafter interpolation - video between two images": interpolation,
+    "DynamiCrafter KSampler - image to video with the core sampler": core_ksampler,
+    "DynamiCrafter longer video - three clips in a row": longer_clip,
+    "DynamiCrafter loop - seamless video from one image": loop,
+    "DynamiCrafter model 1024 - image to video, 7 GB download": released_1024,
+    "DynamiCrafter model 512 - image to video, 7 GB download": released_512,
+    "DynamiCrafter model 512 interpolation - two images, 7 GB download": released_interpolation,
+}
+"""Every template by the name of its files; the one to start with is the first in alphabetical order."""

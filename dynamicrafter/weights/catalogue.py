@@ -54,6 +54,13 @@ class Release:
     kind: Kind = "model"
 
     @property
+    def saved_as(self) -> str:
+        """Name of the file in a folder of many models; the authors call all theirs model.ckpt or timenoise.ckpt."""
+        if self.filename.endswith(".ckpt"):
+            return f"dynamicrafter_{self.name}.ckpt"
+        return self.filename
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """Names of the releases that this one needs to generate a clip."""
         return () if self.contains_towers else (TOWERS,)

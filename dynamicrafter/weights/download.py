@@ -66,7 +66,10 @@ def local_path(release: Release, folder: Path | None = None) -> Path | None:
     Downloads get this name only after verification; the size is compared too, if known, in case the file was placed
     there manually.
     """
-    path = _final_path(release, folder)
+    return _if_complete(release, _final_path(release, folder))
+
+
+def _if_complete(release: Release, path: Path) -> Path | None:
     if not path.is_file():
         return None
     if release.size_bytes is not None and path.stat().st_size != release.size_bytes:
@@ -84,9 +87,10 @@ def download(
     folder: Path | None = None,
     progress: TransferProgress | None = None,
     *,
+    target: Path | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """Download ``release`` into ``folder`` (default :func:`weights_folder`) and return its path.
+    """Download ``release`` into ``folder`` (default :func:`weights_folder`), or to ``target``, and return its path.
 
     If the file is already there, its path is returned without any traffic; a transfer that was interrupted, in this or
     an earlier call, resumes. The sha256 is checked against the catalogue's, or the server's if the catalogue has none.
@@ -96,10 +100,10 @@ def download(
     does not have the file or has a different one, the disk is full or not writable, another process is downloading the
     same file, or the contents are wrong (in which case they are removed).
     """
-    present = local_path(release, folder)
+    final = target or _final_path(release, folder)
+    present = _if_complete(release, final)
     if present is not None:
         return present
-    final = _final_path(release, folder)
     server = _server(endpoint)
     if _is_set("HF_HUB_OFFLINE"):
         raise DownloadError(_offline(release, final))
@@ -111,14 +115,16 @@ def download(
             if offer.sha256 is None:
                 # Without a hash it is unknown whether an old part belongs to the file now offered.
                 part.unlink(missing_ok=True)
-            _require_space(release, offer, part)
+            _require_space(
+                release, offer, part, "" if target else " or set DYNAMICRAFTER_HOME to a larger disk"
+            )
             _transfer(release, server, offer, part, progress)
             _check(release, server, offer, part, progress)
             os.replace(part, final)
     except OSError as error:
         raise DownloadError(
             f"{release.name} could not be stored in {final.parent} ({error.strerror or error}); "
-            f"make that folder writable or set DYNAMICRAFTER_HOME to another one"
+            f"make that folder writable{'' if target else ' or set DYNAMICRAFTER_HOME to another one'}"
         ) from error
     return final
 
@@ -169,8 +175,8 @@ def _ask(release: Release, server: str, final: Path) -> _Offer:
     return _Offer(url, token, release.size_bytes or size, sha256)
 
 
-def _require_space(release: Release, offer: _Offer, part: Path) -> None:
-    """Raise DownloadError unless the disk has space for the remaining bytes."""
+def _require_space(release: Release, offer: _Offer, part: Path, elsewhere: str) -> None:
+    """Raise DownloadError unless the disk has space for the remaining bytes; ``elsewhere`` ends its remedy."""
     if offer.size is None:
         return
     needed = offer.size - (part.stat().st_size if part.exists() else 0)
@@ -178,7 +184,7 @@ def _require_space(release: Release, offer: _Offer, part: Path) -> None:
     if free < needed:
         raise DownloadError(
             f"{release.name} needs {needed / 1e9:.2f} GB more in {part.parent}, "
-            f"but only {free / 1e9:.2f} GB are free; free some space or set DYNAMICRAFTER_HOME to a larger disk"
+            f"but only {free / 1e9:.2f} GB are free; free some space{elsewhere}"
         )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import folder_paths
 
 from ...dynamicrafter.api import RANDOM, find_model, provide
 from ...dynamicrafter.model.variants import TINY
+from ...dynamicrafter.weights.catalogue import TOWERS, find
 from ...dynamicrafter.weights.formats.files import SUFFIXES
 
 OWN_FOLDER = "dynamicrafter"
@@ -16,6 +17,7 @@ OWN_FOLDER = "dynamicrafter"
 _EARLIER_FOLDER = "dynamicrafter_models"
 """Where an earlier native pack keeps its files."""
 _KINDS = (OWN_FOLDER, "checkpoints", "diffusion_models")
+_ENCODER_KINDS = ("text_encoders", "clip_vision", *_KINDS)
 
 BUILT_IN = {"tiny (built in)": TINY.name, "random (built in)": RANDOM}
 """Models that ship with the pack, by their name in the list."""
@@ -53,10 +55,23 @@ def checkpoint_path(name: str) -> Path:
     raise FileNotFoundError(f"the weights file {name} no longer exists; press R to reload the list of files")
 
 
+def encoders_path() -> Path | None:
+    """The released file with both CLIP encoders in any of the folders that may contain it, or None."""
+    wanted = find(TOWERS).saved_as
+    for kind in _ENCODER_KINDS:
+        for name in folder_paths.get_filename_list(kind):
+            if PurePath(name).name == wanted:
+                return Path(folder_paths.get_full_path_or_raise(kind, name))
+    return None
+
+
 def fingerprint(name: str) -> str:
-    """Changes when the file of a name does; a hash, as the host stores it in the files that it saves."""
+    """Changes when the file of a name does, or the file with the encoders that a pruned one needs.
+
+    It is a hash, because the host stores it in the files that it saves.
+    """
     path = checkpoint_path(name)
     status = path.stat()
     return hashlib.sha256(
-        f"{path}|{status.st_size}|{status.st_mtime_ns}".encode("utf-8", "replace")
+        f"{path}|{status.st_size}|{status.st_mtime_ns}|{encoders_path()}".encode("utf-8", "replace")
     ).hexdigest()

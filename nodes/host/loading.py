@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import comfy.clip_vision
+import comfy.sd
+import folder_paths
+
 from ...dynamicrafter.weights.tensors import components_in, load_tensors
+from .files import encoders_path
 from .model import STORAGE_DTYPES, build_model
 from .resampler import attach_resampler
 from .towers import build_clip, build_clip_vision
@@ -20,7 +25,7 @@ Part = Literal["model", "vae", "clip", "clip_vision"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """The parts of a checkpoint; encoders and VAE are None if it does not contain them."""
+    """The parts of a checkpoint; None if it does not contain them and, for encoders, no released file does."""
 
     model: Any
     clip: Any
@@ -29,7 +34,10 @@ class Loaded:
 
 
 def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loaded:
-    """Read a checkpoint, one network after the other, so that two copies of it are never in memory."""
+    """Read a checkpoint, one network after the other, so that two copies of it are never in memory.
+
+    The encoders of a pruned checkpoint come from :func:`~.files.encoders_path`, by core's own loaders.
+    """
     chosen, present = components_in(path, variant)
 
     def part(name: Part) -> Any:
@@ -37,10 +45,22 @@ def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loade
 
     return Loaded(
         model=part("model"),
-        clip=part("clip") if "text" in present else None,
-        clip_vision=part("clip_vision") if "vision" in present else None,
+        clip=part("clip") if "text" in present else _core_clip(),
+        clip_vision=part("clip_vision") if "vision" in present else _core_clip_vision(),
         vae=part("vae") if "vae" in present else None,
     )
+
+
+def _core_clip() -> Any:
+    path = encoders_path()
+    if path is None:
+        return None
+    return comfy.sd.load_clip([str(path)], embedding_directory=folder_paths.get_folder_paths("embeddings"))
+
+
+def _core_clip_vision() -> Any:
+    path = encoders_path()
+    return None if path is None else comfy.clip_vision.load(str(path))
 
 
 def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_dynamic: bool = False) -> Any:

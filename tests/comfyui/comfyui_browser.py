@@ -50,6 +50,15 @@ TITLE_POSITION = """type => {
   const [x, y] = canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] - 12]);
   return [box.left + x, box.top + y];
 }"""
+# Middle of a widget in page coordinates.
+WIDGET_POSITION = """([type, name]) => {
+  const node = app.graph.nodes.find(node => node.type === type);
+  const widget = node.widgets.find(widget => widget.name === name);
+  const canvas = app.canvas, box = canvas.canvas.getBoundingClientRect();
+  const [x, y] = canvas.ds.convertOffsetToCanvas(
+    [node.pos[0] + node.size[0] / 2, node.pos[1] + (widget.y || widget.last_y) + 10]);
+  return [box.left + x, box.top + y];
+}"""
 NODES = """() => app.graph.nodes.map(node => ({
   id: String(node.id), type: node.type, title: node.title, has_errors: Boolean(node.has_errors),
   missing: !LiteGraph.registered_node_types[node.type] && !app.graph.subgraphs?.has(node.type),
@@ -68,6 +77,10 @@ PREVIEWED = """type => {
   const node = app.graph.nodes.find(node => node.type === type);
   const images = node?.imgs ?? [];
   return images.length && images.every(image => image.complete) ? images.map(image => image.src) : null;
+}"""
+PICTURE_SIZE = """card => {
+  const image = card.querySelector('img');
+  return image?.complete && image.naturalWidth ? [image.naturalWidth, image.naturalHeight] : null;
 }"""
 PLAYABLE = """seen => {
   const videos = [...document.querySelectorAll('video')];
@@ -227,6 +240,37 @@ class Editor:
         dialog.wait_for(state="hidden")
         return [name.removeprefix("template-workflow-") for name in names]
 
+    def search_templates(self, words: str) -> list[str]:
+        """Names on the cards that the Templates dialog finds for words among all templates, best first."""
+        self.page.get_by_role("button", name="Templates", exact=True).click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text("All Templates", exact=True).first.click()
+        dialog.get_by_role("textbox").or_(dialog.get_by_role("combobox")).first.fill(words)
+        # The dialog waits for the end of typing.
+        self.page.wait_for_timeout(600)
+        self._wait_for_answers()
+        cards = dialog.locator("[data-testid^='template-workflow-']")
+        names: list[str] = cards.evaluate_all("cards => cards.map(card => card.dataset.testid)")
+        self.page.keyboard.press("Escape")
+        dialog.wait_for(state="hidden")
+        return [name.removeprefix("template-workflow-") for name in names]
+
+    def template_pictures(self, pack: str) -> dict[str, tuple[int, int]]:
+        """Width and height of the picture on each card of a pack, by name; the dialog stays open."""
+        self.page.get_by_role("button", name="Templates", exact=True).click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(pack, exact=True).first.click()
+        cards = dialog.locator("[data-testid^='template-workflow-']")
+        cards.first.wait_for()
+        self._wait_for_answers()
+        sizes: dict[str, tuple[int, int]] = {}
+        for card in cards.all():
+            # Pictures are loaded when they come into view.
+            card.scroll_into_view_if_needed()
+            size = self.page.wait_for_function(PICTURE_SIZE, arg=card.element_handle()).json_value()
+            sizes[str(card.get_attribute("data-testid")).removeprefix("template-workflow-")] = tuple(size)
+        return sizes
+
     def nodes(self) -> list[dict[str, Any]]:
         """Nodes of the graph: id, type, title, has_errors (red), missing (unknown type), widgets (names)."""
         return self.page.evaluate(NODES)
@@ -277,6 +321,19 @@ class Editor:
           widget.callback?.(value);
         }"""
         self.page.evaluate(script, [node_type, name, value])
+
+    def widget_text(self, node_type: str, name: str) -> str:
+        """What a widget of the first node of a type shows: a button's label, a choice as it is drawn."""
+        script = """([type, name]) => {
+          const node = app.graph.nodes.find(node => node.type === type);
+          const widget = node.widgets.find(widget => widget.name === name);
+          return String(widget.type === 'button' ? widget.label : widget._displayValue ?? widget.value);
+        }"""
+        return self.page.evaluate(script, [node_type, name])
+
+    def click_widget(self, node_type: str, name: str) -> None:
+        """Click the middle of a widget of the first node of a type with the mouse."""
+        self.page.mouse.click(*self.page.evaluate(WIDGET_POSITION, [node_type, name]))
 
     # --- help ---
 

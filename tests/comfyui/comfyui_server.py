@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -73,12 +73,18 @@ class Server:
 
     `base` is an empty folder that gets models, input, output, user and custom_nodes. `pack` is an already
     copied pack (see `copy_pack`) or None; it is moved to `custom_nodes/<its name>`. `arguments` go to the
-    server's command line; `cpu=False` lets it use the GPU. Public attributes: `host`, `base`, `url`,
-    `pack_name`, `log_file`.
+    server's command line, `environment` is added to its environment; `cpu=False` lets it use the GPU. Public
+    attributes: `host`, `base`, `url`, `pack_name`, `log_file`.
     """
 
     def __init__(
-        self, host: Host, base: Path, pack: Path | None, arguments: Sequence[str] = (), cpu: bool = True
+        self,
+        host: Host,
+        base: Path,
+        pack: Path | None,
+        arguments: Sequence[str] = (),
+        cpu: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.host = host
         self.base = base
@@ -86,6 +92,7 @@ class Server:
         self.url = ""
         self.log_file = base / "server.log"
         self._arguments = [*(("--cpu",) if cpu else ()), *arguments]
+        self._environment = {"HF_HUB_OFFLINE": "1", **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         for name in ("custom_nodes", "models", "input", "output", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
@@ -167,7 +174,7 @@ class Server:
         # A list of names swallows what follows it, so an option comes next in any case.
         command += ["--dont-print-server", *self._arguments]
         environment = dict(
-            os.environ, HF_HUB_OFFLINE="1", PYTHONIOENCODING="utf-8", PYTHONUTF8="1", NO_COLOR="1"
+            os.environ, PYTHONIOENCODING="utf-8", PYTHONUTF8="1", NO_COLOR="1", **self._environment
         )
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(

@@ -5,7 +5,7 @@ where `CI` or `DYNAMICRAFTER_REQUIRE_HOST` is set, a missing browser where `DYNA
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,14 +47,19 @@ def comfyui_host() -> "Host":
 def start_server(
     comfyui_host: "Host", tmp_path_factory: pytest.TempPathFactory
 ) -> "Iterator[Callable[..., Server]]":
-    """A function `(pack folder or None, arguments=(), cpu=True) -> Server`; all are stopped at the end."""
+    """A function `(pack folder or None, arguments=(), cpu=True, environment=None) -> Server`; all stop at the end."""
     from comfyui_server import Server
 
     with ExitStack() as running:
 
-        def start(pack: Path | None, arguments: Sequence[str] = (), cpu: bool = True) -> Server:
+        def start(
+            pack: Path | None,
+            arguments: Sequence[str] = (),
+            cpu: bool = True,
+            environment: Mapping[str, str] | None = None,
+        ) -> Server:
             base = tmp_path_factory.mktemp("comfyui")
-            return running.enter_context(Server(comfyui_host, base, pack, arguments, cpu))
+            return running.enter_context(Server(comfyui_host, base, pack, arguments, cpu, environment))
 
         yield start
 

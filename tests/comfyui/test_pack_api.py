@@ -229,7 +229,7 @@ class TestShippedGraphs:
     def test_the_first_clip_moves_as_its_prompt_says(self, client: Client) -> None:
         """As shipped, nothing changed: the red circle is farther right in every third of the clip."""
         flow: Prompt = json.loads(
-            (REPOSITORY / "workflows" / "api" / "animate_one_node.json").read_text("utf-8")
+            next((REPOSITORY / "workflows" / "api").glob("* animate picture*.json")).read_text("utf-8")
         )
         (said,) = (entry["inputs"]["prompt"] for entry in flow.values() if "prompt" in entry["inputs"])
         assert said == "a red circle moves right"
@@ -242,7 +242,9 @@ class TestShippedGraphs:
 
     def test_a_clip_between_two_pictures_goes_from_one_to_the_other(self, client: Client) -> None:
         flow: Prompt = json.loads(
-            (REPOSITORY / "workflows" / "api" / "interpolation.json").read_text("utf-8")
+            next((REPOSITORY / "workflows" / "api").glob("DynamiCrafter interpolation*.json")).read_text(
+                "utf-8"
+            )
         )
         across = [place_of_red(frame)[0] for frame in frames_of(client, client.run(flow))]
         assert across[-1] - across[0] > 5

@@ -113,3 +113,15 @@ def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told
     left = {"check_model", "fetch", "name_i3d", "name_towers", "skip_learned"}
     left |= {"name_lora", "name_model", "name_output", "name_picture"}  # of clips that are made again
     assert set(get_args(RemedyKind)) - set(told["advice"]) == left
+
+
+def test_a_pruned_checkpoint_takes_both_encoders_from_the_released_file(told: dict[str, Any]) -> None:
+    """It is needed once, in any of the folders, and a loader that ran without it runs again when it has come."""
+    without, found = told["encoders of pruned"]
+    assert without[:2] == [None, None]
+    assert found[:2] == ["text of open_clip_model.safetensors", "vision of open_clip_model.safetensors"]
+    assert without[2] != found[2]
+    assert told["encoders of full"][1][:2] == [
+        "clip of pruned.safetensors",
+        "clip_vision of pruned.safetensors",
+    ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tools.graphs import CORE_VERSION, inputs_of, is_widget
-from tools.make_templates import FOLDER, rendered
+from tools.make_templates import FOLDER, SUBGRAPHS, rendered, rendered_blueprints
 
 if TYPE_CHECKING:
     from comfyui_host import Host
@@ -51,10 +51,12 @@ def test_the_graph_fits_the_host(path: Path, schemas: dict[str, Any]) -> None:
 def test_the_files_are_what_their_descriptions_make(comfyui_host: Host, schemas: dict[str, Any]) -> None:
     if comfyui_host.version != CORE_VERSION:
         pytest.skip(f"the files are made with ComfyUI {CORE_VERSION}, and this one is {comfyui_host.version}")
-    made = rendered(schemas)
+    made = {**rendered(schemas), **rendered_blueprints(schemas)}
     kept = {
-        path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8")
-        for path in [*FOLDER.glob("*.json"), *API]
+        path.relative_to(FOLDER if path.is_relative_to(FOLDER) else SUBGRAPHS).as_posix(): path.read_text(
+            encoding="utf-8"
+        )
+        for path in [*FOLDER.glob("*.json"), *API, *SUBGRAPHS.glob("*.json")]
     }
     again = "python -m tools.make_templates URL"
     assert sorted(made) == sorted(kept), again

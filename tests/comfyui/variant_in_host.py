@@ -49,6 +49,32 @@ def new_parameter(values: Any, variant: Any) -> dict[str, Any]:
     return {"input": shown.as_dict(), "set": made.film_grain, "wrong": values.problem_of(film_grain=10.0)}
 
 
+def encoders(folder: Path, present: tuple[str, ...]) -> list[Any]:
+    """Where the encoders of a checkpoint with these networks come from, before and after the released file is there."""
+    import comfy.clip_vision
+    import comfy.sd
+    import folder_paths
+
+    loading = importlib.import_module("pack.nodes.host.loading")
+    files = importlib.import_module("pack.nodes.host.files")
+    loading.components_in = lambda path, variant: (SimpleNamespace(name="512_v1"), present)
+    loading.load_part = lambda part, path, *_: f"{part} of {path.name}"
+    comfy.sd.load_clip = lambda paths, **_: f"text of {Path(paths[0]).name}"
+    comfy.clip_vision.load = lambda path: f"vision of {Path(path).name}"
+    checkpoint = folder / "pruned.safetensors"
+    checkpoint.touch()
+    files.checkpoint_path = lambda name: checkpoint
+    files.register_folders()
+    folder_paths.add_model_folder_path("text_encoders", str(folder))
+    told: list[Any] = []
+    for name in ("nothing.safetensors", "open_clip_model.safetensors"):
+        (folder / name).touch()
+        folder_paths.filename_list_cache.clear()
+        parts = loading.load_checkpoint(checkpoint, None, "auto")
+        told.append([parts.clip, parts.clip_vision, files.fingerprint("pruned")])
+    return told
+
+
 def advice(kind: str) -> str:
     """What a graph is told for a remedy."""
     errors, words = (
@@ -97,6 +123,8 @@ if __name__ == "__main__":
                 ),
                 "advice": {kind: advice(kind) for kind in importlib.import_module("pack.nodes.words").WORDS},
                 "new parameter": new_parameter(values, known["512_v1"]),
+                "encoders of pruned": encoders(result.parent, ("unet", "vae", "resampler")),
+                "encoders of full": encoders(result.parent, ("unet", "vae", "resampler", "text", "vision")),
             }
         ),
         encoding="utf-8",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -36,6 +37,13 @@ class Hub:
     encodings: set[str | None] = field(default_factory=set)
     """Accept-Encoding headers of the GET requests."""
     url: str = ""
+    path: str | None = PATH
+    """The one file that the server has; None for any path."""
+    gate: threading.Event = field(default_factory=threading.Event)
+    """Set, unless the second half of each answer is to wait for it."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     def ranges_asked(self) -> list[str]:
         return [asked for method, _, asked in self.asked if method == "GET" and asked is not None]
@@ -53,7 +61,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             token = self.headers.get("Authorization")
             if hub.bad_token is not None and token == f"Bearer {hub.bad_token}":
                 status = 401
-            if status == 200 and self.path != PATH:
+            if status == 200 and hub.path not in (None, self.path):
                 status = 404
             if status == 200:
                 return False
@@ -104,7 +112,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body[: hub.cuts.pop(0)])
                 self.close_connection = True
             else:
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2])
+                hub.gate.wait(60)
+                self.wfile.write(body[len(body) // 2 :])
 
     return Handler
 
