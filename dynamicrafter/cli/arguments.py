@@ -124,7 +124,21 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
 
     train = commands.add_parser("train", parents=[common], help="train a model or an adapter (LoRA)")
-    train.add_argument("config", metavar="CONFIG", help="a JSON file, or the name of an included config")
+    train.add_argument(
+        "config", metavar="CONFIG", help="a TOML or JSON file, or the name of an included config"
+    )
+    train.add_argument(
+        "--print",
+        action="store_true",
+        help="print CONFIG as TOML with a comment for every setting, and train nothing",
+    )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of CONFIG, such as trainer.steps=200; may be repeated",
+    )
     train.add_argument(
         "--folder",
         type=Path,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from ..atomic import clear_unfinished
 from ..errors import CheckpointError, UsageError
 from ..settings import check_seed
 from .muon import Muon
+from .options import Option, check_options
 from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
 from .run_log import LogKind, Report, RunLog
 from .state import load_state, save_state
@@ -42,56 +43,49 @@ _STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "rng", "identit
 class TrainerConfig:
     """Options of the optimiser and the training loop; the batch size belongs to the data."""
 
-    steps: int = 1000
-    method: Method = "adamw"
-    """AdamW as released, or Muon, which makes more progress in short runs of small networks."""
-    learning_rate: float = 1e-4
-    warm_up: int = 0
-    """Steps over which the learning rate rises linearly to its value."""
-    decay: Decay = "constant"
-    """Learning rate schedule after the warm-up; all but "constant" end at zero."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 0.5
-    """Maximum norm of the gradient; 0 disables clipping."""
-    accumulate: int = 1
-    """Batches whose gradients are summed into one step."""
-    ema: float = 0.0
-    """Decay of the EMA weights; 0 disables them."""
-    precision: MixedPrecision = "no"
-    compile: bool = False
-    seed: int = 0
-    log: LogKind = "csv"
-    """log.csv only, or also TensorBoard files."""
-    log_every: int = 50
-    save_every: int = 500
+    steps: Annotated[int, Option("number of steps of the optimizer", low=1)] = 1000
+    method: Annotated[
+        Method,
+        Option(
+            "optimizer: AdamW as released, or Muon, which makes more progress in short runs of small networks"
+        ),
+    ] = "adamw"
+    learning_rate: Annotated[float, Option("learning rate after the warm-up", low=0, above=True)] = 1e-4
+    warm_up: Annotated[
+        int, Option("steps over which the learning rate rises linearly to its value", low=0)
+    ] = 0
+    decay: Annotated[
+        Decay, Option("learning rate schedule after the warm-up; all but constant end at zero")
+    ] = "constant"
+    betas: Annotated[
+        tuple[float, float],
+        Option(
+            "decay rates of the optimizer's averages",
+            low=0,
+            high=1,
+            below=True,
+            hint="0.9 and 0.999 are usual",
+        ),
+    ] = (0.9, 0.999)
+    weight_decay: Annotated[float, Option("weight decay; 0 disables it", low=0)] = 0.01
+    max_grad_norm: Annotated[float, Option("maximum norm of the gradient; 0 disables clipping", low=0)] = 0.5
+    accumulate: Annotated[int, Option("batches whose gradients are summed into one step", low=1)] = 1
+    ema: Annotated[
+        float,
+        Option("decay of the EMA weights; 0 disables them", low=0, high=1, below=True, hint="0.999 is usual"),
+    ] = 0.0
+    precision: Annotated[MixedPrecision, Option("mixed precision; fp16 needs a GPU")] = "no"
+    compile: Annotated[bool, Option("compile the network with torch.compile")] = False
+    seed: Annotated[int, Option("seed of all random numbers of the run")] = 0
+    log: Annotated[LogKind, Option("where the log is written besides log.csv; csv means nowhere else")] = (
+        "csv"
+    )
+    log_every: Annotated[int, Option("steps between lines of the log", low=1)] = 50
+    save_every: Annotated[int, Option("steps between saved states", low=1)] = 500
 
     def __post_init__(self) -> None:
         """Check the ranges; raises UsageError."""
-        if self.steps < 1 or self.accumulate < 1 or self.log_every < 1 or self.save_every < 1:
-            raise UsageError("steps, accumulate, log_every and save_every must be at least 1")
-        for name, kind in (
-            ("method", Method),
-            ("decay", Decay),
-            ("precision", MixedPrecision),
-            ("log", LogKind),
-        ):
-            if getattr(self, name) not in get_args(kind):
-                raise UsageError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}"
-                )
-        if not 0 <= self.ema < 1:
-            raise UsageError(f"ema must be 0 (none) to below 1, but {self.ema} was given; 0.999 is usual")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate must be above 0, but {self.learning_rate} was given")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(
-                f"betas must be 0 to below 1, but {self.betas[0]} and {self.betas[1]} were given; "
-                "0.9 and 0.999 are usual"
-            )
-        for name in ("weight_decay", "max_grad_norm", "warm_up"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be 0 (none) or more, but {getattr(self, name)} was given")
+        check_options(self)
         check_seed(self.seed)
 
     def rate(self, step: int) -> float:

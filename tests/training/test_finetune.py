@@ -497,7 +497,10 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
             {"recipe": "finetune", "model": "m", "data": "d", "timesteps": "low"},
             "timesteps in it must be one of uniform, high",
         ),
-        ({"recipe": "finetune", "model": "m", "data": "d", "lr": 1}, "it has unknown settings: lr"),
+        (
+            {"recipe": "finetune", "model": "m", "data": "d", "lr": 1},
+            "it has unknown settings: lr; remove them",
+        ),
         (
             {"recipe": "finetune", "model": "m", "data": "d", "trainer": {"x": 1}},
             r"unknown settings: trainer\.x",
@@ -511,5 +514,7 @@ def test_wrong_configs_are_named(values: dict, message: str) -> None:
 
 
 def test_a_config_that_is_no_file_lists_the_shipped_ones() -> None:
-    with pytest.raises(UsageError, match=r"there is no config 'nothing'; use a JSON file, or one of .*tiny"):
+    with pytest.raises(
+        UsageError, match=r"there is no config 'nothing'; use a TOML or JSON file, or one of .*tiny"
+    ):
         load_config("nothing")
