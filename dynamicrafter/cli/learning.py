@@ -64,7 +64,8 @@ def run(given: Namespace) -> dict[str, Any]:
 
         def report(line: Report, stage: str = "") -> None:
             measured = " ".join(f"{name} {value:.4g}" for name, value in line.extra.items())
-            say(f"{stage:8} step {line.step:6} loss {line.loss:.4f} {line.seconds:7.0f} s {measured}")
+            loss = " " * 11 if line.loss is None else f"loss {line.loss:.4f}"
+            say(f"{stage:8} step {line.step:6} {loss} {line.seconds:7.0f} s {measured}")
 
         def skip(reason: str) -> None:
             skipped.append(reason)

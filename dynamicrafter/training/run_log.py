@@ -18,7 +18,10 @@ CSV = "log.csv"
 TENSORBOARD = "tensorboard"
 """Names of the file and the folder inside the run's folder."""
 
-_COLUMNS = ("step", "loss", "learning_rate", "seconds", "measured")
+HELD_OUT = "held_out"
+"""Name of the validation loss among the measured values."""
+_COLUMNS = ("step", "loss", "learning_rate", "seconds", HELD_OUT, "measured")
+"""The last one contains the measured values without a column of their own, as ``name=value``."""
 
 
 @dataclass
@@ -26,7 +29,8 @@ class Report:
     """A run's report on the steps since the previous report."""
 
     step: int
-    loss: float
+    loss: float | None
+    """Mean over those steps; None before the first one."""
     rate: float
     seconds: float
     """Since the start of the run, without pauses before it was resumed."""
@@ -48,22 +52,31 @@ class RunLog:
                     "a TensorBoard log needs the tensorboard package; install it with pip install tensorboard, "
                     'or set log to "csv"'
                 ) from problem
-            self._board = writer(str(folder / TENSORBOARD), purge_step=step + 1)
+            self._board = writer(str(folder / TENSORBOARD), purge_step=step + 1 if step else 0)
         self._forget_after(step)
+        self._columns = self._found_columns()
 
     def write(self, line: Report) -> None:
         """Append a line; raises UsageError if the disk is full."""
         fresh = not self._path.exists()
-        measured = " ".join(f"{key}={value:.5g}" for key, value in line.extra.items())
-        cells = [line.step, f"{line.loss:.6g}", f"{line.rate:.4g}", f"{line.seconds:.1f}", measured]
+        columns = _COLUMNS if fresh else self._columns
+        values = {
+            "step": str(line.step),
+            "loss": "" if line.loss is None else f"{line.loss:.6g}",
+            "learning_rate": f"{line.rate:.4g}",
+            "seconds": f"{line.seconds:.1f}",
+            **{key: f"{value:.5g}" for key, value in line.extra.items()},
+        }
+        values["measured"] = " ".join(f"{key}={value}" for key, value in values.items() if key not in columns)
+        cells = [values.get(name, "") for name in columns]
         try:
             with self._path.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerows([_COLUMNS, cells] if fresh else [cells])
+                csv.writer(file).writerows([columns, cells] if fresh else [cells])
         except OSError as problem:
             raise self._unwritten(problem) from problem
         if self._board is not None:
-            self._board.add_scalar("loss", line.loss, line.step)
+            if line.loss is not None:
+                self._board.add_scalar("loss", line.loss, line.step)
             self._board.add_scalar("learning_rate", line.rate, line.step)
             for key, value in line.extra.items():
                 self._board.add_scalar(f"measured/{key}", value, line.step)
@@ -73,6 +86,14 @@ class RunLog:
         """Finish TensorBoard's file."""
         if self._board is not None:
             self._board.close()
+
+    def _found_columns(self) -> tuple[str, ...]:
+        """The columns of an existing file, which may be those of another version."""
+        try:
+            with self._path.open(encoding="utf-8", newline="") as file:
+                return tuple(next(csv.reader(file), _COLUMNS))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return _COLUMNS
 
     def _unwritten(self, problem: OSError) -> UsageError:
         return UsageError(
@@ -85,7 +106,7 @@ class RunLog:
                 lines = file.readlines()
         except (OSError, UnicodeDecodeError):
             return
-        kept = lines[:1] + [line for line in lines[1:] if _step_of(line) <= step]
+        kept = lines[:1] + [line for line in lines[1:] if step and _step_of(line) <= step]
         if len(kept) < len(lines):
             try:
                 with replacing(self._path) as part:

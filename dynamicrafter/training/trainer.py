@@ -24,7 +24,7 @@ from .muon import Muon
 from .options import Option, check_options
 from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
 from .run_log import LogKind, Report, RunLog
-from .state import load_state, save_state
+from .state import load_state, make_folder, save_state
 
 Batch = dict[str, Any]
 Draw = Callable[[torch.Generator], Batch]
@@ -131,11 +131,12 @@ class Trainer:
     ) -> None:
         """Prepare a run.
 
-        ``validate`` measures the module with its EMA weights at every save; ``report`` is called with every log line,
-        ``progress`` after every step. ``sample`` is called with the EMA weights in place before the first step and
-        every ``sample_every`` steps (0 for never): in the main process, or with FSDP in all processes, but then not
-        before the first step. ``identity`` maps names of settings that must not change when a run is resumed to their
-        values. Raises UsageError for a run that cannot start and CheckpointError for the state of a different run.
+        ``validate`` measures the module with its EMA weights before the first step and at every save; ``report`` is
+        called with every log line, ``progress`` after every step. ``sample`` is called with the EMA weights in place
+        before the first step and every ``sample_every`` steps (0 for never): in the main process, or with FSDP in all
+        processes, but then not before the first step. ``identity`` maps names of settings that must not change when a
+        run is resumed to their values. Raises UsageError for a run that cannot start and CheckpointError for the state
+        of a different run.
         """
         self._identity = {key: str(value) for key, value in (identity or {}).items()}
         self._identity["method"] = config.method
@@ -185,11 +186,15 @@ class Trainer:
     def run(self) -> nn.Module:
         """Train to the last step; returns the module, with its EMA weights if they are kept."""
         config = self._config
-        log = RunLog(self._folder, config.log, self._step) if self.is_main else None
+        log = None
+        if self.is_main:
+            make_folder(self._folder)
+            log = RunLog(self._folder, config.log, self._step)
         begun = time.monotonic() - self._seconds
         losses: list[float] = []
         try:
             if self._step == 0:
+                self._measure_start(log)
                 self._make_sample()
             while self._step < config.steps:
                 losses.append(self._advance())
@@ -307,6 +312,15 @@ class Trainer:
         with self._with_mean():
             return self._validate(self._plain)
 
+    def _measure_start(self, log: RunLog | None) -> None:
+        """Write a line of the log before the first step, to which later measurements can be compared."""
+        # Random numbers used here must not affect the steps.
+        kept = torch.get_rng_state()
+        measured = self._measure()
+        torch.set_rng_state(kept)
+        if measured:
+            self._tell(log, None, measured)
+
     def _make_sample(self) -> None:
         if self._sample is None or not self._sample_every or self._step % self._sample_every:
             return
@@ -316,14 +330,14 @@ class Trainer:
         with self._with_mean():
             self._sample(self._step)
 
-    def _tell(self, log: RunLog | None, loss: float, extra: Mapping[str, float]) -> None:
+    def _tell(self, log: RunLog | None, loss: float | None, extra: Mapping[str, float]) -> None:
         """Write a line of the log, with the mean of ``loss`` over all processes."""
-        if self._accelerator.num_processes > 1:
+        if loss is not None and self._accelerator.num_processes > 1:
             mean = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device), "mean")
             loss = float(mean)
         if log is None:
             return
-        line = Report(self._step, loss, self._config.rate(self._step - 1), self._seconds, extra)
+        line = Report(self._step, loss, self._config.rate(max(0, self._step - 1)), self._seconds, extra)
         log.write(line)
         if self._report is not None:
             self._report(line)

@@ -99,10 +99,13 @@ def test_a_log_forgets_what_is_trained_again(tmp_path: Path) -> None:
     assert (tmp_path / CSV).read_bytes() == whole
     RunLog(tmp_path, "csv", 4)
     assert (tmp_path / CSV).read_text(encoding="utf-8").splitlines() == [
-        "step,loss,learning_rate,seconds,measured",
-        "2,0.5,0.01,3.0,held_out=0.25",
-        "4,0.5,0.01,3.0,held_out=0.25",
+        "step,loss,learning_rate,seconds,held_out,measured",
+        "2,0.5,0.01,3.0,0.25,",
+        "4,0.5,0.01,3.0,0.25,",
     ]
+    RunLog(tmp_path, "csv", 0).write(line(0))
+    RunLog(tmp_path, "csv", 0).write(line(0))
+    assert len((tmp_path / CSV).read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
