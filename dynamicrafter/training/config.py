@@ -79,6 +79,13 @@ class FinetuneConfig:
             example="clips/some.csv",
         ),
     ] = None
+    cache: Annotated[
+        str | None,
+        Option(
+            "folder for the encoded clips and captions, which all runs can share; cache in the data folder if absent",
+            example="clips/cache",
+        ),
+    ] = None
     variant: Annotated[
         str | None,
         Option(

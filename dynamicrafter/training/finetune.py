@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,24 +25,26 @@ from ..weights.layout import PREFIXES
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
 from .encoding import (
+    Item,
+    cache_folder,
     cut_captions,
     encode_together,
     fingerprints,
     frozen_networks,
     load_item,
+    locked_cache,
     vision_tokens,
 )
 from .lora import adapter_weights, add_adapters, save_adapters
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all
-from .run_log import Report
+from .run_log import HELD_OUT, Report
 from .samples import SampleWriter
 from .state import make_folder
 from .trainer import Batch, Draw, Trainer, seed_everything
 
-CACHE = "cache"
 SAMPLES = "samples"
-"""Names of subfolders in a run's folder."""
+"""Name of a subfolder in a run's folder."""
 _GAUGED = (125, 375, 625, 875)
 """Timesteps of the validation loss."""
 _HIGH_SHARE, _HIGH_RANGE = 0.75, 0.3
@@ -144,14 +147,18 @@ def finetune(
     if cut is not None:
         tell(cut)
     trained, held_out = rows[: len(rows) - config.held_out], rows[len(rows) - config.held_out :]
-    with frozen_networks(model, device) as placed:
+    cache = cache_folder(config)
+    with ExitStack() as encoding:
+        # The other processes of this run write to the cache too.
+        if main:
+            encoding.enter_context(locked_cache(cache, tell))
+        wait_for_all()
+        placed = encoding.enter_context(frozen_networks(model, device))
         who = fingerprints(placed)
-        items = encode_together(placed, trained, config, folder / CACHE, skipped, encoded, who=who)
+        items = encode_together(placed, trained, config, cache, skipped, encoded, who=who)
         enough_for(process_count(), items)
         unseen = (
-            encode_together(
-                placed, held_out, config, folder / CACHE, skipped, encoded, who=who, held_out=True
-            )
+            encode_together(placed, held_out, config, cache, skipped, encoded, who=who, held_out=True)
             if held_out
             else []
         )
@@ -209,13 +216,13 @@ def listed_clips(config: FinetuneConfig, note: Callable[[str], None] | None = No
     return read_list(Path(config.data), None if config.listing is None else Path(config.listing), note)
 
 
-def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
+def held_out_gauge(items: Sequence[Item], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
     """A function that measures the mean loss on encoded clips, with the same noise each time and nothing dropped."""
 
     def measure(module: nn.Module) -> Mapping[str, float]:
         losses: list[float] = []
-        for number, path in enumerate(items):
-            item = load_item(path)
+        for number, files in enumerate(items):
+            item = load_item(*files)
             generator = torch.Generator().manual_seed(number)
             for t in _GAUGED:
                 batch = {
@@ -228,27 +235,27 @@ def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.
                     "fs": torch.tensor(item.fs),
                 }
                 losses.append(float(module(**{key: value[None].to(device) for key, value in batch.items()})))
-        return {"held_out": sum(losses) / len(losses)}
+        return {HELD_OUT: sum(losses) / len(losses)}
 
     return measure
 
 
-def item_draw(model: TorchModel, items: Sequence[Path], config: FinetuneConfig) -> Draw:
+def item_draw(model: TorchModel, items: Sequence[Item], config: FinetuneConfig) -> Draw:
     """A source of random batches of equally sized items, with dropped conditions, on the trained network's device."""
     with torch.inference_mode():
         empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
-    sizes: dict[tuple[int, ...], list[Path]] = {}
-    for path in items:
-        sizes.setdefault(tuple(load_item(path).latents.shape), []).append(path)
+    sizes: dict[tuple[int, ...], list[Item]] = {}
+    for item in items:
+        sizes.setdefault(tuple(load_item(*item).latents.shape), []).append(item)
     groups = list(sizes.values())
 
     def draw(generator: torch.Generator) -> Batch:
         chosen = int(torch.randint(len(items), (1,), generator=generator))
         group = next(group for group in groups if items[chosen] in group)
         picks = torch.randint(len(group), (config.batch,), generator=generator)
-        loaded = [load_item(group[int(pick)]) for pick in picks]
+        loaded = [load_item(*group[int(pick)]) for pick in picks]
         dropped = drop_conditions(torch.rand(config.batch, generator=generator), config.drop)
         latents = torch.stack([item.latents for item in loaded])
         return {

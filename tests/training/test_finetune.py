@@ -92,7 +92,7 @@ def test_a_merged_lora_is_what_was_trained(
     path = finetune(trained, config(clip_folder(), target="lora"), tmp_path / "run")
     merged = load(small_weights, device="cpu")
     merge_adapters(merged.unet, read_adapters(path), 1.0, "it")
-    items = encode_items(merged, read_list(clip_folder()), config(clip_folder()), tmp_path / "run" / "cache")
+    items = encode_items(merged, read_list(clip_folder()), config(clip_folder()), tmp_path / "cache")
     batch = item_draw(merged, items, config(clip_folder()))(torch.Generator().manual_seed(0))
     schedule = make_schedule(merged.variant.diffusion)
     with torch.no_grad():
@@ -179,14 +179,18 @@ def test_encoded_clips_are_kept_until_something_changes(
     wanted = config(folder, views=2)
     rows, cache = read_list(folder), tmp_path / "cache"
     first = encode_items(small_model, rows, wanted, cache)
-    written = {path: path.stat().st_mtime_ns for path in first}
-    assert len(written) == 6
-    assert {
-        path: path.stat().st_mtime_ns for path in encode_items(small_model, rows, wanted, cache)
-    } == written
+    written = {path: path.stat().st_mtime_ns for path in cache.rglob("*.pt")}
+    # Two views of three clips, and three captions.
+    assert len(set(first)) == 6
+    assert len(written) == 9
+    assert encode_items(small_model, rows, wanted, cache) == first
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.pt")} == written
 
     other = encode_items(small_model, [replace(rows[0], caption="something else"), *rows[1:]], wanted, cache)
     assert len(set(other) - set(first)) == 2
+    # Only the caption is encoded again.
+    assert {item.clip for item in other} == {item.clip for item in first}
+    assert len(list(cache.rglob("*.pt"))) == 10
     (folder / "1.mp4").write_bytes((folder / "2.mp4").read_bytes())
     assert len(set(encode_items(small_model, rows, wanted, cache)) - set(first)) == 2
     assert not set(encode_items(small_model, rows, replace(wanted, frames=5), cache)) & set(first)
@@ -197,12 +201,12 @@ def test_items_hold_what_the_network_is_given(
 ) -> None:
     folder = clip_folder()
     animate = config(folder, random_frame=False)
-    item = load_state(encode_items(small_model, read_list(folder), animate, tmp_path / "a")[0])
+    item = load_state(encode_items(small_model, read_list(folder), animate, tmp_path / "a")[0].clip)
     assert item["latents"].shape == item["concat"].shape == (4, 4, 8, 8)
     assert all(torch.equal(item["concat"][:, frame], item["latents"][:, 0]) for frame in range(4))
     assert item["fs"] == 8
     between = replace(animate, mode="interpolate")
-    item = load_state(encode_items(small_model, read_list(folder), between, tmp_path / "b")[0])
+    item = load_state(encode_items(small_model, read_list(folder), between, tmp_path / "b")[0].clip)
     assert torch.equal(item["concat"][:, -1], item["latents"][:, -1])
     assert not item["concat"][:, 1:-1].any()
 
@@ -211,7 +215,7 @@ def test_condition_frames_are_random(small_model: Model, clip_folder: Callable, 
     folder = clip_folder()
     items = encode_items(small_model, read_list(folder), config(folder, views=4), tmp_path / "a")
     seen = set()
-    for item in map(load_state, items):
+    for item in (load_state(item.clip) for item in items):
         distance = (item["latents"] - item["concat"]).abs().sum((0, 2, 3))
         seen.add(int(distance.argmin()))
     assert len(seen) > 1
@@ -255,7 +259,7 @@ def test_captions_of_a_thousand_words_are_cut_like_prompts(
     folder = clip_folder(count=1)
     write_rows(folder / "captions.csv", ["path", "caption"], [["0.mp4", "a word " * 500]])
     (item,) = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
-    assert load_state(item)["text"].shape == (77, 64)
+    assert load_state(item.text)["text"].shape == (77, 64)
 
 
 def test_a_full_disk_while_encoding_is_told(
@@ -268,7 +272,7 @@ def test_a_full_disk_while_encoding_is_told(
     folder = clip_folder()
     with pytest.raises(UsageError, match="could not be written .*No space left"):
         encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "cache").rglob("*.*"))
 
 
 def test_a_model_of_another_mode_is_refused(
