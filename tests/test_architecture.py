@@ -39,8 +39,8 @@ ORDER = {
     "diffusion": "config guidance schedule sigmas denoiser samplers",
     "weights": "formats networks layout architectures accounting detect fill tensors load convert inspect "
     "random_model lora catalogue download",
-    "training": "options processes run_log state muon trainer losses lora config printing movies data encoding samples "
-    "finetune",
+    "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
+    "encoding samples finetune",
     "toy": "world autoencoder towers pools behaviour hops scales clips tiny",
     "evaluation": "motion figures distributions clip_score learned folder measure",
 }

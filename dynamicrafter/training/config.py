@@ -14,6 +14,7 @@ from ..bounded_json import parse_json
 from ..errors import UsageError
 from ..forms import Form, shortened
 from ..settings import check_seed
+from .lora import USUAL, Adapted, Adapters
 from .losses import DROP
 from .options import Option, check_options, settings_of
 from .trainer import TrainerConfig
@@ -25,6 +26,7 @@ _SMALLEST_AREA = 64 * 64
 Target = Literal["all", "spatial", "temporal", "image_proj", "lora"]
 TrainedMode = Literal["animate", "interpolate"]
 Timesteps = Literal["uniform", "high"]
+Base = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,30 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """One of several data folders."""
+
+    folder: Annotated[str, Option("folder of the clips, relative to the working directory")]
+    listing: Annotated[str | None, Option("list of the captions", example="clips/some.csv")] = None
+    repeats: Annotated[int, Option("how often each clip counts among the clips of all folders", low=1)] = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises UsageError."""
+        check_options(self, "data.")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Training of a checkpoint, released or not, on a folder of clips; defaults are those of the released recipe."""
 
     model: Annotated[str, Option("name or path of the checkpoint to start from")]
-    data: Annotated[str, Option("folder of the clips, relative to the working directory")]
+    data: Annotated[
+        str | tuple[DataConfig, ...],
+        Option(
+            "folder of the clips, relative to the working directory, or a list of folders with repeats, as in "
+            '[{ folder = "clips" }, { folder = "more", repeats = 3 }]'
+        ),
+    ]
     listing: Annotated[
         str | None,
         Option(
@@ -111,7 +132,56 @@ class FinetuneConfig:
     ] = "lora"
     mode: Annotated[TrainedMode, Option("whether one image is given, or the first and the last")] = "animate"
     rank: Annotated[int, Option("rank of the adapters", low=1)] = 16
+    alpha: Annotated[
+        float | None,
+        Option(
+            "the change made by an adapter is multiplied by this over the rank; the rank itself if absent",
+            low=0,
+            above=True,
+            hint="the rank, or half of it, is usual",
+            example=8.0,
+        ),
+    ] = None
+    layers: Annotated[
+        tuple[Adapted, ...],
+        Option(
+            "layers with adapters: the spatial attention, the temporal attention, the attention to the image, the "
+            "feed-forward layers, the convolutions"
+        ),
+    ] = USUAL
+    dropout: Annotated[
+        float,
+        Option("share of the inputs of the adapters that is dropped in training", low=0, high=1, below=True),
+    ] = 0.0
+    start_from: Annotated[
+        str | None,
+        Option("file of a LoRA to start from, of the same rank and layers", example="lora.safetensors"),
+    ] = None
+    base: Annotated[
+        Base,
+        Option(
+            "precision in which the frozen weights are kept when adapters are trained; bf16 takes half the memory, and "
+            "with precision bf16 it changes no result"
+        ),
+    ] = "float32"
+    keep_last: Annotated[
+        int | None,
+        Option(
+            "number of LoRA files of earlier steps to keep, of which one is written at every save; all if absent",
+            low=1,
+            example=5,
+        ),
+    ] = None
     frames: Annotated[int, Option("number of frames of an excerpt", low=1)] = 16
+    shortest: Annotated[
+        int | None,
+        Option(
+            "clips with fewer frames than an excerpt are used whole if they have at least this many; they are skipped "
+            "if absent",
+            low=1,
+            example=8,
+        ),
+    ] = None
     area: Annotated[
         int | None,
         Option(
@@ -192,6 +262,37 @@ class FinetuneConfig:
                 "strides must be a minimum and a maximum, "
                 f"but {self.strides[0]} and {self.strides[1]} were given; 1 and 6 are usual"
             )
+        if self.shortest is not None and self.shortest > self.frames:
+            raise UsageError(
+                f"shortest must be at most frames, {self.frames}, but {self.shortest} was given; use a smaller one"
+            )
+        if not self.data:
+            raise UsageError(
+                "data must name a folder, but it is empty; use the folder that contains the clips"
+            )
+        if self.listing is not None and not isinstance(self.data, str):
+            raise UsageError("listing is given for several folders; give each folder in data its own")
+
+        if not self.layers:
+            raise UsageError(
+                f"layers must name at least one of {', '.join(get_args(Adapted))}, but it is empty"
+                "; omit it to train adapters of all attention layers"
+            )
+        if self.base == "bf16" and (self.target != "lora" or self.trainer.precision != "bf16"):
+            raise UsageError(
+                f"base bf16 needs target lora and precision bf16, but they are {self.target} and "
+                f"{self.trainer.precision}; change them, or use base float32"
+            )
+
+    @property
+    def adapters(self) -> Adapters:
+        """The adapters of target "lora"."""
+        return Adapters(self.rank, self.alpha, self.layers, self.dropout)
+
+    @property
+    def folders(self) -> tuple[DataConfig, ...]:
+        """The data folders."""
+        return (DataConfig(self.data, self.listing),) if isinstance(self.data, str) else self.data
 
 
 @dataclass(frozen=True)
@@ -279,7 +380,7 @@ def _change(values: dict[str, Any], change: str) -> None:
             f"a setting to change must be NAME=VALUE, but {change!r} was given; an example is trainer.steps=200"
         )
     hints = {setting.name: setting.hint for setting in settings_of(FinetuneConfig)}
-    hint = hints.get(name, str)
+    hint = hints.get(name, Any)
     *outer, last = name.split(".")
     for key in outer:
         inner = values.setdefault(key, {})

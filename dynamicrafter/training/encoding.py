@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..atomic import check_writable, clear_unfinished
 from ..errors import CheckpointError, UsageError
@@ -26,8 +27,8 @@ from ..model.configs import TEXT_TOKENS
 from ..model.encoders import count_tokens
 from ..pipeline import TorchModel
 from .config import FinetuneConfig
-from .data import Row, bucket, read_piece
-from .movies import UnusableClip, clip_size, movie_file
+from .data import Row, bucket, piece_size, read_piece
+from .movies import UnusableClip, movie_file
 from .processes import process_count, process_index, wait_for_all
 from .state import load_state, save_state
 from .trainer import StepProgress
@@ -55,6 +56,8 @@ class EncodedPiece:
     vision: Tensor
     """``[tokens, c]`` of the condition frame."""
     fs: int
+    mask: Tensor | None = None
+    """Weights ``[1, t, h, w]`` of the loss in 0..1; None weights all places equally."""
 
 
 class Item(NamedTuple):
@@ -91,9 +94,9 @@ def _incomplete(path: Path, kind: str) -> CheckpointError:
     )
 
 
-def cache_folder(config: FinetuneConfig) -> Path:
-    """The folder of the encoded clips."""
-    return Path(config.data) / CACHE if config.cache is None else Path(config.cache)
+def cache_folder(row: Row, config: FinetuneConfig) -> Path:
+    """The folder of the row's encoded clip and caption."""
+    return row.folder / CACHE if config.cache is None else Path(config.cache)
 
 
 @contextmanager
@@ -151,7 +154,6 @@ def encode_together(
     model: TorchModel,
     rows: Sequence[Row],
     config: FinetuneConfig,
-    cache: Path,
     skipped: Callable[[str], None] | None = None,
     progress: StepProgress | None = None,
     *,
@@ -162,24 +164,25 @@ def encode_together(
     count, index = process_count(), process_index()
     who = fingerprints(model) if who is None else who
     if count > 1:
-        _encode_rows(model, who, rows[index::count], config, cache, None, progress)
+        _encode_rows(model, who, rows[index::count], config, None, progress)
         wait_for_all()
         progress = None
-    return encode_items(model, rows, config, cache, skipped, progress, who=who, held_out=held_out)
+    return encode_items(model, rows, config, skipped, progress, who=who, held_out=held_out)
 
 
 def encode_items(
     model: TorchModel,
     rows: Sequence[Row],
     config: FinetuneConfig,
-    cache: Path,
     skipped: Callable[[str], None] | None = None,
     progress: StepProgress | None = None,
     *,
     who: Sequence[str] | None = None,
     held_out: bool = False,
 ) -> list[Item]:
-    """Encode every excerpt and caption that is not in ``cache`` yet; returns the files of all usable excerpts.
+    """Encode every excerpt and caption that is not in the cache yet; returns the files of all usable excerpts.
+
+    Those of a row are repeated as often as the row says.
 
     A file's name depends on the clip or its caption, the networks that encode it and every relevant setting.
     ``skipped`` is called with a message for every clip that is skipped, ``progress`` after every clip. ``who`` is the
@@ -194,7 +197,7 @@ def encode_items(
             skipped(reason)
 
     who = fingerprints(model) if who is None else who
-    found = _encode_rows(model, who, rows, config, cache, left_out, progress)
+    found = _encode_rows(model, who, rows, config, left_out, progress)
     if not found and held_out:
         raise UsageError(
             f"none of the {len(rows)} held-out clip(s) at the end of the list can be used; end the list with usable "
@@ -213,18 +216,19 @@ def _encode_rows(
     who: Sequence[str],
     rows: Sequence[Row],
     config: FinetuneConfig,
-    cache: Path,
     skipped: Callable[[str], None] | None,
     progress: StepProgress | None,
 ) -> list[Item]:
     found: list[Item] = []
     for done, row in enumerate(rows, 1):
+        cache = cache_folder(row, config)
         try:
             for view in range(config.views):
                 clip = cache / _CLIPS / f"{_clip_key(model, who, row, config, view, cache)}.pt"
                 if not clip.exists():
                     save_state(_encode(model, row, config, view), clip)
-                found.append(Item(clip, _encode_text(model, who, _caption(row, config), cache)))
+                item = Item(clip, _encode_text(model, who, _caption(row, config), cache))
+                found.extend([item] * row.repeats)
         except UnusableClip as problem:
             if skipped is not None:
                 skipped(str(problem))
@@ -261,13 +265,18 @@ def _clip_key(
     model: TorchModel, who: Sequence[str], row: Row, config: FinetuneConfig, view: int, cache: Path
 ) -> str:
     """File name of an encoded excerpt; raises UnusableClip if there is no clip file."""
-    file = movie_file(row.path)
-    # Relative to the cache, so that a data folder can be moved with it; Windows has no such path between drives.
-    same_drive = row.path.absolute().drive == cache.absolute().drive
-    place = Path(os.path.relpath(row.path, cache)) if same_drive else row.path
-    how = [config.mode, config.frames, config.area, config.strides, config.random_frame]
-    clip = [place.as_posix(), file.st_size, file.st_mtime_ns, row.fps]
+    how = [config.mode, config.frames, config.shortest, config.area, config.strides, config.random_frame]
+    clip = [_identity(row.path, cache), row.mask and _identity(row.mask, cache), row.fps]
     return _digest(_FORMAT, clip, [model.variant.name, *who[:-1]], how, view)
+
+
+def _identity(path: Path, cache: Path) -> list[object]:
+    """Place, size and time of a file; raises UnusableClip if there is none."""
+    file = movie_file(path)
+    # Relative to the cache, so that a data folder can be moved with it; Windows has no such path between drives.
+    same_drive = path.absolute().drive == cache.absolute().drive
+    place = Path(os.path.relpath(path, cache)) if same_drive else path
+    return [place.as_posix(), file.st_size, file.st_mtime_ns]
 
 
 def _digest(*values: object) -> str:
@@ -292,27 +301,33 @@ def _fingerprint(module: nn.Module) -> str:
 def _encode(model: TorchModel, row: Row, config: FinetuneConfig, view: int) -> dict[str, Any]:
     """The fields of an EncodedPiece except its text."""
     preset = model.variant.preset
+    if row.is_image and config.mode == "interpolate":
+        raise UnusableClip(f"{row.path} is an image, but mode interpolate needs clips")
     size = (preset.width, preset.height)
     if config.area is not None:
-        width, height = clip_size(row.path)
+        width, height = piece_size(row)
         size = bucket(width / height, config.area)
     seed = int(hashlib.sha256(f"{row.path.name} {view}".encode()).hexdigest()[:12], 16)
     generator = torch.Generator().manual_seed(seed)
-    piece = read_piece(row, config.frames, size, config.strides, generator)
+    piece = read_piece(row, config.frames, size, config.strides, generator, config.shortest)
     frames = piece.frames.to(model.device)
+    count = len(frames)
     z = torch.cat([_latents(model, frame[None], generator) for frame in frames]).transpose(0, 1)[None]
     if config.mode == "interpolate":
-        seen, concat = 0, place_keyframes({0: z[:, :, 0], -1: z[:, :, -1]}, config.frames)
+        seen, concat = 0, place_keyframes({0: z[:, :, 0], -1: z[:, :, -1]}, count)
     else:
-        seen = int(torch.randint(config.frames, (1,), generator=generator)) if config.random_frame else 0
-        concat = repeat_picture(z[:, :, seen], config.frames)
-    stride_conditioned = model.variant.preset.fs_still < model.variant.preset.fs_lively
-    return {
+        seen = int(torch.randint(count, (1,), generator=generator)) if config.random_frame else 0
+        concat = repeat_picture(z[:, :, seen], count)
+    encoded = {
         "latents": z[0].cpu(),
         "concat": concat[0].cpu().contiguous(),
         "vision": vision_tokens(model, frames[seen : seen + 1])[0],
-        "fs": piece.stride if stride_conditioned else int(piece.fps),
+        "fs": piece.fs(preset),
     }
+    if piece.mask is not None:
+        mask = F.interpolate(piece.mask, z.shape[-2:], mode="area")
+        encoded["mask"] = mask.transpose(0, 1).contiguous()
+    return encoded
 
 
 def _latents(model: TorchModel, picture: Tensor, generator: torch.Generator) -> Tensor:

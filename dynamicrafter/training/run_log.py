@@ -7,12 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..atomic import replacing
 from ..errors import UsageError
 
-LogKind = Literal["csv", "tensorboard"]
+LogKind = Literal[
+    "csv",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "comet_ml",
+    "aim",
+    "clearml",
+    "dvclive",
+    "swanlab",
+    "trackio",
+]
+TRACKERS = frozenset(get_args(LogKind)) - {"csv", "tensorboard"}
+"""Those that accelerate writes to; each is also the name of its package."""
+_PROJECT = "dynamicrafter"
 
 CSV = "log.csv"
 TENSORBOARD = "tensorboard"
@@ -40,10 +54,25 @@ class Report:
 class RunLog:
     """Writes the log of a run that starts or resumes after ``step``; later lines of a killed run are removed."""
 
-    def __init__(self, folder: Path, kind: LogKind, step: int) -> None:
-        """Open the log; raises UsageError if TensorBoard is requested but not installed."""
+    def __init__(
+        self,
+        folder: Path,
+        kind: LogKind,
+        step: int,
+        accelerator: Any = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the log.
+
+        ``accelerator``, accelerate's Accelerator that was made for ``kind``, and the ``settings`` to show are for those
+        of TRACKERS. Raises UsageError if the package of ``kind`` is not installed.
+        """
         self._path = folder / CSV
         self._board: Any = None
+        self._accelerator: Any = None
+        if kind in TRACKERS:
+            self._accelerator = accelerator
+            accelerator.init_trackers(_PROJECT, config=dict(settings or {}))
         if kind == "tensorboard":
             try:
                 writer = import_module("torch.utils.tensorboard").SummaryWriter
@@ -81,11 +110,18 @@ class RunLog:
             for key, value in line.extra.items():
                 self._board.add_scalar(f"measured/{key}", value, line.step)
             self._board.flush()
+        if self._accelerator is not None:
+            loss = {} if line.loss is None else {"loss": line.loss}
+            self._accelerator.log({**loss, "learning_rate": line.rate, **line.extra}, step=line.step)
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Finish TensorBoard's file or the tracker's run."""
         if self._board is not None:
             self._board.close()
+        if self._accelerator is not None:
+            # Its own end_training would end the processes' communication as well.
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
 
     def _found_columns(self) -> tuple[str, ...]:
         """The columns of an existing file, which may be those of another version."""

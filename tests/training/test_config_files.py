@@ -131,6 +131,7 @@ def test_settings_are_changed_from_the_command_line(tmp_path: Path) -> None:
         "trainer.steps=7",
         "strides=[2, 3]",
         "target=temporal",
+        "base=float32",
         "checkpointing=false",
         "min_snr=5",
         "area=null",

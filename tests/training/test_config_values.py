@@ -27,7 +27,7 @@ def refused(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"data": 5}, "data in it must be a string, not 5"),
+        ({"data": 5}, "data in it must be a string or a list, each an object, not 5"),
         ({"listing": 5}, "listing in it must be a string or null, not 5"),
         ({"frames": "16"}, "frames in it must be an integer, not '16'"),
         ({"batch": 1.5}, "batch in it must be an integer, not 1.5"),

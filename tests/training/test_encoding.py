@@ -73,9 +73,9 @@ def test_clips_of_another_format_are_encoded_again(
     small_model: Model, clip_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = clip_folder(count=1)
-    first = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
+    first = encode_items(small_model, read_list(folder), config(folder))
     monkeypatch.setattr(encoding, "_FORMAT", encoding._FORMAT + 1)
-    assert encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache") != first
+    assert encode_items(small_model, read_list(folder), config(folder)) != first
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are not everywhere")
@@ -84,7 +84,7 @@ def test_a_pipe_is_left_out(small_model: Model, clip_folder: Callable, tmp_path:
     (folder / "0.mp4").unlink()
     os.mkfifo(folder / "0.mp4")
     told: list[str] = []
-    items = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache", told.append)
+    items = encode_items(small_model, read_list(folder), config(folder), told.append)
     assert len(items) == 1
     assert told == [f"{folder / '0.mp4'} cannot be read (it is not a regular file)"]
 
