@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,7 +59,7 @@ class EncodedPiece:
     """Weights ``[1, t, h, w]`` of the loss in 0..1; None weights all places equally."""
 
 
-class Item(NamedTuple):
+class ItemFiles(NamedTuple):
     """The files of one encoded excerpt."""
 
     clip: Path
@@ -106,6 +105,8 @@ def locked_cache(folder: Path, note: Callable[[str], None] | None = None) -> Gen
     ``note`` is called with a message if another run is writing to it, which is then waited for. Raises UsageError if
     the folder cannot be written to.
     """
+    from filelock import FileLock, Timeout
+
     lock = cast(Any, FileLock(folder / _LOCK))
     try:
         for name in (_CLIPS, _TEXTS):
@@ -159,7 +160,7 @@ def encode_together(
     *,
     who: Sequence[str] | None = None,
     held_out: bool = False,
-) -> list[Item]:
+) -> list[ItemFiles]:
     """:func:`encode_items` with the work split among the processes; each returns the files of all rows."""
     count, index = process_count(), process_index()
     who = fingerprints(model) if who is None else who
@@ -179,7 +180,7 @@ def encode_items(
     *,
     who: Sequence[str] | None = None,
     held_out: bool = False,
-) -> list[Item]:
+) -> list[ItemFiles]:
     """Encode every excerpt and caption that is not in the cache yet; returns the files of all usable excerpts.
 
     Those of a row are repeated as often as the row says.
@@ -218,8 +219,8 @@ def _encode_rows(
     config: FinetuneConfig,
     skipped: Callable[[str], None] | None,
     progress: StepProgress | None,
-) -> list[Item]:
-    found: list[Item] = []
+) -> list[ItemFiles]:
+    found: list[ItemFiles] = []
     for done, row in enumerate(rows, 1):
         cache = cache_folder(row, config)
         try:
@@ -227,7 +228,7 @@ def _encode_rows(
                 clip = cache / _CLIPS / f"{_clip_key(model, who, row, config, view, cache)}.pt"
                 if not clip.exists():
                     save_state(_encode(model, row, config, view), clip)
-                item = Item(clip, _encode_text(model, who, _caption(row, config), cache))
+                item = ItemFiles(clip, _encode_text(model, who, _caption(row, config), cache))
                 found.extend([item] * row.repeats)
         except UnusableClip as problem:
             if skipped is not None:

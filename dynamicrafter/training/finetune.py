@@ -27,7 +27,7 @@ from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
 from .encoding import (
     EncodedPiece,
-    Item,
+    ItemFiles,
     cache_folder,
     cut_captions,
     encode_together,
@@ -247,7 +247,9 @@ def listed_clips(config: FinetuneConfig, note: Callable[[str], None] | None = No
     return rows
 
 
-def held_out_gauge(items: Sequence[Item], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
+def held_out_gauge(
+    items: Sequence[ItemFiles], device: torch.device
+) -> Callable[[nn.Module], Mapping[str, float]]:
     """A function that measures the mean loss on encoded clips, with the same noise each time and nothing dropped."""
 
     def measure(module: nn.Module) -> Mapping[str, float]:
@@ -272,13 +274,13 @@ def held_out_gauge(items: Sequence[Item], device: torch.device) -> Callable[[nn.
     return measure
 
 
-def item_draw(model: TorchModel, items: Sequence[Item], config: FinetuneConfig) -> Draw:
+def item_draw(model: TorchModel, items: Sequence[ItemFiles], config: FinetuneConfig) -> Draw:
     """A source of random batches of equally sized items, with dropped conditions, on the trained network's device."""
     with torch.inference_mode():
         empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
-    sizes: dict[tuple[int, ...], list[Item]] = {}
+    sizes: dict[tuple[int, ...], list[ItemFiles]] = {}
     for item in items:
         sizes.setdefault(tuple(load_item(*item).latents.shape), []).append(item)
     groups = list(sizes.values())

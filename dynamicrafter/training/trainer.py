@@ -338,7 +338,7 @@ class Trainer:
     def _with_mean(self) -> Generator[None]:
         """A context in which the module has the EMA weights and no dropout."""
         training = [part for part in self._plain.modules() if part.training]
-        self._plain.eval()
+        self._plain.train(False)
         self._swap()
         try:
             with torch.no_grad():
