@@ -6,8 +6,9 @@ because a newer version may rely on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -64,7 +65,7 @@ class Form:
         made = self._value(kind, values, "", MISSING)
         if made is _UNFIT:
             raise self.error(
-                f"{self.name} must be {_in_words(kind)}, not {shortened(repr(values))}{self._advice}"
+                f"{self.name} must be {in_words(kind)}, not {shortened(repr(values))}{self._advice}"
             )
         return made
 
@@ -108,7 +109,9 @@ class Form:
         known = {field.name: field for field in fields(kind)}
         unknown = [f"{path}{key}" for key in sorted(set(values) - set(known))]
         if unknown and self.writer is None:
-            raise self.error(f"{self.name} has unknown settings: {shortened(', '.join(unknown))}")
+            nearest = _nearest(unknown[0], [f"{path}{name}" for name in _names(kind)])
+            advice = f"the nearest known one is {nearest}" if nearest else "remove them"
+            raise self.error(f"{self.name} has unknown settings: {shortened(', '.join(unknown))}; {advice}")
         if unknown:
             raise self.error(
                 f"{self.name} contains {shortened(', '.join(unknown))}, which this version ({program_version()}) does "
@@ -124,7 +127,7 @@ class Form:
             place = f"{path}{key}"
             made[key] = self._value(hints[key], value, f"{place}.", _default(known[key]))
             if made[key] is _UNFIT:
-                wanted = _in_words(hints[key])
+                wanted = in_words(hints[key])
                 raise self.error(
                     f"{place} in {self.name} must be {wanted}, not {shortened(repr(value))}{self._advice}"
                 )
@@ -135,19 +138,33 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _names(kind: Any) -> list[str]:
+    """Names of the fields of a dataclass, followed by those of its nested dataclasses with a prefix."""
+    hints = get_type_hints(kind)
+    inner = [f"{key}.{name}" for key, hint in hints.items() if is_dataclass(hint) for name in _names(hint)]
+    return [*hints, *inner]
+
+
+def _nearest(wrong: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` whose last part is most similar to that of ``wrong``; None if none is similar."""
+    by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
+    close = get_close_matches(wrong.rpartition(".")[2], by_last, 1)
+    return by_last[close[0]] if close else None
+
+
 def _default(field: Field[Any]) -> Any:
     """Default of a field; MISSING if it has none."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _in_words(hint: Any) -> str:
-    """Description of the values that ``hint`` allows, for messages."""
+def in_words(hint: Any) -> str:
+    """Description of the values that the type ``hint`` allows, for messages."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, choices))
     if origin is UnionType:
-        return " or ".join(_in_words(choice) for choice in choices)
+        return " or ".join(in_words(choice) for choice in choices)
     if origin is tuple:
         count = "" if choices[-1] is Ellipsis else f" of {len(choices)}"
-        return f"a list{count}, each {_in_words(choices[0])}"
+        return f"a list{count}, each {in_words(choices[0])}"
     return _WORDS.get(hint, "an object")

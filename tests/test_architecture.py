@@ -40,7 +40,8 @@ ORDER = {
     "weights": "formats networks layout architectures accounting detect fill tensors load convert inspect "
     "random_model lora catalogue download",
     "media": "lists provenance pictures video",
-    "training": "processes run_log state muon trainer losses lora config movies data encoding samples finetune",
+    "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
+    "encoding samples finetune",
     "toy": "world autoencoder towers pools gauges behaviour hops scales clips tiny",
     "evaluation": "motion figures distributions clip_score learned folder measure",
 }

@@ -12,7 +12,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import make_locales, make_parameter_table, make_preset_tables, make_templates, make_thumbnails
+from . import (
+    make_locales,
+    make_parameter_table,
+    make_preset_tables,
+    make_templates,
+    make_thumbnails,
+    make_training_table,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,6 +28,7 @@ def main() -> None:
     """Make all of it, one after the other."""
     make_preset_tables.main()
     make_parameter_table.main()
+    make_training_table.main()
     # The tests' own server; their folder is no package.
     sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
     host = importlib.import_module("comfyui_host")

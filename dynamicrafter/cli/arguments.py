@@ -187,11 +187,23 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         commands,
         "train",
         "train a model or an adapter (LoRA)",
-        "train my_lora.json --folder runs/my_lora",
-        "train tiny --stage autoencoder",
+        "train --print lora > my_lora.toml",
+        "train my_lora.toml --folder runs/my_lora --set trainer.steps=200",
     )
     train.add_argument(
-        "config", type=_name, metavar="CONFIG", help="a JSON file, or the name of an included config"
+        "config", type=_name, metavar="CONFIG", help="a TOML or JSON file, or the name of an included config"
+    )
+    train.add_argument(
+        "--print",
+        action="store_true",
+        help="print CONFIG as TOML with a comment for every setting, and train nothing",
+    )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of CONFIG, such as trainer.steps=200; may be repeated",
     )
     train.add_argument(
         "--folder",

@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..toy.tiny import STAGES, RecipeStage, train_tiny
 from ..training.config import TinyConfig, load_config
 from ..training.finetune import finetune, listed_clips
+from ..training.printing import as_toml
 from ..training.processes import join_processes, process_index
 from ..training.run_log import Report
 from .progress import Bars
@@ -35,7 +36,12 @@ class _Bars(Bars):
 
 def run(given: Namespace) -> dict[str, Any]:
     """Run ``train`` and return what ``--json`` prints."""
-    config = load_config(given.config)
+    config = load_config(given.config, given.set)
+    if given.print:
+        text = as_toml(config)
+        if not given.json:
+            print(text, end="")
+        return {"toml": text}
     folder = given.folder or Path(Path(given.config).stem)
     stages: tuple[RecipeStage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
     if isinstance(config, TinyConfig):
@@ -58,7 +64,8 @@ def run(given: Namespace) -> dict[str, Any]:
 
         def report(line: Report, stage: str = "") -> None:
             measured = " ".join(f"{name} {value:.4g}" for name, value in line.extra.items())
-            say(f"{stage:8} step {line.step:6} loss {line.loss:.4f} {line.seconds:7.0f} s {measured}")
+            loss = " " * 11 if line.loss is None else f"loss {line.loss:.4f}"
+            say(f"{stage:8} step {line.step:6} {loss} {line.seconds:7.0f} s {measured}")
 
         def skip(reason: str) -> None:
             skipped.append(reason)

@@ -1,7 +1,8 @@
-"""Training data from a folder of clips: reads the list of captions and decodes clips; unusable ones raise.
+"""Training data from a folder of clips and images: reads the captions and decodes clips; unusable ones raise.
 
-Lists are csv or jsonl with ``path`` and ``caption`` (and, if known, ``fps`` and ``motion``), or WebVid's columns
-``videoid``, ``page_dir`` and ``name``, whose clips are ``videos/<page_dir>/<videoid>.mp4``.
+Lists are csv or jsonl with ``path`` and ``caption`` (and, if known, ``fps``, ``motion`` and ``mask``), or WebVid's
+columns ``videoid``, ``page_dir`` and ``name``, whose clips are ``videos/<page_dir>/<videoid>.mp4``. Without a list,
+each clip's caption is in the .txt file of the same name.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UsageError
+from ..errors import PictureError, UsageError
 from ..media.lists import read_lines
+from ..media.pictures import read_picture
+from ..model.variants import Preset
 from ..parameters import SIZE_STEP
-from .movies import ShorterClip, UnusableClip, open_movie
+from .movies import ShorterClip, UnusableClip, clip_size, open_movie
 
 CAPTION_LISTS = ("captions.csv", "captions.jsonl")
 """File names recognised as the list of a folder."""
 _OWN, _WEBVID = ("path", "caption"), ("videoid", "page_dir", "name")
 _MOTION_WORDING = "dynamic_wording"
 """WebVid10M-motion's column with the part of the caption that describes the motion."""
+_IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"))
+"""Extensions of images, which are clips of one frame."""
+_CLIPS = frozenset((".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif"))
+"""Extensions of clips in a folder without a list; a list may name any file."""
+_MASK = ".mask"
+"""End of the stem of a clip's mask in a folder without a list, as in ``boat.mask.png``."""
 _HIGHEST_RATE = 1000.0
 _LONGEST_ASPECT = 2.0
 
@@ -41,12 +50,23 @@ class Row:
     """Frames per second; None uses the clip's own rate."""
     motion: str = ""
     """Description of the motion only, without the contents of the image; empty if the list has none."""
+    mask: Path | None = None
+    """Image or clip that is white where the loss is measured and black elsewhere; None measures it everywhere."""
+    repeats: int = 1
+    """How often the clip counts among all clips."""
+    folder: Path = field(default=Path(), compare=False)
+    """The data folder."""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the file is an image."""
+        return self.path.suffix.lower() in _IMAGES
 
 
 def read_list(
     folder: Path, listing: Path | None = None, note: Callable[[str], None] | None = None
 ) -> list[Row]:
-    """The rows of ``listing``, or of the list in ``folder``; paths are relative to ``folder``.
+    """The rows of ``listing``, or of the list in ``folder``, or of its .txt files; paths are relative to ``folder``.
 
     Rows that lack a required value are skipped, as in the released code, and ``note`` is called with their number.
     Raises UsageError for a missing folder or list, for two lists of which none is chosen, and for a list without the
@@ -59,9 +79,7 @@ def read_list(
             raise UsageError(f"the data folder {folder} is empty; put the clips and a captions.csv into it")
         found = [folder / name for name in CAPTION_LISTS if (folder / name).is_file()]
         if not found:
-            raise UsageError(
-                f"{folder} contains no {' or '.join(CAPTION_LISTS)}; create one with the columns path and caption"
-            )
+            return _read_texts(folder, note)
         if len(found) > 1:
             raise UsageError(
                 f'{folder} contains both {" and ".join(CAPTION_LISTS)}; set "listing" to the one to use'
@@ -87,6 +105,37 @@ def read_list(
     return rows
 
 
+def _read_texts(folder: Path, note: Callable[[str], None] | None) -> list[Row]:
+    """The clips and images of ``folder`` with the captions in the .txt files of the same name."""
+    rows: list[Row] = []
+    bare: list[Path] = []
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGES | _CLIPS)
+    masks = {path.stem.removesuffix(_MASK): path for path in files if path.stem.endswith(_MASK)}
+    for path in files:
+        if path.stem.endswith(_MASK):
+            continue
+        text = path.with_suffix(".txt")
+        try:
+            caption = " ".join(text.read_text(encoding="utf-8-sig").split()) if text.is_file() else ""
+        except (OSError, UnicodeDecodeError) as problem:
+            raise UsageError(f"{text} is not a text file in UTF-8; save it as one") from problem
+        if caption:
+            rows.append(Row(path, caption, mask=masks.get(path.stem), folder=folder))
+        else:
+            bare.append(path)
+    if not rows:
+        raise UsageError(
+            f"{folder} contains no {' or '.join(CAPTION_LISTS)}; create one with the columns path and caption, or a "
+            ".txt file with the caption for every clip"
+        )
+    if bare and note is not None:
+        note(
+            f"{len(bare)} clip(s) of {folder} lack a .txt file with a caption and are skipped; the first one is "
+            f"{bare[0].name}"
+        )
+    return rows
+
+
 def _row(folder: Path, listing: Path, number: int, values: Mapping[str, Any]) -> Row | None:
     """One row; None if a required value is empty. Raises UsageError for a missing column or an unusable value."""
     for columns in (_OWN, _WEBVID):
@@ -103,9 +152,16 @@ def _row(folder: Path, listing: Path, number: int, values: Mapping[str, Any]) ->
         return None
     motion = _text(values, "motion", where) or _text(values, _MOTION_WORDING, where)
     fps = _rate(_text(values, "fps", where), cells[0], where)
-    if columns == _OWN:
-        return Row(folder / cells[0], cells[1], fps, motion)
-    return Row(folder / "videos" / cells[1] / f"{cells[0]}.mp4", cells[2], fps, motion)
+    mask = _text(values, "mask", where)
+    own = columns == _OWN
+    return Row(
+        folder / cells[0] if own else folder / "videos" / cells[1] / f"{cells[0]}.mp4",
+        cells[1] if own else cells[2],
+        fps,
+        motion,
+        folder / mask if mask else None,
+        folder=folder,
+    )
 
 
 def _text(values: Mapping[str, Any], name: str, where: str) -> str:
@@ -148,35 +204,94 @@ class ClipPiece:
 
     frames: Tensor
     """``[t, 3, H, W]`` in [-1, 1]."""
-    fps: float
-    """Frames per second after applying the stride; all variants but 256 are conditioned on it."""
+    fps: float | None
+    """Frames per second after applying the stride; all variants but 256 are conditioned on it. None for an image."""
     stride: int
+    mask: Tensor | None = None
+    """``[t, 1, H, W]`` in 0..1."""
+
+    def fs(self, preset: Preset) -> int:
+        """The value that the network is conditioned on; that of the least motion for an image."""
+        if self.fps is None:
+            return preset.fs_still
+        # Only the stride grows with the motion.
+        return self.stride if preset.fs_still < preset.fs_lively else int(self.fps)
 
 
 def read_piece(
-    row: Row, frames: int, size: tuple[int, int], strides: tuple[int, int], generator: torch.Generator
+    row: Row,
+    frames: int,
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    generator: torch.Generator,
+    shortest: int | None = None,
 ) -> ClipPiece:
     """A random excerpt of the row's clip, scaled to cover ``size`` (width, height) and centre-cropped.
 
-    The stride is sampled from ``strides`` and reduced for clips that are too short, as in the released code. Raises
-    UnusableClip for clips that cannot be read or have fewer than ``frames`` frames.
+    The stride is sampled from ``strides`` and reduced for clips that are too short, as in the released code. Clips with
+    fewer than ``frames`` frames, but at least ``shortest``, are read whole; images have one frame. Raises UnusableClip
+    for clips that cannot be read or are shorter.
     """
+    if row.is_image:
+        still = [_read_image(row.path)]
+        return ClipPiece(_fitted(still, size), row.fps, 1, _read_mask(row, [0], size))
     movie = open_movie(row.path)
     while True:
-        if movie.frames < frames:
-            raise UnusableClip(f"{row.path} has {movie.frames} frames, but {frames} are needed")
+        least = frames if shortest is None else shortest
+        if movie.frames < least:
+            raise UnusableClip(f"{row.path} has {movie.frames} frames, but {least} are needed")
+        count = min(frames, movie.frames)
         stride = int(torch.randint(strides[0], strides[1] + 1, (1,), generator=generator))
-        if (frames - 1) * stride + 1 > movie.frames:
-            stride = movie.frames // frames
-        room = movie.frames - (frames - 1) * stride
+        if (count - 1) * stride + 1 > movie.frames:
+            stride = movie.frames // count
+        room = movie.frames - (count - 1) * stride
         start = int(torch.randint(room, (1,), generator=generator))
+        numbers = range(start, start + (count - 1) * stride + 1, stride)
         try:
-            pictures = movie.read(range(start, start + (frames - 1) * stride + 1, stride))
+            pictures = movie.read(numbers)
             break
         except ShorterClip as problem:
             movie = replace(movie, frames=problem.frames)
-    chosen = torch.stack([_fit(picture, size) for picture in pictures])
-    return ClipPiece(chosen, (row.fps or movie.rate) / stride, stride)
+    fps = (row.fps or movie.rate) / stride
+    return ClipPiece(_fitted(pictures, size), fps, stride, _read_mask(row, numbers, size))
+
+
+def piece_size(row: Row) -> tuple[int, int]:
+    """Display (width, height) of the row's clip or image; raises UnusableClip."""
+    if not row.is_image:
+        return clip_size(row.path)
+    height, width = _read_image(row.path).shape[:2]
+    return width, height
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        return read_picture(path).pixels
+    except PictureError as problem:
+        raise UnusableClip(str(problem)) from problem
+
+
+def _read_mask(row: Row, numbers: Sequence[int], size: tuple[int, int]) -> Tensor | None:
+    """The frames of the row's mask with the given numbers; one image is the mask of all of them."""
+    if row.mask is None:
+        return None
+    if row.mask.suffix.lower() in _IMAGES:
+        pictures = [_read_image(row.mask)] * len(numbers)
+    else:
+        try:
+            pictures = open_movie(row.mask).read(numbers)
+        except ShorterClip as problem:
+            raise UnusableClip(
+                f"{row.mask} has {problem.frames} frames, but its clip {row.path} has more"
+            ) from problem
+    mask = (_fitted(pictures, size).mean(1, keepdim=True) + 1) / 2
+    if not mask.any():
+        raise UnusableClip(f"{row.mask} is black, so nothing of {row.path} can be trained on")
+    return mask
+
+
+def _fitted(pictures: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    return torch.stack([_fit(picture, size) for picture in pictures])
 
 
 def _fit(picture: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,46 +26,49 @@ from ..weights.layout import PREFIXES
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
 from .encoding import (
+    EncodedPiece,
+    ItemFiles,
+    cache_folder,
     cut_captions,
     encode_together,
     fingerprints,
     frozen_networks,
     load_item,
+    locked_cache,
     vision_tokens,
 )
-from .lora import adapter_weights, add_adapters, save_adapters
+from .lora import (
+    Adapters,
+    adapter_weights,
+    add_adapters,
+    forget_steps,
+    is_adapter,
+    is_temporal,
+    keep_compact,
+    save_adapters,
+    start_from,
+    step_file,
+)
 from .losses import DenoisingLoss, drop_conditions
 from .processes import join_processes, process_count, process_index, wait_for_all
-from .run_log import Report
+from .run_log import HELD_OUT, Report
 from .samples import SampleWriter
 from .state import make_folder
-from .trainer import Batch, Draw, Trainer, seed_everything
+from .trainer import STATE, Batch, Draw, Trainer, seed_everything
 
-CACHE = "cache"
 SAMPLES = "samples"
-"""Names of subfolders in a run's folder."""
+"""Name of a subfolder in a run's folder."""
 _GAUGED = (125, 375, 625, 875)
 """Timesteps of the validation loss."""
 _HIGH_SHARE, _HIGH_RANGE = 0.75, 0.3
 """For "high" timesteps: the share of samples, and the part of the range they come from."""
 
 
-def is_temporal(name: str) -> bool:
-    """Whether a parameter of the network belongs to its temporal layers."""
-    parts = name.split(".")
-    if "temopral_conv" in parts or parts[0] == "init_attn":
-        return True
-    place = 1 if parts[0] == "middle_block" else 2
-    return parts[0] in ("input_blocks", "output_blocks", "middle_block") and (
-        parts[place] == "2" and parts[place + 1] in ("norm", "proj_in", "proj_out", "transformer_blocks")
-    )
-
-
-def choose_trained(loss: DenoisingLoss, target: Target, rank: int) -> None:
+def choose_trained(loss: DenoisingLoss, target: Target, adapters: Adapters) -> None:
     """Select the trained weights of network and resampler; all targets but two include the resampler."""
     loss.requires_grad_(False)
     if target == "lora":
-        add_adapters(loss.unet, rank)
+        add_adapters(loss.unet, adapters)
         return
     for name, parameter in loss.unet.named_parameters():
         image_path = "to_k_ip" in name or "to_v_ip" in name or name.endswith(".alpha")
@@ -144,14 +149,19 @@ def finetune(
     if cut is not None:
         tell(cut)
     trained, held_out = rows[: len(rows) - config.held_out], rows[len(rows) - config.held_out :]
-    with frozen_networks(model, device) as placed:
+    held_out = [replace(row, repeats=1) for row in held_out]
+    with ExitStack() as encoding:
+        # The other processes of this run write to the cache too.
+        if main:
+            for cache in sorted({cache_folder(row, config) for row in rows}):
+                encoding.enter_context(locked_cache(cache, tell))
+        wait_for_all()
+        placed = encoding.enter_context(frozen_networks(model, device))
         who = fingerprints(placed)
-        items = encode_together(placed, trained, config, folder / CACHE, skipped, encoded, who=who)
+        items = encode_together(placed, trained, config, skipped, encoded, who=who)
         enough_for(process_count(), items)
         unseen = (
-            encode_together(
-                placed, held_out, config, folder / CACHE, skipped, encoded, who=who, held_out=True
-            )
+            encode_together(placed, held_out, config, skipped, encoded, who=who, held_out=True)
             if held_out
             else []
         )
@@ -162,9 +172,25 @@ def finetune(
     loss = DenoisingLoss(model.unet, model.resampler, make_schedule(model.variant.diffusion), config.min_snr)
     # New adapters must be the same in every process.
     seed_everything(config.trainer.seed)
-    choose_trained(loss, config.target, config.rank)
+    choose_trained(loss, config.target, config.adapters)
+    if config.start_from is not None and not (folder / STATE).exists():
+        start_from(loss.unet, config.adapters, Path(config.start_from))
+    if config.base == "bf16":
+        keep_compact(loss.unet, loss.resampler)
     if config.checkpointing:
         recompute_activations(loss.unet)
+
+    def write_adapters(path: Path) -> None:
+        weights = {name: value for name, value in model.unet.named_parameters() if is_adapter(name)}
+        weights = trainer.gathered(weights)
+        if main:
+            save_adapters(adapter_weights(weights, config.adapters), path)
+
+    def keep_adapters(step: int) -> None:
+        write_adapters(step_file(folder, step))
+        if main and config.keep_last is not None:
+            forget_steps(folder, config.keep_last)
+
     trainer = Trainer(
         loss,
         draw,
@@ -175,6 +201,8 @@ def finetune(
         progress=stepped,
         sample=sampler,
         sample_every=config.samples.every,
+        background=True,
+        saved=keep_adapters if config.target == "lora" else None,
         identity=_identity(config),
     )
     if trainer.step >= config.trainer.steps:
@@ -183,13 +211,14 @@ def finetune(
             "increase steps to continue, or use another folder to start from scratch"
         )
     trainer.run()
-    network, resampler = trainer.trained_weights(model.unet), trainer.trained_weights(model.resampler)
-    lora = config.target == "lora"
-    path = folder / ("lora.safetensors" if lora else "model.safetensors")
-    if main:
-        if lora:
-            save_adapters(adapter_weights(network), path)
-        else:
+    if config.target == "lora":
+        path = folder / "lora.safetensors"
+        write_adapters(path)
+    else:
+        path = folder / "model.safetensors"
+        network = trainer.gathered(model.unet.state_dict())
+        resampler = trainer.gathered(model.resampler.state_dict())
+        if main:
             save_model(model, network, resampler, path)
     wait_for_all()
     return path
@@ -198,24 +227,35 @@ def finetune(
 def _identity(config: FinetuneConfig) -> dict[str, object]:
     """Settings that must not change when a run is resumed."""
     fixed: dict[str, object] = {"model": config.model, "target": config.target, "mode": config.mode}
-    return {**fixed, "rank": config.rank} if config.target == "lora" else fixed
+    if config.target == "lora":
+        fixed["rank"] = config.rank
+        # States of earlier versions have none.
+        if config.alpha is not None:
+            fixed["alpha"] = float(config.alpha)
+    return fixed
 
 
 def listed_clips(config: FinetuneConfig, note: Callable[[str], None] | None = None) -> list[Row]:
-    """The rows of the config's list; raises UsageError if none is usable.
+    """The rows of all data folders, in order; raises UsageError if one has none that is usable.
 
     ``note`` is called with a message about skipped rows.
     """
-    return read_list(Path(config.data), None if config.listing is None else Path(config.listing), note)
+    rows: list[Row] = []
+    for data in config.folders:
+        listing = None if data.listing is None else Path(data.listing)
+        rows += [replace(row, repeats=data.repeats) for row in read_list(Path(data.folder), listing, note)]
+    return rows
 
 
-def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.Module], Mapping[str, float]]:
+def held_out_gauge(
+    items: Sequence[ItemFiles], device: torch.device
+) -> Callable[[nn.Module], Mapping[str, float]]:
     """A function that measures the mean loss on encoded clips, with the same noise each time and nothing dropped."""
 
     def measure(module: nn.Module) -> Mapping[str, float]:
         losses: list[float] = []
-        for number, path in enumerate(items):
-            item = load_item(path)
+        for number, files in enumerate(items):
+            item = load_item(*files)
             generator = torch.Generator().manual_seed(number)
             for t in _GAUGED:
                 batch = {
@@ -227,31 +267,33 @@ def held_out_gauge(items: Sequence[Path], device: torch.device) -> Callable[[nn.
                     "vision": item.vision,
                     "fs": torch.tensor(item.fs),
                 }
-                losses.append(float(module(**{key: value[None].to(device) for key, value in batch.items()})))
-        return {"held_out": sum(losses) / len(losses)}
+                given = {key: value[None] for key, value in batch.items()} | masks_of([item])
+                losses.append(float(module(**{key: value.to(device) for key, value in given.items()})))
+        return {HELD_OUT: sum(losses) / len(losses)}
 
     return measure
 
 
-def item_draw(model: TorchModel, items: Sequence[Path], config: FinetuneConfig) -> Draw:
+def item_draw(model: TorchModel, items: Sequence[ItemFiles], config: FinetuneConfig) -> Draw:
     """A source of random batches of equally sized items, with dropped conditions, on the trained network's device."""
     with torch.inference_mode():
         empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
-    sizes: dict[tuple[int, ...], list[Path]] = {}
-    for path in items:
-        sizes.setdefault(tuple(load_item(path).latents.shape), []).append(path)
+    sizes: dict[tuple[int, ...], list[ItemFiles]] = {}
+    for item in items:
+        sizes.setdefault(tuple(load_item(*item).latents.shape), []).append(item)
     groups = list(sizes.values())
 
     def draw(generator: torch.Generator) -> Batch:
         chosen = int(torch.randint(len(items), (1,), generator=generator))
         group = next(group for group in groups if items[chosen] in group)
         picks = torch.randint(len(group), (config.batch,), generator=generator)
-        loaded = [load_item(group[int(pick)]) for pick in picks]
+        loaded = [load_item(*group[int(pick)]) for pick in picks]
         dropped = drop_conditions(torch.rand(config.batch, generator=generator), config.drop)
         latents = torch.stack([item.latents for item in loaded])
         return {
+            **masks_of(loaded),
             "latents": latents,
             "noise": torch.randn(latents.shape, generator=generator),
             "t": draw_timesteps(config.batch, config.timesteps, generator),
@@ -266,6 +308,14 @@ def item_draw(model: TorchModel, items: Sequence[Path], config: FinetuneConfig) 
         }
 
     return draw
+
+
+def masks_of(items: Sequence[EncodedPiece]) -> Batch:
+    """The masks of a batch; nothing if no item has one."""
+    if all(item.mask is None for item in items):
+        return {}
+    whole = torch.ones_like(items[0].latents[:1])
+    return {"mask": torch.stack([whole if item.mask is None else item.mask for item in items])}
 
 
 def draw_timesteps(count: int, timesteps: Timesteps, generator: torch.Generator) -> Tensor:

@@ -56,9 +56,13 @@ def min_snr_weight(t: Tensor, schedule: Schedule, gamma: float) -> Tensor:
     return torch.where(snr > 0, capped / snr.clamp(min=1e-12), 1.0)
 
 
-def per_sample(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, ``[b]``."""
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+def per_sample(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample, ``[b]``, weighted by ``mask`` ``[b, 1, ...]`` with values in 0..1."""
+    error = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    if mask is None:
+        return error.flatten(1).mean(1)
+    mask = mask.expand_as(error).flatten(1)
+    return (error.flatten(1) * mask).sum(1) / mask.sum(1)
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,14 @@ class DenoisingLoss(nn.Module):
         text: Tensor,
         vision: Tensor,
         fs: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """``latents``, ``noise`` and ``concat`` ``[b, 4, t, h, w]``; ``text`` ``[b, 77, c]``; ``vision`` tokens of the
-        image encoder ``[b, n, c]``; ``t`` and ``fs`` ``[b]``. Returns the mean over the batch.
+        image encoder ``[b, n, c]``; ``t`` and ``fs`` ``[b]``; ``mask`` ``[b, 1, t, h, w]``, the weights of the error.
+        Returns the mean over the batch.
         """
         noised = add_noise(latents, noise, t, self._schedule)
-        losses = per_sample(self.predict(noised.x, t, concat, text, vision, fs), noised.target)
+        losses = per_sample(self.predict(noised.x, t, concat, text, vision, fs), noised.target, mask)
         if self._min_snr is not None:
             losses = losses * min_snr_weight(t, self._schedule, self._min_snr)
         return losses.mean()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -52,16 +54,25 @@ def _differ(wish: torch.device, own: torch.device) -> bool:
     return wish.type != own.type or ":" in str(wish) and wish.index != (own.index or 0)
 
 
-def make_accelerator(precision: str) -> Any:
-    """Accelerate's Accelerator for the processes that were started; raises UsageError for unsupported setups."""
+def make_accelerator(precision: str, tracker: str | None = None, folder: Path | None = None) -> Any:
+    """Accelerate's Accelerator for the processes that were started.
+
+    ``tracker`` is the package that it logs to, which may write files into ``folder``. Raises UsageError for unsupported
+    setups and a package that is not installed.
+    """
     join_processes()
+    if tracker is not None and find_spec(tracker) is None:
+        raise UsageError(
+            f"the log {tracker} needs the {tracker} package; install it with pip install {tracker}, or set log to "
+            '"csv"'
+        )
     accelerate = _accelerate()
     state = import_module("accelerate.state").AcceleratorState
     # accelerate stores one precision per process, but the stages of the built-in model use different ones.
     if state._shared_state.get("_mixed_precision", precision) != precision:
         state._reset_state()
     try:
-        accelerator = accelerate.Accelerator(mixed_precision=precision)
+        accelerator = accelerate.Accelerator(mixed_precision=precision, log_with=tracker, project_dir=folder)
     except ValueError as problem:
         raise UsageError(f"accelerate cannot train like this: {problem}") from problem
     if precision == "fp16" and accelerator.scaler is None:

@@ -154,20 +154,21 @@ def _of_the_list(
 ) -> list[tuple[str, int, KeyPictures]]:
     """Caption, fs and first (and last) image of the first usable clips of the list."""
     preset = model.variant.preset
-    strides = preset.fs_still < preset.fs_lively
     found: list[tuple[str, int, KeyPictures]] = []
     for row in rows:
         if len(found) == config.samples.count:
             break
         try:
             size = (preset.width, preset.height)
-            piece = read_piece(row, config.frames, size, config.strides, torch.Generator().manual_seed(0))
+            generator = torch.Generator().manual_seed(0)
+            piece = read_piece(row, config.frames, size, config.strides, generator, config.shortest)
         except UnusableClip:
+            continue
+        if row.is_image and config.mode == "interpolate":
             continue
         prompt = (*config.samples.prompts, *[row.caption] * config.samples.count)[len(found)]
         last = piece.frames[-1:] if config.mode == "interpolate" else None
-        fs = piece.stride if strides else int(piece.fps)
-        found.append((prompt, fs, KeyPictures(piece.frames[:1], last)))
+        found.append((prompt, piece.fs(preset), KeyPictures(piece.frames[:1], last)))
     return found
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from ..atomic import clear_unfinished
 from ..errors import CheckpointError, UsageError
 from ..settings import check_seed
-from .muon import Muon
+from .optimizers import make_optimizer, optimizer_class
+from .options import Option, check_options
 from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
-from .run_log import LogKind, Report, RunLog
-from .state import load_state, save_state
+from .run_log import TRACKERS, LogKind, Report, RunLog
+from .state import load_state, make_folder, save_state
 
 Batch = dict[str, Any]
 Draw = Callable[[torch.Generator], Batch]
@@ -32,7 +34,6 @@ StepProgress = Callable[[int, int], None]
 """Called with the number of steps done and the total."""
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "linear", "cosine"]
-Method = Literal["adamw", "muon"]
 
 STATE = "state.pt"
 _STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "rng", "identity"}
@@ -42,57 +43,57 @@ _STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "rng", "identit
 class TrainerConfig:
     """Options of the optimiser and the training loop; the batch size belongs to the data."""
 
-    steps: int = 1000
-    method: Method = "adamw"
-    """AdamW as released, or Muon, which makes more progress in short runs of small networks."""
-    learning_rate: float = 1e-4
-    warm_up: int = 0
-    """Steps over which the learning rate rises linearly to its value."""
-    decay: Decay = "constant"
-    """Learning rate schedule after the warm-up; all but "constant" end at zero."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 0.5
-    """Maximum norm of the gradient; 0 disables clipping."""
-    accumulate: int = 1
-    """Batches whose gradients are summed into one step."""
-    ema: float = 0.0
-    """Decay of the EMA weights; 0 disables them."""
-    precision: MixedPrecision = "no"
-    compile: bool = False
-    seed: int = 0
-    log: LogKind = "csv"
-    """log.csv only, or also TensorBoard files."""
-    log_every: int = 50
-    save_every: int = 500
+    steps: Annotated[int, Option("number of steps of the optimizer", low=1)] = 1000
+    method: Annotated[
+        str,
+        Option(
+            "optimizer: adamw as released, muon, which makes more progress in short runs of small networks, a class of "
+            "torch.optim such as Adafactor, or one of another package, such as bitsandbytes.AdamW8bit or "
+            "prodigyopt.Prodigy"
+        ),
+    ] = "adamw"
+    method_arguments: Annotated[
+        Mapping[str, Any], Option("further arguments of the optimizer, as in { d_coef = 2.0 }")
+    ] = field(default_factory=dict[str, Any])
+    learning_rate: Annotated[float, Option("learning rate after the warm-up", low=0, above=True)] = 1e-4
+    warm_up: Annotated[
+        int, Option("steps over which the learning rate rises linearly to its value", low=0)
+    ] = 0
+    decay: Annotated[
+        Decay, Option("learning rate schedule after the warm-up; all but constant end at zero")
+    ] = "constant"
+    betas: Annotated[
+        tuple[float, float],
+        Option(
+            "decay rates of the optimizer's averages",
+            low=0,
+            high=1,
+            below=True,
+            hint="0.9 and 0.999 are usual",
+        ),
+    ] = (0.9, 0.999)
+    weight_decay: Annotated[float, Option("weight decay; 0 disables it", low=0)] = 0.01
+    max_grad_norm: Annotated[float, Option("maximum norm of the gradient; 0 disables clipping", low=0)] = 0.5
+    accumulate: Annotated[int, Option("batches whose gradients are summed into one step", low=1)] = 1
+    ema: Annotated[
+        float,
+        Option("decay of the EMA weights; 0 disables them", low=0, high=1, below=True, hint="0.999 is usual"),
+    ] = 0.0
+    precision: Annotated[MixedPrecision, Option("mixed precision; fp16 needs a GPU")] = "no"
+    compile: Annotated[bool, Option("compile the network with torch.compile")] = False
+    seed: Annotated[int, Option("seed of all random numbers of the run")] = 0
+    log: Annotated[
+        LogKind,
+        Option("where the log is written besides log.csv; csv means nowhere else; each needs its package"),
+    ] = "csv"
+    log_every: Annotated[int, Option("steps between lines of the log", low=1)] = 50
+    save_every: Annotated[int, Option("steps between saved states", low=1)] = 500
 
     def __post_init__(self) -> None:
         """Check the ranges; raises UsageError."""
-        if self.steps < 1 or self.accumulate < 1 or self.log_every < 1 or self.save_every < 1:
-            raise UsageError("steps, accumulate, log_every and save_every must be at least 1")
-        for name, kind in (
-            ("method", Method),
-            ("decay", Decay),
-            ("precision", MixedPrecision),
-            ("log", LogKind),
-        ):
-            if getattr(self, name) not in get_args(kind):
-                raise UsageError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}"
-                )
-        if not 0 <= self.ema < 1:
-            raise UsageError(f"ema must be 0 (none) to below 1, but {self.ema} was given; 0.999 is usual")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate must be above 0, but {self.learning_rate} was given")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(
-                f"betas must be 0 to below 1, but {self.betas[0]} and {self.betas[1]} were given; "
-                "0.9 and 0.999 are usual"
-            )
-        for name in ("weight_decay", "max_grad_norm", "warm_up"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be 0 (none) or more, but {getattr(self, name)} was given")
+        check_options(self)
         check_seed(self.seed)
+        optimizer_class(self.method)
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0."""
@@ -118,6 +119,30 @@ def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
     return (((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process) % 2**64
 
 
+class _Loader:
+    """Draws batches in a background thread, always the one after the one that was taken."""
+
+    def __init__(self, draw: Callable[[int, int], Batch], config: TrainerConfig) -> None:
+        """``draw`` returns a batch by its step and its index within the step."""
+        self._draw = draw
+        self._config = config
+        self._pool = ThreadPoolExecutor(1, "batches")
+        self._next: tuple[tuple[int, int], Future[Batch]] | None = None
+
+    def take(self, step: int, micro: int) -> Batch:
+        """The batch, from the thread if it is the expected one; raises what drawing it raised."""
+        if self._next is None or self._next[0] != (step, micro):
+            self._next = (step, micro), self._pool.submit(self._draw, step, micro)
+        batch = self._next[1].result()
+        after = (step, micro + 1) if micro + 1 < self._config.accumulate else (step + 1, 0)
+        self._next = (after, self._pool.submit(self._draw, *after)) if after[0] < self._config.steps else None
+        return batch
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+
 class Trainer:
     """Trains ``module`` (batch as keyword arguments to scalar loss) in ``folder``, resuming a run that is there."""
 
@@ -133,19 +158,25 @@ class Trainer:
         progress: StepProgress | None = None,
         sample: Callable[[int], None] | None = None,
         sample_every: int = 0,
+        background: bool = False,
+        saved: Callable[[int], None] | None = None,
         identity: Mapping[str, object] | None = None,
     ) -> None:
         """Prepare a run.
 
-        ``validate`` measures the module with its EMA weights at every save; ``report`` is called with every log line,
-        ``progress`` after every step. ``sample`` is called with the EMA weights in place before the first step and
-        every ``sample_every`` steps (0 for never): in the main process, or with FSDP in all processes, but then not
-        before the first step. ``identity`` maps names of settings that must not change when a run is resumed to their
-        values. Raises UsageError for a run that cannot start and CheckpointError for the state of a different run.
+        ``validate`` measures the module with its EMA weights before the first step and at every save; ``report`` is
+        called with every log line, ``progress`` after every step. ``sample`` is called with the EMA weights in place
+        before the first step and every ``sample_every`` steps (0 for never): in the main process, or with FSDP in all
+        processes, but then not before the first step. ``background``: batches are drawn in a thread, one ahead, so
+        ``draw`` must allow that. ``saved`` is called with the EMA weights in place after every saved state, in all
+        processes. ``identity`` maps names of settings that must not change when a run is resumed to their values.
+        Raises UsageError for a run that cannot start and CheckpointError for the state of a different run.
         """
         self._identity = {key: str(value) for key, value in (identity or {}).items()}
         self._identity["method"] = config.method
-        self._accelerator = make_accelerator(config.precision)
+        self._accelerator = make_accelerator(
+            config.precision, config.log if config.log in TRACKERS else None, folder
+        )
         self._plain = module
         self._draw = draw
         self._config = config
@@ -153,7 +184,9 @@ class Trainer:
         self._validate = validate
         self._report = report
         self._progress = progress
+        self._loader = _Loader(self._drawn, config) if background else None
         self._sample = sample
+        self._saved = saved
         self._sample_every = sample_every if sample is not None else 0
         if self._sharded:
             if config.method == "muon":
@@ -162,10 +195,8 @@ class Trainer:
         trained = [p for p in module.parameters() if p.requires_grad]
         if not trained:
             raise UsageError("there is nothing to train: no weight of the model is trainable")
-        make = Muon if config.method == "muon" else torch.optim.AdamW
-        optimizer = make(
-            trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-        )
+        common = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+        optimizer = make_optimizer(config.method, trained, common, config.method_arguments)
         self._module, self._optimizer = self._accelerator.prepare(module, optimizer)
         if config.compile:
             self._module = cast(Any, torch).compile(self._module)
@@ -191,11 +222,15 @@ class Trainer:
     def run(self) -> nn.Module:
         """Train to the last step; returns the module, with its EMA weights if they are kept."""
         config = self._config
-        log = RunLog(self._folder, config.log, self._step) if self.is_main else None
+        log = None
+        if self.is_main:
+            make_folder(self._folder)
+            log = RunLog(self._folder, config.log, self._step, self._accelerator, asdict(config))
         begun = time.monotonic() - self._seconds
         losses: list[float] = []
         try:
             if self._step == 0:
+                self._measure_start(log)
                 self._make_sample()
             while self._step < config.steps:
                 losses.append(self._advance())
@@ -207,6 +242,7 @@ class Trainer:
                     self._refuse_spoiled()
                     measured = self._measure()
                     self._save()
+                    self._keep()
                 if saving or self._step % config.log_every == 0:
                     self._tell(log, sum(losses) / len(losses), measured)
                     losses = []
@@ -214,17 +250,12 @@ class Trainer:
                     self._progress(self._step, config.steps)
                 self._make_sample()
         finally:
+            if self._loader is not None:
+                self._loader.close()
             if log is not None:
                 log.close()
         self._swap()
         return self._plain
-
-    def trained_weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The full state dict of ``module``, a part of the trained one, on the CPU; empty except in the main process.
-
-        A collective that every process must call.
-        """
-        return self._gathered(module.state_dict())
 
     @property
     def _sharded(self) -> bool:
@@ -237,7 +268,7 @@ class Trainer:
             group["lr"] = config.rate(self._step)
         total = 0.0
         for micro in range(config.accumulate):
-            batch = self._batch(micro)
+            batch = self._batch(micro, ahead=True)
             # DDP synchronises once per step; with FSDP, deferring the synchronisation would keep unsharded gradients.
             alone = micro < config.accumulate - 1 and not self._sharded
             with accelerator.no_sync(self._module) if alone else nullcontext():
@@ -262,11 +293,17 @@ class Trainer:
                     local(self._mean[name]).lerp_(local(parameter), 1 - decay)
         return total
 
-    def _batch(self, micro: int) -> Batch:
-        """One of the batches of the next step, on the device."""
+    def _batch(self, micro: int, ahead: bool = False) -> Batch:
+        """One of the batches of the next step, on the device; ``ahead`` begins to draw the one after it."""
+        if self._loader is None or not ahead:
+            batch = self._drawn(self._step, micro)
+        else:
+            batch = self._loader.take(self._step, micro)
+        return {key: _moved(value, self._accelerator.device) for key, value in batch.items()}
+
+    def _drawn(self, step: int, micro: int) -> Batch:
         process = self._accelerator.process_index
-        generator = torch.Generator().manual_seed(step_seed(self._config.seed, self._step, micro, process))
-        return {key: _moved(value, self._accelerator.device) for key, value in self._draw(generator).items()}
+        return self._draw(torch.Generator().manual_seed(step_seed(self._config.seed, step, micro, process)))
 
     def _refuse_spoiled(self) -> None:
         """Raise UsageError before saving weights without a finite loss, since the previous state may still be good."""
@@ -299,19 +336,32 @@ class Trainer:
 
     @contextmanager
     def _with_mean(self) -> Generator[None]:
-        """A context in which the module has the EMA weights."""
+        """A context in which the module has the EMA weights and no dropout."""
+        training = [part for part in self._plain.modules() if part.training]
+        self._plain.train(False)
         self._swap()
         try:
             with torch.no_grad():
                 yield
         finally:
             self._swap()
+            for part in training:
+                part.training = True
 
     def _measure(self) -> Mapping[str, float]:
         if self._validate is None:
             return {}
         with self._with_mean():
             return self._validate(self._plain)
+
+    def _measure_start(self, log: RunLog | None) -> None:
+        """Write a line of the log before the first step, to which later measurements can be compared."""
+        # Random numbers used here must not affect the steps.
+        kept = torch.get_rng_state()
+        measured = self._measure()
+        torch.set_rng_state(kept)
+        if measured:
+            self._tell(log, None, measured)
 
     def _make_sample(self) -> None:
         if self._sample is None or not self._sample_every or self._step % self._sample_every:
@@ -322,20 +372,29 @@ class Trainer:
         with self._with_mean():
             self._sample(self._step)
 
-    def _tell(self, log: RunLog | None, loss: float, extra: Mapping[str, float]) -> None:
+    def _tell(self, log: RunLog | None, loss: float | None, extra: Mapping[str, float]) -> None:
         """Write a line of the log, with the mean of ``loss`` over all processes."""
-        if self._accelerator.num_processes > 1:
+        if loss is not None and self._accelerator.num_processes > 1:
             mean = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device), "mean")
             loss = float(mean)
         if log is None:
             return
-        line = Report(self._step, loss, self._config.rate(self._step - 1), self._seconds, extra)
+        line = Report(self._step, loss, self._config.rate(max(0, self._step - 1)), self._seconds, extra)
         log.write(line)
         if self._report is not None:
             self._report(line)
 
-    def _gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Full tensors on the CPU; empty except in the main process."""
+    def _keep(self) -> None:
+        """Let the caller save a result of its own."""
+        if self._saved is not None:
+            with self._with_mean():
+                self._saved(self._step)
+
+    def gathered(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the trained module as full tensors on the CPU; empty except in the main process.
+
+        A collective that every process must call.
+        """
         kept: dict[str, Tensor] = {}
         for name, value in values.items():
             full = whole(value)
@@ -344,8 +403,8 @@ class Trainer:
         return kept
 
     def _save(self) -> None:
-        module = self._gathered(dict(self._trained()))
-        mean = self._gathered(self._mean)
+        module = self.gathered(dict(self._trained()))
+        mean = self.gathered(self._mean)
         optimizer = self._optimizer.state_dict()
         moments = {
             index: {key: whole(value) if isinstance(value, Tensor) else value for key, value in row.items()}
@@ -374,8 +433,8 @@ class Trainer:
         if not set(state) >= _STATE_KEYS:
             raise CheckpointError(f"{path} is not a complete training state; delete it to start from scratch")
         advice = "use another folder for this run, or delete that one"
-        for key, value in self._identity.items():
-            before = state["identity"].get(key)
+        for key in {**state["identity"], **self._identity}:
+            before, value = state["identity"].get(key), self._identity.get(key)
             if before != value:
                 raise CheckpointError(f"{path} belongs to a run with {key} {before}, not {value}; {advice}")
         own = dict(self._trained())
@@ -389,13 +448,14 @@ class Trainer:
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         for index, row in optimizer["state"].items():
             for key, value in row.items():
-                # The step count is a scalar; all other tensors have the shape of the weight.
-                if isinstance(value, Tensor) and key != "step":
+                if isinstance(value, Tensor) and key != "step" and _alike(value, parameters[index]):
                     row[key] = spread(value, parameters[index])
         self._optimizer.load_state_dict(optimizer)
         for group in self._optimizer.param_groups:
             # These may change when a run is resumed; the state has the old values.
-            group["betas"], group["weight_decay"] = self._config.betas, self._config.weight_decay
+            new: dict[str, Any] = {"betas": self._config.betas, "weight_decay": self._config.weight_decay}
+            new |= self._config.method_arguments
+            group.update({key: value for key, value in new.items() if key in group})
         # EMA weights that are no longer updated must not become the result.
         if self._config.ema:
             self._mean = {name: spread(value, own[name]) for name, value in state["mean"].items()}
@@ -403,6 +463,12 @@ class Trainer:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._step, self._seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
+
+
+def _alike(value: Tensor, weight: Tensor) -> bool:
+    """Whether a tensor of the optimizer belongs to the elements of a weight; factors and the like do not."""
+    # A vector of one element under FSDP is a scalar elsewhere.
+    return value.shape == weight.shape or value.numel() == weight.numel() == 1
 
 
 def _moved(value: Any, device: torch.device) -> Any:

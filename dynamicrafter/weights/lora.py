@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 
 PREFIX = "diffusion_model."
 """Prefix of the network's own names in a file."""
-_DOWN, _UP, _ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
+DOWN, UP, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 """Suffixes of an adapter's parts, of which only the last may be missing."""
 
 
@@ -48,10 +48,10 @@ def merge_adapters(unet: nn.Module, weights: Mapping[str, Tensor], strength: flo
     parameters = dict(unet.named_parameters())
     changes: list[tuple[nn.Parameter, Tensor]] = []
     left = dict.fromkeys(weights)
-    stems = [key.removesuffix(_DOWN) for key in weights if key.endswith(_DOWN)]
+    stems = [key.removesuffix(DOWN) for key in weights if key.endswith(DOWN)]
     if not stems:
         raise CheckpointError(
-            f"{name} contains no adapters named {PREFIX}...{_DOWN[1:]}; it is not a LoRA that this version can read"
+            f"{name} contains no adapters named {PREFIX}...{DOWN[1:]}; it is not a LoRA that this version can read"
         )
     for stem in stems:
         layer = stem.removeprefix(PREFIX) + ".weight"
@@ -59,7 +59,7 @@ def merge_adapters(unet: nn.Module, weights: Mapping[str, Tensor], strength: flo
             raise CheckpointError(
                 f"{name} changes {layer}, which this model does not have; it is for a different model"
             )
-        if stem + _UP not in weights:
+        if stem + UP not in weights:
             continue
         weight = parameters[layer]
         change = _change(weights, stem, weight.shape, strength, name).to(weight.dtype)
@@ -69,11 +69,11 @@ def merge_adapters(unet: nn.Module, weights: Mapping[str, Tensor], strength: flo
                 f"but at strength {strength} they are too large; use a lower strength or another file"
             )
         changes.append((weight, change))
-        for part in (_DOWN, _UP, _ALPHA):
+        for part in (DOWN, UP, ALPHA):
             left.pop(stem + part, None)
     if left:
         raise CheckpointError(
-            f"{name} must contain only pairs of {_DOWN[1:]} and {_UP[1:]}, optionally with {_ALPHA[1:]}, but "
+            f"{name} must contain only pairs of {DOWN[1:]} and {UP[1:]}, optionally with {ALPHA[1:]}, but "
             f"{next(iter(left))} belongs to no pair ({len(left)} such tensors); use a complete LoRA file"
         )
     for weight, change in changes:
@@ -84,8 +84,8 @@ def _change(
     weights: Mapping[str, Tensor], stem: str, shape: Sequence[int], strength: float, name: str
 ) -> Tensor:
     """The change that the pair called ``stem`` adds to a weight of ``shape``; raises CheckpointError."""
-    down, up = weights[stem + _DOWN], weights[stem + _UP]
-    for part, value in ((_DOWN, down), (_UP, up)):
+    down, up = weights[stem + DOWN], weights[stem + UP]
+    for part, value in ((DOWN, down), (UP, up)):
         if value.ndim < 2:
             raise CheckpointError(
                 f"{name} does not fit: {stem}{part} must have two or more dimensions, but its shape is "
@@ -95,7 +95,7 @@ def _change(
     # After the rank, the second matrix of a convolution's pair has a 1x1 kernel.
     if rank < 1 or up.shape[1] != rank or any(size != 1 for size in up.shape[2:]):
         raise CheckpointError(
-            f"{name} does not fit: {stem}{_DOWN} is {tuple(down.shape)} and {_UP[1:]} {tuple(up.shape)}, but the first "
+            f"{name} does not fit: {stem}{DOWN} is {tuple(down.shape)} and {UP[1:]} {tuple(up.shape)}, but the first "
             f"dimension of A must be the second of B, the rank, at least 1, and further ones of B must be 1; the file "
             f"is damaged, use another one"
         )
@@ -105,13 +105,13 @@ def _change(
             f"{name} does not fit: {stem.removeprefix(PREFIX)}.weight is {tuple(shape)}, the change {made}; it is for "
             f"a different model"
         )
-    alpha = weights.get(stem + _ALPHA)
+    alpha = weights.get(stem + ALPHA)
     if alpha is not None and alpha.numel() != 1:
         raise CheckpointError(
-            f"{name} does not fit: {stem}{_ALPHA} must be one number, but its shape is {tuple(alpha.shape)}; the file "
+            f"{name} does not fit: {stem}{ALPHA} must be one number, but its shape is {tuple(alpha.shape)}; the file "
             f"is damaged or not a LoRA, use another one"
         )
-    for part in (_DOWN, _UP, _ALPHA):
+    for part in (DOWN, UP, ALPHA):
         value = weights.get(stem + part)
         if value is not None and (value.is_complex() or not torch.isfinite(value.float()).all()):
             raise CheckpointError(

@@ -196,3 +196,13 @@ def test_a_network_too_large_for_the_memory_becomes_a_row(
     benchmark("gpu").main([*QUICK, "--minutes", "0", "--output", str(tmp_path)])
     (written,) = tmp_path.iterdir()
     assert sum("out of memory" in row for row in rows(written.read_text(encoding="utf-8"))) == 2
+
+
+@pytest.mark.slow
+def test_a_training_step_is_counted_as_it_is_executed() -> None:
+    pytest.importorskip("peft", reason="adapters are made by peft")
+    steps = benchmark("training_step")
+    plain, whole = steps.Case("lora", "bf16", "bf16"), steps.Case("lora", "no", "float32")
+    counted = steps.count(steps.SMALL, plain)
+    assert counted.total == pytest.approx(steps.count(steps.SMALL, plain, fake=False).total, rel=0.005)
+    assert counted.weights < 0.6 * steps.count(steps.SMALL, whole).weights

@@ -55,6 +55,8 @@ def trained(pack_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Tr
         model="tiny",
         data=str(folder / "clips"),
         rank=4,
+        alpha=2.0,
+        layers=("spatial", "temporal", "image", "feed_forward", "convolutions"),
         strides=(1, 1),
         batch=2,
         checkpointing=False,

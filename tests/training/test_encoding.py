@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from dynamicrafter.pipeline import Model
 from dynamicrafter.training import encoding
 from dynamicrafter.training.config import FinetuneConfig
 from dynamicrafter.training.data import read_list
-from dynamicrafter.training.encoding import encode_items, fingerprints, load_item
+from dynamicrafter.training.encoding import encode_items, fingerprints, load_item, locked_cache
 from dynamicrafter.training.finetune import finetune
 from dynamicrafter.training.trainer import TrainerConfig
 
@@ -71,9 +73,9 @@ def test_clips_of_another_format_are_encoded_again(
     small_model: Model, clip_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = clip_folder(count=1)
-    first = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
+    first = encode_items(small_model, read_list(folder), config(folder))
     monkeypatch.setattr(encoding, "_FORMAT", encoding._FORMAT + 1)
-    assert encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache") != first
+    assert encode_items(small_model, read_list(folder), config(folder)) != first
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are not everywhere")
@@ -82,7 +84,7 @@ def test_a_pipe_is_left_out(small_model: Model, clip_folder: Callable, tmp_path:
     (folder / "0.mp4").unlink()
     os.mkfifo(folder / "0.mp4")
     told: list[str] = []
-    items = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache", told.append)
+    items = encode_items(small_model, read_list(folder), config(folder), told.append)
     assert len(items) == 1
     assert told == [f"{folder / '0.mp4'} cannot be read (it is not a regular file)"]
 
@@ -105,10 +107,65 @@ def test_a_cut_file_of_the_cache_is_named_in_training(
 ) -> None:
     folder = clip_folder()
     finetune(small_model, config(folder), tmp_path / "run")
-    path = next((tmp_path / "run" / "cache").iterdir())
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=rf"{path.name} is not a complete encoded clip; delete it"):
+    for kind, name in (("caption", "texts"), ("clip", "clips")):
+        path = next((folder / "cache" / name).glob("*.pt"))
+        whole = path.read_bytes()
+        path.write_bytes(whole[:200])
+        message = (
+            rf"{path.name} is not a complete encoded {kind}; delete it, and the {kind} will be encoded again"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            finetune(small_model, config(folder), tmp_path / "run")
+        path.write_bytes(whole)
+
+
+def test_another_run_on_the_same_clips_encodes_nothing(
+    small_model: Model, clip_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = clip_folder()
+    finetune(small_model, config(folder, held_out=1), tmp_path / "run")
+    written = {path: path.stat().st_mtime_ns for path in (folder / "cache").rglob("*.pt")}
+    assert len(written) == 6
+    # Folder and cache are moved together, to another working directory.
+    moved = folder.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    other = replace(config(Path("moved")), batch=2, trainer=TrainerConfig(steps=1, seed=5))
+    finetune(small_model, other, tmp_path / "other")
+    found = {path: path.stat().st_mtime_ns for path in (moved / "cache").rglob("*.pt")}
+    assert sorted(found.values()) == sorted(written.values())
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_the_cache_can_be_elsewhere(small_model: Model, clip_folder: Callable, tmp_path: Path) -> None:
+    folder = clip_folder()
+    finetune(small_model, config(folder, cache=str(tmp_path / "fast")), tmp_path / "run")
+    assert len(list((tmp_path / "fast" / "clips").glob("*.pt"))) == 3
+    assert not (folder / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    small_model: Model, clip_folder: Callable, tmp_path: Path
+) -> None:
+    folder = clip_folder()
+    (folder / "cache").write_bytes(b"a file")
+    with pytest.raises(
+        UsageError, match=r"the cache .*cache cannot be written to \(.*\); set cache to another folder$"
+    ):
         finetune(small_model, config(folder), tmp_path / "run")
+
+
+def test_a_cache_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
+    told: list[str] = []
+    with locked_cache(tmp_path, told.append):
+        half = tmp_path / "texts" / ".0123456789abcdef.part"
+        half.write_bytes(b"half")
+        other = threading.Thread(target=lambda: locked_cache(tmp_path, told.append).__enter__())
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and half.exists()
+    other.join(60)
+    assert not other.is_alive() and not half.exists()
+    assert told == [f"another run is encoding clips into {tmp_path}; this one waits until it is done"]
 
 
 def test_held_out_clips_that_cannot_be_used_are_told_as_such(
@@ -122,7 +179,7 @@ def test_held_out_clips_that_cannot_be_used_are_told_as_such(
     )
     with pytest.raises(UsageError, match=message):
         finetune(small_model, config(folder, held_out=1), tmp_path / "run")
-    assert len(list((tmp_path / "run" / "cache").iterdir())) == 2
+    assert len(list((folder / "cache" / "clips").glob("*.pt"))) == 2
 
 
 def test_rows_that_lack_something_are_noted(

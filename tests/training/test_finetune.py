@@ -36,7 +36,7 @@ from dynamicrafter.training.finetune import (
     item_draw,
     recompute_activations,
 )
-from dynamicrafter.training.lora import save_adapters
+from dynamicrafter.training.lora import Adapters, save_adapters
 from dynamicrafter.training.losses import DenoisingLoss
 from dynamicrafter.training.state import load_state
 from dynamicrafter.training.trainer import TrainerConfig
@@ -92,7 +92,7 @@ def test_a_merged_lora_is_what_was_trained(
     path = finetune(trained, config(clip_folder(), target="lora"), tmp_path / "run")
     merged = load(small_weights, device="cpu")
     merge_adapters(merged.unet, read_adapters(path), 1.0, "it")
-    items = encode_items(merged, read_list(clip_folder()), config(clip_folder()), tmp_path / "run" / "cache")
+    items = encode_items(merged, read_list(clip_folder()), config(clip_folder()))
     batch = item_draw(merged, items, config(clip_folder()))(torch.Generator().manual_seed(0))
     schedule = make_schedule(merged.variant.diffusion)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_a_fully_trained_model_loads_like_any_other(
 )
 def test_targets(small_model: Model, target, trained: str, frozen: str | None) -> None:
     loss = DenoisingLoss(small_model.unet, small_model.resampler, make_schedule(SMALL.diffusion))
-    choose_trained(loss, target, 4)
+    choose_trained(loss, target, Adapters(4))
     weights = dict(loss.unet.named_parameters())
     assert weights[trained].requires_grad
     assert frozen is None or not weights[frozen].requires_grad
@@ -152,7 +152,7 @@ def test_recomputed_activations_give_the_same_gradients(small_weights: Path) -> 
     for recompute in (False, True):
         model = load(small_weights, device="cpu")
         loss = DenoisingLoss(model.unet, model.resampler, make_schedule(SMALL.diffusion))
-        choose_trained(loss, "all", 4)
+        choose_trained(loss, "all", Adapters(4))
         if recompute:
             recompute_activations(loss.unet)
         generator = torch.Generator().manual_seed(0)
@@ -176,20 +176,24 @@ def test_encoded_clips_are_kept_until_something_changes(
     small_model: Model, clip_folder: Callable, tmp_path: Path
 ) -> None:
     folder = clip_folder()
-    wanted = config(folder, views=2)
-    rows, cache = read_list(folder), tmp_path / "cache"
-    first = encode_items(small_model, rows, wanted, cache)
-    written = {path: path.stat().st_mtime_ns for path in first}
-    assert len(written) == 6
-    assert {
-        path: path.stat().st_mtime_ns for path in encode_items(small_model, rows, wanted, cache)
-    } == written
+    cache = tmp_path / "cache"
+    wanted, rows = config(folder, views=2, cache=str(cache)), read_list(folder)
+    first = encode_items(small_model, rows, wanted)
+    written = {path: path.stat().st_mtime_ns for path in cache.rglob("*.pt")}
+    # Two views of three clips, and three captions.
+    assert len(set(first)) == 6
+    assert len(written) == 9
+    assert encode_items(small_model, rows, wanted) == first
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.pt")} == written
 
-    other = encode_items(small_model, [replace(rows[0], caption="something else"), *rows[1:]], wanted, cache)
+    other = encode_items(small_model, [replace(rows[0], caption="something else"), *rows[1:]], wanted)
     assert len(set(other) - set(first)) == 2
+    # Only the caption is encoded again.
+    assert {item.clip for item in other} == {item.clip for item in first}
+    assert len(list(cache.rglob("*.pt"))) == 10
     (folder / "1.mp4").write_bytes((folder / "2.mp4").read_bytes())
-    assert len(set(encode_items(small_model, rows, wanted, cache)) - set(first)) == 2
-    assert not set(encode_items(small_model, rows, replace(wanted, frames=5), cache)) & set(first)
+    assert len(set(encode_items(small_model, rows, wanted)) - set(first)) == 2
+    assert not set(encode_items(small_model, rows, replace(wanted, frames=5))) & set(first)
 
 
 def test_items_hold_what_the_network_is_given(
@@ -197,21 +201,21 @@ def test_items_hold_what_the_network_is_given(
 ) -> None:
     folder = clip_folder()
     animate = config(folder, random_frame=False)
-    item = load_state(encode_items(small_model, read_list(folder), animate, tmp_path / "a")[0])
+    item = load_state(encode_items(small_model, read_list(folder), animate)[0].clip)
     assert item["latents"].shape == item["concat"].shape == (4, 4, 8, 8)
     assert all(torch.equal(item["concat"][:, frame], item["latents"][:, 0]) for frame in range(4))
     assert item["fs"] == 8
     between = replace(animate, mode="interpolate")
-    item = load_state(encode_items(small_model, read_list(folder), between, tmp_path / "b")[0])
+    item = load_state(encode_items(small_model, read_list(folder), between)[0].clip)
     assert torch.equal(item["concat"][:, -1], item["latents"][:, -1])
     assert not item["concat"][:, 1:-1].any()
 
 
 def test_condition_frames_are_random(small_model: Model, clip_folder: Callable, tmp_path: Path) -> None:
     folder = clip_folder()
-    items = encode_items(small_model, read_list(folder), config(folder, views=4), tmp_path / "a")
+    items = encode_items(small_model, read_list(folder), config(folder, views=4))
     seen = set()
-    for item in map(load_state, items):
+    for item in (load_state(item.clip) for item in items):
         distance = (item["latents"] - item["concat"]).abs().sum((0, 2, 3))
         seen.add(int(distance.argmin()))
     assert len(seen) > 1
@@ -234,7 +238,7 @@ def test_broken_clips_are_reported_and_left_out(
     folder = clip_folder()
     (folder / "1.mp4").write_bytes(b"broken")
     told: list[str] = []
-    items = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache", told.append)
+    items = encode_items(small_model, read_list(folder), config(folder), told.append)
     assert len(items) == 2
     assert len(told) == 1
     assert "1.mp4 cannot be read" in told[0]
@@ -254,8 +258,8 @@ def test_captions_of_a_thousand_words_are_cut_like_prompts(
 ) -> None:
     folder = clip_folder(count=1)
     write_rows(folder / "captions.csv", ["path", "caption"], [["0.mp4", "a word " * 500]])
-    (item,) = encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
-    assert load_state(item)["text"].shape == (77, 64)
+    (item,) = encode_items(small_model, read_list(folder), config(folder))
+    assert load_state(item.text)["text"].shape == (77, 64)
 
 
 def test_a_full_disk_while_encoding_is_told(
@@ -267,8 +271,8 @@ def test_a_full_disk_while_encoding_is_told(
     monkeypatch.setattr(torch, "save", full)
     folder = clip_folder()
     with pytest.raises(UsageError, match="could not be written .*No space left"):
-        encode_items(small_model, read_list(folder), config(folder), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+        encode_items(small_model, read_list(folder), config(folder))
+    assert not list((folder / "cache").rglob("*.*"))
 
 
 def test_a_model_of_another_mode_is_refused(
@@ -497,7 +501,10 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
             {"recipe": "finetune", "model": "m", "data": "d", "timesteps": "low"},
             "timesteps in it must be one of uniform, high",
         ),
-        ({"recipe": "finetune", "model": "m", "data": "d", "lr": 1}, "it has unknown settings: lr"),
+        (
+            {"recipe": "finetune", "model": "m", "data": "d", "lr": 1},
+            "it has unknown settings: lr; remove them",
+        ),
         (
             {"recipe": "finetune", "model": "m", "data": "d", "trainer": {"x": 1}},
             r"unknown settings: trainer\.x",
@@ -511,5 +518,7 @@ def test_wrong_configs_are_named(values: dict, message: str) -> None:
 
 
 def test_a_config_that_is_no_file_lists_the_shipped_ones() -> None:
-    with pytest.raises(UsageError, match=r"there is no config 'nothing'; use a JSON file, or one of .*tiny"):
+    with pytest.raises(
+        UsageError, match=r"there is no config 'nothing'; use a TOML or JSON file, or one of .*tiny"
+    ):
         load_config("nothing")

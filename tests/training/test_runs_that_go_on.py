@@ -14,7 +14,7 @@ from dynamicrafter.cli import main
 from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.training.config import FinetuneConfig
 from dynamicrafter.training.finetune import finetune
-from dynamicrafter.training.lora import add_adapters
+from dynamicrafter.training.lora import Adapters, add_adapters
 from dynamicrafter.training.trainer import TrainerConfig
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
@@ -73,7 +73,7 @@ def test_a_rank_that_no_layer_has_is_refused(small_weights: Path) -> None:
     with pytest.raises(
         UsageError, match=r"rank must be at most \d+, that of the widest layer, but 100000 was given"
     ):
-        add_adapters(model.unet, 100_000)
+        add_adapters(model.unet, Adapters(100_000))
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])

@@ -176,7 +176,7 @@ def test_wrong_samples_are_named_before_the_training(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"every": -1}, "every at least 0"),
+        ({"every": -1}, "samples.every must be at least 0"),
         ({"often": 1}, r"it has unknown settings: samples\.often"),
         (3, "samples in it must be an object, not 3"),
     ],

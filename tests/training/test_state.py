@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import small_run
 import torch
+from small_run import Layer, draw
 
 from dynamicrafter.errors import CheckpointError, UsageError
-from dynamicrafter.training.run_log import CSV, Report, RunLog
+from dynamicrafter.training.run_log import CSV, TRACKERS, Report, RunLog
 from dynamicrafter.training.state import load_state, save_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,10 +100,13 @@ def test_a_log_forgets_what_is_trained_again(tmp_path: Path) -> None:
     assert (tmp_path / CSV).read_bytes() == whole
     RunLog(tmp_path, "csv", 4)
     assert (tmp_path / CSV).read_text(encoding="utf-8").splitlines() == [
-        "step,loss,learning_rate,seconds,measured",
-        "2,0.5,0.01,3.0,held_out=0.25",
-        "4,0.5,0.01,3.0,held_out=0.25",
+        "step,loss,learning_rate,seconds,held_out,measured",
+        "2,0.5,0.01,3.0,0.25,",
+        "4,0.5,0.01,3.0,0.25,",
     ]
+    RunLog(tmp_path, "csv", 0).write(line(0))
+    RunLog(tmp_path, "csv", 0).write(line(0))
+    assert len((tmp_path / CSV).read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -133,3 +137,70 @@ def test_a_missing_tensorboard_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match='pip install tensorboard, or set log to "csv"'):
         RunLog(tmp_path, "tensorboard", 0)
+
+
+class Tracked:
+    """Stands for accelerate's Accelerator with a tracker."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.trackers = [self]
+
+    def init_trackers(self, name: str, config: object) -> None:
+        self.told.append((name, config))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.told.append((step, values))
+
+    def finish(self) -> None:
+        self.told.append("finished")
+
+
+def test_a_tracker_gets_what_the_csv_gets(tmp_path: Path) -> None:
+    tracked = Tracked()
+    log = RunLog(tmp_path, "wandb", 0, tracked, {"steps": 3})
+    log.write(Report(0, None, 0.01, 3.0, {"held_out": 0.25}))
+    log.write(line(1))
+    log.close()
+    assert tracked.told == [
+        ("dynamicrafter", {"steps": 3}),
+        (0, {"learning_rate": 0.01, "held_out": 0.25}),
+        (1, {"loss": 0.5, "learning_rate": 0.01, "held_out": 0.25}),
+        "finished",
+    ]
+    assert (tmp_path / CSV).read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_the_trackers_are_those_of_accelerate() -> None:
+    known = pytest.importorskip("accelerate.tracking").LOGGER_TYPE_TO_CLASS
+    assert TRACKERS <= set(known)
+
+
+def test_a_missing_tracker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate")
+    from dynamicrafter.training import processes
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError,
+        match='the log wandb needs the wandb package; install it with pip install wandb, or set log to "csv"',
+    ):
+        processes.make_accelerator("no", "wandb")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_run_logs_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline: what it would send stays in the run's folder."""
+    pytest.importorskip("accelerate")
+    pytest.importorskip("wandb", reason="the log needs wandb")
+    from dynamicrafter.training.trainer import Trainer, TrainerConfig
+
+    for name, value in (("ACCELERATE_USE_CPU", "true"), ("WANDB_MODE", "offline"), ("WANDB_SILENT", "true")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    config = TrainerConfig(steps=2, log="wandb", log_every=1)
+    Trainer(Layer(4, 4), draw, config, tmp_path / "run").run()
+    (stored,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    content = stored.read_bytes()
+    assert all(name in content for name in (b"learning_rate", b"loss", b"save_every"))

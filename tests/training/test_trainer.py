@@ -126,8 +126,53 @@ def test_the_log_has_a_line_for_each_stretch(tmp_path: Path) -> None:
     train(tmp_path, validate=lambda module: {"figure": 1.5})
     with (tmp_path / "log.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert [row["step"] for row in rows] == ["0", "4", "8", "12"]
     assert {row["measured"] for row in rows} == {"figure=1.5"}
+    assert [bool(row["loss"]) for row in rows] == [False, True, True, True]
+
+
+def test_the_validation_loss_has_a_column_of_its_own(tmp_path: Path) -> None:
+    heard: list[Report] = []
+    train(
+        tmp_path,
+        validate=lambda module: {"held_out": float(module.layer.weight[0, 0]), "figure": 2},
+        report=heard.append,
+    )
+    with (tmp_path / "log.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["held_out"]) for row in rows] == [
+        pytest.approx(line.extra["held_out"], rel=1e-4) for line in heard
+    ]
+    assert len({row["held_out"] for row in rows}) == 4
+    assert float(rows[0]["held_out"]) == pytest.approx(Line().layer.weight[0, 0].item(), rel=1e-4)
+    assert {row["measured"] for row in rows} == {"figure=2"}
+
+
+def test_a_log_with_the_columns_of_an_earlier_version_goes_on_in_them(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss,learning_rate,seconds,measured\n", encoding="utf-8")
+    train(tmp_path, validate=lambda module: {"held_out": 1.5})
+    with (tmp_path / "log.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "4", "8", "12"]
+    assert {row["measured"] for row in rows} == {"held_out=1.5"}
+
+
+def test_the_first_measurement_changes_no_step(tmp_path: Path) -> None:
+    class Noisy(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + 0.1 * torch.randn_like(x))
+
+    def measure(module: nn.Module) -> dict[str, float]:
+        return {"figure": float(torch.rand(()))}
+
+    ended = []
+    for name, validate in (("with", measure), ("without", None)):
+        torch.manual_seed(5)
+        module = Noisy()
+        config = replace(CONFIG, save_every=12)
+        Trainer(module, draw, config, tmp_path / name, validate=validate).run()
+        ended.append(module.layer.weight)
+    assert torch.equal(*ended)
 
 
 def test_a_failed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
