@@ -82,10 +82,15 @@ class Parameter:
             return
         hint = self.hint
         if self.multiple and isinstance(value, int) and self.low and self.high:
-            nearest = round(value / self.multiple) * self.multiple
-            hint = f"the nearest valid value is {min(max(self.low, nearest), self.high):g}"
+            hint = f"the nearest valid value is {self.nearest(value)}"
         more = f"; {hint}" if hint else ""
         raise UsageError(f"{self.name} must be {self.wanted}{otherwise}, but {value!r} was given{more}")
+
+    def nearest(self, value: float) -> int:
+        """The valid integer nearest to ``value``."""
+        step = self.multiple or 1
+        low, high = self.low or 0, self.high or 0
+        return int(min(max(low, round(value / step) * step), high))
 
     def _allows(self, value: object) -> bool:
         if value is None:

@@ -40,7 +40,7 @@ ORDER = {
     "weights": "formats networks layout architectures accounting detect preview fill tensors load convert inspect "
     "random_model lora catalogue download",
     "training": "processes run_log state muon trainer losses lora config movies data encoding samples finetune",
-    "toy": "world autoencoder towers pools behaviour hops scales clips tiny",
+    "toy": "world known autoencoder towers pools behaviour hops scales clips tiny",
     "evaluation": "motion figures distributions clip_score learned folder measure",
 }
 
