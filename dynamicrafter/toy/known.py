@@ -13,11 +13,11 @@ First frames of the toy world reach 34.4 to 48, the drawings of landscapes in ``
 """
 
 _PHRASES = (phrase.replace("{}", "") for phrases in MOTIONS.values() for phrase in phrases)
-WORDS = frozenset(" ".join((*_PHRASES, *COLOURS, *SHAPES, *ARTICLES, "and")).split())
+KNOWN_WORDS = frozenset(" ".join((*_PHRASES, *COLOURS, *SHAPES, *ARTICLES, "and")).split())
 """Every word of the captions that tiny was trained on."""
 
 
 def unknown_words(prompt: str) -> list[str]:
     """The words of a prompt that have no meaning to tiny, each once, in order and in lower case."""
     words = re.findall(r"\w+", prompt.lower())
-    return [word for word in dict.fromkeys(words) if word not in WORDS]
+    return [word for word in dict.fromkeys(words) if word not in KNOWN_WORDS]
