@@ -239,6 +239,7 @@ def load(
         vision=cast(CLIPImageEncoder, parts.vision),
         device=place,
         dtype=precision,
+        preview=parts.preview,
     )
 
 

@@ -87,12 +87,17 @@ class Parameter:
             return value
         hint = self.hint
         if self.multiple and isinstance(value, int) and self.low and self.high:
-            nearest = round(value / self.multiple) * self.multiple
-            hint = f"the nearest valid value is {min(max(self.low, nearest), self.high):g}"
+            hint = f"the nearest valid value is {self.nearest(value)}"
         more = f"; {hint}" if hint else ""
         # A value of another type may be within the range, so the range alone would not say what is wrong.
         kind = "" if self._fits(value) or self.kind is str or self.multiple else f"{_KINDS[self.kind]} from "
         raise UsageError(f"{self.name} must be {kind}{self.wanted}{otherwise}, but {value!r} was given{more}")
+
+    def nearest(self, value: float) -> int:
+        """The valid integer nearest to ``value``."""
+        step = self.multiple or 1
+        low, high = self.low or 0, self.high or 0
+        return int(min(max(low, round(value / step) * step), high))
 
     def _fits(self, value: object) -> TypeGuard[str | int | float | None]:
         """Whether ``value`` has the right type."""

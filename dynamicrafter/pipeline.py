@@ -19,6 +19,7 @@ from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
 from .model.configs import LATENT_FACTOR
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
+from .model.preview import PreviewColours
 from .model.protocols import (
     ImageEncoder,
     Network,
@@ -64,6 +65,8 @@ class TorchModel(Model):
     resampler: Resampler
     text: CLIPTextEncoder
     vision: CLIPImageEncoder
+    preview: PreviewColours | None = None
+    """Colours of the autoencoder's latents, kept with the model when it is saved."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..dynamicrafter.model.variants import VARIANTS, Mode
-from .choices import OWN, advanced, checks, choice, require
+from .choices import OWN, advanced, choice, require
 from .host.files import fingerprint, list_checkpoints
-from .loader import AUTO, VARIANT_TIP, variant_for
+from .loader import AUTO, BUILT_IN_TIP, VARIANT_TIP, require_encoders, variant_for
 from .sockets import CATEGORY, image, schema
 
 _LAST_TIP = "The last frame, from which another clip can continue."
@@ -24,11 +24,11 @@ class DynamiCrafterAnimate(io.ComfyNode):
         """Inputs, outputs and their words."""
         return schema(
             node_id="DynamiCrafterAnimate",
-            display_name="DynamiCrafter Animate",
+            display_name="Animate (DynamiCrafter)",
             category=CATEGORY,
             description="Generates a clip from an image and a prompt. With last_image it interpolates between "
             "the two images, with loop it generates a seamless loop; both need an interpolation model.",
-            search_aliases=["image to video", "i2v", "animate picture", "dynami crafter"],
+            search_aliases=["animate", "image to video", "i2v", "animate picture", "dynami crafter"],
             enable_expand=True,
             inputs=[
                 image("image", "The image to animate; a single image, not a batch.", raw_link=True),
@@ -36,8 +36,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
-                    tooltip="The built-in model needs no download. The encoders that a pruned checkpoint needs "
-                    "are downloaded with it.",
+                    tooltip=f"{BUILT_IN_TIP} The encoders that a pruned checkpoint needs are downloaded with it.",
                 ),
                 choice("motion"),
                 choice("seed"),
@@ -72,6 +71,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
                     tooltip=VARIANT_TIP,
                     extra_dict=advanced(),
                 ),
+                *[choice(name, optional=True, extra_dict=advanced()) for name in ("width", "height", "fit")],
             ],
             outputs=[
                 io.Video.Output("video", tooltip="The clip, for core Save Video."),
@@ -84,8 +84,6 @@ class DynamiCrafterAnimate(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str, **_: Any) -> str:
         """Changes when the checkpoint's file does."""
         return fingerprint(checkpoint)
-
-    validate_inputs = checks("motion", "steps", "cfg", "frames", "fps", "fs")
 
     @classmethod
     def execute(
@@ -106,20 +104,25 @@ class DynamiCrafterAnimate(io.ComfyNode):
         clip: Any = None,
         clip_vision: Any = None,
         variant: str = AUTO,
+        width: int = OWN[int],
+        height: int = OWN[int],
+        fit: str = "crop",
     ) -> io.NodeOutput:
         """Build the graph of separate nodes; links are passed on, so that only what changed runs again."""
         if loop and last_image is not None:
             raise ValueError(
                 "loop and last_image cannot be combined, because a loop ends with its first image; remove one of them"
             )
-        require(motion=motion, steps=steps, cfg=cfg, frames=frames, fps=fps, fs=fs)
+        require(
+            motion=motion, steps=steps, cfg=cfg, frames=frames, fps=fps, fs=fs, width=width, height=height
+        )
         mode: Mode = "interpolate" if last_image is not None else "loop" if loop else "animate"
+        if variant == AUTO:
+            variant = variant_for(checkpoint, mode)
+        require_encoders(checkpoint, variant, clip, clip_vision)
         graph = GraphBuilder()
         loader = graph.node(
-            "DynamiCrafterCheckpointLoader",
-            checkpoint=checkpoint,
-            variant=variant_for(checkpoint, mode) if variant == AUTO else variant,
-            weight_dtype=AUTO,
+            "DynamiCrafterCheckpointLoader", checkpoint=checkpoint, variant=variant, weight_dtype=AUTO
         )
         if last_image is not None:
             kind, pictures = "DynamiCrafterInterpolation", {"first_image": image, "last_image": last_image}
@@ -137,9 +140,9 @@ class DynamiCrafterAnimate(io.ComfyNode):
             frames=frames,
             motion=motion,
             fs=fs,
-            width=0,
-            height=0,
-            fit="crop",
+            width=width,
+            height=height,
+            fit=fit,
             **pictures,
         )
         sampled = graph.node(
@@ -153,8 +156,9 @@ class DynamiCrafterAnimate(io.ComfyNode):
             cfg=cfg,
             eta=OWN[float],
         )
-        decoded = graph.node("DynamiCrafterVAEDecode", vae=loader.out(3), latent=sampled.out(0))
-        video = graph.node("CreateVideo", images=decoded.out(0), fps=float(fps))
+        decoded = graph.node(
+            "DynamiCrafterVAEDecode", vae=loader.out(3), latent=sampled.out(0), fps=fps, preview=True
+        )
         shown = frames - 1 if loop else frames
         last = graph.node("ImageFromBatch", image=decoded.out(0), batch_index=shown - 1, length=1)
-        return io.NodeOutput(video.out(0), decoded.out(0), last.out(0), expand=graph.finalize())
+        return io.NodeOutput(decoded.out(1), decoded.out(0), last.out(0), expand=graph.finalize())

@@ -5,9 +5,7 @@ The model's default is None inside the package. Inputs cannot be None, so here i
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from inspect import Parameter as Argument
-from inspect import Signature
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -25,6 +23,8 @@ INPUT_NAMES = {"negative": "negative_prompt"}
 
 _MORE = {
     "frames": "At any other length, every frame attends to all image tokens.",
+    "width": "If only one of width and height is set, the other follows the image's aspect ratio.",
+    "height": "If only one of width and height is set, the other follows the image's aspect ratio.",
     "seed": "Noise is generated on the CPU, so it does not depend on the device.",
     "image_cfg": "Used only if image_only is connected.",
     "guidance_rescale": "Core RescaleCFG on the model has no effect on this sampler.",
@@ -92,12 +92,6 @@ def problem_of(**shown: Any) -> str | None:
             parameter.check(value, f", or {_said(own)} for {parameter.own}" if left else "")
         except UsageError as problem:
             return str(problem)
-    width, height = shown.get("width"), shown.get("height")
-    if width is not None and height is not None and bool(width) != bool(height):
-        return (
-            f"only one of width ({width}) and height ({height}) is set; set both, or leave both at 0 for the "
-            f"model's default size"
-        )
     return None
 
 
@@ -108,19 +102,24 @@ def require(**shown: Any) -> None:
         raise ValueError(wrong)
 
 
-def checks(*names: str) -> classmethod[Any, Any, bool | str]:
-    """A node's ``validate_inputs`` that rejects invalid values of these inputs before anything runs.
+def missing(shown: dict[str, Any], lazy: Sequence[str]) -> list[str]:
+    """The connected inputs among ``lazy`` that have no value (yet), as ``check_lazy_status`` returns them.
 
-    The host reads the names of the inputs from its signature, and then does not check their ranges itself.
+    A node checks its other inputs there, before a checkpoint is loaded for it. ``validate_inputs`` would be earlier,
+    but the host repeats its message for every input it names, and no longer checks their ranges itself.
     """
+    return [name for name in lazy if name in shown and shown[name] is None]
 
-    def validate_inputs(cls: Any, **shown: Any) -> bool | str:
-        return problem_of(**shown) or True
 
-    inputs = [Argument(name, Argument.POSITIONAL_OR_KEYWORD, default=None) for name in names]
-    cls = Argument("cls", Argument.POSITIONAL_OR_KEYWORD)
-    validate_inputs.__signature__ = Signature([cls, *inputs])  # pyright: ignore[reportFunctionMemberAccess]
-    return classmethod(validate_inputs)
+def full_size(width: int, height: int, picture_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(width, height) of a clip; if one is 0 it follows the image's aspect ratio, and None is the default of both."""
+    if not (width or height) or picture_size is None:
+        return None
+    across, along = picture_size
+    return (
+        width or PARAMETERS["width"].nearest(height * across / along),
+        height or PARAMETERS["height"].nearest(width * along / across),
+    )
 
 
 def settings_of(
@@ -139,6 +138,6 @@ def settings_of(
     width, height = chosen.pop("width"), chosen.pop("height")
     if chosen["fs"] is not None:
         chosen["motion"] = None
-    size = (width, height) if width else None
+    size = full_size(width or 0, height or 0, picture_size)
     with in_words_of_the_graph():
         return make_settings(variant, mode, picture_size=picture_size, size=size, **chosen)

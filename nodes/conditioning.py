@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .choices import checks, choices_of
-from .encode import encode, single
+from .choices import choices_of, missing, require
+from .encode import NO_TEXT, encode, single
 from .sockets import CATEGORY, conditioning_outputs, image, schema, text_inputs
 
 _MODEL_TIP = "MODEL of DynamiCrafter Checkpoint Loader."
@@ -18,12 +18,15 @@ _VISION_TIP = (
     "CLIP_VISION of the loader or, for pruned checkpoints, core CLIPVisionLoader with CLIP-ViT-H-14."
 )
 
+_LAZY = ("model", "vae", "clip_vision", "clip", "positive", "negative")
+"""Inputs that are computed only when everything else is valid."""
+
 
 def _models() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip=_MODEL_TIP),
-        io.Vae.Input("vae", tooltip=_VAE_TIP),
-        io.ClipVision.Input("clip_vision", tooltip=_VISION_TIP),
+        io.Model.Input("model", tooltip=_MODEL_TIP, lazy=True),
+        io.Vae.Input("vae", tooltip=_VAE_TIP, lazy=True),
+        io.ClipVision.Input("clip_vision", tooltip=_VISION_TIP, lazy=True),
     ]
 
 
@@ -38,7 +41,14 @@ def _clip_inputs() -> list[Any]:
 class _Conditioning(io.ComfyNode):
     """The checks that the three nodes share."""
 
-    validate_inputs = checks("frames", "motion", "fs", "width", "height")
+    @classmethod
+    def check_lazy_status(cls, **shown: Any) -> list[str]:
+        """Reject what is wrong before the checkpoint is loaded."""
+        require(**shown)
+        for name in ("positive", "negative"):
+            if name not in shown and "clip" not in shown:
+                raise ValueError(NO_TEXT.format(name))
+        return missing(shown, _LAZY)
 
 
 class DynamiCrafterImageConditioning(_Conditioning):
@@ -65,8 +75,8 @@ class DynamiCrafterImageConditioning(_Conditioning):
     @classmethod
     def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
         """Encode the image and the prompt."""
-        made = encode("animate", model, vae, clip_vision, single(image, "image"), None, **choices)
-        return io.NodeOutput(*made)
+        made, notes = encode("animate", model, vae, clip_vision, single(image, "image"), None, **choices)
+        return io.NodeOutput(*made, ui=notes)
 
 
 class DynamiCrafterInterpolation(_Conditioning):
@@ -102,8 +112,8 @@ class DynamiCrafterInterpolation(_Conditioning):
     ) -> io.NodeOutput:
         """Encode both images and the prompt."""
         first, last = single(first_image, "first_image"), single(last_image, "last_image")
-        made = encode("interpolate", model, vae, clip_vision, first, last, **choices)
-        return io.NodeOutput(*made)
+        made, notes = encode("interpolate", model, vae, clip_vision, first, last, **choices)
+        return io.NodeOutput(*made, ui=notes)
 
 
 class DynamiCrafterLooping(_Conditioning):
@@ -132,5 +142,5 @@ class DynamiCrafterLooping(_Conditioning):
     @classmethod
     def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
         """Encode the image and the prompt."""
-        made = encode("loop", model, vae, clip_vision, single(image, "image"), None, **choices)
-        return io.NodeOutput(*made)
+        made, notes = encode("loop", model, vae, clip_vision, single(image, "image"), None, **choices)
+        return io.NodeOutput(*made, ui=notes)

@@ -17,11 +17,17 @@ from .host.resampler import resample
 from .host.run import intermediate
 from .host.towers import HostImageEncoder, check_text, check_vision, encode_prompt
 from .host.vae import HostPictureEncoder, check_vae
+from .notes import notes_on
 
 LOOP = "dynamicrafter_loop"
 """Key of a latent whose last frame repeats the first and must be dropped."""
 PICTURES = "dynamicrafter_pictures"
 """Key of a latent: the key images ``[2, 3, H, W]``, for a decoder that uses them."""
+FPS = "dynamicrafter_fps"
+"""Key of a latent: the model's playback rate in frames per second."""
+
+NO_TEXT = "there is no text for {0}; connect the loader's CLIP and enter a prompt, or connect a CLIP Text Encode to {0}"
+"""The error for a prompt without an encoder."""
 
 
 def variant_of(model: Any) -> Variant:
@@ -58,8 +64,11 @@ def encode(
     positive: Any = None,
     negative: Any = None,
     **choices: Any,
-) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Positive, negative and image-only conditioning and the empty latent; ``first`` and ``last`` are ``[h, w, c]``."""
+) -> tuple[tuple[Any, Any, Any, dict[str, Any]], dict[str, list[str]]]:
+    """Positive, negative and image-only conditioning and the empty latent, and the node's report to the editor.
+
+    ``first`` and ``last`` are ``[h, w, c]``.
+    """
     variant = variant_of(model)
     check_vision(clip_vision, variant)
     check_vae(vae)
@@ -81,26 +90,24 @@ def encode(
     shared = {KEYFRAMES: keys, FS: settings.fs}
     shape = keys.keys[0].mean.shape[1]
     empty = torch.zeros(frames, shape, height // LATENT_FACTOR, width // LATENT_FACTOR)
-    latent: dict[str, Any] = {"samples": intermediate(empty)}
+    latent: dict[str, Any] = {"samples": intermediate(empty), FPS: settings.fps}
     if mode != "animate":
         latent[PICTURES] = pictures
     if mode == "loop":
         latent[LOOP] = True
-    return (
+    made = (
         _with(text, {**shared, TOKENS: tokens}),
         _with(unwanted, {**shared, TOKENS: grey}),
         _with(unwanted, {**shared, TOKENS: tokens}),
         latent,
     )
+    return made, notes_on(model, vae, prompt if positive is None else None, pictures, keys)
 
 
 def _text(variant: Variant, clip: Any, prompt: str, given: Any, name: str) -> Any:
     if given is None:
         if clip is None:
-            raise ValueError(
-                f"there is no text for {name}; connect the loader's CLIP and enter a prompt, or connect a CLIP Text "
-                f"Encode to {name}"
-            )
+            raise ValueError(NO_TEXT.format(name))
         given = encode_prompt(clip, prompt)
     check_text(given, variant, name)
     return given

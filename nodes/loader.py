@@ -9,12 +9,18 @@ from comfy_api.latest import io
 from ..dynamicrafter.model.variants import VARIANTS, Mode
 from ..dynamicrafter.weights.detect import choose, detect
 from ..dynamicrafter.weights.formats.files import open_weights
-from .host.files import checkpoint_path, fingerprint, list_checkpoints
+from ..dynamicrafter.weights.tensors import components_in
+from .host.files import checkpoint_path, encoders_path, fingerprint, list_checkpoints
 from .host.loading import WEIGHT_DTYPES, load_checkpoint
+from .host.towers import NO_VISION
 from .sockets import CATEGORY, schema
 from .words import in_words_of_the_graph
 
 AUTO = "auto"
+BUILT_IN_TIP = (
+    "The built-in models need no download: tiny makes coloured shapes of 64x64 pixels and nothing else, random is "
+    "untrained, for tests."
+)
 VARIANT_TIP = (
     "Type of the file. auto detects it from the weights; if they are ambiguous (512 and 512_interp, and most "
     "pruned files), the error lists the choices."
@@ -38,8 +44,8 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=list_checkpoints(),
-                    tooltip="Files in models/checkpoints, models/diffusion_models and models/dynamicrafter. The "
-                    "built-in model needs no download.",
+                    tooltip="Files in models/checkpoints, models/diffusion_models and models/dynamicrafter. "
+                    f"{BUILT_IN_TIP}",
                 ),
                 io.Combo.Input(
                     "variant",
@@ -99,3 +105,17 @@ def variant_for(checkpoint: str, mode: Mode) -> str:
         every = detect(file)
         fits = tuple(variant for variant in every if mode in variant.modes)
         return choose(fits, None, file).name if fits and len(every) > 1 else AUTO
+
+
+def require_encoders(checkpoint: str, variant: str, clip: Any, clip_vision: Any) -> None:
+    """Raise ValueError before a checkpoint is loaded if it lacks an encoder and nothing else supplies it."""
+    if encoders_path() is not None:
+        return
+    with in_words_of_the_graph():
+        _, present = components_in(checkpoint_path(checkpoint), None if variant == AUTO else variant)
+    if clip is None and "text" not in present:
+        raise ValueError(
+            "there is no text encoder in this checkpoint; connect a core CLIPLoader with the SD 2.1 encoder to clip"
+        )
+    if clip_vision is None and "vision" not in present:
+        raise ValueError(NO_VISION)

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dynamicrafter.diffusion.guidance import make_guidance
-from .choices import checks, choices_of, settings_of
+from .choices import choices_of, missing, require, settings_of
 from .encode import LOOP, variant_of
 from .host.sampler import sample_exactly
 from .sockets import CATEGORY, schema
@@ -32,17 +32,22 @@ class DynamiCrafterSampler(io.ComfyNode):
             search_aliases=["ddim", "dynamicrafter ksampler"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="MODEL of the loader, optionally with LoRA or other patches."
+                    "model", lazy=True, tooltip="MODEL of the loader, optionally with LoRA or other patches."
                 ),
-                io.Conditioning.Input("positive", tooltip="positive of a DynamiCrafter conditioning node."),
-                io.Conditioning.Input("negative", tooltip="negative of the same node."),
+                io.Conditioning.Input(
+                    "positive", lazy=True, tooltip="positive of a DynamiCrafter conditioning node."
+                ),
+                io.Conditioning.Input("negative", lazy=True, tooltip="negative of the same node."),
                 io.Latent.Input(
-                    "latent", tooltip="latent of the same node; sets the size and length of the clip."
+                    "latent",
+                    lazy=True,
+                    tooltip="latent of the same node; sets the size and length of the clip.",
                 ),
                 *choices_of("sampling", advanced=False, without=_NOT_HERE),
                 io.Conditioning.Input(
                     "image_only",
                     optional=True,
+                    lazy=True,
                     tooltip="image_only of the same node. Enables a separate guidance scale for the image "
                     "(image_cfg) and takes 1.5 times as long.",
                 ),
@@ -56,7 +61,11 @@ class DynamiCrafterSampler(io.ComfyNode):
             ],
         )
 
-    validate_inputs = checks("steps", "cfg", "eta", "image_cfg", "guidance_rescale")
+    @classmethod
+    def check_lazy_status(cls, **shown: Any) -> list[str]:
+        """Reject what is wrong before anything is computed; the conditioning comes first, as it has such checks too."""
+        require(**shown)
+        return missing(shown, ("positive", "negative", "latent", "image_only")) or missing(shown, ("model",))
 
     @classmethod
     def execute(

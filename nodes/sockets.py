@@ -29,6 +29,7 @@ def text_inputs() -> list[Any]:
         io.Clip.Input(
             "clip",
             optional=True,
+            lazy=True,
             tooltip="Text encoder for the prompts below: CLIP of the loader, or core CLIPLoader with the SD "
             "2.1 text encoder. Not needed if positive and negative are connected.",
         ),
@@ -37,11 +38,13 @@ def text_inputs() -> list[Any]:
         io.Conditioning.Input(
             "positive",
             optional=True,
+            lazy=True,
             tooltip="Conditioning from core CLIP Text Encode, instead of prompt.",
         ),
         io.Conditioning.Input(
             "negative",
             optional=True,
+            lazy=True,
             tooltip="Conditioning from core CLIP Text Encode, instead of negative_prompt.",
         ),
     ]

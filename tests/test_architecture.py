@@ -34,15 +34,15 @@ BOXES = {
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
-    "model": "configs variants operations protocols conditioning layers attention encoders memory resampler unet "
-    "autoencoder video_decoder",
+    "model": "configs variants operations protocols preview conditioning layers attention encoders memory resampler "
+    "unet autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers",
-    "weights": "formats networks layout architectures accounting detect fill tensors load convert inspect "
+    "weights": "formats networks layout architectures accounting detect preview fill tensors load convert inspect "
     "random_model lora catalogue download",
     "media": "lists provenance pictures video",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
-    "toy": "world autoencoder towers pools gauges behaviour hops scales clips tiny",
+    "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
     "evaluation": "motion figures distributions clip_score learned folder measure",
 }
 

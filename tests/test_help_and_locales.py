@@ -27,6 +27,13 @@ def words(language: str) -> dict[str, Any]:
     return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
 
 
+TITLES = {
+    "en": ("Inputs", "Outputs", "Example", "When something is not as it should be"),
+    "zh": ("输入", "输出", "示例", "出现问题时"),
+}
+"""Sections of a help page: inputs, outputs, and the two of plain text."""
+SHORTEST = {"en": 200, "zh": 80}
+"""Characters of a section of plain text; Chinese needs fewer."""
 ENGLISH = words("en")
 NODES = sorted(ENGLISH)
 
@@ -40,19 +47,42 @@ def rows(page: str, title: str) -> dict[str, str]:
     return found
 
 
+def page_of(node: str, language: str) -> Path:
+    """The help page of a node; the host falls back to the English one for languages without a page."""
+    folder = ROOT / "web" / "docs"
+    return folder / f"{node}.md" if language == "en" else folder / node / f"{language}.md"
+
+
 def test_every_node_has_a_page_and_no_page_is_left_over() -> None:
     assert [page.stem for page in PAGES] == NODES
     assert len(NODES) == 9
+    translated = sorted((ROOT / "web" / "docs").glob("*/*.md"))
+    assert translated == [page_of(node, "zh") for node in NODES]
+
+
+@pytest.mark.parametrize("language", list(TITLES))
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_explains_every_input_and_output(node: str, language: str) -> None:
+    page = page_of(node, language).read_text(encoding="utf-8")
+    inputs, outputs, *others = TITLES[language]
+    assert page.startswith(f"# {words(language)[node]['display_name']}\n\n")
+    assert set(rows(page, inputs)) == set(ENGLISH[node]["inputs"])
+    assert list(rows(page, outputs)) == [output["name"] for output in ENGLISH[node]["outputs"].values()]
+    for title in others:
+        assert len(page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]) > SHORTEST[language]
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_page_explains_every_input_and_output(node: str) -> None:
-    page = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
-    assert page.startswith(f"# {ENGLISH[node]['display_name']}\n\n")
-    assert set(rows(page, "Inputs")) == set(ENGLISH[node]["inputs"])
-    assert list(rows(page, "Outputs")) == [output["name"] for output in ENGLISH[node]["outputs"].values()]
-    for title in ("Example", "When something is not as it should be"):
-        assert len(page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]) > 200
+def test_a_chinese_page_says_what_the_english_one_says(node: str) -> None:
+    """As many paragraphs, rows and points; the same templates, values and messages."""
+    english, chinese = (page_of(node, language).read_text(encoding="utf-8") for language in ("en", "zh"))
+    for kind in (r"^## ", r"^- \*\*", r"^\d\. ", r"^\| "):
+        assert len(re.findall(kind, chinese, re.M)) == len(re.findall(kind, english, re.M)), kind
+    # Templates and messages; prompts and picture names in tables too.
+    for kind in (r"(?<!\*)\*(\w+_\w+)\*(?!\*)", r"[\"“]([a-z][^\"”]{8,}?)(?: \.\.\.)?[\"”]", r"`([\w.-]+)`"):
+        assert set(re.findall(kind, chinese)) == set(re.findall(kind, english)), kind
+    paragraphs = [part for part in chinese.split("\n\n") if not part.startswith("#")]
+    assert [part for part in paragraphs if not CJK.search(part) and not part.startswith("| model |")] == []
 
 
 def template_names() -> set[str]:
@@ -60,10 +90,11 @@ def template_names() -> set[str]:
     return {path.stem.partition(" - ")[0] for path in (ROOT / "workflows").glob("*.json")}
 
 
+@pytest.mark.parametrize("language", list(TITLES))
 @pytest.mark.parametrize("node", NODES)
-def test_a_page_names_only_templates_that_exist(node: str) -> None:
-    page = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
-    named = re.findall(r"template\s+\*(.+?)\*", page)
+def test_a_page_names_only_templates_that_exist(node: str, language: str) -> None:
+    page = page_of(node, language).read_text(encoding="utf-8")
+    named = re.findall(r"(?:template|模板)\s+\*(.+?)\*", page)
     assert set(named) <= template_names()
 
 
@@ -74,7 +105,7 @@ def test_pictures_of_a_page_lie_beside_it(page: Path) -> None:
         assert (page.parent / target).is_file()
 
 
-@pytest.mark.parametrize("page", PRESET_PAGES, ids=[page.stem for page in PRESET_PAGES])
+@pytest.mark.parametrize("page", PRESET_PAGES, ids=["/".join(page.parts[-2:]) for page in PRESET_PAGES])
 def test_pages_list_the_presets_as_they_are(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert with_table(text) == text, "python -m tools.make_preset_tables"
@@ -94,7 +125,7 @@ def test_what_leaves_a_number_to_the_model_is_said(language: str) -> None:
     nodes = words(language)
     marks = {"steps": "0 ", "cfg": "-1 ", "eta": "-1 ", "image_cfg": "-1 ", "guidance_rescale": "-1 "}
     for node in ("DynamiCrafterAnimate", "DynamiCrafterSampler"):
-        page = rows((ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8"), "Inputs")
+        page = rows(page_of(node, language).read_text(encoding="utf-8"), TITLES[language][0])
         for name in marks.keys() & nodes[node]["inputs"].keys():
             assert marks[name] in nodes[node]["inputs"][name]["tooltip"], name
             assert marks[name] in page[name], name

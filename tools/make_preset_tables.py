@@ -17,6 +17,9 @@ PAGES = (
     ROOT / "web" / "docs" / "DynamiCrafterAnimate.md",
     ROOT / "web" / "docs" / "DynamiCrafterPreset.md",
     ROOT / "web" / "docs" / "DynamiCrafterSampler.md",
+    ROOT / "web" / "docs" / "DynamiCrafterAnimate" / "zh.md",
+    ROOT / "web" / "docs" / "DynamiCrafterPreset" / "zh.md",
+    ROOT / "web" / "docs" / "DynamiCrafterSampler" / "zh.md",
 )
 HEAD = (
     "| model | `steps` | `cfg` | `eta` | `guidance_rescale` | `fs` | size |\n|---|---|---|---|---|---|---|\n"

@@ -3,8 +3,8 @@
 1. autoencoder; 2. text and image encoder, each pretrained to classify scenes, then frozen; 3. network and resampler on
 images with four captions each at high noise, until prompts take effect; 4. the full mix of motions and modes; 5. the
 same on new scenes with more motion and evenly distributed timesteps; 6. again on other scenes, with the learning rate
-raised and lowered once more; 7. the decoder alone, on latents as inexact as a network's; 8. export to one file. Each
-stage keeps its state in its own folder and resumes from it.
+raised and lowered once more; 7. the decoder alone, on latents as inexact as a network's; 8. export to one file, with
+fitted preview colours. Each stage keeps its state in its own folder and resumes from it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from ..diffusion.schedule import make_schedule
 from ..model.autoencoder import Autoencoder
 from ..model.operations import Operations
+from ..model.preview import PreviewColours, fit_preview
+from ..model.protocols import PictureCodec
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
 from ..model.variants import TINY
@@ -30,8 +32,11 @@ from ..training.state import load_state, make_folder, save_state
 from ..training.trainer import Draw, Trainer, TrainerConfig, seed_everything
 from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
+from ..weights.formats.files import open_weights
 from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.layout import PREFIXES
+from ..weights.load import load_components
+from ..weights.preview import preview_metadata
 from .autoencoder import (
     AutoencoderLoss,
     DecoderLoss,
@@ -241,13 +246,16 @@ def text_gauge(pool: Pool) -> Callable[[nn.Module], Mapping[str, float]]:
 
 
 def export(folder: Path, denoising: Mapping[str, Tensor], path: Path) -> None:
-    """Write all networks to one file in the released layout, in 16 bit, with the variant in its metadata."""
+    """Write all networks to one file in the released layout, in 16 bit, with its variant and preview colours."""
     text = CompactText(TINY.text, toy_vocabulary())
     text.tower.load_state_dict(load_state(folder / "text.pt"))
+    decoder = load_state(folder / "decoder.pt")
+    vae = Autoencoder(TINY.vae)
+    vae.load_state_dict(decoder)
     parts: dict[str, Mapping[str, Tensor]] = {
         PREFIXES["unet"]: _below(denoising, "unet."),
         PREFIXES["resampler"]: _below(denoising, "resampler."),
-        PREFIXES["vae"]: load_state(folder / "decoder.pt"),
+        PREFIXES["vae"]: decoder,
         PREFIXES["text"]: text.full_weights(),
         PREFIXES["vision"]: load_state(folder / "vision.pt"),
     }
@@ -258,7 +266,22 @@ def export(folder: Path, denoising: Mapping[str, Tensor], path: Path) -> None:
     }
     entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in weights.items()}
     pieces = (Piece(name, 0, value.flatten()) for name, value in weights.items())
-    write_safetensors(path, entries, pieces, variant_metadata(TINY))
+    write_safetensors(path, entries, pieces, variant_metadata(TINY) | preview_metadata(toy_preview(vae)))
+
+
+def toy_preview(vae: PictureCodec) -> PreviewColours:
+    """The preview colours of an autoencoder of the toy world, fitted to training images."""
+    return fit_preview(vae, still_frames(256, 2, "train"))
+
+
+def refit_preview(path: Path) -> PreviewColours:
+    """Fit the preview colours of an exported checkpoint again; its tensors, and so its hash, stay the same."""
+    parts = load_components(path, device="cpu", towers=False)
+    colours = toy_preview(parts.vae)
+    file = open_weights(path)
+    metadata = {**file.metadata, **preview_metadata(colours)}
+    write_safetensors(path, file.entries, file.pieces(file.entries), metadata)
+    return colours
 
 
 def _below(weights: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.layout import PREFIXES
+from ..weights.preview import preview_metadata
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
 from .encoding import (
@@ -349,4 +350,5 @@ def save_model(
     }
     entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in weights.items()}
     pieces = (Piece(name, 0, value.flatten()) for name, value in weights.items())
-    write_safetensors(path, entries, pieces, variant_metadata(model.variant))
+    metadata = variant_metadata(model.variant) | preview_metadata(model.preview)
+    write_safetensors(path, entries, pieces, metadata)

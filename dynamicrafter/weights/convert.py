@@ -17,6 +17,7 @@ from .formats.files import open_weights
 from .formats.safetensors_file import write_safetensors
 from .layout import PREFIXES
 from .networks import CORE, TOWER_COMPONENTS, Component
+from .preview import preview_metadata, preview_of
 
 
 def convert(
@@ -56,8 +57,9 @@ def convert(
         for key, name in names.items()
     }
     pieces = _cast(file, names, entries, progress)
+    metadata = variant_metadata(chosen) | preview_metadata(preview_of(file))
     with single_thread():
-        write_safetensors(target, entries, pieces, variant_metadata(chosen))
+        write_safetensors(target, entries, pieces, metadata)
     return chosen
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..model.autoencoder import Autoencoder
 from ..model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from ..model.operations import Operations
+from ..model.preview import PreviewColours
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
 from ..model.variants import Variant
@@ -21,6 +22,7 @@ from .fill import copy_piece, single_thread, targets
 from .formats.entries import ByteProgress, WeightsFile
 from .formats.files import open_weights
 from .networks import CORE, TOWER_COMPONENTS, Component, build
+from .preview import preview_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Components:
     dtype: torch.dtype
     path: Path
     """The checkpoint's path, as passed."""
+    preview: PreviewColours | None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def load_components(
         device=torch.device(device),
         dtype=dtype,
         path=Path(path),
+        preview=preview_of(file),
     )
 
 

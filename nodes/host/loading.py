@@ -10,8 +10,11 @@ import comfy.clip_vision
 import comfy.sd
 import folder_paths
 
+from ...dynamicrafter.api import find_model
+from ...dynamicrafter.weights.formats.files import open_weights
+from ...dynamicrafter.weights.preview import preview_of
 from ...dynamicrafter.weights.tensors import components_in, load_tensors
-from .files import encoders_path
+from .files import BUILT_IN, encoders_path
 from .model import STORAGE_DTYPES, build_model
 from .resampler import attach_resampler
 from .towers import build_clip, build_clip_vision
@@ -19,6 +22,9 @@ from .vae import build_vae
 
 WEIGHT_DTYPES = ["auto", *STORAGE_DTYPES]
 """Choices of the dtype in which the network's weights are stored."""
+
+_FILE = "dynamicrafter_file"
+"""Key of what is attached to a MODEL: the path of its checkpoint."""
 
 Part = Literal["model", "vae", "clip", "clip_vision"]
 
@@ -71,8 +77,10 @@ def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_d
     if part == "model":
         chosen, found = load_tensors(path, ("unet", "resampler"), variant)
         unet, resampler = found["unet"], found["resampler"]
-        made = build_model(chosen, unet.tensors, unet.dtype, weight_dtype, disable_dynamic)
+        preview = preview_of(open_weights(path))
+        made = build_model(chosen, unet.tensors, unet.dtype, weight_dtype, preview, disable_dynamic)
         attach_resampler(made, chosen, resampler.tensors, resampler.dtype, disable_dynamic)
+        made.set_attachments(_FILE, path)
     elif part == "vae":
         chosen, found = load_tensors(path, ("vae",), variant)
         made = build_vae(chosen.vae, found["vae"].tensors, disable_dynamic)
@@ -85,6 +93,13 @@ def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_d
     # The host creates further copies with this: on another device, without streaming, for weights changed by hooks.
     _patcher(part, made).cached_patcher_init = (load_patcher, (part, path, variant, weight_dtype))
     return made
+
+
+def built_in_name(model: Any) -> str | None:
+    """The name of the built-in model that a MODEL is, or None; one with a LoRA may know more."""
+    path = model.get_attachment(_FILE)
+    names = [name for name in BUILT_IN.values() if find_model(name).weights == path]
+    return names[0] if names and not model.patches else None
 
 
 def load_patcher(

@@ -19,6 +19,7 @@ from ...dynamicrafter.diffusion.schedule import make_schedule
 from ...dynamicrafter.model.conditioning import KeyLatents
 from ...dynamicrafter.model.configs import UNetConfig
 from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.preview import PreviewColours
 from ...dynamicrafter.model.protocols import Context
 from ...dynamicrafter.model.unet import VideoUNet
 from ...dynamicrafter.model.variants import Variant
@@ -142,6 +143,17 @@ class HostUNet(VideoUNet):
         return rearrange(out, "b c t h w -> (b t) c h w")
 
 
+def latent_format(preview: PreviewColours | None) -> Any:
+    """The host's description of the latents: Stable Diffusion's, except for preview colours of the checkpoint's own."""
+    found = comfy.latent_formats.SD15()
+    if preview is not None:
+        found.latent_rgb_factors = [list(row) for row in preview.factors]
+        found.latent_rgb_factors_bias = list(preview.bias)
+        # The small decoder for previews belongs to Stable Diffusion's autoencoder.
+        found.taesd_decoder_name = None
+    return found
+
+
 class HostConfig(comfy.supported_models_base.BASE):
     """The host's description of the model, read off its variant."""
 
@@ -149,10 +161,11 @@ class HostConfig(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, preview: PreviewColours | None) -> None:
         # The host passes these on to the network; its LoRA mapper mistakes names such as num_res_blocks for its own.
         super().__init__({"config": variant.unet})
         self.variant = variant
+        self.latent_format = latent_format(preview)
 
 
 class HostModel(comfy.model_base.BaseModel):
@@ -217,13 +230,14 @@ def build_model(
     weights: dict[str, Tensor],
     weight_dtype: torch.dtype,
     dtype: str,
+    preview: PreviewColours | None = None,
     disable_dynamic: bool = False,
 ) -> Any:
     """A model patcher for the network with ``weights``; ``dtype`` "auto" follows the host's rules and flags."""
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     parameters = sum(tensor.numel() for tensor in weights.values())
-    config = HostConfig(variant)
+    config = HostConfig(variant, preview)
     supported = config.supported_inference_dtypes
     chosen = STORAGE_DTYPES.get(dtype) or management.unet_dtype(
         device=load_device, model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype

@@ -2,29 +2,81 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextvars import copy_context
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
+_FASTEST = 25.0
+"""Most frames per second of a preview, each of which is a message to the browser."""
+
 
 class Progress:
     """The host's progress bar; every update also lets the host cancel."""
 
-    def __init__(self, total: int, previewer: Any = None) -> None:
+    def __init__(self, total: int) -> None:
         self.bar = comfy.utils.ProgressBar(total)
         self.total = total
-        self.previewer = previewer
+        self.done = 0
 
-    def update(self, done: int, x0: Tensor | None = None) -> None:
-        """Show ``done`` steps and one frame of the clean latents ``[t, 4, h, w]``, which advances with the steps."""
+    def update(self, done: int) -> None:
+        """Show ``done`` steps."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        preview = None
-        if self.previewer is not None and x0 is not None:
-            frame = (done - 1) % x0.shape[0]
-            preview = self.previewer.decode_latent_to_preview_image("JPEG", x0[frame : frame + 1])
-        self.bar.update_absolute(done, self.total, preview)
+        self.done = done
+        self.bar.update_absolute(done, self.total)
+
+    def preview(self, image: Any) -> None:
+        """Show an image of the host's previewer."""
+        self.bar.update_absolute(self.done, self.total, image)
+
+
+class PlayedPreview:
+    """Plays the current estimate of a clip as the preview of the running node, from the first one until :meth:`stop`.
+
+    The host's previews are single images, so a thread sends the frames one after the other. Long steps thus show a
+    moving clip, and short ones do not send more than the browser can show.
+    """
+
+    def __init__(self, progress: Progress, previewer: Any, fps: float) -> None:
+        self._progress = progress
+        self._previewer = previewer
+        self._fps = min(fps, _FASTEST)
+        self._frames: list[Any] = []
+        self._stopped = threading.Event()
+        # The host takes the running node from the context.
+        self._thread = threading.Thread(target=copy_context().run, args=(self._play,), daemon=True)
+
+    def show(self, x0: Tensor) -> None:
+        """Go on with another estimate, clean latents ``[t, 4, h, w]``."""
+        if self._previewer is None:
+            return
+        single = self._previewer.decode_latent_to_preview_image
+        self._frames = [single("JPEG", frame) for frame in x0.split(1)]
+        if not self._thread.ident:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        self._stopped.set()
+        if self._thread.ident:
+            self._thread.join()
+
+    def _play(self) -> None:
+        started = time.monotonic()
+        while not self._stopped.is_set():
+            frames = self._frames
+            shown = int((time.monotonic() - started) * self._fps)
+            try:
+                self._progress.preview(frames[shown % len(frames)])
+            except comfy.model_management.InterruptProcessingException:
+                # Noticed here, but only the thread that samples can act on it.
+                comfy.model_management.interrupt_current_processing()
+                return
+            self._stopped.wait(started + (shown + 1) / self._fps - time.monotonic())
 
 
 def get_previewer(device: Any, latent_format: Any) -> Any:

@@ -18,7 +18,7 @@ from ...dynamicrafter.diffusion.schedule import make_plan, make_schedule
 from ...dynamicrafter.model.conditioning import KeyLatents
 from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
-from .run import Progress, check_latent, get_previewer, intermediate, is_out_of_memory
+from .run import PlayedPreview, Progress, check_latent, get_previewer, intermediate, is_out_of_memory
 from .sampling import PlainSampling
 
 
@@ -132,15 +132,21 @@ def sample_exactly(
 
     def run(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
         denoise = make_denoiser(_Evaluations(guider, model_options), schedule, guidance)
-        progress = Progress(len(plan.timesteps), get_previewer(noise.device, model.model.latent_format))
+        progress = Progress(len(plan.timesteps))
+        previewer = get_previewer(noise.device, model.model.latent_format)
+        preview = PlayedPreview(progress, previewer, variant.preset.fps)
 
         def stepped(step: Step) -> None:
-            progress.update(step.index + 1, _flat(step.x0))
+            progress.update(step.index + 1)
+            preview.show(_flat(step.x0))
 
         def fresh() -> Tensor:
             return draw()[None].to(noise.device)
 
-        return _flat(SAMPLERS[sampler](denoise, plan, _clip(noise), fresh, stepped))
+        try:
+            return _flat(SAMPLERS[sampler](denoise, plan, _clip(noise), fresh, stepped))
+        finally:
+            preview.stop()
 
     guider = _Guider(plain)
     guider.set_branches(branches)

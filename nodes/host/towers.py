@@ -135,13 +135,17 @@ def check_text(conditioning: Any, variant: Variant, name: str) -> None:
         )
 
 
+NO_VISION = (
+    "there is no image encoder in this checkpoint; connect a core CLIPVisionLoader with CLIP-ViT-H-14-laion2B "
+    "to clip_vision"
+)
+"""The error for a pruned checkpoint without an encoder of its own."""
+
+
 def check_vision(clip_vision: Any, variant: Variant) -> None:
     """Raise ValueError for no image encoder at all and for one that is not the CLIP encoder this model needs."""
     if clip_vision is None:
-        raise ValueError(
-            "there is no image encoder in this checkpoint; connect a core CLIPVisionLoader with CLIP-ViT-H-14-laion2B "
-            "to clip_vision"
-        )
+        raise ValueError(NO_VISION)
     # Other kinds (SigLIP, DINO) have no such tensor.
     tower = getattr(clip_vision.model, "vision_model", None)
     embedding = getattr(getattr(tower, "embeddings", None), "class_embedding", None)

@@ -85,9 +85,11 @@ class Numbers:
         """Positive, negative, image-only and latent of our conditioning nodes."""
         chosen = {"frames": 4, "motion": -1.0, "width": 0, "height": 0, "fit": "crop", **choices}
         last = pictures[1] if mode == "interpolate" else None
-        return self.pack("nodes.encode").encode(
+        encode = self.pack("nodes.encode").encode
+        made, _ = encode(
             mode, parts.model, parts.vae, parts.clip_vision, pictures[0], last, clip=parts.clip, **chosen
         )
+        return made
 
     # --- core's Euler against our DDIM ---
 
@@ -293,20 +295,48 @@ class Numbers:
                 said[name] = str(problem)
         return said
 
-    def previews(self) -> list[float]:
-        """Which frame of the clean latents each step shows, for three frames and seven steps."""
-        shown: list[float] = []
+    def previews(self) -> dict[str, list[Any]]:
+        """Which frames of two estimates of three frames are shown at 20 per second, and when; and a cancellation."""
+        import time
 
-        def decode_latent_to_preview_image(kind: str, x0: Tensor) -> None:
+        import comfy.model_management as management
+
+        run = self.pack("nodes.host.run")
+        shown: list[tuple[float, float]] = []
+
+        def decode_latent_to_preview_image(kind: str, x0: Tensor) -> float:
             assert kind == "JPEG" and x0.shape[0] == 1
-            shown.append(x0.max().item())
+            return x0.max().item()
 
         previewer = SimpleNamespace(decode_latent_to_preview_image=decode_latent_to_preview_image)
-        progress = self.pack("nodes.host.run").Progress(7, previewer)
+        progress = run.Progress(7)
+        progress.preview = lambda image: shown.append((image, time.monotonic()))
         frames = torch.arange(3.0)[:, None, None, None].expand(3, 4, 8, 8)
-        for step in range(1, 8):
-            progress.update(step, frames)
-        return shown
+        preview = run.PlayedPreview(progress, previewer, 20.0)
+        preview.show(frames)
+        time.sleep(0.5)
+        preview.show(frames + 10)
+        time.sleep(0.5)
+        preview.stop()
+        count = len(shown)
+        time.sleep(0.2)
+        assert len(shown) == count
+
+        def cancelled(image: float) -> None:
+            management.throw_exception_if_processing_interrupted()
+
+        progress.preview = cancelled
+        management.interrupt_current_processing()
+        preview = run.PlayedPreview(progress, previewer, 20.0)
+        preview.show(frames)
+        time.sleep(0.3)
+        preview.stop()
+        kept = management.processing_interrupted()
+        management.interrupt_current_processing(False)
+        silent = run.PlayedPreview(progress, None, 20.0)
+        silent.show(frames)
+        silent.stop()
+        return {"frames": [image for image, _ in shown], "at": [at for _, at in shown], "cancelled": [kept]}
 
     # --- compilation ---
 

@@ -28,6 +28,8 @@ from pack_graphs import (
     with_ksampler,
 )
 
+from tools.graphs import inputs_of, is_widget
+
 if TYPE_CHECKING:
     from comfyui_client import Client, Run
     from comfyui_server import Server
@@ -43,6 +45,27 @@ NODES = {
     "DynamiCrafterSampler",
     "DynamiCrafterVAEDecode",
 }
+WIDGETS = {
+    "DynamiCrafterAnimate": (
+        [
+            *("prompt", "checkpoint", "motion", "seed", "loop", "steps", "cfg", "frames", "fps"),
+            *("negative_prompt", "fs", "variant"),
+        ],
+        ["video", "images", "last_frame"],
+    ),
+    "DynamiCrafterVAEDecode": (["chunk"], ["images"]),
+    "DynamiCrafterImageConditioning": (
+        ["prompt", "negative_prompt", "frames", "motion", "width", "height", "fit", "fs"],
+        ["positive", "negative", "image_only", "latent"],
+    ),
+    "DynamiCrafterSampler": (
+        ["seed", "steps", "cfg", "eta", "image_cfg", "guidance_rescale", "spacing"],
+        ["latent"],
+    ),
+}
+"""Widgets and outputs of 0.1.0, in their order in its saved workflows."""
+LINKED = {"image", "model", "vae", "clip_vision", "latent", "positive", "negative"}
+"""Inputs that were always connected."""
 FLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
 MARK = "(built in)"
 """What the names of built-in models end with."""
@@ -72,7 +95,7 @@ class TestWhatTheHostSays:
     def test_every_input_and_output_has_a_tooltip(self, client: Client, name: str) -> None:
         about = client.object_info(name)[name]
         assert about["category"] == "DynamiCrafter"
-        assert about["display_name"].startswith("DynamiCrafter ")
+        assert "DynamiCrafter" in about["display_name"]
         assert len(about["description"]) > 30
         inputs = {**about["input"].get("required", {}), **about["input"].get("optional", {})}
         silent = [key for key, entry in inputs.items() if not (len(entry) > 1 and entry[1].get("tooltip"))]
@@ -90,6 +113,16 @@ class TestWhatTheHostSays:
         own = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
         host = {"MODEL", "CLIP", "CLIP_VISION", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO"}
         assert kinds <= own | host
+
+    @pytest.mark.parametrize("name", sorted(WIDGETS))
+    def test_saved_workflows_keep_their_values(self, client: Client, name: str) -> None:
+        """They store values by position, and links by the number of an output: what is new comes after what was."""
+        about = client.object_info(name)[name]
+        widgets = [key for key, kind, options, _ in inputs_of(about) if is_widget(kind, options)]
+        before, outputs = WIDGETS[name]
+        assert widgets[: len(before)] == before
+        assert about["output_name"][: len(outputs)] == outputs
+        assert set(about["input"]["required"]) <= {*before, *LINKED}
 
     def test_seeds_change_after_each_run(self, client: Client) -> None:
         infos = client.object_info()
@@ -313,6 +346,44 @@ class TestOneNodeStart:
         assert len(set(shown["frames"])) == 4
         assert shown["last"] == shown["frames"][3:]
 
+    def test_the_finished_clip_plays_on_the_node(self, ready: Client) -> None:
+        """As an animated image in the host's temporary folder, which the editor shows on the node by itself."""
+        from PIL import Image
+
+        run = ready.run(animate(seed=13, fps=5))
+        assert run.status == "success", run.error
+        shown = [
+            message.data["output"]
+            for message in run.messages
+            if message.kind == "executed" and message.data["display_node"] == "animate"
+        ]
+        (clip,) = (output for output in shown if "images" in output)
+        assert clip["animated"] == [True]
+        (file,) = clip["images"]
+        assert file["type"] == "temp"
+        with Image.open(io.BytesIO(ready.view(file))) as image:
+            assert (image.format, image.size, image.n_frames) == ("WEBP", (64, 64), 4)
+            assert image.info["loop"] == 0
+            image.seek(1)
+            image.load()
+            assert image.info["duration"] == 200
+
+    @pytest.mark.parametrize(
+        ("choices", "size"),
+        [
+            ({"width": 128}, (128, 64)),
+            ({"height": 128, "fit": "pad"}, (192, 128)),
+            ({"width": 128, "height": 128}, (128, 128)),
+        ],
+    )
+    def test_size_and_fit(self, ready: Client, choices: dict[str, Any], size: tuple[int, int]) -> None:
+        prompt = {
+            **animate(seed=15, **choices),
+            "frames": node("SaveImage", images=["animate", 1], filename_prefix="size/frame"),
+        }
+        sizes, _ = video_of(ready, ready.run(prompt))
+        assert sizes == [size] * 4
+
     def test_a_loop_ends_one_frame_before_its_beginning(self, ready: Client) -> None:
         prompt = {
             **animate(seed=12, loop=True),
@@ -429,6 +500,81 @@ class TestOwnValues:
         first, second = (ready.run(prompt) for prompt in prompts)
         assert latents_of(ready, first).equal(latents_of(ready, second))
         assert float(first.outputs["shown"]["text"][0]) == preset.guidance_rescale
+
+
+class TestDecode:
+    def test_the_video_has_the_models_rate_unless_another_is_chosen(self, ready: Client) -> None:
+        for choices, rate in (({}, 8.0), ({"fps": 0}, 8.0), ({"fps": 12}, 12.0)):
+            prompt = decoded(sampled(conditioned(), seed=54))
+            del prompt["video"]
+            prompt["save"]["inputs"]["video"] = ["decode", 1]
+            prompt["decode"]["inputs"].update(choices)
+            sizes, found = video_of(ready, ready.run(prompt))
+            assert (len(sizes), found) == (4, rate)
+
+    def test_a_loop_is_one_frame_shorter_in_the_video_too(self, ready: Client) -> None:
+        prompt = decoded(sampled(conditioned("DynamiCrafterLooping"), seed=55))
+        prompt["save"]["inputs"]["video"] = ["decode", 1]
+        assert len(video_of(ready, ready.run(prompt))[0]) == 3
+
+    def test_it_plays_the_clip_only_when_asked(self, ready: Client) -> None:
+        for asked in (False, True):
+            prompt = decoded(sampled(conditioned(), seed=56))
+            prompt["decode"]["inputs"]["preview"] = asked
+            assert ("decode" in ready.run(prompt).outputs) == asked
+
+
+class TestNotes:
+    """What a person is told on the node about a built-in model that cannot do what was asked."""
+
+    def test_tiny_names_the_words_and_the_picture_it_does_not_know(
+        self, ready: Client, pack_server: Server
+    ) -> None:
+        notes = notes_on(ready, "tiny (built in)", PICTURE, "Boats rock, a boat moves right")
+        assert notes == [
+            "tiny, the built-in model, makes coloured shapes of 64x64 pixels and nothing else. It does not know the "
+            "words boats, rock, boat. It cannot show this image, which becomes a blur. For your own images, select a "
+            "released model as checkpoint: 512 or 1024 to animate, 512_interp for interpolation and loops."
+        ]
+        assert notes[0] in pack_server.log()
+
+    def test_tiny_says_nothing_about_what_it_knows(self, ready: Client) -> None:
+        ready.upload_image(REPOSITORY / "pictures" / "blue_square.png")
+        assert notes_on(ready, "tiny (built in)", "blue_square.png", "The blue square gets bigger.") == []
+
+    def test_tiny_names_one_word(self, ready: Client) -> None:
+        ready.upload_image(REPOSITORY / "pictures" / "blue_square.png")
+        (note,) = notes_on(ready, "tiny (built in)", "blue_square.png", "a blue square jumps")
+        assert "It does not know the word jumps. For your own" in note
+
+    def test_random_says_what_it_is(self, ready: Client) -> None:
+        (note,) = notes_on(ready, BUILT_IN, PICTURE, "a boat")
+        assert note.startswith("random, a built-in model for tests, is untrained and generates noise.")
+
+    def test_other_files_are_not_spoken_of(self, ready: Client, pack_server: Server) -> None:
+        import shutil
+
+        from dynamicrafter.api import find_model
+
+        folder = pack_server.base / "models" / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(find_model("tiny").weights, folder / "trained_further.safetensors")
+        assert notes_on(ready, "trained_further.safetensors", PICTURE, "a boat") == []
+
+
+def notes_on(client: Client, checkpoint: str, picture: str, prompt: str) -> list[str]:
+    """What the one-node start reports of itself."""
+    graph = animate(checkpoint=checkpoint, prompt=prompt, seed=61)
+    graph["image"]["inputs"]["image"] = picture
+    run = client.run(graph)
+    assert run.status == "success", run.error
+    outputs = [
+        message.data["output"] or {}
+        for message in run.messages
+        if message.kind == "executed" and message.data["display_node"] == "animate"
+    ]
+    (notes,) = (output["dynamicrafter_notes"] for output in outputs if "dynamicrafter_notes" in output)
+    return notes
 
 
 class TestSamplePictures:

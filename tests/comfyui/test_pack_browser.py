@@ -211,6 +211,104 @@ def test_blueprints_are_in_the_library_and_make_whole_prompts(editor: Editor, se
         keep(editor, path.stem)
 
 
+def shown_on(editor: Editor, node_type: str, script: str) -> Any:
+    """What a script finds on the first node of a type, called ``node`` in it."""
+    find = (
+        f"() => {{ const node = app.graph.nodes.find(node => node.type === '{node_type}'); return {script} }}"
+    )
+    return editor.page.evaluate(find)
+
+
+NOTE = "[data-testid='dynamicrafter_notes']"
+PLAYING = """() => [...document.querySelectorAll('img')].map(image => image.src)
+  .find(source => source.includes('/view?filename=dynamicrafter_') && source.includes('.webp'))"""
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes_2"])
+def test_the_node_plays_its_clip_and_says_what_tiny_does_not_know(editor: Editor, vue: bool) -> None:
+    """In both ways of drawing nodes: the clip takes the place of the last preview, and the note goes with its cause."""
+    editor.open({"Comfy.VueNodes.Enabled": vue, "Comfy.Execution.PreviewMethod": "latent2rgb"})
+    editor.open_template(PACK, START)
+    editor.set_widget("DynamiCrafterAnimate", "prompt", f"boats in a harbour {vue}")
+    editor.set_widget("DynamiCrafterSamplePicture", "picture", "harbour")
+    editor.run()
+    editor.page.wait_for_function(PLAYING, timeout=300_000)
+    note = editor.page.locator(NOTE)
+    note.wait_for()
+    said = note.inner_text()
+    assert "does not know the words boats, in, harbour" in said
+    assert "cannot show this image" in said
+    editor.fit_view()
+    keep(editor, f"note_{'nodes_2' if vue else 'canvas'}")
+    editor.set_widget("DynamiCrafterAnimate", "prompt", "a red circle moves down")
+    editor.set_widget("DynamiCrafterSamplePicture", "picture", "red_circle")
+    before = editor.page.evaluate(PLAYING)
+    editor.run()
+    editor.page.wait_for_function(
+        f"before => (({PLAYING})() ?? before) !== before", arg=before, timeout=300_000
+    )
+    note.wait_for(state="detached")
+    editor.wait_for_video(timeout=300)
+    # The preview would be shown by an address that begins with blob:.
+    sources = shown_on(editor, "DynamiCrafterAnimate", "(node.imgs ?? []).map(image => image.src)")
+    assert not [source for source in sources if source.startswith("blob:")]
+    assert not app_previews(editor)
+    keep(editor, f"clip_{'nodes_2' if vue else 'canvas'}")
+
+
+def app_previews(editor: Editor) -> list[str]:
+    """Previews that the editor keeps for the node."""
+    return shown_on(editor, "DynamiCrafterAnimate", "[...(app.nodePreviewImages[node.id] ?? [])]")
+
+
+@pytest.mark.parametrize(
+    ("language", "model", "fit"),
+    [
+        ("en", "tiny: coloured shapes 64x64, built in", "crop"),
+        ("zh", "tiny：64x64 彩色图形，内置", "crop（裁剪填满）"),
+    ],
+)
+def test_choices_have_labels_and_keep_their_values(
+    editor: Editor, language: str, model: str, fit: str
+) -> None:
+    editor.open({"Comfy.Locale": language})
+    editor.page.evaluate(
+        "() => { app.graph.clear(); app.graph.add(LiteGraph.createNode('DynamiCrafterAnimate')) }"
+    )
+    shown = shown_on(
+        editor,
+        "DynamiCrafterAnimate",
+        "Object.fromEntries(node.widgets.filter(widget => widget.type === 'combo')"
+        ".map(widget => [widget.name, [widget.value, widget.options.getOptionLabel?.(widget.value)]]))",
+    )
+    assert shown["checkpoint"] == ["tiny (built in)", model]
+    assert shown["fit"] == ["crop", fit]
+    editor.open({"Comfy.Locale": "en"})
+
+
+def test_a_long_list_of_files_keeps_its_filter(editor: Editor) -> None:
+    """The editor's menu of labels has none."""
+    editor.open_template(PACK, START)
+    script = """() => {
+      const widget = node.widgets.find(widget => widget.name === 'checkpoint');
+      const short = Boolean(widget.options.getOptionLabel);
+      widget.options.values = [...Array(21).keys()].map(String);
+      return [short, Boolean(widget.options.getOptionLabel)];
+    }"""
+    assert shown_on(editor, "DynamiCrafterAnimate", f"({script})()") == [True, False]
+
+
+def test_the_search_for_animate_finds_the_one_node_start_first(editor: Editor) -> None:
+    # The graph that the editor opens with is loaded after its page.
+    editor.open_template(PACK, START)
+    editor.page.evaluate("() => { app.graph.clear(); app.canvas.draw(true, true) }")
+    editor.page.mouse.dblclick(700, 500)
+    editor.page.locator("input:focus").fill("animate")
+    first = "document.querySelector(\"[data-testid='result-item']\")?.innerText"
+    editor.page.wait_for_function(f"() => {first}?.startsWith('Animate (DynamiCrafter)')", timeout=30_000)
+    keep(editor, "search")
+
+
 @pytest.mark.parametrize("page", HELP, ids=[page.stem for page in HELP])
 def test_the_help_page_of_each_node_opens(editor: Editor, page: Path) -> None:
     editor.open_template(PACK, template_with(page.stem))

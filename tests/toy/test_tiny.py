@@ -153,6 +153,7 @@ def test_an_export_loads_like_any_other_checkpoint(folder: Path, tmp_path: Path)
     export(folder, denoising_loss(0).state_dict(), path)
     parts = load_components(path, device=torch.device("cpu"), dtype=torch.float32)
     assert parts.variant == TINY
+    assert parts.preview is not None
     assert path.stat().st_size < 20e6
     text = CompactText(TINY.text, toy_vocabulary())
     text.tower.load_state_dict(torch.load(folder / "text.pt", weights_only=True))
