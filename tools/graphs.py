@@ -368,7 +368,7 @@ class Graph:
         }
         if node.models:
             properties["models"] = node.models
-        height = 16 + 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 90 * texts
+        height = 16 + 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 60 * texts
         written: dict[str, Any] = {
             "id": node.id,
             "type": node.type,

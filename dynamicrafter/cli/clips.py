@@ -15,7 +15,7 @@ from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..settings import Settings, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
-from .preview import preview_of
+from .plan import plan_of
 from .progress import Bars
 from .streams import STANDARD, Streams
 from .words import tiny_knows
@@ -83,14 +83,14 @@ def make_and_print(
     if files.asked == TINY.name:
         note(tiny_knows(shots[0].settings.mode))
     if given.dry_run or given.verbose:
-        preview = preview_of(shots, files, means, piped)
+        plan = plan_of(shots, files, means, piped)
         if not given.json:
-            for line in preview.lines():
+            for line in plan.lines():
                 print(line, file=sys.stdout if given.dry_run else sys.stderr)
         if given.dry_run:
             for text in notes_on(variant_of(files), shots[0].settings):
                 note(text)
-            return {**asdict(preview), "notes": notes}
+            return {**asdict(plan), "notes": notes}
     with Bars(files.asked, hidden=given.quiet or given.json, clips=len(shots)) as bars:
         for made in make(shots, files, means, bars.clip, note):
             results.append(_result(made, STANDARD if piped else str(Path(made.shot.target))))

@@ -14,7 +14,7 @@ from .streams import STANDARD
 
 
 @dataclass(frozen=True)
-class Preview:
+class RunPlan:
     """What would be generated, as ``--json`` prints it."""
 
     clips: list[dict[str, Any]]
@@ -28,7 +28,7 @@ class Preview:
 
     def lines(self) -> Iterator[str]:
         """The same for a person."""
-        yield from _plan(self.clips, self.model)
+        yield from _brief(self.clips, self.model)
         yield f"computed on: {self.device} in {self.dtype}"
         weights, activations = _size(self.weights_bytes), _size(self.activations_bytes)
         yield f"memory: about {weights} for weights and {activations} for activations, besides PyTorch itself"
@@ -39,20 +39,20 @@ class Preview:
             yield f"time: about {_time(self.seconds)}, in proportion to {source}"
 
 
-def plan_of(shots: Sequence[Shot], files: ModelFiles, piped: bool) -> list[str]:
+def brief_of(shots: Sequence[Shot], files: ModelFiles, piped: bool) -> list[str]:
     """The lines about clips and model alone."""
-    return list(_plan(_clips(shots, piped), _model(files)))
+    return list(_brief(_clips(shots, piped), _model(files)))
 
 
-def preview_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool) -> Preview:
-    """The preview of ``shots``; ``piped`` if the clip goes to standard output."""
+def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool) -> RunPlan:
+    """The plan of ``shots``; ``piped`` if the clip goes to standard output."""
     variant, device = variant_of(files), pick_device(means.device)
     dtype = pick_dtype(means.dtype, device)
     memories = [
         memory_of(variant, [shot.settings for shot in batch], dtype) for batch in batches(shots, means.batch)
     ]
     speed = speed_of(variant, device, dtype)
-    return Preview(
+    return RunPlan(
         clips=_clips(shots, piped),
         model=_model(files),
         device=str(device),
@@ -84,7 +84,7 @@ def _model(files: ModelFiles) -> dict[str, Any]:
     }
 
 
-def _plan(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iterator[str]:
+def _brief(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iterator[str]:
     for clip in clips:
         chosen = clip["settings"]
         size = f"{chosen['width']}x{chosen['height']}, {clip['frames']} frame(s) at {chosen['fps']:g} fps"
