@@ -3,6 +3,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { labelOthers } from "./editor.js";
 
 const NODES = ["DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader"];
 const PACK = decodeURIComponent(new URL(".", import.meta.url).pathname.split("/").at(-2));
@@ -20,7 +21,7 @@ function bytesToGet(name) {
   return known.files[name].bytes + more;
 }
 
-const isMissing = (name) => Object.hasOwn(known.files, name) && !known.files[name].here;
+const isMissing = (name) => Object.hasOwn(known.files, name ?? "") && !known.files[name].here;
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
 async function send(path, method) {
@@ -51,10 +52,9 @@ function draw() {
   for (const [node, button] of buttons) {
     const checkpoint = widgetOf(node, "checkpoint");
     button.label = labelOf(checkpoint.value);
-    const label = (name) => (isMissing(name) ? `(${gigabytes(known.files[name].bytes)}) ${name}` : name);
+    const label = (name) => (isMissing(name) ? `(${gigabytes(known.files[name].bytes)}) ${name}` : undefined);
     // Only while it is needed, since a list with labels has no field to filter it.
-    if (isMissing(checkpoint.value)) checkpoint.options.getOptionLabel = (name) => label(name ?? "");
-    else delete checkpoint.options.getOptionLabel;
+    labelOthers(checkpoint, isMissing(checkpoint.value) ? label : null);
     const busy = transfer?.running && transfer.total && transfer.name === node.dynamicrafterAsked;
     node.progress = busy ? transfer.done / transfer.total : undefined;
   }

@@ -18,9 +18,22 @@ function label(type, input, value) {
   return of(texts[language]) ?? of(texts.en) ?? value;
 }
 
+/** Other labels of some values of a widget, in place of those of showLabels. */
+const others = new WeakMap();
+
+/** Label some values of a widget, those for which `labelOf` is not undefined; null ends that. */
+export function labelOthers(widget, labelOf) {
+  if (labelOf) others.set(widget, labelOf);
+  else others.delete(widget);
+}
+
 /** Label the choices of a widget. A menu of labels has no filter, so long lists of files stay as they are. */
 function showLabels(widget, labelOf) {
-  const get = () => (widget.options.values?.length > LONG_LIST ? undefined : labelOf);
+  const get = () => {
+    const other = others.get(widget);
+    if (other) return (value) => other(value) ?? labelOf(value);
+    return widget.options.values?.length > LONG_LIST ? undefined : labelOf;
+  };
   Object.defineProperty(widget.options, "getOptionLabel", { get, configurable: true, enumerable: true });
 }
 
@@ -61,7 +74,7 @@ function makeRoom(node) {
   if (!clip || clip.hasRoom) return;
   clip.hasRoom = true;
   clip.options.getMinHeight = () => CLIP_HEIGHT;
-  node.setSize([node.size[0], node.size[1] + CLIP_HEIGHT]);
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
 }
 
 app.registerExtension({
