@@ -98,7 +98,10 @@ def test_what_was_downloaded_makes_clips_by_its_name(
     assert (ran.code, ran.out, ran.err) == (0, f"toy: {path}\n", "")
     assert run("models", "--json").json["models"][0]["path"] == str(path)
     assert run(*animate).code == 0
-    assert read_metadata("clip.gif")["model"]["weights"]["file"] == str(path)
+    assert read_metadata("clip.gif")["model"]["weights"]["file"] == path.name
+    ran = run("again", "clip.gif", "--picture", pictures["wide"])
+    assert ran.code == 0, ran.err
+    assert str(path) in ran.err
 
 
 def test_a_download_into_another_folder(run: Run, toy: tuple[Release, Hub], tmp_path: Path) -> None:
@@ -215,7 +218,8 @@ def test_a_pruned_model_with_towers_from_elsewhere_makes_the_same_clip(
     assert torch.equal(read_frames("whole"), read_frames("parts"))
     record = read_metadata("parts")["model"]
     assert record["text_encoder"] == record["image_encoder"] == read_metadata("whole")["model"]["weights"]
-    assert run("again", "parts", "--quiet").code == 0
+    ran = run("again", "parts", "--quiet", "--picture", pictures["wide"])
+    assert ran.code == 0, ran.err
     assert torch.equal(read_frames("parts"), read_frames("parts-again"))
 
 
