@@ -204,9 +204,10 @@ class Host:
         }
         encode = self.pack("nodes.encode").encode
         with torch.inference_mode():
-            return encode(
+            made, _ = encode(
                 "animate", parts.model, parts.vae, parts.clip_vision, picture, None, clip=parts.clip, **chosen
             )
+        return made
 
     def sample(self, parts: Any, encoded: Any, steps: int = 2) -> Tensor:
         """Latents by our sampler with guidance."""

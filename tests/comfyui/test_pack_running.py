@@ -50,12 +50,13 @@ def decibels(one: Image.Image, other: Image.Image) -> float:
 
 
 class TestPreviewsAndProgress:
-    def test_each_step_of_our_sampler_is_counted(self, ready: Client) -> None:
+    def test_the_steps_of_our_sampler_are_counted(self, ready: Client) -> None:
+        """Newer hosts leave out steps that follow within a tenth of a second, but never the first and the last."""
         run = ready.run(saved_latent(sampled(conditioned(), steps=5, seed=21)), WITH_PREVIEWS)
         assert run.status == "success", run.error
         counted = run.progress("sampler")
         assert counted == sorted(counted)
-        assert set(counted) == {(step, 5) for step in range(1, 6)}
+        assert {(1, 5), (5, 5)} <= set(counted) <= {(step, 5) for step in range(1, 6)}
 
     def test_the_preview_plays_the_clip_while_it_runs(self, ready: Client) -> None:
         """Eight frames per second for as long as the steps take, whatever their number."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from comfyui_client import Client
     from comfyui_server import Server
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "animate_one_node.json"
+WORKFLOW = next((Path(__file__).resolve().parents[2] / "workflows").glob("* animate picture *.json"))
 TYPES = {"mp4": "video/mp4", "webp": "image/webp"}
 
 

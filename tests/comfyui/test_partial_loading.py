@@ -56,7 +56,7 @@ def found(findings: dict[str, Any], comfyui_host: Host) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         result = findings[name]
         assert not isinstance(result, str), result
-        if "lacking" in result:
+        if isinstance(result, dict) and "lacking" in result:
             pytest.skip(f"needs {result['lacking']}, which ComfyUI {comfyui_host.version} lacks")
         return result
 
