@@ -30,7 +30,7 @@ BOXES = {
     "settings": ("settings", "parameters"),
     "parameters": ("parameters", "configs"),
     "configs": ("model.variants model.configs diffusion.config", "ground"),
-    "ground": ("atomic bounded_json errors forms hashing", ""),
+    "ground": ("atomic bounded_json errors forms hashing toml_text", ""),
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {

@@ -12,12 +12,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UsageError
 from ..parameters import PARAMETERS
+from ..toml_text import parse_toml
 from ..weights.download import weights_folder
 from .arguments import CLIP_COMMANDS, make_parser
 
@@ -118,10 +118,8 @@ def _settings_folder(platform: str) -> Path:
 
 def _read(place: Path) -> dict[str, Any]:
     """The contents of the file; empty if it does not exist."""
-    # The same library; Python 3.10 does not include it.
-    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return tomllib.loads(place.read_text(encoding="utf-8"))
+        return parse_toml(place.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
@@ -14,6 +13,7 @@ from ..bounded_json import parse_json
 from ..errors import UsageError
 from ..forms import Form, shortened
 from ..settings import check_seed
+from ..toml_text import parse_toml
 from .lora import USUAL, Adapted, Adapters
 from .losses import DROP
 from .options import Option, check_options, settings_of
@@ -357,16 +357,8 @@ def _json(text: str, name: str) -> dict[str, Any]:
 
 def _toml(text: str, name: str) -> dict[str, Any]:
     try:
-        # Part of Python since 3.11.
-        loads = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads
-    except ImportError as problem:
-        raise UsageError(
-            f"reading {name} needs the tomli package; install it with pip install 'dynamicrafter-studio[train]', "
-            "or use JSON"
-        ) from problem
-    try:
-        return loads(text)
-    except (ValueError, RecursionError) as problem:
+        return parse_toml(text)
+    except ValueError as problem:
         raise UsageError(
             f"{name} is not TOML ({shortened(str(problem).lower())}); correct it there"
         ) from problem

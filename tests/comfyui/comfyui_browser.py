@@ -72,6 +72,7 @@ AT_REST = """async () => {
   await frame();
   return view() === before;
 }"""
+CARDS = "[data-testid^='template-workflow-']"
 IN_FRONT = "name => app.extensionManager.workflow?.activeWorkflow?.filename === name"
 PREVIEWED = """type => {
   const node = app.graph.nodes.find(node => node.type === type);
@@ -231,14 +232,10 @@ class Editor:
         self.page.get_by_role("button", name="Templates", exact=True).click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
-        cards = dialog.locator("[data-testid^='template-workflow-']")
-        cards.first.wait_for()
+        dialog.locator(CARDS).first.wait_for()
         # The cards are drawn anew when a pack is chosen.
         self._wait_for_answers()
-        names: list[str] = cards.evaluate_all("cards => cards.map(card => card.dataset.testid)")
-        self.page.keyboard.press("Escape")
-        dialog.wait_for(state="hidden")
-        return [name.removeprefix("template-workflow-") for name in names]
+        return self._leave_with_names(dialog)
 
     def search_templates(self, words: str) -> list[str]:
         """Names on the cards that the Templates dialog finds for words among all templates, best first."""
@@ -249,8 +246,13 @@ class Editor:
         # The dialog waits for the end of typing.
         self.page.wait_for_timeout(600)
         self._wait_for_answers()
-        cards = dialog.locator("[data-testid^='template-workflow-']")
-        names: list[str] = cards.evaluate_all("cards => cards.map(card => card.dataset.testid)")
+        return self._leave_with_names(dialog)
+
+    def _leave_with_names(self, dialog: Locator) -> list[str]:
+        """Close the Templates dialog; the names on its cards."""
+        names: list[str] = dialog.locator(CARDS).evaluate_all(
+            "cards => cards.map(card => card.dataset.testid)"
+        )
         self.page.keyboard.press("Escape")
         dialog.wait_for(state="hidden")
         return [name.removeprefix("template-workflow-") for name in names]
@@ -260,7 +262,7 @@ class Editor:
         self.page.get_by_role("button", name="Templates", exact=True).click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
-        cards = dialog.locator("[data-testid^='template-workflow-']")
+        cards = dialog.locator(CARDS)
         cards.first.wait_for()
         self._wait_for_answers()
         sizes: dict[str, tuple[int, int]] = {}

@@ -91,6 +91,10 @@ def test_other_commands_have_no_defaults_of_the_user(run: Run, file: Path, comma
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "a = " + "[" * 100_000,
+            r"config\.toml cannot be read \(it is nested too deeply\); correct it or remove it",
+        ),
         ("stepz = 1", r"config\.toml has the unknown option 'stepz'; did you mean 'steps'\?"),
         ("[animate]\nx = 1", r"unknown option 'animate'; 'dynamicrafter config' lists the options"),
         ("output = 'a.mp4'", r"unknown option 'output'"),

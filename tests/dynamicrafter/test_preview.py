@@ -20,6 +20,7 @@ from dynamicrafter.errors import CheckpointError
 from dynamicrafter.evaluation.figures import psnr
 from dynamicrafter.model.preview import PreviewColours, fit_preview, reduced
 from dynamicrafter.model.variants import SMALL
+from dynamicrafter.pipeline import TorchModel
 from dynamicrafter.toy.autoencoder import still_frames
 from dynamicrafter.toy.tiny import refit_preview
 from dynamicrafter.weights.convert import convert
@@ -71,12 +72,13 @@ def test_colours_are_limited_to_those_that_exist() -> None:
 def test_the_built_in_model_shows_its_own_colours() -> None:
     """On images it never saw: 24.9 dB and correlations of 0.92, 0.89 and 0.93, against 8.9, 0.16, -0.03 and -0.82."""
     model = load("tiny", device="cpu")
+    assert isinstance(model, TorchModel)
     pictures = still_frames(64, 5)
     with torch.no_grad():
         latents = model.variant.vae.scale_factor * model.vae.encode(pictures).mean
     wanted = reduced(pictures)
     own = preview_of(open_weights(find_model("tiny").weights))
-    assert own is not None and own == getattr(model, "preview")  # noqa: B009
+    assert own is not None and own == model.preview
     found = {name: colours.draw(latents) for name, colours in (("own", own), ("other", STABLE_DIFFUSION))}
     decibels = {name: float(psnr(wanted, drawn).mean()) for name, drawn in found.items()}
     assert decibels["own"] > 24

@@ -10,7 +10,6 @@ import pytest
 
 from dynamicrafter.cli import main
 from dynamicrafter.errors import UsageError
-from dynamicrafter.training import config
 from dynamicrafter.training.config import (
     FinetuneConfig,
     SampleConfig,
@@ -21,8 +20,6 @@ from dynamicrafter.training.config import (
 from dynamicrafter.training.options import Option, settings_of
 from dynamicrafter.training.printing import as_toml
 from dynamicrafter.training.trainer import TrainerConfig
-
-pytest.importorskip("tomllib", reason="TOML needs Python 3.11, or tomli")
 
 BASE = 'recipe = "finetune"\nmodel = "m"\ndata = "d"\n'
 
@@ -91,15 +88,6 @@ def test_an_absent_setting_has_an_example_and_every_text_fits_a_sentence() -> No
 def test_wrong_toml_is_told(toml, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_config(toml(text))
-
-
-def test_toml_without_its_reader_says_what_to_install(toml, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(config, "import_module", missing)
-    with pytest.raises(UsageError, match=r"needs the tomli package; install it with pip .*, or use JSON"):
-        load_config(toml(BASE))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeGuard, cast
@@ -127,6 +128,18 @@ def mapped(stream: BinaryIO, begin: int, count: int, dtype: torch.dtype) -> Tens
         # Old versions of safetensors did not align tensors.
         return torch.frombuffer(window, dtype=torch.uint8, offset=shift).clone().view(dtype)
     return torch.frombuffer(window, dtype=dtype, count=count, offset=shift)
+
+
+@contextmanager
+def telling_of_reading(path: Path) -> Generator[None]:
+    """Raise CheckpointError for what goes wrong while tensors of a file that was opened before are read."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        # From mmap, if the file was truncated after it was opened.
+        raise CheckpointError(f"{path} changed while it was being read ({error}); load it again") from error
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:

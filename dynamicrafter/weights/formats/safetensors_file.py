@@ -18,7 +18,17 @@ import torch
 from ...atomic import replacing
 from ...bounded_json import parse_json
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, raw_bytes, unreadable
+from .entries import (
+    PIECE_BYTES,
+    Entry,
+    Piece,
+    is_name,
+    is_shape,
+    mapped,
+    raw_bytes,
+    telling_of_reading,
+    unreadable,
+)
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -58,22 +68,14 @@ class SafetensorsFile:
 
     def pieces(self, names: Collection[str]) -> Iterator[Piece]:
         """The values of the named tensors, as :class:`~.entries.WeightsFile` says."""
-        try:
-            with self.path.open("rb") as stream:
-                for name in sorted(names, key=self.offsets.__getitem__):
-                    entry = self.entries[name]
-                    step = PIECE_BYTES // entry.dtype.itemsize
-                    for start in range(0, entry.numel, step):
-                        count = min(step, entry.numel - start)
-                        begin = self.offsets[name] + start * entry.dtype.itemsize
-                        yield Piece(name, start, mapped(stream, begin, count, entry.dtype))
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        except ValueError as error:
-            # From mmap, if the file was truncated after it was opened.
-            raise CheckpointError(
-                f"{self.path} changed while it was being read ({error}); load it again"
-            ) from error
+        with telling_of_reading(self.path), self.path.open("rb") as stream:
+            for name in sorted(names, key=self.offsets.__getitem__):
+                entry = self.entries[name]
+                step = PIECE_BYTES // entry.dtype.itemsize
+                for start in range(0, entry.numel, step):
+                    count = min(step, entry.numel - start)
+                    begin = self.offsets[name] + start * entry.dtype.itemsize
+                    yield Piece(name, start, mapped(stream, begin, count, entry.dtype))
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import torch
 
 from ...errors import CheckpointError
-from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, unreadable
+from .entries import PIECE_BYTES, Entry, Piece, is_name, is_shape, mapped, telling_of_reading, unreadable
 
 _LARGEST_PICKLE = 64 * 2**20
 """Bytes; a checkpoint with its optimiser has about a megabyte."""
@@ -144,18 +144,10 @@ class TorchFile:
     def pieces(self, names: Collection[str]) -> Iterator[Piece]:
         """The values of the named tensors, as :class:`~.entries.WeightsFile` says."""
         wanted = set(names)
-        try:
-            with self.path.open("rb") as stream:
-                for name in self.entries:
-                    if name in wanted:
-                        yield from self._pieces(stream, name)
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        except ValueError as error:
-            # From mmap, if the file was truncated after it was opened.
-            raise CheckpointError(
-                f"{self.path} changed while it was being read ({error}); load it again"
-            ) from error
+        with telling_of_reading(self.path), self.path.open("rb") as stream:
+            for name in self.entries:
+                if name in wanted:
+                    yield from self._pieces(stream, name)
 
     def _pieces(self, stream: BinaryIO, name: str) -> Iterator[Piece]:
         entry, view, begin = self.entries[name], self.views[name], self.begins[name]
