@@ -115,7 +115,8 @@ def require_encoders(checkpoint: str, variant: str, clip: Any, clip_vision: Any)
         _, present = components_in(checkpoint_path(checkpoint), None if variant == AUTO else variant)
     if clip is None and "text" not in present:
         raise ValueError(
-            "there is no text encoder in this checkpoint; connect a core CLIPLoader with the SD 2.1 encoder to clip"
+            "there is no text encoder in this checkpoint; connect a core CLIPLoader with the SD 2.1 encoder to clip, "
+            "or put open_clip_model.safetensors into models/text_encoders"
         )
     if clip_vision is None and "vision" not in present:
         raise ValueError(NO_VISION)

@@ -54,5 +54,6 @@ def notes_on(
 
 def _likeness(vae: Any, picture: Tensor, latent: Tensor) -> float:
     """PSNR in dB of what the autoencoder makes of the latents of an image."""
-    shown = decode_frames(vae, latent, None, 1)[0].movedim(-1, 0)
+    # The host may keep frames elsewhere than images, and in half precision.
+    shown = decode_frames(vae, latent, None, 1)[0].movedim(-1, 0).to(picture)
     return float(-10 * ((picture + 1) / 2 - shown).square().mean().log10())

@@ -161,4 +161,4 @@ def save_video(graph: Graph, video: Output, name: str, width: int | None = None)
 def decode(graph: Graph, loader: Node, latent: Output, name: str) -> None:
     """Latents to a clip in the output folder, by our decode node."""
     frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=latent)
-    save(graph, frames["images"], name)
+    save_video(graph, frames["video"], name)

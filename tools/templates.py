@@ -12,7 +12,6 @@ from dynamicrafter.weights.catalogue import find
 from .graphs import OUTSIDE, Graph
 from .template_parts import (
     DIALS,
-    FPS,
     MORE,
     PROMPT,
     SAVE,
@@ -60,7 +59,7 @@ Connect a second image to `last_image` to interpolate between two images, or ena
 Of the released models, interpolation models support both.
 """,
     )
-    own_images_note(graph, "DynamiCrafter Animate", "1024", "512_interp")
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024", "512_interp")
     graph.note(MORE, DIALS)
     return graph
 
@@ -455,7 +454,7 @@ node (Ctrl+C, Ctrl+Shift+V) and connect it to **All parts**. Errors accumulate f
 at most.
 """,
     )
-    own_images_note(graph, "each DynamiCrafter Animate", "1024")
+    own_images_note(graph, "each Animate (DynamiCrafter)", "1024")
     graph.note(MORE, DIALS)
     return graph
 
@@ -468,12 +467,11 @@ def blueprint(release: str, kind: str, *pictures: str) -> Graph:
     conditioning = condition(graph, loader, kind, clip=encoder["CLIP"], prompt="", column=2, **images)
     sampler = sample(graph, loader, conditioning)
     frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=sampler["latent"])
-    video = graph.add("CreateVideo", images=frames["images"], fps=FPS)
     graph.expose(conditioning, *pictures, "prompt", "frames", "motion", "width", "height")
     graph.expose(sampler, "steps", "cfg")
-    graph.expose(video, "fps")
+    graph.expose(frames, "fps")
     graph.expose(loader, "checkpoint", "variant")
-    graph.result("video", video["VIDEO"])
+    graph.result("video", frames["video"])
     graph.result("images", frames["images"])
     return graph
 

@@ -21,7 +21,10 @@ function bytesToGet(name) {
   return known.files[name].bytes + more;
 }
 
-const isMissing = (name) => Object.hasOwn(known.files, name ?? "") && !known.files[name].here;
+const isReleased = (name) => Object.hasOwn(known.files, name ?? "");
+const isMissing = (name) => isReleased(name) && !known.files[name].here;
+/** What the list calls a released file that is here in a subfolder, if a widget has its bare name. */
+const isElsewhere = (name) => isReleased(name) && known.files[name].here && known.files[name].here !== name;
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
 async function send(path, method) {
@@ -42,6 +45,7 @@ function labelOf(name) {
     const what = transfer.file === known.encoders ? "encoders" : "model";
     return `${doing} ${what}: ${share} % of ${gigabytes(transfer.total ?? 0)} (cancel)`;
   }
+  if (isElsewhere(name)) return `Use ${known.files[name].here}`;
   return isMissing(name) ? `Download ${gigabytes(bytesToGet(name))}` : "Download a model";
 }
 
@@ -49,7 +53,7 @@ function labelOf(name) {
 // a long name is cut off.
 function draw() {
   const transfer = known.transfer;
-  for (const [node, button] of buttons) {
+  for (const [node, { button }] of buttons) {
     const checkpoint = widgetOf(node, "checkpoint");
     button.label = labelOf(checkpoint.value);
     const label = (name) => (isMissing(name) ? `(${gigabytes(known.files[name].bytes)}) ${name}` : undefined);
@@ -84,40 +88,61 @@ async function follow() {
     if (known.transfer?.error) complain(known.transfer.error);
     await refreshLists();
     await refresh();
-    for (const node of buttons.keys()) select(node, node.dynamicrafterAsked);
+    for (const node of buttons.keys()) {
+      const asked = node.dynamicrafterAsked;
+      delete node.dynamicrafterAsked;
+      if (asked && !isMissing(asked)) select(node, known.files[asked].here);
+    }
   } finally {
     polling = false;
     draw();
   }
 }
 
-// What a node has asked for becomes its checkpoint once it is here.
-function select(node, name) {
-  delete node.dynamicrafterAsked;
-  if (!name || isMissing(name)) return;
+const bare = (name) => String(name ?? "").split(/[\\/]/).at(-1);
+
+// The weights of pruned files do not tell what they are, so a released one comes with its variant, which must not stay
+// for another file.
+function fitVariant(node, name) {
   const variant = widgetOf(node, "variant");
-  widgetOf(node, "checkpoint").value = name;
-  if (variant?.value === "auto" && known.files[name].variant) variant.value = known.files[name].variant;
+  const { before } = buttons.get(node);
+  buttons.get(node).before = name;
+  const own = known.files[bare(name)]?.variant;
+  if (!variant) return;
+  if (own) variant.value = own;
+  else if (variant.value === known.files[bare(before)]?.variant) variant.value = "auto";
 }
 
+function select(node, name) {
+  fitVariant(node, name);
+  widgetOf(node, "checkpoint").value = name;
+}
+
+// The checkpoint of a node becomes what it has asked for once that is here.
 async function download(node, name) {
-  node.dynamicrafterAsked = name;
   const { error } = await send(`download/${encodeURIComponent(name)}`, "POST");
   if (error) complain(error);
-  await follow();
+  else node.dynamicrafterAsked = name;
+  await refresh();
+  if (!error || known.transfer?.running) await follow();
 }
 
 async function press(node, event) {
-  if (known.transfer?.running) return send("cancel", "POST");
   await refresh();
+  if (known.transfer?.running) {
+    const { error } = await send("cancel", "POST");
+    if (error) complain(error);
+    return follow();
+  }
   const name = widgetOf(node, "checkpoint").value;
+  if (isElsewhere(name)) return select(node, known.files[name].here), draw();
   if (isMissing(name)) return download(node, name);
   const offered = Object.keys(known.files).filter((file) => known.files[file].recommended && isMissing(file));
   const items = offered.map((file) => ({
     content: `${file} (${gigabytes(bytesToGet(file))})`,
     callback: () => void download(node, file),
   }));
-  if (!items.length) return complain("All released models are here; select one in checkpoint.");
+  if (!items.length) return complain("All recommended models are here; select one in checkpoint.");
   new LiteGraph.ContextMenu(items, { event, title: "Download a model", className: "dark" });
 }
 
@@ -128,10 +153,11 @@ function addButton(node) {
   const button = node.addWidget("button", "dynamicrafter_download", null, callback, { serialize: false });
   button.serialize = false;
   button.label = "Download a model";
-  buttons.set(node, button);
+  buttons.set(node, { button, before: checkpoint.value });
   const changed = checkpoint.callback;
   checkpoint.callback = function (...values) {
     const result = changed?.apply(this, values);
+    fitVariant(node, checkpoint.value);
     draw();
     return result;
   };
@@ -142,6 +168,7 @@ function addButton(node) {
   };
   node.onConfigure = function (...values) {
     const result = onConfigure?.apply(this, values);
+    buttons.get(node).before = checkpoint.value;
     draw();
     return result;
   };

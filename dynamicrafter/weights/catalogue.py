@@ -61,6 +61,11 @@ class Release:
         return self.filename
 
     @property
+    def about_bytes(self) -> int:
+        """Its size, exact if known."""
+        return self.size_bytes or round(self.size_gb * 1e9)
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """Names of the releases that this one needs to generate a clip."""
         return () if self.contains_towers else (TOWERS,)

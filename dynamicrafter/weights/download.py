@@ -60,6 +60,10 @@ def weights_folder() -> Path:
     return _cache_folder(sys.platform) / "dynamicrafter"
 
 
+_PART = ".part"
+"""How the name of an unfinished file ends."""
+
+
 def local_path(release: Release, folder: Path | None = None) -> Path | None:
     """Path of ``release`` in ``folder`` (default :func:`weights_folder`), or None if it is missing or incomplete.
 
@@ -67,6 +71,12 @@ def local_path(release: Release, folder: Path | None = None) -> Path | None:
     there manually.
     """
     return _if_complete(release, _final_path(release, folder))
+
+
+def bytes_to_download(release: Release, target: Path) -> int:
+    """About how many bytes :func:`download` to ``target`` still has to transfer: less if it was interrupted before."""
+    started = target.parent.glob(f"{target.name}.*{_PART}")
+    return release.about_bytes - max((part.stat().st_size for part in started), default=0)
 
 
 def _if_complete(release: Release, path: Path) -> Path | None:
@@ -111,7 +121,9 @@ def download(
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _alone(release, final):
-            part = final.with_name(f"{final.name}.{offer.sha256[:12] if offer.sha256 else 'unchecked'}.part")
+            part = final.with_name(
+                f"{final.name}.{offer.sha256[:12] if offer.sha256 else 'unchecked'}{_PART}"
+            )
             if offer.sha256 is None:
                 # Without a hash it is unknown whether an old part belongs to the file now offered.
                 part.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 A download is started by ``POST /dynamicrafter/download/NAME`` and by nothing else; no node imports this module, so no
 workflow can start one. The request must come from a page of this server and carry the token that only its own scripts
-can read, so that neither another site nor a bare request can send it. A server that is started with
+can read, so that another site cannot send it, nor a script by accident; a program on this machine that forges a
+browser's headers can. A server that is started with
 ``DYNAMICRAFTER_ALLOW_DOWNLOADS=1`` also accepts requests of scripts, with any token. Only files of the catalogue are
 downloaded, one download at a time.
 """
@@ -15,6 +16,7 @@ import secrets
 import shutil
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,7 +28,7 @@ from server import PromptServer
 
 from ...dynamicrafter.errors import Cancelled, DownloadError, DynamiCrafterError
 from ...dynamicrafter.weights.catalogue import RELEASES, Release, find, with_requirements
-from ...dynamicrafter.weights.download import download
+from ...dynamicrafter.weights.download import bytes_to_download, download
 from ..words import WORDS
 from .files import encoders_path, list_checkpoints
 
@@ -72,7 +74,7 @@ class _Downloads:
                     f"{self.transfer.name} is being downloaded; wait until it is done, or cancel it"
                 )
             plan = [
-                (needed, _target(needed)) for needed in with_requirements(release) if not _is_here(needed)
+                (needed, _target(needed)) for needed in with_requirements(release) if _here(needed) is None
             ]
             _require_space(plan)
             self.transfer = Transfer(release.saved_as)
@@ -92,7 +94,8 @@ def _run(transfer: Transfer, plan: list[tuple[Release, Path]]) -> None:
 
     try:
         for release, target in plan:
-            transfer.file, transfer.done, transfer.total = target.name, 0, release.size_bytes
+            transfer.file, transfer.stage = target.name, "downloading"
+            transfer.done, transfer.total = 0, release.size_bytes
             _log.info("downloading %s to %s", release.url, target)
             download(release, progress=progress, target=target)
     except Cancelled:
@@ -111,10 +114,16 @@ def _target(release: Release) -> Path:
     return Path(folder_paths.get_folder_paths(kind)[0]) / release.saved_as
 
 
-def _is_here(release: Release) -> bool:
+def _listed() -> dict[str, str]:
+    """The checkpoints that are here as the list of files calls them, by their names without a folder."""
+    return {PurePath(name).name: name for name in reversed(list_checkpoints())}
+
+
+def _here(release: Release, listed: Mapping[str, str] | None = None) -> str | None:
+    """What the list of files calls a file that is here, or None; ``listed`` are the checkpoints, if known already."""
     if release.kind == "towers":
-        return encoders_path() is not None
-    return any(PurePath(name).name == release.saved_as for name in list_checkpoints())
+        return None if encoders_path() is None else release.saved_as
+    return (_listed() if listed is None else listed).get(release.saved_as)
 
 
 def _require_space(plan: list[tuple[Release, Path]]) -> None:
@@ -122,9 +131,7 @@ def _require_space(plan: list[tuple[Release, Path]]) -> None:
     needed: defaultdict[Path, int] = defaultdict(int)
     for release, target in plan:
         target.parent.mkdir(parents=True, exist_ok=True)
-        parts = target.parent.glob(f"{target.name}.*.part")
-        size = release.size_bytes or int(release.size_gb * 1e9)
-        needed[target.parent] += size - max((part.stat().st_size for part in parts), default=0)
+        needed[target.parent] += bytes_to_download(release, target)
     disks: defaultdict[int, int] = defaultdict(int)
     for folder, size in needed.items():
         disk = folder.stat().st_dev
@@ -169,14 +176,14 @@ def _answer(error: str, status: int) -> web.Response:
 
 def _listing() -> dict[str, Any]:
     """The catalogue with what is here, and the transfer."""
-    encoders = find("towers")
+    encoders, listed = find("towers"), _listed()
     files = {
         name: {
-            "bytes": release.size_bytes or round(release.size_gb * 1e9),
+            "bytes": release.about_bytes,
             "variant": release.variant,
             "encoders": encoders.saved_as in {needed.saved_as for needed in with_requirements(release)},
             "recommended": release.variant is not None and find(release.variant) is release,
-            "here": _is_here(release),
+            "here": _here(release, listed),
         }
         for name, release in _FILES.items()
     }

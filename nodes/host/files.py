@@ -61,7 +61,10 @@ def encoders_path() -> Path | None:
     for kind in _ENCODER_KINDS:
         for name in folder_paths.get_filename_list(kind):
             if PurePath(name).name == wanted:
-                return Path(folder_paths.get_full_path_or_raise(kind, name))
+                path = folder_paths.get_full_path(kind, name)
+                # A link to a file that is gone is listed too.
+                if path is not None:
+                    return Path(path)
     return None
 
 
@@ -70,8 +73,10 @@ def fingerprint(name: str) -> str:
 
     It is a hash, because the host stores it in the files that it saves.
     """
-    path = checkpoint_path(name)
-    status = path.stat()
-    return hashlib.sha256(
-        f"{path}|{status.st_size}|{status.st_mtime_ns}|{encoders_path()}".encode("utf-8", "replace")
-    ).hexdigest()
+    encoders = None if name in BUILT_IN else encoders_path()
+    seen: list[tuple[str, int, int]] = []
+    for path in (checkpoint_path(name), encoders):
+        if path is not None:
+            status = path.stat()
+            seen.append((str(path), status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(str(seen).encode("utf-8", "replace")).hexdigest()

@@ -137,7 +137,7 @@ def check_text(conditioning: Any, variant: Variant, name: str) -> None:
 
 NO_VISION = (
     "there is no image encoder in this checkpoint; connect a core CLIPVisionLoader with CLIP-ViT-H-14-laion2B "
-    "to clip_vision"
+    "to clip_vision, or put open_clip_model.safetensors into models/text_encoders"
 )
 """The error for a pruned checkpoint without an encoder of its own."""
 

@@ -248,7 +248,7 @@ class Editor:
         self._wait_for_answers()
         return self._leave_with_names(dialog)
 
-    def _leave_with_names(self, dialog: Locator) -> list[str]:
+    def _leave_with_names(self, dialog: "Locator") -> list[str]:
         """Close the Templates dialog; the names on its cards."""
         names: list[str] = dialog.locator(CARDS).evaluate_all(
             "cards => cards.map(card => card.dataset.testid)"

@@ -105,6 +105,7 @@ class Findings:
         self.find("streamed", self.whole, "plain", "ImageConditioning", {"free": 2e6})
         self.find("built there", self.built_there)
         self.find("picture", self.picture)
+        self.find("note", self.note)
         self.find("half", self.half)
         self.find("mistake", self.mistake)
 
@@ -210,6 +211,18 @@ class Findings:
             with self.gpu(gpu_only=gpu_only), put(module, "ui", SimpleNamespace(PreviewImage=lambda _: None)):
                 found.append(self.chain.run("SamplePicture", picture="harbour")[0].device.type)
         return found
+
+    def note(self) -> str:
+        """What the built-in model says of an image that it does not know, with --gpu-only."""
+        with self.gpu(gpu_only=True):
+            model, clip, clip_vision, vae = self.chain.run(
+                "CheckpointLoader", checkpoint="tiny (built in)", variant="auto", weight_dtype="auto"
+            )
+            made = torch.rand((1, 64, 64, 3), generator=torch.Generator().manual_seed(1))
+            networks = {"model": model, "clip": clip, "clip_vision": clip_vision, "vae": vae}
+            condition = self.chain.nodes["DynamiCrafterImageConditioning"].execute
+            (note,) = condition(**networks, image=self.chain.picture(made), **CHOICES).ui["dynamicrafter_notes"]
+            return note
 
     def half(self) -> list[str]:
         """Dtypes of an empty latent, a sampled latent and frames with --fp16-intermediates."""

@@ -156,9 +156,29 @@ def test_the_listing_says_what_is_not_here_with_its_size(server: Server) -> None
         "variant": "1024_v1",
         "encoders": True,
         "recommended": True,
-        "here": False,
+        "here": None,
     }
     assert not listing["files"][TOO_LARGE]["recommended"]
+
+
+def test_a_file_in_a_subfolder_is_listed_by_the_name_that_the_list_has(server: Server) -> None:
+    path = server.base / "models" / "checkpoints" / "video" / MODEL
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    assert ask(server, "files")[1]["files"][MODEL]["here"] == os.path.join("video", MODEL)
+
+
+def test_encoders_that_a_broken_link_names_are_not_here(server: Server) -> None:
+    folder = server.base / "models" / "text_encoders"
+    link = folder / ENCODERS
+    try:
+        link.symlink_to(folder / "gone.safetensors")
+    except OSError as problem:
+        pytest.skip(f"needs links: {problem}")
+    try:
+        assert ask(server, "files")[1]["files"][ENCODERS]["here"] is None
+    finally:
+        link.unlink()
 
 
 def test_one_download_at_a_time_and_it_can_be_cancelled(server: Server, hub: Hub) -> None:
@@ -336,3 +356,8 @@ class TestBrowser:
         )
         assert editor.widget_text(node, "variant") == "1024_v1"
         assert editor.problems() == []
+        # Another released file brings its own, and any other file none.
+        editor.set_widget(node, "checkpoint", find("512").saved_as)
+        assert editor.widget_text(node, "variant") == "512_v1"
+        editor.set_widget(node, "checkpoint", "tiny (built in)")
+        assert editor.widget_text(node, "variant") == "auto"

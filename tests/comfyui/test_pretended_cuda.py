@@ -71,6 +71,9 @@ class TestPack:
     def test_a_sample_picture_is_where_the_host_keeps_images(self, found: Callable[[str], Any]) -> None:
         assert found("picture") == ["cpu", "cuda"]
 
+    def test_a_built_in_model_judges_an_image_there(self, found: Callable[[str], Any]) -> None:
+        assert "becomes a blur" in found("note")
+
     def test_results_have_the_dtype_that_the_host_was_told(self, found: Callable[[str], Any]) -> None:
         assert found("half") == 3 * ["torch.float16"]
 
