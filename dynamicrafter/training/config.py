@@ -386,7 +386,7 @@ def _parsed(text: str, is_string: bool) -> Any:
     """A value of the command line; as a string unless it can be something else."""
     if text == "null":
         return None
-    if is_string and text[:1] not in ('"', "'", "["):
+    if is_string and text[:1] not in ('"', "'", "[", "{"):
         return text
     try:
         return _toml(f"value = {text}", "it")["value"]
