@@ -43,6 +43,7 @@ from .lora import (
     adapter_weights,
     add_adapters,
     forget_steps,
+    forget_steps_after,
     is_adapter,
     is_temporal,
     keep_compact,
@@ -211,6 +212,8 @@ def finetune(
             f"{folder} is already at step {trainer.step} of {config.trainer.steps}, so nothing is trained; "
             "increase steps to continue, or use another folder to start from scratch"
         )
+    if main and config.target == "lora":
+        forget_steps_after(folder, trainer.step)
     trainer.run()
     if config.target == "lora":
         path = folder / "lora.safetensors"

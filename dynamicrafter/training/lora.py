@@ -192,7 +192,18 @@ def step_file(folder: Path, step: int) -> Path:
 
 def forget_steps(folder: Path, keep: int) -> None:
     """Remove all but the ``keep`` newest LoRA files of steps in a run's folder."""
-    found = {path: re.fullmatch(r"lora_step_(\d{6,})\.safetensors", path.name) for path in folder.iterdir()}
-    steps = sorted((int(match[1]), path) for path, match in found.items() if match)
-    for _, path in steps[:-keep]:
+    for _, path in _step_files(folder)[:-keep]:
         path.unlink()
+
+
+def forget_steps_after(folder: Path, step: int) -> None:
+    """Remove the LoRA files of steps after ``step``, which an earlier run left in a run's folder."""
+    for number, path in _step_files(folder):
+        if number > step:
+            path.unlink()
+
+
+def _step_files(folder: Path) -> list[tuple[int, Path]]:
+    """The LoRA files of steps in a run's folder, in order."""
+    found = {path: re.fullmatch(r"lora_step_(\d{6,})\.safetensors", path.name) for path in folder.iterdir()}
+    return sorted((int(match[1]), path) for path, match in found.items() if match)

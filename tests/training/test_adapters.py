@@ -127,6 +127,10 @@ def test_every_save_writes_a_lora_and_the_last_ones_are_kept(
     small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     wanted = config(clip_folder(), keep_last=2, trainer=replace(QUICK, steps=3))
+    # Left by a longer run, whose state was deleted.
+    (tmp_path / "run").mkdir()
+    for step in (2, 900):
+        step_file(tmp_path / "run", step).touch()
     path = finetune(load(small_weights, device="cpu"), wanted, tmp_path / "run")
     files = sorted((tmp_path / "run").glob("lora_step_*"))
     assert [file.name for file in files] == ["lora_step_000002.safetensors", "lora_step_000003.safetensors"]
