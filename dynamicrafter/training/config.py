@@ -278,6 +278,10 @@ class FinetuneConfig:
                 f"layers must name at least one of {', '.join(get_args(Adapted))}, but it is empty"
                 "; omit it to train adapters of all attention layers"
             )
+        if self.start_from is not None and self.target != "lora":
+            raise UsageError(
+                f"start_from needs target lora, but it is {self.target}; change it, or leave start_from out"
+            )
         if self.base == "bf16" and (self.target != "lora" or self.trainer.precision != "bf16"):
             raise UsageError(
                 f"base bf16 needs target lora and precision bf16, but they are {self.target} and "

@@ -23,6 +23,7 @@ from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.layout import PREFIXES
+from ..weights.lora import read_adapters
 from ..weights.preview import preview_metadata
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
@@ -107,7 +108,8 @@ def finetune(
     ``skipped`` is called with a message for every unusable clip, ``note`` with other messages, and ``progress`` with
     the clips encoded and the steps trained; all only in the main process. The model is modified: its network and
     resampler are the trained ones, and its other networks are on the CPU (and empty in all processes but the main one).
-    Raises UsageError for unusable data and for contradictory settings.
+    Raises UsageError for unusable data and for contradictory settings, CheckpointError for a file to start from that is
+    not a LoRA.
     """
     if config.mode not in model.variant.modes:
         raise UsageError(
@@ -129,6 +131,10 @@ def finetune(
     main = process_index() == 0
     if not main:
         skipped = note = report = progress = None
+    # A run that goes on needs the file no more. Any other is told of a wrong one before clips are encoded.
+    first = None
+    if config.start_from is not None and not (folder / STATE).exists():
+        first = read_adapters(Path(config.start_from))
     make_folder(folder)
     if main:
         clear_unfinished(folder / SAMPLES)
@@ -175,8 +181,8 @@ def finetune(
     # New adapters must be the same in every process.
     seed_everything(config.trainer.seed)
     choose_trained(loss, config.target, config.adapters)
-    if config.start_from is not None and not (folder / STATE).exists():
-        start_from(loss.unet, config.adapters, Path(config.start_from))
+    if first is not None:
+        start_from(loss.unet, config.adapters, first, str(config.start_from))
     if config.base == "bf16":
         keep_compact(loss.unet, loss.resampler)
     if config.checkpointing:

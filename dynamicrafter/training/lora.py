@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
-from ..weights.lora import ALPHA, PREFIX, UP, read_adapters
+from ..weights.lora import ALPHA, PREFIX, UP
 
 Adapted = Literal["spatial", "temporal", "image", "feed_forward", "convolutions"]
 """Kinds of layers that can have adapters."""
@@ -108,12 +108,11 @@ def add_adapters(unet: nn.Module, wanted: Adapters) -> None:
 
 
 @torch.no_grad()
-def start_from(unet: nn.Module, wanted: Adapters, path: Path) -> None:
+def start_from(unet: nn.Module, wanted: Adapters, values: Mapping[str, Tensor], path: str) -> None:
     """Give the adapters of ``unet`` the values of a LoRA file; those of layers that it lacks stay as they are.
 
-    Raises CheckpointError for a file that is not a LoRA, and UsageError if it has another rank or other layers.
+    ``path`` is its name in errors. Raises UsageError if it has another rank or other layers.
     """
-    values = read_adapters(path)
     own = {_file_name(name): value for name, value in unet.named_parameters() if is_adapter(name)}
     wrong = [name for name in values if name not in own and not name.endswith(ALPHA)]
     if wrong:

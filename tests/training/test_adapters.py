@@ -195,8 +195,15 @@ def test_a_lora_that_does_not_fit_is_no_start(
     ):
         with pytest.raises(UsageError, match=message):
             finetune(load(small_weights, device="cpu"), config(folder, **choices), tmp_path / "new")
+
+
+def test_a_file_to_start_from_is_read_before_clips_are_encoded(
+    small_model: Model, clip_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = clip_folder()
     with pytest.raises(CheckpointError, match="cannot be read as a LoRA"):
-        finetune(load(small_weights, device="cpu"), config(folder, start_from="gone"), tmp_path / "new")
+        finetune(small_model, config(folder, start_from="gone"), tmp_path / "new")
+    assert not (folder / "cache").exists()
 
 
 def test_another_alpha_is_another_run(
@@ -272,6 +279,10 @@ def test_a_compact_base_takes_half_the_memory(small_weights: Path) -> None:
         (
             {"base": "bf16", "target": "all", "trainer": replace(QUICK, precision="bf16")},
             "base bf16 needs target lora and precision bf16, but they are all and bf16; change them",
+        ),
+        (
+            {"start_from": "a.safetensors", "target": "spatial"},
+            "start_from needs target lora, but it is spatial; change it, or leave start_from out",
         ),
         ({"alpha": 0.0}, "alpha must be above 0, but 0.0 was given; the rank, or half of it, is usual"),
         ({"dropout": 1.0}, "dropout must be 0 to below 1, but 1.0 was given"),
