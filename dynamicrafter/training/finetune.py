@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -159,10 +160,10 @@ def finetune(
     trained, held_out = rows[: len(rows) - config.held_out], rows[len(rows) - config.held_out :]
     held_out = [replace(row, repeats=1) for row in held_out]
     with ExitStack() as encoding:
-        # The other processes of this run write to the cache too.
+        # The other processes of this run write to the cache too. A folder of two names is locked once.
         if main:
-            for cache in sorted({cache_folder(row, config) for row in rows}):
-                encoding.enter_context(locked_cache(cache, tell))
+            for cache in sorted({os.path.realpath(cache_folder(row, config)) for row in rows}):
+                encoding.enter_context(locked_cache(Path(cache), tell))
         wait_for_all()
         placed = encoding.enter_context(frozen_networks(model, device))
         who = fingerprints(placed)

@@ -78,7 +78,8 @@ def test_several_folders_with_repeats(small_model: Model, clip_folder: Callable,
     drawn = item_draw(small_model, items, config(sets, batch=200, drop=0.0))(seeded())["text"]
     share = torch.stack([(drawn == load_item(*items[2]).text).flatten(1).all(1)]).float().mean()
     assert float(share) == pytest.approx(3 / 8, abs=0.1)
-    finetune(small_model, config(sets, held_out=1), tmp_path / "run")
+    again = DataConfig(str(one / ".." / "one"))
+    finetune(small_model, config((again, *sets), held_out=1), tmp_path / "run")
     assert len(list((other / "cache" / "clips").glob("*.pt"))) == 2
 
 
