@@ -291,14 +291,14 @@ def item_draw(model: TorchModel, items: Sequence[ItemFiles], config: FinetuneCon
         empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
-    sizes: dict[tuple[int, ...], list[ItemFiles]] = {}
+    shapes = {item: tuple(load_item(*item).latents.shape) for item in dict.fromkeys(items)}
+    groups: dict[tuple[int, ...], list[ItemFiles]] = {}
     for item in items:
-        sizes.setdefault(tuple(load_item(*item).latents.shape), []).append(item)
-    groups = list(sizes.values())
+        groups.setdefault(shapes[item], []).append(item)
 
     def draw(generator: torch.Generator) -> Batch:
         chosen = int(torch.randint(len(items), (1,), generator=generator))
-        group = next(group for group in groups if items[chosen] in group)
+        group = groups[shapes[items[chosen]]]
         picks = torch.randint(len(group), (config.batch,), generator=generator)
         loaded = [load_item(*group[int(pick)]) for pick in picks]
         dropped = drop_conditions(torch.rand(config.batch, generator=generator), config.drop)
