@@ -291,7 +291,9 @@ class FinetuneConfig:
     @property
     def adapters(self) -> Adapters:
         """The adapters of target "lora"."""
-        return Adapters(self.rank, self.alpha, self.layers, self.dropout)
+        # An alpha that is the rank is the same as none.
+        alpha = None if self.alpha == self.rank else self.alpha
+        return Adapters(self.rank, alpha, self.layers, self.dropout)
 
     @property
     def folders(self) -> tuple[DataConfig, ...]:

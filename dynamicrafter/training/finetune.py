@@ -241,8 +241,8 @@ def _identity(config: FinetuneConfig) -> dict[str, object]:
     if config.target == "lora":
         fixed["rank"] = config.rank
         # States of earlier versions have none.
-        if config.alpha is not None:
-            fixed["alpha"] = float(config.alpha)
+        if config.adapters.alpha is not None:
+            fixed["alpha"] = float(config.adapters.alpha)
     return fixed
 
 

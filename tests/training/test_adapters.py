@@ -67,12 +67,15 @@ def test_alpha_is_in_the_file_only_if_it_is_not_the_rank(
     small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = clip_folder()
-    plain = load_file(finetune(load(small_weights, device="cpu"), config(folder), tmp_path / "a"))
+    path = finetune(load(small_weights, device="cpu"), config(folder, alpha=4.0), tmp_path / "a")
+    plain = load_file(path)
     assert not [name for name in plain if name.endswith(".alpha")]
     scaled = load_file(finetune(load(small_weights, device="cpu"), config(folder, alpha=2.0), tmp_path / "b"))
     assert set(plain) < set(scaled)
     alphas = {name: value for name, value in scaled.items() if name not in plain}
     assert len(alphas) == len(plain) // 2
+    # Nor is it another run without alpha.
+    assert finetune(load(small_weights, device="cpu"), config(folder), tmp_path / "a") == path
     assert all(name.endswith(".alpha") and value.shape == () and value == 2 for name, value in alphas.items())
 
 
