@@ -64,6 +64,38 @@ def test_training_lowers_the_loss(tmp_path: Path, method) -> None:
     assert heard[-1].step == 150
 
 
+def test_random_numbers_of_the_network_depend_on_seed_step_and_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of dropout, for example, which come from the global generators."""
+    drawn: list[float] = []
+
+    class Noisy(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            # A batch is drawn with the seed of its own step, so must not have the same numbers.
+            drawn.append(float(torch.randn(8, 16)[0, 0]))
+            assert drawn[-1] != float(x[0, 0])
+            return super().forward(x)
+
+    def run(name: str, steps: int = 3, **choices: int) -> list[float]:
+        drawn.clear()
+        torch.manual_seed(len(name))
+        config = replace(CONFIG, steps=steps, accumulate=2, save_every=12, **choices)
+        Trainer(Noisy(), draw, config, tmp_path / name).run()
+        # The last one is that of the check before saving.
+        return drawn[:-1]
+
+    first = run("a")
+    assert len(set(first)) == 6
+    assert run("other") == first
+    assert run("parts", 1) + run("parts", 3) == first
+    assert not set(run("seed", seed=1)) & set(first)
+    import accelerate
+
+    monkeypatch.setattr(accelerate.Accelerator, "process_index", 1)
+    assert not set(run("process")) & set(first)
+
+
 @pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, method) -> None:
     config = replace(CONFIG, method=method, accumulate=2)
