@@ -118,8 +118,9 @@ def seed_everything(seed: int) -> None:
 
 def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
     """Seed of the generator of one batch; different for each step, accumulated batch and process."""
-    # Generators accept 64 bits.
-    return (((seed * 1_000_003 + step) * _MICRO + micro) * 1024 + process) % 2**64
+    # Generators accept 64 bits, but those on the CPU use only the lower 32, which alone would repeat every 1024 steps.
+    seed = (((seed * 1_000_003 + step) * _MICRO + micro) * 1024 + process) % 2**64
+    return seed ^ (seed >> 32) * 0x9E3779B1 % 2**32
 
 
 class _Loader:

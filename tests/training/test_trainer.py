@@ -366,6 +366,11 @@ def test_learning_rates() -> None:
 def test_seeds_differ_for_step_batch_and_process() -> None:
     seeds = {step_seed(1, s, m, p) for s in range(50) for m in range(3) for p in range(4)}
     assert len(seeds) == 600
+    # A generator on the CPU uses 32 bits of its seed.
+    low = {step_seed(seed, step) % 2**32 for seed in range(3) for step in range(5000)}
+    assert len(low) == 15_000
+    first, later = (torch.rand(2, generator=torch.Generator().manual_seed(step_seed(0, s))) for s in (1, 1025))
+    assert not torch.equal(first, later)
 
 
 def test_orthogonal_steps_keep_directions_and_even_out_strengths() -> None:
