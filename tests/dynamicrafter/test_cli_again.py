@@ -30,7 +30,7 @@ from dynamicrafter.records import KnownFile
 from dynamicrafter.settings import make_settings
 from dynamicrafter.weights.formats.files import tensors_sha256
 
-QUICKEST = (*QUICK, "--steps", "1", "--frames", "2")
+QUICKEST = (*QUICK, "--frames", "2")
 """Options of clips that matter by their record alone."""
 
 TINY_OF_0_1_0 = "f084685614e795a076472c03f5596dc7b29b629c652c9173e6d1898af1296ba2"
@@ -121,7 +121,7 @@ def test_the_output_may_be_of_another_kind(run: Run, clip: Path) -> None:
 def test_a_clip_tells_nothing_about_the_disk(
     run: Run, picture: Path, tmp_path: Path, wide_weights: Path, name: str
 ) -> None:
-    weights = Path(shutil.copy(wide_weights, tmp_path / "weights.safetensors"))
+    weights = Path(shutil.copy2(wide_weights, tmp_path / "weights.safetensors"))
     ran = run("animate", picture, *QUICKEST, "--model", weights, "--output", name)
     assert ran.code == 0, ran.err
     record = read_metadata(Path(name))
@@ -242,7 +242,7 @@ def test_the_number_of_pictures_is_that_of_the_clip(run: Run, clip: Path, pictur
 def test_a_pipe_is_never_opened(
     run: Run, picture: Path, tmp_path: Path, wide_weights: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    weights = Path(shutil.copy(wide_weights, tmp_path / "here" / "weights.safetensors"))
+    weights = Path(shutil.copy2(wide_weights, tmp_path / "here" / "weights.safetensors"))
     made = "clip" if name == "clip.json" else "clip.mp4"
     assert run("animate", picture, *QUICKEST, "--model", weights, "--output", made).code == 0
     place = Path(made, name) if name == "clip.json" else Path(name)
@@ -284,7 +284,7 @@ def ending_after(seconds: int) -> Iterator[None]:
 def test_weights_that_are_gone_are_asked_for(
     run: Run, clip: Path, picture: Path, home: Path, random_weights: Path, tmp_path: Path
 ) -> None:
-    weights = Path(shutil.copy(random_weights, "weights.safetensors"))
+    weights = Path(shutil.copy2(random_weights, "weights.safetensors"))
     run("animate", picture, *QUICKEST, "--model", weights, "--output", "clip.mp4")
     moved = weights.rename(tmp_path / "moved.safetensors")
     ran = run("again", "clip.mp4")
@@ -299,10 +299,10 @@ def test_weights_that_are_gone_are_asked_for(
 def test_changed_weights_are_refused(
     run: Run, picture: Path, random_weights: Path, wide_weights: Path
 ) -> None:
-    weights = Path(shutil.copy(random_weights, "weights.safetensors")).resolve()
+    weights = Path(shutil.copy2(random_weights, "weights.safetensors")).resolve()
     run("animate", picture, *QUICKEST, "--model", weights, "--output", "clip.mp4")
     told = f"dynamicrafter: {weights} is not the clip's weights file ({{}}); specify it with --model NAME or FILE\n"
-    shutil.copy(wide_weights, weights)
+    shutil.copy2(wide_weights, weights)
     ran = run("again", "clip.mp4")
     assert (ran.code, ran.err) == (1, told.format("its contents differ"))
     weights.write_text("no weights")
@@ -323,7 +323,7 @@ def test_weights_are_found_by_their_name(
     for folder in (home, beside):
         folder.mkdir()
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(home))
-    weights = Path(shutil.copy(wide_weights, tmp_path / "weights.safetensors"))
+    weights = Path(shutil.copy2(wide_weights, tmp_path / "weights.safetensors"))
     made = beside / "clip.mp4"
     assert run("animate", picture, *QUICKEST, "--model", weights, "--output", made).code == 0
     if place == "old path":
@@ -350,7 +350,7 @@ def test_a_model_that_is_not_downloaded_is_named(run: Run, clip: Path) -> None:
 
 def test_only_names_lead_to_a_model(run: Run, clip: Path, tmp_path: Path, wide_weights: Path) -> None:
     """Whatever a clip says was typed, no path in it is followed."""
-    weights = shutil.copy(wide_weights, tmp_path / "weights.safetensors")
+    weights = shutil.copy2(wide_weights, tmp_path / "weights.safetensors")
 
     def change(record: Any) -> None:
         record["model"]["asked"] = str(weights)
@@ -378,7 +378,7 @@ def known_by_bytes(clip: Path, weights: Path, sha256: str) -> Path:
 
 
 def test_other_metadata_does_not_make_other_weights(run: Run, picture: Path, random_weights: Path) -> None:
-    weights = Path(shutil.copy(random_weights, "weights.safetensors"))
+    weights = Path(shutil.copy2(random_weights, "weights.safetensors"))
     run("animate", picture, *QUICK, "--model", weights, "--output", "clip.mp4")
     with_metadata(random_weights, weights)
     assert run("again", "clip.mp4", "--quiet").code == 0
@@ -388,7 +388,7 @@ def test_other_metadata_does_not_make_other_weights(run: Run, picture: Path, ran
 def test_weights_known_by_their_bytes_are_compared_by_them(
     run: Run, picture: Path, tmp_path: Path, wide_weights: Path
 ) -> None:
-    weights = Path(shutil.copy(wide_weights, tmp_path / "weights.safetensors"))
+    weights = Path(shutil.copy2(wide_weights, tmp_path / "weights.safetensors"))
     run("animate", picture, *QUICK, "--model", weights, "--output", "clip.mp4")
     clip = known_by_bytes(Path("clip.mp4"), weights, file_sha256(weights))
     assert run("again", clip, "--quiet").code == 0

@@ -14,7 +14,7 @@ from cli_runs import QUICK, Run, complaint, left
 from dynamicrafter.cli import main
 from dynamicrafter.media.video import read_frames, read_metadata
 
-QUICKEST = (*QUICK, "--steps", "1", "--frames", "2")
+QUICKEST = (*QUICK, "--frames", "2")
 
 
 class Stream(io.TextIOWrapper):
