@@ -15,7 +15,7 @@ from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..settings import Settings, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
-from .plan import clip_size, plan_of
+from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
 from .words import tiny_knows
@@ -118,7 +118,7 @@ def _result(made: Made, output: str) -> dict[str, Any]:
 
 
 def _line(result: dict[str, Any]) -> str:
-    size = clip_size(result["width"], result["height"], result["frames"], result["fps"])
+    size = size_text(result["width"], result["height"], result["frames"], result["fps"])
     return f"{result['output']}: {size}, seed {result['settings']['seed']}, {result['seconds']:.1f} s"
 
 

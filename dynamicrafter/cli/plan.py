@@ -87,13 +87,13 @@ def _model(files: ModelFiles) -> dict[str, Any]:
 def _brief(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iterator[str]:
     for clip in clips:
         chosen = clip["settings"]
-        size = clip_size(chosen["width"], chosen["height"], clip["frames"], chosen["fps"])
+        size = size_text(chosen["width"], chosen["height"], clip["frames"], chosen["fps"])
         sampled = f"{chosen['steps']} steps, seed {chosen['seed']}"
         yield f"{clip['output']}: {size}, {sampled}, from {' and '.join(clip['pictures'])}"
     yield f"model: {model['variant']}, from {', '.join(model['files'])}"
 
 
-def clip_size(width: int, height: int, frames: int, fps: float) -> str:
+def size_text(width: int, height: int, frames: int, fps: float) -> str:
     """The size of a clip for a person."""
     return f"{width}x{height}, {frames} frame(s) at {fps:g} fps"
 
