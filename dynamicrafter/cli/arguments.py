@@ -274,7 +274,19 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
     doctor = _command(
-        commands, "doctor", "report what is installed and whether it works", "doctor", "doctor --json"
+        commands,
+        "doctor",
+        "report what is installed, and prove that it computes what it should",
+        "doctor --quick",
+        "doctor --model 512 --device cuda --dtype bf16 --json",
+    )
+    _model_options(doctor, "every downloaded one")
+    extent = doctor.add_argument_group("what is checked")
+    extent.add_argument(
+        "--quick", action="store_true", help="run no model except to load tiny, and compute no hash of a file"
+    )
+    extent.add_argument(
+        "--comfyui", type=_path, metavar="FOLDER", help="ComfyUI's models folder, to check its files as well"
     )
     # Last, below the options that differ.
     for command in (animate, interpolate, loop, again, models, download, inspect, convert, train, toys):

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import shutil
 import sys
+import time
 import traceback
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..errors import DynamiCrafterError
-from ..weights.download import status_rows, weights_folder
+from ..errors import DynamiCrafterError, UsageError
+from ..hashing import remembered_sha256
+from ..model.variants import TINY
+from ..weights.catalogue import RELEASES, Release
+from ..weights.download import is_incomplete, status_rows, weights_folder
 from . import program_version
+from .progress import Bars
+from .words import WORDS
+
+if TYPE_CHECKING:
+    from ..pipeline import Model
+    from .trial import Trial
 
 
 @dataclass(frozen=True)
@@ -49,24 +62,35 @@ PACKAGES = {
 }
 """The package's dependencies: names of the distributions and of their modules."""
 
+OPTIONAL = ("accelerate", "dreamsim", "lpips", "nncf", "openvino", "peft", "ray", "triton", "xformers")
+"""Distributions that only some commands use, whose versions are reported if they are installed."""
+
+_USABLE = 0.75
+"""Share of the main memory that a float32 run may take; the system ends a program that takes too much."""
+
 SAFE_TORCH = (2, 10)
 """The first PyTorch without a known vulnerability in ``weights_only`` (CVE-2025-32434, CVE-2026-24747)."""
 
 
 def run(given: Namespace) -> dict[str, Any]:
-    """Run all checks and return what ``--json`` prints; it has an ``error`` if one of them failed."""
+    """Run all checks and return what ``--json`` prints; it has an ``error`` if one of them failed.
+
+    The report names no folders, because it is meant for issues.
+    """
     checks: list[dict[str, Any]] = []
-    for name, check in CHECKS.items():
+    for name, check in (*CHECKS.items(), *_model_checks(given)):
         try:
             # Warnings that libraries raise on import are not part of the report.
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), Bars(name, hidden=given.quiet or given.json) as bars:
                 warnings.simplefilter("ignore")
-                finding = check()
+                finding = check(given, bars)
         # Any exception is the result of the check.
         except Exception as problem:
             if given.debug:
                 traceback.print_exc()
             finding = Finding("failed", {}, _sentence(problem))
+        if finding.problem is not None:
+            finding = replace(finding, problem=without_folders(finding.problem))
         if not given.json:
             _print(name, finding)
         checks.append({"name": name, **asdict(finding)})
@@ -76,7 +100,15 @@ def run(given: Namespace) -> dict[str, Any]:
     return {"checks": checks}
 
 
-def _system() -> Finding:
+def without_folders(text: str) -> str:
+    """``text`` with only the last part of every absolute path."""
+    for folder in (weights_folder().resolve(), weights_folder(), Path.cwd(), Path.home()):
+        if folder != Path(folder.anchor):
+            text = text.replace(str(folder) + os.sep, "").replace(str(folder), folder.name)
+    return re.sub(r"""(?<![\w./\\])(?:[A-Za-z]:)?(?:[\\/][^\s\\/'":;,()]+)*[\\/](?=[^\s\\/])""", "", text)
+
+
+def _system(given: Namespace, bars: Bars) -> Finding:
     """The versions of everything below the packages."""
     return Finding(
         "ok",
@@ -88,7 +120,7 @@ def _system() -> Finding:
     )
 
 
-def _packages() -> Finding:
+def _packages(given: Namespace, bars: Bars) -> Finding:
     """The version of each package, which is also imported: incompatible builds fail only then."""
     found: dict[str, object] = {}
     broken: list[str] = []
@@ -99,6 +131,7 @@ def _packages() -> Finding:
         except Exception as problem:
             found[distribution] = None
             broken.append(f"{distribution} ({_sentence(problem)})")
+    found["optional"] = {name: version(name) for name in OPTIONAL if _is_installed(name)}
     if broken:
         return Finding("failed", found, f"cannot be imported: {'; '.join(broken)}; reinstall them")
     torch = cast(str, found["torch"])
@@ -112,32 +145,31 @@ def _packages() -> Finding:
     return Finding("ok", found)
 
 
-def _devices() -> Finding:
-    """The available devices, and their memory in units of 1e9 bytes."""
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _devices(given: Namespace, bars: Bars) -> Finding:
+    """The available devices with their memory in units of 1e9 bytes, and what they can compute."""
     import torch
 
-    found: dict[str, object] = {
-        "cpu": {"threads": torch.get_num_threads(), "memory_gb": _gigabytes(_main_memory())},
-    }
+    found: dict[str, object] = {"build": _build()}
     broken: list[str] = []
-    for index in range(torch.cuda.device_count()):
-        name = f"cuda:{index}"
+    places = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        places.append("mps")
+    for name in places:
         try:
             # Reading a value back fails if this build of PyTorch has no code for the GPU.
             torch.zeros(1, device=name).item()
-            properties = cast(Any, torch.cuda).get_device_properties(index)
-            with torch.cuda.device(index):
-                bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            found[name] = {
-                "name": properties.name,
-                "memory_gb": _gigabytes(properties.total_memory),
-                "bf16": bf16,
-            }
+            found[name] = {**_described(name), **_computes(name)}
         except Exception as problem:
             found[name] = None
             broken.append(f"{name} ({_sentence(problem)})")
-    if torch.backends.mps.is_available():
-        found["mps"] = {"memory": "shared with the CPU"}
     if broken:
         return Finding(
             "failed",
@@ -147,14 +179,80 @@ def _devices() -> Finding:
     return Finding("ok", found)
 
 
-def _weights() -> Finding:
-    """The weights folder, its free space, and the models of the catalogue that it contains."""
+def _build() -> str:
+    """What this build of PyTorch computes with, apart from the CPU."""
+    import torch
+
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    if torch.version.cuda:
+        return f"CUDA {torch.version.cuda}, cuDNN {cast(Any, torch.backends.cudnn).version()}"
+    return "MPS" if torch.backends.mps.is_built() else "CPU only"
+
+
+def _described(name: str) -> dict[str, object]:
+    """Name and memory of a device."""
+    import torch
+
+    if name == "cpu":
+        memory = _gigabytes(_main_memory())
+        return {"threads": torch.get_num_threads(), "memory_gb": memory, "name": platform.machine()}
+    if name == "mps":
+        # The most that Metal advises to use of the memory, which is shared with the CPU.
+        limit = getattr(torch.mps, "recommended_max_memory", lambda: None)()
+        return {"name": "Apple MPS", "memory_gb": None if limit is None else _gigabytes(limit)}
+    index = torch.device(name).index
+    properties = cast(Any, torch.cuda).get_device_properties(index)
+    with torch.cuda.device(index):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return {
+        "name": properties.name,
+        "memory_gb": _gigabytes(properties.total_memory),
+        "free_gb": _gigabytes(torch.cuda.mem_get_info(index)[0]),
+        # ROCm reports its GPUs as CUDA devices, with AMD's name of the architecture.
+        "architecture": getattr(properties, "gcnArchName", None)
+        or f"sm_{properties.major}{properties.minor}",
+        "native_bf16": native,
+    }
+
+
+def _computes(name: str) -> dict[str, object]:
+    """The speed of matrix products in each precision in GFLOP/s, and whether fp8 weights can be stored.
+
+    A precision that is slower than float32 is emulated.
+    """
+    import torch
+
+    side = 512 if name == "cpu" else 2048
+    rates: dict[str, object] = {}
+    for kind in ("float32", "bfloat16", "float16"):
+        try:
+            factor = torch.ones(side, side, device=name, dtype=getattr(torch, kind)) / side
+            best = math.inf
+            for _ in range(3):
+                began = time.perf_counter()
+                # Reading a value back waits for the device.
+                (factor @ factor)[0, 0].item()
+                best = min(best, time.perf_counter() - began)
+            rates[kind] = round(2 * side**3 / best / 1e9)
+        except RuntimeError:
+            rates[kind] = None
+    try:
+        torch.ones(8, device=name).to(torch.float8_e4m3fn).to(torch.float32).sum().item()
+        stores = True
+    except (RuntimeError, TypeError):
+        stores = False
+    return {"gflops": rates, "fp8_weights": stores}
+
+
+def _weights(given: Namespace, bars: Bars) -> Finding:
+    """The free space of the weights folder, and the models of the catalogue that it contains."""
     folder = weights_folder()
     here = [release for release, path in status_rows() if path is not None]
     names = [release.name for release in here]
     existing = next((place for place in (folder, *folder.parents) if place.exists()), Path(folder.anchor))
     details = {
-        "folder": str(folder),
+        "folder": "DYNAMICRAFTER_HOME" if os.environ.get("DYNAMICRAFTER_HOME") else "the default",
         "free_gb": _gigabytes(shutil.disk_usage(existing).free),
         "models": names,
     }
@@ -163,6 +261,14 @@ def _weights() -> Finding:
             "warning",
             details,
             f"the weights folder {folder} is not writable; set DYNAMICRAFTER_HOME to another one",
+        )
+    cut = [release.name for release in RELEASES if is_incomplete(release)]
+    if cut:
+        return Finding(
+            "failed",
+            details,
+            f"{', '.join(cut)} is incomplete: the file does not have the size of the released one; delete it and run "
+            f"'dynamicrafter download {' '.join(cut)}'",
         )
     for release in here:
         missing = [name for name in release.requires if name not in names]
@@ -176,23 +282,182 @@ def _weights() -> Finding:
     return Finding("ok", details)
 
 
-def _tiny() -> Finding:
-    """Whether the built-in model loads, on the device that the other commands would use."""
+def _tiny(given: Namespace, bars: Bars) -> Finding:
+    """The built-in model against recorded values on the CPU, and on the chosen device in the chosen precision."""
     from ..api import load
-    from ..model.variants import TINY
+    from ..evaluation.figures import psnr
+    from .trial import GOLDEN_STEPS, LEAST_PSNR, MOST_ERROR, golden_error, run_trial
 
-    model = load(TINY.name)
-    return Finding("ok", {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")})
+    if given.quick:
+        model = load(TINY.name, device=given.device, dtype=given.dtype)
+        return Finding("ok", _place(model))
+    exact = run_trial(load(TINY.name, device="cpu", dtype="float32"), GOLDEN_STEPS)
+    error = golden_error(exact)
+    details: dict[str, object] = {"cpu_float32_error": float(f"{error:.2g}")}
+    if not error <= MOST_ERROR:
+        return Finding(
+            "failed",
+            details,
+            f"the latents of tiny on the CPU in float32 differ from the recorded ones by {error:.2g} of their largest "
+            f"magnitude, more than {MOST_ERROR:g}; reinstall PyTorch, and report it if that does not help",
+        )
+    model = load(TINY.name, device=given.device, dtype=given.dtype)
+    if _is_reference(model):
+        return Finding("ok", {**details, **_place(model), **_cost(exact)})
+    trial = run_trial(model, GOLDEN_STEPS)
+    similarity = psnr(exact.frames, trial.frames).item()
+    details.update(_place(model), psnr=round(similarity, 1), **_cost(trial))
+    return _judged(details, similarity, LEAST_PSNR[model.dtype])
 
 
-CHECKS: Mapping[str, Callable[[], Finding]] = {
+def _model_checks(given: Namespace) -> list[tuple[str, Check]]:
+    """A check of each downloaded file, of ComfyUI's folder, and of each complete model, or only of the one named."""
+    checks: list[tuple[str, Check]] = []
+    here = {release.name: (release, path) for release, path in status_rows() if path is not None}
+    for name, (release, path) in here.items():
+        checks.append((f"file {name}", partial(_file, release, path)))
+    if given.comfyui is not None:
+        checks.append(("comfyui", partial(_comfyui, given.comfyui)))
+    if given.quick:
+        return checks
+    if given.model is not None:
+        return [*checks, (f"model {Path(given.model).name}", partial(_model, None))]
+    for name, (release, _) in here.items():
+        if release.variant is not None and all(needed in here for needed in release.requires):
+            checks.append((f"model {name}", partial(_model, name)))
+    return checks
+
+
+def _file(release: Release, path: Path, given: Namespace, bars: Bars) -> Finding:
+    """Whether a file of the catalogue is complete and what was released."""
+    from ..weights.formats.files import open_weights
+
+    opened = open_weights(path)
+    details: dict[str, object] = {
+        "file": path.name,
+        "gb": round(path.stat().st_size / 1e9, 2),
+        "format": opened.kind,
+    }
+    if given.quick or release.sha256 is None:
+        details["hash"] = "not computed" if given.quick else "not in the catalogue"
+        return Finding("ok", details)
+    # Hashing ten gigabytes takes a minute; the result is remembered for an unchanged file.
+    bars.transfer("hashing", 0, None)
+    if remembered_sha256(path, weights_folder() / "hashes.json") != release.sha256:
+        return Finding(
+            "failed",
+            {**details, "hash": "another one"},
+            f"{path.name} is damaged or is not the released file; delete it and run "
+            f"'dynamicrafter download {release.name}'",
+        )
+    return Finding("ok", {**details, "hash": "that of the catalogue"})
+
+
+def _model(name: str | None, given: Namespace, bars: Bars) -> Finding:
+    """One step of a model of the catalogue, or else of the one in the arguments.
+
+    It is run on the CPU in float32 and on the chosen device in the chosen precision.
+    """
+    import torch
+
+    from ..api import find_model, load, pick_device, pick_dtype, variant_of
+    from ..evaluation.figures import psnr
+    from ..forecast import memory_of
+    from .clips import model_files
+    from .trial import LEAST_PSNR, run_trial, trial_settings
+
+    files = model_files(given) if name is None else find_model(name)
+    variant = variant_of(files)
+    device = pick_device(given.device)
+    dtype = pick_dtype(given.dtype, device)
+    exact = None
+    details: dict[str, object] = {"variant": variant.name}
+    if (device.type, dtype) != ("cpu", torch.float32):
+        needed = memory_of(variant, [trial_settings(variant, 1)], torch.float32)
+        if needed.weights + needed.activations > _USABLE * _main_memory():
+            details["psnr"] = "not measured: the CPU has too little memory for float32"
+        else:
+            exact = run_trial(load(files, device="cpu", dtype="float32", progress=bars.loading), 1)
+            details["cpu_float32_seconds"] = round(exact.seconds, 1)
+    model = load(files, device=given.device, dtype=given.dtype, progress=bars.loading)
+    trial = run_trial(model, 1)
+    details.update(_place(model), **_cost(trial))
+    if exact is None:
+        return Finding("ok", details)
+    similarity = psnr(exact.frames, trial.frames).item()
+    details["psnr"] = round(similarity, 1)
+    return _judged(details, similarity, LEAST_PSNR[model.dtype])
+
+
+def _comfyui(folder: Path, given: Namespace, bars: Bars) -> Finding:
+    """The DynamiCrafter checkpoints and CLIP encoders in ComfyUI's folder of models."""
+    from ..weights.detect import detect
+    from ..weights.formats.files import open_weights
+
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; pass ComfyUI's models folder to --comfyui")
+    known = {release.saved_as: release for release in RELEASES}
+    found: dict[str, object] = {}
+    broken: list[str] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in (".safetensors", ".ckpt") or not path.is_file():
+            continue
+        release = known.get(path.name)
+        try:
+            variants = [variant.name for variant in detect(open_weights(path))]
+        # A folder of models has files of every kind; only those with our names must be readable.
+        except Exception as problem:
+            if release is not None:
+                found[path.name] = None
+                broken.append(f"{path.name} ({_sentence(problem)})")
+            continue
+        if release is not None and release.size_bytes not in (None, path.stat().st_size):
+            found[path.name] = None
+            broken.append(f"{path.name} (its size is not that of the released file)")
+        elif variants or release is not None:
+            found[path.name] = " or ".join(variants) or "CLIP encoders"
+    if broken:
+        return Finding("failed", found, f"cannot be used: {'; '.join(broken)}; download them again")
+    return Finding("ok", found or {"models": []})
+
+
+def _is_reference(model: Model) -> bool:
+    """Whether it computes on the CPU in float32, with which the others are compared."""
+    import torch
+
+    return (model.device.type, model.dtype) == ("cpu", torch.float32)
+
+
+def _place(model: Model) -> dict[str, object]:
+    return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def _cost(trial: Trial) -> dict[str, object]:
+    peak = None if trial.peak_bytes is None else round(trial.peak_bytes / 1e9, 2)
+    return {"seconds": round(trial.seconds, 2), "peak_memory_gb": "unknown" if peak is None else peak}
+
+
+def _judged(details: Mapping[str, object], similarity: float, least: float) -> Finding:
+    if similarity >= least:
+        return Finding("ok", details)
+    return Finding(
+        "failed",
+        details,
+        f"the frames have a PSNR of {similarity:.1f} dB against the CPU in float32, less than {least:g}; try --dtype "
+        f"float32, update the driver or PyTorch, and report it if that does not help",
+    )
+
+
+Check = Callable[[Namespace, Bars], Finding]
+
+CHECKS: Mapping[str, Check] = {
     "system": _system,
     "packages": _packages,
     "devices": _devices,
     "weights": _weights,
     "tiny": _tiny,
 }
-"""All checks in order; an exception is reported as a failure of the check."""
+"""The checks of every machine, in order; an exception is reported as a failure of the check."""
 
 
 def _print(name: str, finding: Finding) -> None:
@@ -205,11 +470,11 @@ def _print(name: str, finding: Finding) -> None:
 
 def _shown(value: object) -> str:
     """A detail on one line."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         return ", ".join(
             f"{name} {_shown(part)}" for name, part in cast("Mapping[str, object]", value).items()
         )
-    if isinstance(value, list):
+    if isinstance(value, (list, Mapping)):
         return ", ".join(str(part) for part in cast("list[object]", value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -218,8 +483,9 @@ def _shown(value: object) -> str:
 
 def _sentence(problem: Exception) -> str:
     """The first line of an error, with its type unless its message is meant for users."""
-    text = str(problem).strip().partition("\n")[0]
-    return text if isinstance(problem, DynamiCrafterError) else f"{type(problem).__name__}: {text}"
+    if isinstance(problem, DynamiCrafterError):
+        return problem.said(WORDS)
+    return f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"
 
 
 def _gigabytes(size: int) -> float:

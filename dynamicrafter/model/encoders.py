@@ -6,18 +6,49 @@ Both packages are imported where they are used, so that a caller with its own fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from .configs import TEXT_TOKENS, TextConfig, VisionConfig
+from .open_clip_modules import open_clip_module
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 """Pixel statistics of CLIP's training set."""
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Omits what only gives values to parameters, for the meta device, whose tensors have none.
+
+    PyTorch imports its compiler for these functions there, which takes longer than a small clip.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if func in (nn.init.normal_, Tensor.triu_, Tensor.mul):
+            return named["tensor"] if "tensor" in named else args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **named)
+
+
+@contextmanager
+def _creating(device: torch.device | str) -> Generator[None, None, None]:
+    """Within the context, open_clip's constructors create parameters on ``device``."""
+    place = torch.device(device)
+    with place, _WithoutValues() if place.type == "meta" else nullcontext():
+        yield
 
 
 class CLIPTextEncoder(nn.Module):
@@ -25,10 +56,8 @@ class CLIPTextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
-        from open_clip.transformer import TextTransformer
-
-        with torch.device(device):
-            tower = TextTransformer(
+        with _creating(device):
+            tower = open_clip_module("transformer").TextTransformer(
                 context_length=TEXT_TOKENS,
                 vocab_size=config.vocabulary,
                 width=config.width,
@@ -50,7 +79,7 @@ class CLIPTextEncoder(nn.Module):
         """Token ids ``[b, 77]`` to hidden states ``[b, 77, width]`` after the last block and the final norm."""
         x = self.token_embedding(tokens.to(self.positional_embedding.device)) + self.positional_embedding
         mask = torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
-        for block in cast(Any, self.transformer).resblocks:
+        for block in self.transformer.resblocks:
             x = block(x, attn_mask=mask)
         return self.ln_final(x)
 
@@ -60,10 +89,8 @@ class CLIPImageEncoder(nn.Module):
 
     def __init__(self, config: VisionConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
-        from open_clip.transformer import VisionTransformer
-
-        with torch.device(device):
-            tower = VisionTransformer(
+        with _creating(device):
+            tower = open_clip_module("transformer").VisionTransformer(
                 image_size=config.image_size,
                 patch_size=config.patch,
                 width=config.width,
@@ -75,7 +102,7 @@ class CLIPImageEncoder(nn.Module):
         self.class_embedding = tower.class_embedding
         self.positional_embedding = tower.positional_embedding
         self.conv1 = tower.conv1
-        self.ln_pre: nn.Module = cast(Any, tower).ln_pre
+        self.ln_pre: nn.Module = tower.ln_pre
         self.transformer = tower.transformer
         self.to(dtype)
 
@@ -89,16 +116,14 @@ class CLIPImageEncoder(nn.Module):
         x = self.conv1(pixels.to(weight.device, weight.dtype)).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(x.shape[0], 1, -1)
         x = self.ln_pre(torch.cat([first, x], dim=1) + weight)
-        for block in cast(Any, self.transformer).resblocks:
+        for block in self.transformer.resblocks:
             x = block(x)
         return x
 
 
 @cache
 def _tokenizer() -> Callable[..., Tensor]:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return cast(Callable[..., Tensor], SimpleTokenizer(context_length=TEXT_TOKENS))
+    return open_clip_module("tokenizer").SimpleTokenizer(context_length=TEXT_TOKENS)
 
 
 def tokenize(prompts: Sequence[str]) -> Tensor:
@@ -117,11 +142,15 @@ def clip_pixels(pictures: Tensor, size: int = 224) -> Tensor:
     The whole image is resized to a square without keeping its aspect ratio (Gaussian blur against aliasing, then
     bicubic with aligned corners, as in training); it is neither cropped nor clamped. Always computed in float32.
     """
-    from kornia.geometry.transform import resize
+    if max(pictures.shape[-2:]) < size:
+        # Nothing is blurred to enlarge an image: what kornia would do, without the time to import it.
+        pixels = F.interpolate(pictures.float(), (size, size), mode="bicubic", align_corners=True)
+    else:
+        from kornia.geometry.transform import resize
 
-    pixels = resize(
-        pictures.float(), (size, size), interpolation="bicubic", align_corners=True, antialias=True
-    )
+        pixels = resize(
+            pictures.float(), (size, size), interpolation="bicubic", align_corners=True, antialias=True
+        )
     mean = torch.tensor(_MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(_STD, device=pixels.device)[:, None, None]
     return ((pixels + 1) / 2 - mean) / std

@@ -73,6 +73,11 @@ def local_path(release: Release, folder: Path | None = None) -> Path | None:
     return _if_complete(release, _final_path(release, folder))
 
 
+def is_incomplete(release: Release, folder: Path | None = None) -> bool:
+    """Whether ``release`` is in ``folder`` (default :func:`weights_folder`), but not of the released size."""
+    return _final_path(release, folder).is_file() and local_path(release, folder) is None
+
+
 def bytes_to_download(release: Release, target: Path) -> int:
     """About how many bytes :func:`download` to ``target`` still has to transfer: less if it was interrupted before."""
     started = target.parent.glob(f"{target.name}.*{_PART}")
