@@ -44,7 +44,7 @@ ORDER = {
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
-    "jobs": "lines ledger pool studio workers run",
+    "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "evaluation": "motion figures distributions clip_score learned folder measure",
 }
 

@@ -454,7 +454,27 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
         "device)",
     )
     where.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes for each device (default: %(default)s)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes for each device (default: 1); with --ray in all (default: one for each GPU, else machine)",
+    )
+    elsewhere = where.add_mutually_exclusive_group()
+    elsewhere.add_argument(
+        "--ray",
+        type=_name,
+        metavar="ADDRESS",
+        help="a Ray cluster with this package, such as 10.0.0.1:6379, auto or local (one on this machine), instead of "
+        "devices",
+    )
+    elsewhere.add_argument(
+        "--server",
+        nargs="+",
+        metavar="URL",
+        help="running ComfyUI servers with this pack and the models, such as http://127.0.0.1:8188, instead of devices",
+    )
+    where.add_argument(
+        "--queue", type=int, default=2, metavar="N", help="jobs queued at each server (default: %(default)s)"
     )
 
 

@@ -6,18 +6,22 @@ import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..api import Lora, notes_on, pick_device, pick_dtype
+from ..errors import UsageError
 from ..jobs.ledger import JobRecord, clip_folder, only_run
-from ..jobs.lines import Job, ModelChoice, Shard, local_variant, read_jobs
+from ..jobs.lines import Job, ModelChoice, Shard, local_variant, named_variant, read_jobs
 from ..jobs.pool import Worker
+from ..jobs.ray_cluster import leave_ray, ray_workers
 from ..jobs.run import Outcome, run_jobs, unfinished
+from ..jobs.servers import check_sendable, server_workers
 from ..jobs.workers import local_workers
-from ..model.variants import TINY
+from ..model.variants import TINY, Variant
 from .progress import Bars
 from .words import WORDS, tiny_knows
 
@@ -28,16 +32,31 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     Finished clips are appended to ``written``.
     """
     started = time.monotonic()
+    _check_places(given)
     shard = Shard(*given.shard)
     folder = clip_folder(given.out)
     with only_run(folder, shard):
-        jobs = read_jobs(given.jobs, folder, _default_model(given), local_variant, shard)
+        variant_for = named_variant if given.server else local_variant
+        jobs = read_jobs(given.jobs, folder, _default_model(given), variant_for, shard)
+        if given.server:
+            for job in jobs:
+                check_sendable(job)
         missing = unfinished(jobs, folder)
-        notes = _notes(missing, given)
+        notes = _notes(missing, variant_for, given)
         if given.dry_run:
             return _plan(jobs, missing, folder, notes, given)
         outcome = _work(jobs, missing, folder, given, written)
     return _told(outcome, folder, notes, time.monotonic() - started, given)
+
+
+def _check_places(given: Namespace) -> None:
+    """Raise UsageError for options of this machine's devices if other machines are to generate the clips."""
+    if given.server and (given.devices != ["auto"] or given.workers is not None or given.dtype != "auto"):
+        raise UsageError(
+            "--devices, --workers and --dtype are for this machine, but --server was given; omit one or the other"
+        )
+    if given.ray and given.devices != ["auto"]:
+        raise UsageError("--devices are those of this machine, but --ray was given; omit one or the other")
 
 
 def _default_model(given: Namespace) -> ModelChoice:
@@ -50,13 +69,13 @@ def _default_model(given: Namespace) -> ModelChoice:
     )
 
 
-def _notes(missing: Sequence[Job], given: Namespace) -> list[str]:
+def _notes(
+    missing: Sequence[Job], variant_for: Callable[[ModelChoice], Variant], given: Namespace
+) -> list[str]:
     """What should be known before the clips are generated, each once."""
     notes = [tiny_knows(job.settings.mode) for job in missing if job.model.asked == TINY.name][:1]
     for job in missing:
-        # The variant's recommendation is for a value that somebody chose.
-        variant = local_variant(job.model)
-        notes += [f"line {job.line}: {text}" for text in notes_on(variant, job.settings)]
+        notes += [f"line {job.line}: {text}" for text in notes_on(variant_for(job.model), job.settings)]
     if not given.json:
         for text in notes:
             print(f"note: {text}\n", end="", file=sys.stderr)
@@ -83,17 +102,22 @@ def _plan(
     return {"jobs": rows, "notes": notes}
 
 
-def _workers(given: Namespace) -> list[Worker]:
+def _workers(missing: Sequence[Job], given: Namespace) -> list[Worker]:
+    if not missing:
+        return []
+    if given.server:
+        return server_workers(given.server, given.queue, missing)
+    if given.ray:
+        return ray_workers(given.ray, given.dtype, given.workers)
     devices = [str(pick_device(name)) for name in given.devices]
     for device in devices:
         pick_dtype(given.dtype, pick_device(device))
-    return local_workers(devices, given.dtype, given.workers)
+    return local_workers(devices, given.dtype, 1 if given.workers is None else given.workers)
 
 
 def _work(
     jobs: Sequence[Job], missing: Sequence[Job], folder: Path, given: Namespace, written: list[str]
 ) -> Outcome:
-    workers = _workers(given)
     ended: list[JobRecord] = []
 
     def finished(record: JobRecord) -> None:
@@ -109,7 +133,11 @@ def _work(
         some = f", {failed} failed" if failed else ""
         bars.jobs(share, f"{len(ended)} of {len(missing)} jobs{some}, {doing}")
 
-    with Bars(given.jobs.name, hidden=given.quiet or given.json) as bars:
+    with ExitStack() as leaving:
+        if given.ray and missing:
+            leaving.callback(leave_ray)
+        workers = _workers(missing, given)
+        bars = leaving.enter_context(Bars(given.jobs.name, hidden=given.quiet or given.json))
         return run_jobs(
             jobs,
             folder,

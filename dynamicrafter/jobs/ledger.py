@@ -87,7 +87,7 @@ def clip_folder(folder: Path) -> Path:
         return folder.resolve()
     except OSError as problem:
         raise UsageError(
-            f"the folder {folder} cannot be created ({problem.strerror or problem}); choose another one with --out"
+            f"the folder {folder} cannot be created ({problem.strerror or problem}); choose another one"
         ) from problem
 
 
@@ -110,9 +110,7 @@ def only_run(folder: Path, shard: Shard) -> Generator[None]:
 
 
 def _busy(folder: Path) -> str:
-    return (
-        f"another run is generating clips in {folder}; wait for its end, or choose another folder with --out"
-    )
+    return f"another run is generating clips in {folder}; wait for its end, or choose another folder"
 
 
 def _all_free(locks: Sequence[Path]) -> bool:

@@ -92,8 +92,6 @@ class Job:
     output: str
     """Name of its clip in the folder for the clips."""
     settings: Settings
-    chosen: tuple[str, ...]
-    """Names of the settings that the line contains; the others are the model's defaults."""
     pictures: tuple[Path, ...]
     """One, or the first and the last of an interpolation."""
     model: ModelChoice
@@ -285,7 +283,7 @@ class _Reader:
         if any(target == path.resolve() for path in pictures):
             raise UsageError(f"its output {target} is the image itself; give it another one")
         digest = _digest(settings, [sha256 for _, sha256 in seen], model)
-        return Job(number, output, settings, tuple(choices), pictures, model, digest)
+        return Job(number, output, settings, pictures, model, digest)
 
     def _model(self, line: _Line) -> ModelChoice:
         """The model that a line names, or the default, which goes with nothing else of another model."""

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from cli_runs import Run, complaint
 
+import dynamicrafter
 from dynamicrafter.atomic import replacing
 from dynamicrafter.jobs import studio
 from dynamicrafter.jobs.ledger import only_run
@@ -294,9 +295,7 @@ def test_two_runs_do_not_generate_the_same_jobs(
     if free:
         assert ran.code == 0
     else:
-        told = (
-            "another run is generating clips in .*out; wait for its end, or choose another folder with --out"
-        )
+        told = "another run is generating clips in .*out; wait for its end, or choose another folder"
         assert re.fullmatch(told, complaint(ran, 2))
     assert run("batch", listing, "--out", "out", "--dry-run").code == 0
 
@@ -304,7 +303,19 @@ def test_two_runs_do_not_generate_the_same_jobs(
 def test_a_folder_that_cannot_be_one(run: Run, jobs: Callable[..., Path]) -> None:
     Path("out").write_text("", encoding="utf-8")
     told = complaint(run("batch", jobs({}), "--out", "out"), 2)
-    assert re.match(r"the folder out cannot be created \(.*\); choose another one with --out", told)
+    assert re.match(r"the folder out cannot be created \(.*\); choose another one", told)
+
+
+def test_python_does_the_same(run: Run, jobs: Callable[..., Path]) -> None:
+    listing = jobs({"seed": 1, "model": None}, {"seed": 2, "model": None})
+    shares: list[float] = []
+    outcome = dynamicrafter.batch(
+        listing, "out", model="random", shard=(2, 2), progress=lambda share, doing: shares.append(share)
+    )
+    assert [(record.line, record.state) for record in outcome.records] == [(2, "done")]
+    assert shares == sorted(shares)
+    ran = run("batch", listing, "--out", "out", "--model", "random", "--json")
+    assert (ran.json["done"], ran.json["skipped"]) == (2, 1)
 
 
 def test_notes_name_the_line(run: Run, jobs: Callable[..., Path]) -> None:

@@ -21,7 +21,7 @@ FRAMES = Take(np.zeros((1, 2, 2, 3), np.uint8), None)
 
 def job(line: int, model: str = "random") -> Job:
     settings = make_settings(SMALL, "animate")
-    return Job(line, f"{line}.mp4", settings, (), (Path("a.png"),), ModelChoice(model), str(line))
+    return Job(line, f"{line}.mp4", settings, (Path("a.png"),), ModelChoice(model), str(line))
 
 
 class Hand:
