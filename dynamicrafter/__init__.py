@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .api import Clip, animate, interpolate, load, loop, render, save
     from .errors import CheckpointError, DynamiCrafterError, UsageError
+    from .jobs.run import batch
     from .pipeline import Model
     from .settings import Choices, Settings, make_settings
 
@@ -25,6 +26,7 @@ __all__ = [
     "Settings",
     "UsageError",
     "animate",
+    "batch",
     "interpolate",
     "load",
     "loop",
@@ -44,6 +46,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "DynamiCrafterError": "errors",
     "UsageError": "errors",
+    "batch": "jobs.run",
     "Model": "pipeline",
     "Choices": "settings",
     "Settings": "settings",

@@ -68,7 +68,7 @@ class Speed:
 
     def seconds(self, clips: Sequence[Settings]) -> float:
         """For loading the model and generating ``clips``, assuming that both parts grow in proportion."""
-        work = sum(_evaluations(one) * self.evaluation + _cells(one) * self.frame for one in clips)
+        work = sum(evaluations(one) * self.evaluation + _cells(one) * self.frame for one in clips)
         return self.load + work
 
 
@@ -106,7 +106,7 @@ class Stopwatch:
         self._clips += finished
         speed = Speed(
             self._spent["load"],
-            self._spent["sample"] / sum(map(_evaluations, self._clips)),
+            self._spent["sample"] / sum(map(evaluations, self._clips)),
             self._spent["other"] / sum(map(_cells, self._clips)),
         )
         place = weights_folder() / _FILE
@@ -123,7 +123,7 @@ def _cells(one: Settings) -> int:
     return one.frames * (one.width // LATENT_FACTOR) * (one.height // LATENT_FACTOR)
 
 
-def _evaluations(one: Settings) -> int:
+def evaluations(one: Settings) -> int:
     """Evaluations of the network times :func:`_cells`."""
     guidance = make_guidance(one.cfg, one.image_cfg, one.guidance_rescale)
     return one.steps * len(guidance.branches) * _cells(one)

@@ -11,11 +11,13 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass,
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 _Kind = TypeVar("_Kind")
 
 _UNFIT = object()
+_UNIONS = (UnionType, Union)
+"""Origins of ``A | B``: the second one if either is a Literal."""
 _WORDS: dict[object, str] = {
     int: "an integer",
     float: "a number",
@@ -84,7 +86,7 @@ class Form:
             )
         if origin is Literal:
             return value if value in choices else _UNFIT
-        if origin is UnionType:
+        if origin in _UNIONS:
             made = (self._value(choice, value, path, MISSING) for choice in choices)
             return next((one for one in made if one is not _UNFIT), _UNFIT)
         if origin is tuple:
@@ -162,7 +164,7 @@ def in_words(hint: Any) -> str:
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(str, choices))
-    if origin is UnionType:
+    if origin in _UNIONS:
         return " or ".join(in_words(choice) for choice in choices)
     if origin is tuple:
         count = "" if choices[-1] is Ellipsis else f" of {len(choices)}"

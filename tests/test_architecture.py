@@ -16,7 +16,8 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "toy shots"),
+    "command": ("__main__ cli", "toy jobs"),
+    "jobs": ("jobs", "shots"),
     "toy": ("toy", "training evaluation"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "api"),
@@ -43,6 +44,7 @@ ORDER = {
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
+    "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "evaluation": "motion figures distributions clip_score learned folder measure",
 }
 
@@ -252,6 +254,12 @@ def test_every_public_name_has_one_home() -> None:
 def test_shipped_code_starts_no_process(name: str) -> None:
     shipped = [ROOT / "__init__.py", *FILES, *(ROOT / "nodes").rglob("*.py")]
     assert not [found for path in shipped for found in imports_of(path, ROOT) if found.name == name]
+
+
+def test_only_the_workers_of_jobs_are_processes() -> None:
+    """PyTorch passes on what the standard library has for it."""
+    having = [path for path in FILES if "torch.multiprocessing" in path.read_text(encoding="utf-8")]
+    assert [module_of(path) for path in having] == ["jobs.workers"]
 
 
 def test_every_module_is_in_the_table_of_the_docs() -> None:

@@ -96,6 +96,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
+    if command == "batch":
+        from . import batch
+
+        return batch.run(arguments, written)
     if command == "train":
         from . import learning
 
@@ -137,6 +141,8 @@ def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[
     if isinstance(problem, (KeyboardInterrupt, Cancelled)):
         if command == "download":
             return INTERRUPTED, "cancelled; repeat the command to resume"
+        if command == "batch":
+            return INTERRUPTED, "cancelled; repeat the command to generate the clips that are missing"
         if command == "train":
             return INTERRUPTED, "cancelled; repeat the command to resume from the last saved state"
         finished = f"only the {len(written)} finished clip(s) were" if written else "nothing was"

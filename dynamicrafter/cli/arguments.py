@@ -21,6 +21,7 @@ examples:
   dynamicrafter interpolate day.png dusk.png --model 512_interp -o dusk.webm
   dynamicrafter loop fire.png --model 512_interp --motion 0.8 -o fire.gif
   dynamicrafter again clip.mp4 -o once_more.mp4
+  dynamicrafter batch jobs.jsonl --out clips --model 512
 
 'dynamicrafter COMMAND --help' describes a command; 'dynamicrafter models' lists the weights.
 """
@@ -132,6 +133,15 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         action="store_true",
         help="do not ask, even if the clip takes more than 4 times the work of the model's default settings",
     )
+
+    batch = _command(
+        commands,
+        "batch",
+        "generate many clips from a list of jobs",
+        "batch jobs.jsonl --out clips --model 512",
+        "batch jobs.jsonl --out clips --devices cuda:0,cuda:1 --shard 1/4",
+    )
+    _batch_options(batch)
 
     models = _command(
         commands,
@@ -289,7 +299,19 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "--comfyui", type=_path, metavar="FOLDER", help="ComfyUI's models folder, to check its files as well"
     )
     # Last, below the options that differ.
-    for command in (animate, interpolate, loop, again, models, download, inspect, convert, train, toys):
+    for command in (
+        animate,
+        interpolate,
+        loop,
+        again,
+        batch,
+        models,
+        download,
+        inspect,
+        convert,
+        train,
+        toys,
+    ):
         _general_options(command)
     for command in (toy, folder, videos, config, completion, doctor):
         _general_options(command)
@@ -352,7 +374,9 @@ def _run_options(output: Any, default: str) -> None:
     )
 
 
-def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool = True) -> None:
+def _model_options(
+    parser: argparse.ArgumentParser, default: str, *, dtype: bool = True, device: bool = True
+) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -373,7 +397,8 @@ def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool
     group.add_argument(
         "--image-encoder", type=_path, metavar="FILE", help="CLIP image encoder, if the weights file has none"
     )
-    _device_option(group)
+    if device:
+        _device_option(group)
     if dtype:
         group.add_argument(
             "--dtype",
@@ -404,6 +429,65 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     _run_options(output, "PICTURE-COMMAND.mp4 in the current folder")
     _options(output, "output")
+
+
+def _batch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "jobs",
+        type=_path,
+        metavar="JOBS",
+        help='a file with one JSON object a line, such as {"pictures": ["boat.png"], "prompt": "waves", "seed": 7}',
+    )
+    parser.add_argument(
+        "--out",
+        type=_path,
+        required=True,
+        metavar="DIR",
+        help="folder for the clips and their records; a repeated command generates only what is missing there",
+    )
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="i/N",
+        help="generate only every N-th line, starting with line i, for N machines (default: all)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything and print which clips are missing"
+    )
+    _model_options(parser, f"{_TINY_HELP}; for jobs that name no model", device=False)
+    where = parser.add_argument_group("where clips are generated")
+    where.add_argument(
+        "--devices",
+        type=_names,
+        default=["auto"],
+        metavar="NAME[,NAME...]",
+        help="devices of this machine, each with a process of its own, such as cuda:0,cuda:1 (default: auto, one "
+        "device)",
+    )
+    where.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes for each device (default: 1); with --ray in all (default: one for each GPU, else machine)",
+    )
+    elsewhere = where.add_mutually_exclusive_group()
+    elsewhere.add_argument(
+        "--ray",
+        type=_name,
+        metavar="ADDRESS",
+        help="a Ray cluster with this package, such as 10.0.0.1:6379, auto or local (one on this machine), instead of "
+        "devices",
+    )
+    elsewhere.add_argument(
+        "--server",
+        nargs="+",
+        metavar="URL",
+        help="running ComfyUI servers with this pack and the models, such as http://127.0.0.1:8188, instead of devices",
+    )
+    where.add_argument(
+        "--queue", type=int, default=2, metavar="N", help="jobs queued at each server (default: %(default)s)"
+    )
 
 
 def _happening_options(picture: Any, seeds: list[int], seed_help: str) -> None:
@@ -589,6 +673,17 @@ def _name(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(_name(text))
+
+
+def _names(text: str) -> list[str]:
+    return [_name(part.strip()) for part in text.split(",")]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be i/N, such as 1/4 for the first of four, not {text!r}")
+    return int(number), int(count)
 
 
 def _lora(text: str) -> tuple[Path, float]:

@@ -35,6 +35,8 @@ class Bars:
         self._clips = clips
         """The number of clips to generate; the time left for all of them is told if there are several."""
         self._name = ""
+        self._beside = ""
+        """What is told beside the progress instead of the time left for all clips."""
         self._bar: Any = None
         self._told = time.monotonic()
         """When the last line was printed."""
@@ -67,6 +69,11 @@ class Bars:
         if self._generating is not None:
             each = (time.monotonic() - self._generating) / clips
             self._ends = self._generating + each * self._clips
+
+    def jobs(self, share: float, beside: str) -> None:
+        """Show the share of the work on all jobs that is done, 0 to 1, and ``beside`` it what else is to be said."""
+        self._beside = beside
+        self._show("generating", "%", int(100 * share), 100)
 
     def loading(self, done: int, total: int) -> None:
         """Show ``done`` of ``total`` bytes of the weights."""
@@ -108,7 +115,7 @@ class Bars:
                 dynamic_ncols=True,
             )
         self._bar.total = total
-        self._bar.set_postfix_str(self._left_for_all(), refresh=False)
+        self._bar.set_postfix_str(self._beside or self._left_for_all(), refresh=False)
         self._bar.update(done - self._bar.n)
 
     def _tell(self, unit: str, done: int, total: int | None) -> None:
@@ -119,12 +126,12 @@ class Bars:
             return
         self._told = now
         size = tqdm.format_sizeof if unit == "B" else str
-        many = f" {unit}s" if unit not in ("", "B") else unit
+        many = unit if unit in ("", "B", "%") else f" {unit}s"
         parts = [f"{size(done)}{'' if total is None else f'/{size(total)}'}{many}"]
         if total is not None and done > self._first:
             left = (now - self._began) * (total - done) / (done - self._first)
             parts.append(f"{tqdm.format_interval(left)} left")
-        parts.append(self._left_for_all())
+        parts.append(self._beside or self._left_for_all())
         # In one write: an interrupt may come between a line and its newline.
         print(f"{self._name} {', '.join(filter(None, parts))}\n", end="", file=sys.stderr, flush=True)
 

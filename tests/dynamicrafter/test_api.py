@@ -53,7 +53,7 @@ def quick(home: Path) -> None:
 def test_all_public_names_are_there() -> None:
     names = {
         *("Choices", "Clip", "Model", "Settings", "CheckpointError", "DynamiCrafterError", "UsageError"),
-        *("animate", "interpolate", "load", "loop", "make_settings", "render", "save"),
+        *("animate", "batch", "interpolate", "load", "loop", "make_settings", "render", "save"),
     }
     assert names == set(dynamicrafter.__all__) <= set(dir(dynamicrafter))
     assert all(getattr(dynamicrafter, name).__doc__ for name in names)

@@ -32,6 +32,7 @@ class Outer:
     pair: tuple[int, int] = (1, 2)
     loose: Mapping[str, Any] = field(default_factory=dict[str, Any])
     flag: bool = False
+    shape: Literal["round", "square"] | None = None
 
 
 LEAST: dict[str, Any] = {"name": "a", "share": 0.5, "inner": {"size": 1}}
@@ -45,7 +46,7 @@ def stored(value: object) -> Any:
     "value",
     [
         Outer("a", 0.5, Inner(1)),
-        Outer("a", 1, Inner(1), Inner(2), Inner(5), (Inner(1), Inner(2)), (3, 4), {"x": [1]}, True),
+        Outer("a", 1, Inner(1), Inner(2), Inner(5), (Inner(1), Inner(2)), (3, 4), {"x": [1]}, True, "round"),
         *VARIANTS.values(),
         replace(V512, unet=replace(V512.unet, channel_mult=(1, 3), context_dim=96)),
     ],
@@ -80,6 +81,7 @@ def test_a_new_field_with_a_default_leaves_what_was_stored_readable() -> None:
         ({**LEAST, "share": True}, "share in the note must be a number, not True"),
         ({**LEAST, "share": "1"}, "share in the note must be a number, not '1'"),
         ({**LEAST, "flag": 1}, "flag in the note must be true or false, not 1"),
+        ({**LEAST, "shape": "oval"}, "shape in the note must be one of round, square or null, not 'oval'"),
         ({**LEAST, "inner": 3}, "inner in the note must be an object, not 3"),
         ({**LEAST, "inner": {"size": 1.5}}, "inner.size in the note must be an integer, not 1.5"),
         (
