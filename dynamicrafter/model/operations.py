@@ -76,7 +76,8 @@ def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
         def _conv_forward(
             self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any
         ) -> Tensor:
-            if _is_small_on_cpu(input):
+            # A host's layers compute alike on all devices, so that its results on two of them can be compared.
+            if layer is nn.Conv3d and _is_small_on_cpu(input):
                 return super()._conv_forward(input, weight, bias)
             out = F.conv2d(
                 input.flatten(3),
