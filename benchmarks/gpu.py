@@ -1,75 +1,50 @@
-"""How fast are the network, the autoencoder and whole clips of every variant on a GPU? One run, at most 8 minutes.
+"""All figures of a GPU in one call of at most 8 minutes, with nothing that goes wrong in one of them stopping the rest.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --quick --output somewhere
 
-Weights are random. The short measurements come first and the clips last, from small to large; a clip that would exceed
-``--minutes`` is skipped and the table says so. ``--quick`` runs the same code with small networks.
+Recorded numbers of the original come first, then the ceilings, the networks, and the clips from small to large. Weights
+are random. ``--quick`` runs the same code with small networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from measure import (
-    DTYPES,
-    GIB,
-    Table,
-    default_device,
-    machine,
-    peak_bytes,
-    start_counting_memory,
-    timed,
-    versions,
-    with_random_weights,
+from figures import (
+    WAYS,
+    alike,
+    branch_rows,
+    ceiling_rows,
+    clip_rows,
+    encoder_rows,
+    golden_rows,
+    growth_rows,
+    name_of,
+    pixels,
+    plot,
+    unet_rows,
+    vae_rows,
 )
-from unet import HEADER as UNET_HEADER
-from unet import measure as measure_unet
+from measure import default_device, machine
+from results import Figure, Results, Row, measure_all, supervise
+from speed import RESULTS
 
 from dynamicrafter.model.configs import LATENT_FACTOR
-from dynamicrafter.model.encoders import CLIPImageEncoder, CLIPTextEncoder
-from dynamicrafter.model.resampler import Resampler
-from dynamicrafter.model.unet import VideoUNet
 from dynamicrafter.model.variants import SMALL, VARIANTS, Variant
-from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencoder
-from dynamicrafter.pipeline import KeyPictures, Model, generate
-from dynamicrafter.settings import make_settings
 
-RESULTS = Path(__file__).parent / "results"
-VAE_HEADER = ("variant", "what", "size", "dtype", "s min", "s median", "peak GiB")
-CLIP_HEADER = (
-    "variant", "mode", "size", "steps", "dtype", "encode s", "sample s", "decode s", "total s", "peak GiB",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings of one run."""
-
-    variants: tuple[Variant, ...]
-    dtypes: tuple[torch.dtype, ...]
-    device: torch.device
-    frames: int
-    runs: int
-    deadline: float
-    """Deadline, in seconds of ``time.monotonic``."""
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The results."""
-
-    unet: Table
-    vae: Table
-    clips: Table
+LONGEST = 150.0
+"""Seconds after which a figure counts as one without end."""
+FAILURE = "DYNAMICRAFTER_BENCH_FAILURE"
+"""Environment variable with ``figure=raise``, ``=exit`` or ``=hang``, to try what happens then."""
 
 
 def small(variant: Variant) -> Variant:
@@ -85,212 +60,145 @@ def small(variant: Variant) -> Variant:
     )
 
 
-def alike(variants: Sequence[Variant], key: Callable[[Variant], Any]) -> Iterator[tuple[str, Variant]]:
-    """Names and one representative for each group of variants with equal ``key``, from small to large."""
-    groups: dict[Any, list[Variant]] = {}
-    for variant in sorted(variants, key=pixels):
-        groups.setdefault((key(variant), pixels(variant)), []).append(variant)
-    for group in groups.values():
-        yield ", ".join(variant.name for variant in group), group[0]
-
-
-def pixels(variant: Variant) -> int:
-    return variant.preset.width * variant.preset.height
-
-
-def size_of(variant: Variant) -> str:
-    return f"{variant.preset.width}x{variant.preset.height}"
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def run(plan: Plan) -> Tables:
-    tables = Tables(Table(UNET_HEADER), Table(VAE_HEADER), Table(CLIP_HEADER))
-    for dtype in plan.dtypes:
-        for names, variant in alike(plan.variants, lambda v: v.unet):
-            latent = variant.preset.height // LATENT_FACTOR, variant.preset.width // LATENT_FACTOR
-            shape = (1, plan.frames, *latent)
-            row = or_out_of_memory(
-                lambda v=variant, s=shape, d=dtype: measure_unet(v, s, d, plan.device, plan.runs, 1)[1:],
-                (size_of(variant), name_of(dtype)),
-                len(UNET_HEADER) - 1,
+def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
+    """All figures, in order."""
+    device = torch.device(chosen.device)
+    every = [
+        v for v in VARIANTS.values() if v is not SMALL and (not chosen.variants or v.name in chosen.variants)
+    ]
+    variants = [small(v) for v in every] if chosen.quick else every
+    ways = [WAYS[name] for name in ("baseline", "float32", "bf16 baseline", "bf16", "fp16")]
+    half = WAYS["bf16"].dtype
+    frames, runs = chosen.frames or (4 if chosen.quick else 16), chosen.runs
+    smallest = min(variants, key=pixels)
+    goldens = 1 if chosen.quick else None
+    figures = [
+        Figure(
+            "goldens",
+            "Sampling loops against the original, in float32",
+            lambda: golden_rows(device, goldens),
+        ),
+        Figure(
+            "ceilings",
+            "What the machine can do",
+            lambda: ceiling_rows(list(dict.fromkeys(way.dtype for way in ways)), device),
+        ),
+    ]
+    networks = list(alike(variants, lambda v: v.unet))
+    for names, variant in networks:
+        latent = variant.preset.height // LATENT_FACTOR, variant.preset.width // LATENT_FACTOR
+        shape = (1, frames, *latent)
+        figures += [
+            Figure(
+                f"unet {names}",
+                f"One evaluation of the network, {frames} frames",
+                lambda v=variant, s=shape: unet_rows(v, s, ways, device, runs),
+            ),
+            Figure(
+                f"branches {names}",
+                "Both guidance branches in one batch",
+                lambda v=variant, s=shape: branch_rows(v, s, WAYS["bf16"], device, runs),
+            ),
+        ]
+    for names, variant in alike(variants, lambda v: v.vae):
+        size = variant.preset.width, variant.preset.height
+        figures.append(
+            Figure(
+                f"autoencoder {names}",
+                "Autoencoder",
+                lambda v=variant, s=size: vae_rows(
+                    v, s, frames, [WAYS["float32"], WAYS["bf16"]], device, runs
+                ),
             )
-            tables.unet.add(names, *row)
-        for names, variant in alike(plan.variants, lambda v: v.vae):
-            for what, row in measure_vae(variant, plan, dtype):
-                tables.vae.add(names, what, size_of(variant), name_of(dtype), *row)
-    seconds = 0.0
-    for dtype in plan.dtypes:
-        for variant in sorted(plan.variants, key=pixels):
-            about = (
-                variant.name,
-                variant.modes[0],
-                size_of(variant),
-                str(variant.preset.steps),
-                name_of(dtype),
-            )
-            # Attention makes larger clips slower per pixel, by about a factor of two from one size to the next at most.
-            if time.monotonic() + 2 * seconds * pixels(variant) > plan.deadline:
-                tables.clips.add(*about, *filled("skipped (time limit)", 5))
-                continue
-            start = time.monotonic()
-            row = or_out_of_memory(lambda v=variant, d=dtype: measure_clip(v, plan, d), (), 5)
-            seconds = max(seconds, (time.monotonic() - start) / pixels(variant))
-            tables.clips.add(*about, *row)
-    return tables
-
-
-def or_out_of_memory(
-    work: Callable[[], tuple[str, ...]], known: tuple[str, ...], cells: int
-) -> tuple[str, ...]:
-    """The row that ``work`` returns, or one that says that memory ran out."""
-    try:
-        return work()
-    except torch.cuda.OutOfMemoryError:
-        return (*known, *filled("out of memory", cells - len(known)))
-
-
-def filled(text: str, cells: int) -> tuple[str, ...]:
-    """``text`` followed by empty cells."""
-    return (text, *[""] * (cells - 1))
-
-
-@torch.inference_mode()
-def measure_vae(variant: Variant, plan: Plan, dtype: torch.dtype) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Rows for encoding one image and for decoding all frames of a clip as the pipeline does."""
-    make = {"dtype": dtype, "device": plan.device}
-    height, width = variant.preset.height, variant.preset.width
-    vae = with_random_weights(lambda: build_autoencoder(variant.vae), dtype, plan.device)
-    picture = torch.rand(1, 3, height, width, **make) * 2 - 1
-    z = torch.randn(
-        plan.frames, variant.vae.latent_channels, height // LATENT_FACTOR, width // LATENT_FACTOR, **make
-    )
-
-    def decode() -> None:
-        if isinstance(vae, VideoAutoencoder):
-            vae.decode_clip(z, plan.frames, vae.references(picture, picture))
-        else:
-            for frame in z.split(1):
-                vae.decode(frame)
-
-    for what, work in (
-        ("encode an image", lambda: vae.latents(picture, z[:1])),
-        (f"decode {plan.frames} frames", decode),
-    ):
-        yield what, or_out_of_memory(lambda w=work: timed_row(w, plan), (), 3)
-
-
-def timed_row(work: Callable[[], object], plan: Plan) -> tuple[str, ...]:
-    start_counting_memory(plan.device)
-    timing = timed(work, plan.device, plan.runs)
-    return f"{timing.least:.3f}", f"{timing.median:.3f}", f"{peak_bytes(plan.device) / GIB:.2f}"
-
-
-def random_model(variant: Variant, dtype: torch.dtype, device: torch.device) -> Model:
-    return Model(
-        variant=variant,
-        unet=with_random_weights(lambda: VideoUNet(variant.unet), dtype, device),
-        vae=with_random_weights(lambda: build_autoencoder(variant.vae), dtype, device),
-        resampler=with_random_weights(lambda: Resampler(variant.resampler), dtype, device),
-        text=CLIPTextEncoder(variant.text, dtype, device),
-        vision=CLIPImageEncoder(variant.vision, dtype, device),
-        device=device,
-        dtype=dtype,
-    )
-
-
-def measure_clip(variant: Variant, plan: Plan, dtype: torch.dtype) -> tuple[str, ...]:
-    """Seconds per stage of one clip with the variant's defaults, from images in memory to frames."""
-    model = random_model(variant, dtype, plan.device)
-    settings = make_settings(
-        variant, variant.modes[0], frames=plan.frames, prompt="a boat rocks on the waves"
-    )
-    first, last = torch.rand(2, 1, 3, variant.preset.height, variant.preset.width) * 2 - 1
-    pictures = KeyPictures(first, last if settings.mode == "interpolate" else None)
-    ended: dict[str, float] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        # Every step ends with a check of its values, which synchronises the device.
-        ended[stage] = time.perf_counter()
-
-    start_counting_memory(plan.device)
-    start = time.perf_counter()
-    generate(model, pictures, [replace(settings, seed=123)], progress)
-    total = time.perf_counter() - start
-    return (
-        f"{ended['encode'] - start:.2f}",
-        f"{ended['sample'] - ended['encode']:.2f}",
-        f"{ended['decode'] - ended['sample']:.2f}",
-        f"{total:.2f}",
-        f"{peak_bytes(plan.device) / GIB:.2f}",
-    )
-
-
-def report(tables: Tables, plan: Plan, minutes: float) -> str:
-    """The complete result as Markdown."""
-    return "\n".join(
-        (
-            f"# {machine(plan.device)}",
-            "",
-            f"{versions()}; {datetime.now(timezone.utc):%Y-%m-%d}; {minutes:.1f} minutes; random weights.",
-            "",
-            f"## One evaluation of the network, {plan.frames} frames",
-            "",
-            tables.unet.markdown(),
-            "",
-            "## Autoencoder",
-            "",
-            tables.vae.markdown(),
-            "",
-            f"## Whole clips of {plan.frames} frames with each variant's defaults, models in memory",
-            "",
-            tables.clips.markdown(),
-            "",
+        )
+    figures.append(
+        Figure(
+            "encoders",
+            "Encoders and resampler",
+            lambda: encoder_rows(smallest, [WAYS["float32"], WAYS["bf16"]], device, runs),
         )
     )
 
+    def growth() -> list[Row]:
+        rows = growth_rows(smallest, half, device, frames, 2 if chosen.quick else 8)
+        results.json.with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
+        return rows
+
+    heading = f"Whole clips of {frames} frames with each variant's defaults, models in memory"
+    figures += [
+        Figure(
+            f"clip {v.name} {name_of(half)}",
+            heading,
+            lambda v=v: clip_rows(v, frames, half, device),
+            costly=True,
+        )
+        for v in sorted(variants, key=pixels)
+    ]
+    figures.append(Figure("growth", "Growth with steps, frames and jobs", growth, costly=True))
+    return [failing(figure) for figure in figures]
+
+
+def failing(figure: Figure) -> Figure:
+    """The figure, or one that fails as :data:`FAILURE` says."""
+    name, _, how = os.environ.get(FAILURE, "").partition("=")
+    if name != figure.name:
+        return figure
+
+    def work() -> Sequence[Row]:
+        if how == "exit":
+            os._exit(9)
+        if how == "hang":
+            time.sleep(3600)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory, as asked for")
+
+    return replace(figure, work=work)
+
 
 def file_name(device: torch.device, quick: bool) -> str:
-    """File name made from the processor's name."""
+    """Name of the files, from the processor's name."""
     words = re.sub(r"[^a-z0-9]+", "-", machine(device).partition(",")[0].lower()).strip("-")
-    return f"{words}-quick.md" if quick else f"{words}.md"
+    return f"{words}-quick" if quick else words
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default=default_device())
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=["bf16", "fp16"])
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), help="default: all but the small one"
+    )
     parser.add_argument("--frames", type=int, help="default 16, 4 with --quick")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=7.5, help="when to stop starting new clips")
+    parser.add_argument("--minutes", type=float, default=6.5, help="when to stop starting new clips")
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST, help="seconds after which a figure is given up"
+    )
     parser.add_argument("--quick", action="store_true", help="small networks, to try the benchmark itself")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
     if chosen.device == "cpu" and not chosen.quick:
         parser.error("no GPU was found or asked for; on a CPU only --quick ends within minutes")
     return chosen
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     chosen = arguments(argv)
-    start = time.monotonic()
-    variants = tuple(variant for variant in VARIANTS.values() if variant is not SMALL)
-    plan = Plan(
-        variants=tuple(map(small, variants)) if chosen.quick else variants,
-        dtypes=tuple(DTYPES[name] for name in chosen.dtypes),
-        device=torch.device(chosen.device),
-        frames=chosen.frames or (4 if chosen.quick else 16),
-        runs=chosen.runs,
-        deadline=start + 60 * chosen.minutes,
-    )
-    text = report(run(plan), plan, (time.monotonic() - start) / 60)
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    path = chosen.output / file_name(plan.device, chosen.quick)
-    path.write_text(text, encoding="utf-8")
-    print(f"{text}\nwritten to {path}")
+    device = torch.device(chosen.device)
+    results = Results(chosen.output, file_name(device, chosen.quick))
+    figures = plan(chosen, results)
+    if chosen.until is not None:
+        results.read()
+        return measure_all(results, figures, chosen.until)
+    results.start(device, "Random weights.")
+    start = time.time()
+    given = sys.argv[1:] if argv is None else argv
+    command = [sys.executable, __file__, *given, "--until", str(start + 60 * chosen.minutes)]
+    supervise(command, results, [figure.name for figure in figures], chosen.longest)
+    results.about["note"] += f" {(time.time() - start) / 60:.1f} minutes."
+    results.write()
+    print(f"{results.as_markdown()}\n\nwritten to {results.json} and {results.markdown.name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from measure import DTYPES, Table, peak_bytes, processor, versions
 
-from dynamicrafter.model.variants import VARIANTS
+from dynamicrafter.model.variants import VARIANTS, Variant
 from dynamicrafter.weights.load import load_components
 from dynamicrafter.weights.random_model import write_random_checkpoint
 
@@ -64,8 +64,29 @@ def load_elsewhere(path: Path, arguments: argparse.Namespace) -> Run:
         command.extend(["--variant", arguments.variant])
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        sys.exit(result.stderr)
+        raise RuntimeError(result.stderr)
     return Run(**json.loads(result.stdout))
+
+
+def load_rows(variant: Variant, dtype: torch.dtype, repeats: int) -> list[dict[str, object]]:
+    """Seconds of loading a random checkpoint of a variant, stored in the dtype it is loaded in."""
+    name = next(name for name, known in DTYPES.items() if known == dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.safetensors"
+        write_random_checkpoint(path, variant, dtype=dtype, towers=False)
+        given = argparse.Namespace(dtype=name, towers=False, path=path, variant=variant.name)
+        runs = [load_elsewhere(path, given) for _ in range(repeats + 1)][1:]
+    seconds = [run.seconds for run in runs]
+    return [
+        {
+            "variant": variant.name,
+            "dtype": name,
+            "model GB": runs[0].model_bytes / 1e9,
+            "s min": min(seconds),
+            "s median": statistics.median(seconds),
+            "peak GB": max(run.peak_bytes for run in runs) / 1e9,
+        }
+    ]
 
 
 def measure(path: Path, arguments: argparse.Namespace) -> None:

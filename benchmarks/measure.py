@@ -1,11 +1,9 @@
-"""Code shared by the benchmarks: networks with random weights, timing, FLOP counting, peak memory, the table."""
+"""Code shared by the benchmarks: networks with random weights, FLOP counting, peak memory, the table."""
 
 from __future__ import annotations
 
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,35 +16,6 @@ GIB = 2**30
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of the timed runs, in order."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def least(self) -> float:
-        return min(self.seconds)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-
-def timed(work: Callable[[], object], device: torch.device, runs: int, warmup: int = 1) -> Timing:
-    """Seconds of ``runs`` calls after ``warmup`` untimed ones; on a GPU each includes a synchronisation."""
-    for _ in range(warmup):
-        work()
-    seconds: list[float] = []
-    for _ in range(runs):
-        wait_for(device)
-        start = time.perf_counter()
-        work()
-        wait_for(device)
-        seconds.append(time.perf_counter() - start)
-    return Timing(tuple(seconds))
 
 
 def wait_for(device: torch.device) -> None:

@@ -184,16 +184,23 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto" is float32 on the CPU, bfloat16 on GPUs that support it, and float16 on others."""
+    """The dtype of a name; "auto" is float32 on the CPU, bfloat16 on GPUs that compute in it, and float16 on others."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype == "auto":
         if device.type == "cpu":
             return torch.float32
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float16
+        return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float16
     if dtype not in known:
         raise UsageError(f"dtype must be auto, {', '.join(known)}, not {dtype!r}")
     return known[dtype]
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has bfloat16 in hardware; where it is emulated, float16 is several times as fast."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # PyTorch answers for the current device.
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def load(

@@ -17,7 +17,7 @@ from .atomic import replacing
 from .bounded_json import parse_json
 from .diffusion.guidance import make_guidance
 from .model.configs import LATENT_FACTOR
-from .model.memory import unet_bytes, vae_decode_bytes
+from .model.memory import branches_at_once, unet_bytes, vae_decode_bytes
 from .model.variants import Variant
 from .settings import Settings
 from .weights.download import weights_folder
@@ -47,9 +47,10 @@ def memory_of(variant: Variant, batch: Sequence[Settings], dtype: torch.dtype) -
         for component in get_args(Component)
         for shape in expected(variant, component).values()
     )
+    cells = clips * _cells(one)
     # Images are encoded one at a time, which takes less than decoding a frame.
     activations = max(
-        unet_bytes(variant.unet, clips * _cells(one), dtype),
+        unet_bytes(variant.unet, branches_at_once(cells, _branches(one)) * cells, dtype),
         vae_decode_bytes(variant.vae, at_once, pixels, dtype),
     )
     return Memory(weights * dtype.itemsize, activations)
@@ -125,8 +126,11 @@ def _cells(one: Settings) -> int:
 
 def evaluations(one: Settings) -> int:
     """Evaluations of the network times :func:`_cells`."""
-    guidance = make_guidance(one.cfg, one.image_cfg, one.guidance_rescale)
-    return one.steps * len(guidance.branches) * _cells(one)
+    return one.steps * _branches(one) * _cells(one)
+
+
+def _branches(one: Settings) -> int:
+    return len(make_guidance(one.cfg, one.image_cfg, one.guidance_rescale).branches)
 
 
 def _key(variant: Variant, device: torch.device, dtype: torch.dtype) -> str:

@@ -19,8 +19,10 @@ from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
 from .model.configs import LATENT_FACTOR
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
+from .model.memory import branches_at_once
 from .model.preview import PreviewColours
 from .model.protocols import (
+    Context,
     ImageEncoder,
     Network,
     NetworkWrapper,
@@ -127,7 +129,10 @@ def draw_posterior(model: Model, settings: Settings, generators: Sequence[torch.
 
 
 def evaluator(network: Network, conditioning: Conditioning, dtype: torch.dtype = torch.float32) -> Evaluate:
-    """The evaluations of a network under all conditions of a batch of clips; the network computes in ``dtype``."""
+    """The evaluations of a network under all conditions of a batch of clips; the network computes in ``dtype``.
+
+    The branches of a step are one batch if the clips are small, otherwise one evaluation after the other.
+    """
     contexts = {
         "full": conditioning.full,
         "unconditional": conditioning.unconditional,
@@ -135,10 +140,20 @@ def evaluator(network: Network, conditioning: Conditioning, dtype: torch.dtype =
     }
     concat = conditioning.concat.to(dtype)
 
-    def evaluate(x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
+    def evaluate(x: Tensor, timestep: int, branches: Sequence[Branch]) -> Sequence[Tensor]:
         joined = torch.cat([x.to(dtype), concat], dim=1)
         t = torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
-        return [network(joined, t, contexts[branch], conditioning.fs).float() for branch in branches]
+        chosen = [contexts[branch] for branch in branches]
+        count = branches_at_once(x[:, 0].numel(), len(chosen))
+        if count == 1:
+            return [network(joined, t, context, conditioning.fs).float() for context in chosen]
+        context = Context(
+            torch.cat([each.text for each in chosen]), torch.cat([each.image for each in chosen])
+        )
+        out = network(
+            joined.repeat(count, 1, 1, 1, 1), t.repeat(count), context, conditioning.fs.repeat(count)
+        )
+        return out.float().chunk(count)
 
     return evaluate
 

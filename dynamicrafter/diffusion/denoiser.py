@@ -46,9 +46,10 @@ def translate(output: Tensor, x: Tensor, schedule: Schedule, timestep: int) -> E
     v: noise = sqrt(abar) v + sqrt(1 - abar) x and x0 = sqrt(abar) x - sqrt(1 - abar) v (arXiv 2202.00512).
     eps: the output is the noise.
     """
+    # The schedule's numbers stay on the CPU: sending one to a GPU would wait for all its work.
     if schedule.prediction == "v":
-        signal = schedule.sqrt_alphas_cumprod[timestep].to(x.device)
-        noise = schedule.sqrt_one_minus_alphas_cumprod[timestep].to(x.device)
+        signal = schedule.sqrt_alphas_cumprod[timestep]
+        noise = schedule.sqrt_one_minus_alphas_cumprod[timestep]
         return Estimate(x0=signal * x - noise * output, noise=signal * output + noise * x)
-    abar = schedule.alphas_cumprod[timestep].to(x.device)
+    abar = schedule.alphas_cumprod[timestep]
     return Estimate(x0=(x - (1 - abar).sqrt() * output) / abar.sqrt(), noise=output)

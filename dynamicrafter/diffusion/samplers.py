@@ -84,7 +84,7 @@ def ddim_step(x0: Tensor, noise: Tensor, fresh: Tensor, constants: DdimConstants
     root's argument is evaluated in float32 and clamped at 0: at some step counts it rounds to a negative number, where
     the original returns NaN.
     """
-    previous, sigma = (value[i].to(x0.device) for value in (constants.alphas_prev, constants.sigmas))
+    previous, sigma = constants.alphas_prev[i], constants.sigmas[i]
     direction = (1 - previous - sigma * sigma).clamp(min=0).sqrt() * noise
     return previous.sqrt() * x0 + direction + sigma * fresh
 
@@ -101,9 +101,11 @@ def sample_ddim(
     total = len(plan.timesteps)
     for index, i in enumerate(reversed(range(total))):
         timestep = plan.timesteps[i]
+        # First, because sending it to a GPU waits for all its work.
+        fresh = draw()
         estimate = denoise(x, timestep)
-        x0 = estimate.x0 * constants.rescale[i].to(x.device)
-        x = ddim_step(x0, estimate.noise, draw(), constants, i)
+        x0 = estimate.x0 * constants.rescale[i]
+        x = ddim_step(x0, estimate.noise, fresh, constants, i)
         if callback is not None:
             callback(Step(index, total, timestep, x, x0))
     return x

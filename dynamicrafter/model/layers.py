@@ -54,9 +54,8 @@ def _temporal_stage(
 ) -> nn.Sequential:
     ops = operations.layers
     norm = ops.GroupNorm(norm_groups, channels, eps=1e-5, **operations.factory)
-    conv = ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **operations.factory)
     slot = [nn.Identity()] if dropout_slot else []
-    return nn.Sequential(norm, nn.SiLU(inplace=True), *slot, conv)
+    return nn.Sequential(norm, nn.SiLU(inplace=True), *slot, operations.conv_over_time(channels))
 
 
 class ResBlock(nn.Module):

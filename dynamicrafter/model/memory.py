@@ -16,6 +16,18 @@ MARGIN = 1.25
 SLICE = 256
 """Queries whose scores are held at once in attention that is not fused."""
 
+ONE_BATCH = 2**15
+"""Latent cells (clips x frames x height x width) up to which guidance's branches are evaluated as one batch.
+
+Smaller evaluations spend their time on starting operators and on reading weights, which a batch does once; larger ones
+keep a device busy, and a batch would only double their memory.
+"""
+
+
+def branches_at_once(cells: int, branches: int) -> int:
+    """How many of a step's ``branches`` are evaluated at once on ``cells`` of latents: all of them or one."""
+    return branches if cells <= ONE_BATCH else 1
+
 
 def unet_bytes(config: UNetConfig, cells: int, dtype: torch.dtype, fused: bool = True) -> float:
     """Peak of one evaluation on ``cells`` = clips x frames x height x width of the latents.

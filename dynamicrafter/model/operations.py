@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -19,7 +21,10 @@ Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 class LayerClasses(Protocol):
-    """The six layer classes the networks are built from; ``torch.nn`` satisfies it."""
+    """The six layer classes the networks are built from; ``torch.nn`` satisfies it.
+
+    ``Conv3d`` must be a subclass of torch's, which :func:`over_time` extends.
+    """
 
     Linear: Callable[..., nn.Module]
     Conv1d: Callable[..., nn.Module]
@@ -27,6 +32,74 @@ class LayerClasses(Protocol):
     Conv3d: Callable[..., nn.Module]
     GroupNorm: Callable[..., nn.Module]
     LayerNorm: Callable[..., nn.Module]
+
+
+_SMALL_PLANE = 64
+"""Positions of a frame below which a CPU spends more time on rearranging a convolution's weights than on using them."""
+
+
+def _is_small_on_cpu(x: Tensor) -> bool:
+    # A trace stands for all sizes and devices, so it always takes the general form.
+    plane = x.shape[-2] * x.shape[-1]
+    return x.device.type == "cpu" and plane < _SMALL_PLANE and not is_tracing()
+
+
+class Conv2d(nn.Conv2d):
+    """PyTorch's layer; on a CPU, small planes of float32 are convolved as one matrix product over all images.
+
+    oneDNN reorders the weights in every call, which takes most of the time where they outnumber the activations.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        plain = (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
+        # With gradients, the unfolded input, nine times as large, would have to be kept.
+        recorded = torch.is_grad_enabled()
+        if input.dtype != torch.float32 or not plain or recorded or not _is_small_on_cpu(input):
+            return super()._conv_forward(input, weight, bias)
+        rows = F.unfold(input, self.kernel_size, padding=cast(tuple[int, int], self.padding)).transpose(0, 1)
+        product = weight.flatten(1) @ rows.flatten(1)
+        if bias is not None:
+            product += bias[:, None]
+        return rearrange(product, "c (n h w) -> n c h w", n=len(input), h=input.shape[-2])
+
+
+@cache
+def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
+    """A class of three-dimensional convolution for kernels ``(k, 1, 1)``, computed in two dimensions.
+
+    The second dimension is all positions of a frame, ``h * w``. Parameters and their names stay those of ``layer``, and
+    whatever it does to its weights before the convolution is still done. Three-dimensional kernels are slower on CPUs
+    and, in half precision, on GPUs with some versions of cuDNN.
+    """
+
+    class OverTime(layer):
+        def _conv_forward(
+            self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any
+        ) -> Tensor:
+            # A host's layers compute alike on all devices, so that its results on two of them can be compared.
+            if layer is nn.Conv3d and _is_small_on_cpu(input):
+                return super()._conv_forward(input, weight, bias)
+            out = F.conv2d(
+                input.flatten(3),
+                weight.flatten(3),
+                bias,
+                self.stride[:2],
+                cast(tuple[int, int], self.padding[:2]),
+                self.dilation[:2],
+                self.groups,
+            )
+            return out.reshape(out.shape[:3] + input.shape[3:])
+
+    return OverTime
+
+
+class _Layers:
+    Linear = nn.Linear
+    Conv1d = nn.Conv1d
+    Conv2d = Conv2d
+    Conv3d = nn.Conv3d
+    GroupNorm = nn.GroupNorm
+    LayerNorm = nn.LayerNorm
 
 
 _LARGEST_BATCH = 65535
@@ -45,12 +118,17 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Operations:
-    """Layer classes, attention, dtype and device that a network is built with; the default is plain PyTorch."""
+    """Layer classes, attention, dtype and device that a network is built with; the default is PyTorch."""
 
-    layers: LayerClasses = cast(LayerClasses, nn)
+    layers: LayerClasses = cast(LayerClasses, _Layers)
     attention: Attention = fused_attention
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
+
+    def conv_over_time(self, channels: int) -> nn.Module:
+        """A convolution of three frames at each position, ``[b, c, t, h, w]`` in and out."""
+        layer = over_time(cast(type[nn.Conv3d], self.layers.Conv3d))
+        return layer(channels, channels, (3, 1, 1), padding=(1, 0, 0), **self.factory)
 
     @property
     def factory(self) -> dict[str, Any]:

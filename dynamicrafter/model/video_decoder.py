@@ -27,12 +27,11 @@ class TimeStack(nn.Module):
         def norm() -> nn.Module:
             return ops.GroupNorm(config.norm_groups, channels, eps=1e-5, **operations.factory)
 
-        def conv() -> nn.Module:
-            return ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **operations.factory)
-
         # Index 2 of the second stage was dropout; the checkpoint's names count it.
-        self.in_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), conv())
-        self.out_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), nn.Identity(), conv())
+        self.in_layers = nn.Sequential(norm(), nn.SiLU(inplace=True), operations.conv_over_time(channels))
+        self.out_layers = nn.Sequential(
+            norm(), nn.SiLU(inplace=True), nn.Identity(), operations.conv_over_time(channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``[b, c, t, h, w]`` in and out."""
@@ -101,7 +100,6 @@ class VideoDecoder(Decoder):
 
     def __init__(self, config: VaeConfig, operations: Operations) -> None:
         super().__init__(config, operations, VideoResnetBlock)
-        ops = operations.layers
         widths = [config.channels * factor for factor in config.channel_mult]
         # One refinement for each level (the two finest add to the key frames, the others attend) and one for the end.
         self.attn_refinement = nn.ModuleList(
@@ -114,9 +112,7 @@ class VideoDecoder(Decoder):
             ]
         )
         # The checkpoint keeps the temporal convolution inside the spatial one it follows.
-        self.conv_out.add_module(
-            "time_mix_conv", ops.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0), **operations.factory)
-        )
+        self.conv_out.add_module("time_mix_conv", operations.conv_over_time(3))
 
     def forward(self, z: Tensor, frames: int = 1, references: list[Tensor] | None = None) -> Tensor:
         """``z`` ``[(b t), 4, h, w]`` to ``[(b t), 3, 8 h, 8 w]``.

@@ -356,7 +356,8 @@ class Trainer:
     def _measure(self) -> Mapping[str, float]:
         if self._validate is None:
             return {}
-        with self._with_mean():
+        # In the precision that the steps compute in, as frozen weights may be stored in nothing else.
+        with self._with_mean(), self._accelerator.autocast():
             return self._validate(self._plain)
 
     def _measure_start(self, log: RunLog | None) -> None:

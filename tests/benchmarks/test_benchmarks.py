@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import itertools
+import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -37,40 +39,78 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_network_is_timed_at_the_size_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark("unet").main(
-        ["--variant", "small", "--size", "64x128", "--frames", "2", "--batch", "3", "--runs", "2"]
-    )
-    header, row = rows(capsys.readouterr().out)
-    assert header[:3] == ["variant", "input", "dtype"]
-    assert row[:3] == ["small", "3x8x2x16x8", "float32"]
-    assert float(row[3]) <= float(row[4])
+def speed(folder: Path, *options: str) -> dict[str, Any]:
+    """The figures of the benchmark by what they measure."""
+    benchmark("speed").main([*SMALL_RUN, *options, "--output", str(folder)])
+    stored = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    return {figure["heading"]: figure for figure in stored["figures"]}
 
 
-def test_the_network_can_be_sized_in_latent_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark("unet").main(
-        [
-            "--variant",
-            "small",
-            "--latent",
-            "16x8",
-            "--frames",
-            "1",
-            "--runs",
-            "1",
-            "--dtype",
-            "bf16",
-            "--threads",
-            "1",
-        ]
-    )
-    assert rows(capsys.readouterr().out)[1][:3] == ["small", "1x8x1x8x16", "bfloat16"]
+SMALL_RUN = ["--variant", "small", "--latent", "16x8", "--frames", "2", "--runs", "2", "--threads", "1"]
+
+
+def test_the_ways_of_running_the_network_are_compared_with_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = speed(tmp_path, "--what", "unet", "--batch", "3", "--ways", "baseline", "float32", "bf16")
+    baseline, plain, half = found["unet"]["rows"]
+    assert [row["way"] for row in (baseline, plain, half)] == ["baseline", "float32", "bf16"]
+    assert baseline["variant"] == "small"
+    assert baseline["input"] == "3x8x2x8x16"
+    assert baseline["ratio"] == 1
+    assert baseline["largest error"] == 0
+    # Equal weights: rounding alone is different.
+    assert plain["largest error"] < 1e-5 < half["largest error"] < 0.1
+    for row in (baseline, plain, half):
+        assert 0 < row["s min"] <= row["s median"]
+        assert row["ratio"] == pytest.approx(row["s min"] / baseline["s min"])
+        assert row["TFLOP/s"] == pytest.approx(row["TFLOP"] / row["s min"])
+        assert row["of matrix product"] > 0
+    assert rows(capsys.readouterr().out)[0][:3] == ["variant", "input", "way"]
+
+
+def test_the_baseline_has_the_former_layers() -> None:
+    figures = benchmark("figures")
+    assert type(figures.BASELINE.conv_over_time(4)) is torch.nn.Conv3d
+    assert figures.BASELINE.layers.Conv2d is torch.nn.Conv2d
+    assert type(figures.WAYS["float32"].operations.conv_over_time(4)) is not torch.nn.Conv3d
+
+
+def test_every_part_is_measured(tmp_path: Path) -> None:
+    whats = ("ceilings", "branches", "vae", "encoders", "clip", "growth")
+    found = speed(tmp_path, "--what", *whats, "--ways", "float32", "--runs", "1")
+    assert {what: figure["state"] for what, figure in found.items()} == dict.fromkeys(whats, "done")
+    assert [row["what"] for row in found["vae"]["rows"]] == ["encode an image", "decode 2 frames"]
+    assert [row["what"] for row in found["encoders"]["rows"]] == ["text", "image", "resampler"]
+    grown = found["growth"]["rows"]
+    assert [row["to"] for row in grown] == [2, 4, 8, 2, 4, 8, 1, 2, 4]
+    for clip in found["clip"]["rows"]:
+        stages = clip["encode s"] + clip["sample s"] + clip["decode s"]
+        assert stages == pytest.approx(clip["total s"], rel=0.05)
+    assert (tmp_path / "speed.svg").read_text(encoding="utf-8").count("<circle") == len(grown)
+
+
+def test_the_goldens_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one that is only pretended, which rejects operators on tensors of two devices."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "comfyui"))
+    with benchmark("pretended_device").PretendedCuda():
+        (row,) = benchmark("figures").golden_rows(torch.device("cuda"), 1)
+    assert row["within tolerance"] == "yes"
+
+
+def test_calls_take_turns() -> None:
+    figures = benchmark("figures")
+    calls: list[str] = []
+    works = [lambda: calls.append("a"), lambda: calls.append("b")]
+    seconds = figures.alternating(works, torch.device("cpu"), 2)
+    assert calls == list("ababab")
+    assert [len(each) for each in seconds] == [2, 2]
 
 
 @pytest.mark.parametrize("size", ["64", "64x", "ax64"])
 def test_a_size_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        benchmark("unet").main(["--size", size])
+        benchmark("speed").main(["--size", size])
     assert f"'{size}' is not WIDTHxHEIGHT, such as 512x320" in capsys.readouterr().err
 
 
@@ -105,16 +145,6 @@ def test_the_full_network_at_the_default_size_takes_1_2_tflop() -> None:
     assert unet.flops(V512, (1, 16, 16, 16)) == pytest.approx(1.2e12, rel=0.01)
 
 
-def test_only_counted_runs_are_timed() -> None:
-    measure = benchmark("measure")
-    calls: list[int] = []
-    timing = measure.timed(lambda: calls.append(1), torch.device("cpu"), runs=3, warmup=2)
-    assert len(calls) == 5
-    assert len(timing.seconds) == 3
-    assert timing.least == min(timing.seconds)
-    assert timing.median == sorted(timing.seconds)[1]
-
-
 def test_random_weights_keep_activations_near_one() -> None:
     measure = benchmark("measure")
     layer = measure.with_random_weights(
@@ -141,61 +171,130 @@ def test_without_a_gpu_only_a_quick_run_is_possible(capsys: pytest.CaptureFixtur
     assert "on a CPU only --quick ends within minutes" in capsys.readouterr().err
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The GPU benchmark with one variant of each kind."""
-    gpu = benchmark("gpu")
-    names = ["256_v1", "512_v1", "tooncrafter_512"]
-    monkeypatch.setattr(gpu, "VARIANTS", {name: gpu.VARIANTS[name] for name in names})
-    return names
+QUICK = [
+    "--device",
+    "cpu",
+    "--quick",
+    "--longest",
+    "600",
+    "--variants",
+    "256_v1",
+    "--frames",
+    "2",
+    "--runs",
+    "1",
+]
 
 
-QUICK = ["--device", "cpu", "--quick", "--dtypes", "float32", "--frames", "2", "--runs", "1"]
+def gpu(folder: Path, *options: str) -> dict[str, Any]:
+    """The figures of the GPU benchmark by name, measured in its own process."""
+    benchmark("gpu").main([*QUICK, *options, "--output", str(folder)])
+    (stored,) = folder.glob("*-quick.json")
+    (text,) = folder.glob("*-quick.md")
+    assert f"torch {torch.__version__}" in text.read_text(encoding="utf-8")
+    return {figure["name"]: figure for figure in json.loads(stored.read_text(encoding="utf-8"))["figures"]}
 
 
-def test_the_gpu_benchmark_measures_networks_autoencoders_and_clips(
-    few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_figure_that_fails_or_ends_the_process_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readings = itertools.count()
-    clock = SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: float(next(readings)))
-    monkeypatch.setattr(benchmark("gpu"), "time", clock)
-    benchmark("gpu").main([*QUICK, "--output", str(tmp_path / "results")])
-    (written,) = (tmp_path / "results").iterdir()
-    assert written.name.endswith("-quick.md")
-    text = written.read_text(encoding="utf-8")
-    assert text in capsys.readouterr().out
-    assert f"torch {torch.__version__}" in text
-    found = rows(text)
-    assert [row[0] for row in found if row[1].startswith("1x8x2x8x8")] == [
-        "256_v1",
-        "512_v1, tooncrafter_512",
+    monkeypatch.setenv("DYNAMICRAFTER_BENCH_FAILURE", "encoders=exit")
+    found = gpu(tmp_path)
+    assert next(iter(found)) == "goldens"
+    assert {row["within tolerance"] for row in found["goldens"]["rows"]} == {"yes"}
+    assert found["encoders"]["state"] == "the process ended with 9"
+    others = {name: figure["state"] for name, figure in found.items() if name != "encoders"}
+    assert set(others.values()) == {"done"}
+    assert {
+        "ceilings",
+        "unet 256_v1",
+        "autoencoder 256_v1",
+        "clip 256_v1 bfloat16",
+        "growth",
+    } <= others.keys()
+
+
+class Plan:
+    """Figures whose work is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.module = benchmark("results")
+        self.results = self.module.Results(folder, "made")
+        self.results.start(torch.device("cpu"), "")
+
+    def measure(self, works: dict[str, Callable[[], object]], late: bool = False) -> dict[str, str]:
+        figures = [self.module.Figure(name, "Made", work, costly=True) for name, work in works.items()]
+        left = -1.0 if late else 60.0
+        assert self.module.measure_all(self.results, figures, time.time() + left) == 0
+        stored = json.loads(self.results.json.read_text(encoding="utf-8"))
+        return {figure["name"]: figure["state"] for figure in stored["figures"]}
+
+
+@pytest.mark.parametrize(
+    ("problem", "state"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (RuntimeError("no kernel\nfor this"), "RuntimeError: no kernel"),
+        (AssertionError(), "AssertionError: "),
+    ],
+)
+def test_an_error_is_the_row_of_its_figure(tmp_path: Path, problem: Exception, state: str) -> None:
+    def fail() -> object:
+        raise problem
+
+    plan = Plan(tmp_path)
+    assert plan.measure({"first": fail, "second": lambda: [{"s": 1.0}]}) == {"first": state, "second": "done"}
+    assert rows(plan.results.as_markdown()) == [
+        ["what", "note", "s"],
+        ["first", state.strip(), ""],
+        ["", "", "1"],
     ]
-    assert [row[0] for row in found if row[1] == "decode 2 frames"] == ["256_v1, 512_v1", "tooncrafter_512"]
-    clips = {row[0]: row for row in found if row[1] in ("animate", "interpolate")}
-    assert list(clips) == few
-    for row in clips.values():
-        assert row[2:5] == ["64x64", "2", "float32"]
-        # By a clock that a second passes on whenever it is read: the total ends one reading after the last frame.
-        assert float(row[8]) == sum(map(float, row[5:8])) + 1
 
 
-def test_clips_that_would_not_end_in_time_are_left_out_and_named(few: list[str], tmp_path: Path) -> None:
-    benchmark("gpu").main([*QUICK, "--minutes", "0", "--output", str(tmp_path)])
-    (written,) = tmp_path.iterdir()
-    skipped = [row[0] for row in rows(written.read_text(encoding="utf-8")) if "skipped (time limit)" in row]
-    assert skipped == few
+def test_a_figure_is_written_before_the_next_one_begins(tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+
+    def look() -> list[dict[str, str]]:
+        return [{"seen": plan.results.json.read_text(encoding="utf-8")}]
+
+    plan.measure({"first": lambda: [{"s": 12345}], "second": look})
+    assert "12345" in plan.results.figures[-1]["rows"][0]["seen"]
 
 
-def test_a_network_too_large_for_the_memory_becomes_a_row(
-    few: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> tuple[str, ...]:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+def test_what_would_begin_after_the_deadline_is_left_out_by_name(tmp_path: Path) -> None:
+    states = Plan(tmp_path).measure({"clip": lambda: [{"s": 1.0}]}, late=True)
+    assert states == {"clip": "skipped (time limit)"}
 
-    monkeypatch.setattr(benchmark("gpu"), "measure_unet", full)
-    benchmark("gpu").main([*QUICK, "--minutes", "0", "--output", str(tmp_path)])
-    (written,) = tmp_path.iterdir()
-    assert sum("out of memory" in row for row in rows(written.read_text(encoding="utf-8"))) == 2
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [("os._exit(9)", "the process ended with 9"), ("time.sleep(60)", "no result after 1 s")],
+)
+def test_a_process_that_dies_or_hangs_is_started_again(tmp_path: Path, body: str, state: str) -> None:
+    module = benchmark("results")
+    results = module.Results(tmp_path, "made")
+    results.start(torch.device("cpu"), "")
+    # Without PyTorch, so that a process starts at once.
+    script = f"""
+import json, os, sys, time
+path = {str(results.json)!r}
+stored = json.load(open(path))
+names = [one["name"] for one in stored["figures"]]
+for name in ("bad", "good"):
+    if name in names:
+        continue
+    stored["figures"].append(dict(name=name, heading="Made", state="started"))
+    json.dump(stored, open(path + ".new", "w"))
+    os.replace(path + ".new", path)
+    if name == "bad":
+        {body}
+    stored["figures"][-1] = dict(name=name, heading="Made", state="done", rows=[])
+    json.dump(stored, open(path + ".new", "w"))
+    os.replace(path + ".new", path)
+"""
+    module.supervise([sys.executable, "-c", script], results, ["bad", "good"], 1.0)
+    assert {one["name"]: one["state"] for one in results.figures} == {"bad": state, "good": "done"}
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import runpy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,6 +188,25 @@ def test_devices_and_precisions() -> None:
     assert pick_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
     with pytest.raises(UsageError, match="dtype must be auto, float32, bfloat16, float16, not 'int8'"):
         pick_dtype("int8", torch.device("cpu"))
+
+
+def test_auto_asks_the_chosen_gpu_for_bfloat16_in_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+
+    @contextmanager
+    def switched(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    def supported(including_emulation: bool = True) -> bool:
+        # The second GPU has it, the first one only emulates it.
+        return including_emulation or current[-1].index == 1
+
+    monkeypatch.setattr(torch.cuda, "device", switched)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert pick_dtype("auto", torch.device("cuda:0")) == torch.float16
+    assert pick_dtype("auto", torch.device("cuda:1")) == torch.bfloat16
 
 
 # Clips

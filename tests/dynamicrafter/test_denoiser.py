@@ -13,6 +13,7 @@ from dynamicrafter.diffusion.config import DiffusionConfig
 from dynamicrafter.diffusion.denoiser import Denoise, make_denoiser, translate
 from dynamicrafter.diffusion.guidance import Guidance, NoGuidance, TextGuidance, TextImageGuidance
 from dynamicrafter.diffusion.schedule import Schedule, make_schedule
+from dynamicrafter.model import memory
 from dynamicrafter.model.conditioning import Conditioning
 from dynamicrafter.model.protocols import Context, Network
 from dynamicrafter.model.variants import V256, V512
@@ -39,6 +40,12 @@ def made_up(x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tenso
     """An output in which every input shows."""
     level = context.text.mean(dim=(1, 2)) + 2 * context.image.mean(dim=(1, 2, 3)) + timesteps + 1000 * fs
     return x[:, :4] + 3 * x[:, 4:] + level[:, None, None, None, None].to(x.dtype)
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every clip counts as too large for its branches to be one batch."""
+    monkeypatch.setattr(memory, "ONE_BATCH", 0)
 
 
 @pytest.mark.parametrize("timestep", [0, 1, 399, 500, 998])
@@ -84,6 +91,7 @@ GUIDANCES: list[tuple[Guidance, list[str]]] = [
 ]
 
 
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize(("guidance", "branches"), GUIDANCES, ids=lambda v: type(v).__name__)
 def test_each_branch_is_evaluated_once_with_its_own_conditions(
     guidance: Guidance, branches: list[str]
@@ -100,6 +108,36 @@ def test_each_branch_is_evaluated_once_with_its_own_conditions(
         assert timesteps.tolist() == [321, 321]
         assert context == getattr(conditions, branch)
         assert fs is conditions.fs
+
+
+@pytest.mark.parametrize(("guidance", "branches"), GUIDANCES, ids=lambda v: type(v).__name__)
+def test_the_branches_of_a_small_clip_are_one_batch(guidance: Guidance, branches: list[str]) -> None:
+    conditions = conditioning(batch=2)
+    seen: list[tuple[object, ...]] = []
+    x = normal(*SHAPE)
+    denoiser(calls_of(made_up, seen), VELOCITY, conditions, guidance)(x, 321)
+    ((joined, timesteps, context, fs),) = seen
+    assert isinstance(joined, Tensor) and isinstance(timesteps, Tensor) and isinstance(context, Context)
+    assert timesteps.tolist() == [321] * 2 * len(branches)
+    for index, branch in enumerate(branches):
+        part = slice(2 * index, 2 * index + 2)
+        own = getattr(conditions, branch)
+        assert torch.equal(joined[part], torch.cat([x, conditions.concat], dim=1))
+        assert torch.equal(context.text[part], own.text)
+        assert torch.equal(context.image[part], own.image)
+        assert isinstance(fs, Tensor) and torch.equal(fs[part], conditions.fs)
+
+
+@pytest.mark.parametrize("guidance", [g for g, _ in GUIDANCES], ids=lambda v: type(v).__name__)
+def test_branches_in_one_batch_give_the_same_as_one_after_the_other(
+    guidance: Guidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoise = denoiser(tiny_unet(), VELOCITY, conditioning(batch=2), guidance)
+    together = denoise(normal(*SHAPE), 500)
+    monkeypatch.setattr(memory, "ONE_BATCH", 0)
+    apart = denoise(normal(*SHAPE), 500)
+    assert relative_difference(together.x0, apart.x0) < 1e-5
+    assert relative_difference(together.noise, apart.noise) < 1e-5
 
 
 @pytest.mark.parametrize("schedule", [VELOCITY, NOISE], ids=["v", "eps"])
@@ -126,6 +164,7 @@ def test_a_half_precision_network_leaves_the_estimate_in_float32(dtype: torch.dt
     assert torch.equal(estimate.noise, x), "the latents themselves were rounded"
 
 
+@pytest.mark.usefixtures("large")
 def test_half_precision_outputs_are_combined_in_float32() -> None:
     guidance, conditions, x = TextGuidance(7.5, 0.7), conditioning(batch=2), normal(*SHAPE)
 

@@ -36,6 +36,9 @@ def test_activations_are_those_of_the_network_that_takes_most() -> None:
         network[0], vae_decode_bytes(V512.vae, 1, 320 * 512, half)
     )
     assert memory_of(V512, [one, one], half).activations == network[1]
+    # The guidance branches of a small clip are one batch.
+    small = make_settings(V512, "animate", size=(256, 256))
+    assert memory_of(V512, [small], half).activations == unet_bytes(V512.unet, 2 * 16 * 32 * 32, half)
     # ToonCrafter decodes all frames of a clip at once.
     drawn = make_settings(TOON_512, "interpolate")
     assert memory_of(TOON_512, [drawn], half).activations == vae_decode_bytes(

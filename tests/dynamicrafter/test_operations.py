@@ -186,3 +186,75 @@ def test_a_lone_parameter_may_wait_in_another_precision() -> None:
     resampler = filled(Resampler(TINY_RESAMPLER)).to(torch.float64)
     resampler.latents.data = resampler.latents.data.float()
     assert resampler(normal(1, 5, TINY_RESAMPLER.input_dim).double()).dtype == torch.float64
+
+
+PLANES = [(2, 3), (8, 8)]
+"""One below the size at which a CPU takes the other form, and one at it."""
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_convolution_over_time_is_the_three_dimensional_one(plane: tuple[int, int]) -> None:
+    ours = filled(Operations().conv_over_time(6))
+    theirs = nn.Conv3d(6, 6, (3, 1, 1), padding=(1, 0, 0))
+    theirs.load_state_dict(ours.state_dict())
+    x = normal(2, 6, 5, *plane)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_convolution_over_time_computes_in_two_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(F, "conv3d", lambda *_: pytest.fail("a three-dimensional kernel was called"))
+    assert Operations().conv_over_time(4)(normal(1, 4, 3, 8, 8)).shape == (1, 4, 3, 8, 8)
+
+
+def test_a_convolution_over_time_uses_the_weights_that_a_host_prepares() -> None:
+    class Halved(nn.Conv3d):
+        def forward(self, input: Tensor) -> Tensor:
+            return self._conv_forward(input, self.weight / 2, None)
+
+    layers = cast(LayerClasses, SimpleNamespace(**{**vars(nn), "Conv3d": Halved}))
+    layer = Operations(layers=layers).conv_over_time(4)
+    assert isinstance(layer, Halved)
+    x = normal(1, 4, 3, 8, 8)
+    expected = F.conv3d(x, layer.weight / 2, padding=(1, 0, 0))
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_default_convolution_is_pytorchs(plane: tuple[int, int], recorded: bool) -> None:
+    ours = filled(Operations().layers.Conv2d(6, 4, 3, padding=1))
+    theirs = nn.Conv2d(6, 4, 3, padding=1)
+    theirs.load_state_dict(ours.state_dict())
+    x = normal(3, 6, *plane)
+    with torch.set_grad_enabled(recorded):
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("plane", "dtype", "recorded", "product"),
+    [
+        ((2, 3), torch.float32, False, True),
+        ((8, 8), torch.float32, False, False),
+        ((2, 3), torch.bfloat16, False, False),
+        ((2, 3), torch.float32, True, False),
+    ],
+)
+def test_small_planes_are_convolved_as_a_matrix_product(
+    plane: tuple[int, int],
+    dtype: torch.dtype,
+    recorded: bool,
+    product: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+    plain = F.conv2d
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(1)
+        return plain(*args)
+
+    monkeypatch.setattr(F, "conv2d", counted)
+    layer = filled(Operations(dtype=dtype).layers.Conv2d(4, 4, 3, padding=1, dtype=dtype))
+    with torch.set_grad_enabled(recorded):
+        layer(normal(2, 4, *plane).to(dtype))
+    assert len(calls) == (0 if product else 1)

@@ -204,7 +204,8 @@ def test_wrappers_go_around_the_network_and_the_denoiser(model: Model) -> None:
         network_wrappers=[network_wrapper("inner"), network_wrapper("outer")],
         denoise_wrappers=[denoise_wrapper],
     )
-    assert seen == ["denoise", "outer", "inner", "outer", "inner"] * 2
+    # Both branches of a small clip are one evaluation.
+    assert seen == ["denoise", "outer", "inner"] * 2
     assert torch.equal(wrapped, run())
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
-from networks import normal, relative_difference
+from networks import TINY_UNET, conditioning, normal, relative_difference
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dynamicrafter.diffusion.config import SAMPLER_MEANINGS, Spacing
-from dynamicrafter.diffusion.denoiser import Denoise, Estimate
+from dynamicrafter.diffusion.denoiser import Denoise, Estimate, make_denoiser
+from dynamicrafter.diffusion.guidance import TextImageGuidance
 from dynamicrafter.diffusion.samplers import (
     SAMPLERS,
     DdimConstants,
@@ -23,7 +27,12 @@ from dynamicrafter.diffusion.samplers import (
     sample_ddim,
 )
 from dynamicrafter.diffusion.schedule import Plan, Schedule, make_plan, make_schedule
+from dynamicrafter.model.conditioning import Conditioning
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.protocols import Context
+from dynamicrafter.model.unet import VideoUNet
 from dynamicrafter.model.variants import V256, V512, V1024, Variant
+from dynamicrafter.pipeline import evaluator
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 2, 3, 3)
@@ -53,6 +62,60 @@ def shrinking(x: Tensor, timestep: int) -> Estimate:
 def draws(shape: tuple[int, ...] = SHAPE, seed: int = 100) -> Callable[[], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(shape, generator=generator)
+
+
+class Traffic(TorchDispatchMode):
+    """Notes every operator that waits for a GPU: copies between devices and values that Python reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        crosses = copies and given | {out.device.type} == {"cpu", "cuda"}
+        if crosses or func is torch.ops.aten._local_scalar_dense.default:
+            self.noted.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("variant", [V256, V512], ids=["eps", "v"])
+def test_no_step_waits_for_the_device_after_its_noise_is_there(variant: Variant) -> None:
+    """On a GPU without values, for which FakeTensorMode needs no hardware."""
+    at_draw: list[int] = []
+    with FakeTensorMode(allow_non_fake_inputs=True), Traffic() as traffic:
+        cuda = torch.device("cuda")
+
+        def on(context: Context) -> Context:
+            return Context(context.text.to(cuda), context.image.to(cuda))
+
+        given = conditioning()
+        there = Conditioning(
+            on(given.full),
+            on(given.unconditional),
+            on(given.image_only),
+            given.concat.to(cuda),
+            given.fs.to(cuda),
+        )
+        network = VideoUNet(TINY_UNET, Operations(device=cuda)).requires_grad_(False)
+        guidance = TextImageGuidance(3.0, 1.5, 0.7)
+        schedule = make_schedule(variant.diffusion)
+        denoise = make_denoiser(evaluator(network, there), schedule, guidance)
+        x = torch.empty(1, 4, 2, 4, 4, device=cuda)
+
+        def draw() -> Tensor:
+            at_draw.append(len(traffic.noted))
+            return torch.empty(1, 4, 2, 4, 4, device=cuda)
+
+        with torch.no_grad():
+            out = sample_ddim(denoise, make_plan(schedule, "linspace", 3, 1.0), x, draw)
+        assert out.device.type == "cuda"
+        assert at_draw[0] == at_draw[-1] == len(traffic.noted)
+        # The spy sees what it is for.
+        torch.ones(()).to(cuda)
+        assert len(traffic.noted) == at_draw[-1] + 1
 
 
 def plan_of(variant: Variant, spacing: Spacing, steps: int, eta: float) -> Plan:

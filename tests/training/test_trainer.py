@@ -35,6 +35,20 @@ class Line(nn.Module):
         return (self.layer(x) - x @ self.truth.T).square().mean()
 
 
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_validation_computes_in_the_precision_of_the_steps(
+    tmp_path: Path, precision: str, expected: torch.dtype
+) -> None:
+    found: set[torch.dtype] = set()
+
+    def measured(module: nn.Module) -> dict[str, float]:
+        found.add(module.get_submodule("layer")(torch.ones(1, 16)).dtype)
+        return {}
+
+    train(tmp_path, replace(CONFIG, precision=precision), validate=measured)
+    assert found == {expected}
+
+
 def draw(generator: torch.Generator) -> Batch:
     return {"x": torch.randn(8, 16, generator=generator)}
 
