@@ -15,6 +15,7 @@ import torch
 
 from .atomic import replacing
 from .bounded_json import parse_json
+from .diffusion.config import SECOND_EVALUATION
 from .diffusion.guidance import make_guidance
 from .model.configs import LATENT_FACTOR
 from .model.memory import unet_bytes, vae_decode_bytes
@@ -126,7 +127,8 @@ def _cells(one: Settings) -> int:
 def _evaluations(one: Settings) -> int:
     """Evaluations of the network times :func:`_cells`."""
     guidance = make_guidance(one.cfg, one.image_cfg, one.guidance_rescale)
-    return one.steps * len(guidance.branches) * _cells(one)
+    passes = 2 * one.steps - 1 if one.sampler in SECOND_EVALUATION else one.steps
+    return passes * len(guidance.branches) * _cells(one)
 
 
 def _key(variant: Variant, device: torch.device, dtype: torch.dtype) -> str:

@@ -257,6 +257,7 @@ _TABLE = (
         "sampling",
         "Added noise",
         "noise added at each step, from 0 (none, deterministic) to 1 (as in DDPM)",
+        hint="for ddim and dpmpp_2m_sde; 0 with all other samplers",
         preset=True,
         low=0,
         high=1,

@@ -423,6 +423,26 @@ def test_no_bars_where_nobody_looks(run: Run, pictures: dict[str, Path]) -> None
 # Before it starts
 
 
+def test_a_dry_run_names_a_sampler_that_is_not_the_released_one(
+    run: Run, pictures: dict[str, Path], random_weights: Path
+) -> None:
+    ran = run(
+        *("animate", pictures["wide"], "--model", random_weights, "--dry-run"),
+        *("--sampler", "heun", "--steps", "4", "--seed", "2"),
+    )
+    assert "at 8 fps, 4 steps of heun, seed 2, from" in ran.out
+
+
+def test_a_sampler_without_noise_needs_no_eta_and_rejects_one(
+    run: Run, pictures: dict[str, Path], random_weights: Path
+) -> None:
+    words = "animate", pictures["wide"], "--model", random_weights, "--dry-run", "--sampler", "dpmpp_2m"
+    assert run(*words).code == 0
+    ran = run(*words, "--eta", "1")
+    assert ran.code == 2
+    assert "eta must be 0 with sampler dpmpp_2m, which adds no noise, but 1 was given; use 0, or" in ran.err
+
+
 def test_a_dry_run_says_what_would_be_made_and_loads_nothing(
     run: Run, pictures: dict[str, Path], random_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
