@@ -16,7 +16,7 @@ import torch
 from .atomic import replacing
 from .bounded_json import parse_json
 from .diffusion.config import SECOND_EVALUATION
-from .diffusion.guidance import make_guidance
+from .diffusion.guidance import guided_steps, make_guidance
 from .model.configs import LATENT_FACTOR
 from .model.memory import unet_bytes, vae_decode_bytes
 from .model.variants import Variant
@@ -127,8 +127,13 @@ def _cells(one: Settings) -> int:
 def _evaluations(one: Settings) -> int:
     """Evaluations of the network times :func:`_cells`."""
     guidance = make_guidance(one.cfg, one.image_cfg, one.guidance_rescale)
-    passes = 2 * one.steps - 1 if one.sampler in SECOND_EVALUATION else one.steps
-    return passes * len(guidance.branches) * _cells(one)
+    guided = guided_steps(one.steps, one.guidance_start, one.guidance_end)
+    # The second evaluation of a step is at the timestep of the next one, with the guidance of that.
+    return _cells(one) * sum(
+        (2 if index and one.sampler in SECOND_EVALUATION else 1)
+        * (len(guidance.branches) if index in guided else 1)
+        for index in range(one.steps)
+    )
 
 
 def _key(variant: Variant, device: torch.device, dtype: torch.dtype) -> str:

@@ -49,6 +49,8 @@ class Choices(TypedDict, total=False):
     eta: float | None
     image_cfg: float | None
     guidance_rescale: float | None
+    guidance_start: float | None
+    guidance_end: float | None
     spacing: Spacing | None
     sampler: str | None
     noise_device: NoiseDevice | None
@@ -91,6 +93,9 @@ class Settings:
     """Where noise is generated; on the CPU, a seed gives the same noise on every device."""
     sampler: str = "ddim"
     """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS`."""
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    """Guidance applies from one fraction of the steps to the other; steps outside evaluate one branch."""
 
     def __post_init__(self) -> None:
         """Check every field and convert the numbers of other libraries to plain ones.
@@ -105,6 +110,11 @@ class Settings:
         fewest = _FEWEST_FRAMES[self.mode]
         if self.frames < fewest:
             raise UsageError(f"frames must be at least {fewest} to {self.mode}, but {self.frames} was given")
+        if self.guidance_start >= self.guidance_end:
+            raise UsageError(
+                f"guidance_start must be less than guidance_end, but {self.guidance_start:g} and "
+                f"{self.guidance_end:g} were given; use cfg 1 for no guidance"
+            )
         if self.eta and self.sampler in WITHOUT_ETA:
             raise UsageError(
                 f"eta must be 0 with sampler {self.sampler}, which adds no noise, but {self.eta:g} was given; use 0, "

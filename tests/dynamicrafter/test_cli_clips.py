@@ -182,6 +182,7 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         *("--size", "64x128", "--fit", "pad", "--steps", "3", "--cfg", "3.5", "--image-cfg", "2.5"),
         *("--eta", "0.5", "--guidance-rescale", "0.25", "--spacing", "uniform", "--sampler", "ddim"),
         *("--noise-device", "device", "--fps", "12", "--batch", "2"),
+        *("--guidance-start", "0.4", "--guidance-end", "0.9"),
     )
     assert ran.code == 0, ran.out
     assert ran.json["clips"][0]["settings"] == {
@@ -203,6 +204,8 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         "negative": "blur",
         "noise_device": "device",
         "sampler": "ddim",
+        "guidance_start": 0.4,
+        "guidance_end": 0.9,
     }
 
 

@@ -181,6 +181,12 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
         ({"eta": "1"}, r"eta must be a number from 0 to 1, but '1' was given"),
         ({"guidance_rescale": -0.1}, r"guidance_rescale must be 0 to 1, but -0\.1 was given"),
         ({"guidance_rescale": 1.1}, r"guidance_rescale must be 0 to 1, but 1\.1 was given"),
+        ({"guidance_start": 1.1}, r"guidance_start must be 0 to 1, but 1\.1 was given"),
+        ({"guidance_end": -0.1}, r"guidance_end must be 0 to 1, but -0\.1 was given"),
+        (
+            {"guidance_start": 0.5, "guidance_end": 0.5},
+            r"guidance_start must be less than guidance_end, but 0\.5 and 0\.5 were given; use cfg 1 for no guidance",
+        ),
         ({"spacing": "quad"}, r"must be one of uniform, uniform_trailing, linspace, but 'quad' was given"),
         ({"sampler": "lms"}, r"sampler must be one of ddim, euler, heun, .*, but 'lms' was given"),
         (
