@@ -1,4 +1,4 @@
-"""The exact sampler on the host-managed network: the host evaluates the network, our DDIM does the steps."""
+"""The exact sampler on the host-managed network: the host evaluates the network, our samplers do the steps."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Evaluations:
 
 
 class _ExactSampler(comfy.samplers.Sampler):
-    """Our DDIM instead of one of the host's samplers."""
+    """One of our samplers instead of one of the host's."""
 
     def __init__(self, run: Callable[[_Guider, dict[str, Any], Tensor], Tensor]) -> None:
         self.run = run

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -84,10 +85,10 @@ def solution(spread: float, start: float, end: float, pieces: int = 250) -> Tens
     return v / math.sin(last)
 
 
-def error(sampler: str, plan: Plan) -> float:
-    """Root mean square difference to D at the last visited timestep of the exact flow."""
+def error(sampler: str, plan: Plan, end: float | None = None) -> float:
+    """Root mean square difference to D of the exact flow at sigma ``end``; by default that of the last timestep."""
     sigmas = exact_sigmas(plan.schedule)[plan.timesteps]
-    end = sigmas[0].item()
+    end = sigmas[0].item() if end is None else end
     spread = (1 - plan.schedule.alphas_cumprod[plan.timesteps[-1]].double()).sqrt().item()
     exact = mixture(solution(spread, sigmas[-1].item(), end) * end, end)
     made = SAMPLERS[sampler](knows(mixture, plan.schedule), plan, NOISE, no_noise)
@@ -143,6 +144,25 @@ def test_the_released_schedules_are_solved(sampler: str, variant: Variant) -> No
     assert many < {"euler": 1.2e-2}.get(sampler, 1e-3)
     if sampler != "euler":
         assert few < error("euler", plan_of(variant, "uniform_trailing", 25)) / 5
+
+
+def documented(sampler: str, spacing: Spacing) -> str:
+    """The row of the table in docs/techniques.md."""
+    errors: list[str] = []
+    for evaluations in (6, 10, 20, 50):
+        steps = evaluations // 2 if sampler in SECOND_EVALUATION else evaluations
+        errors.append(f"{error(sampler, plan_of(V512, spacing, steps), 1e-3):.3f}")
+    return f"| `{sampler}` | `{spacing}` | {' | '.join(errors)} |"
+
+
+def test_the_documented_errors_are_those_of_the_samplers() -> None:
+    page = Path(__file__).parents[2] / "docs" / "techniques.md"
+    rows = [
+        documented(sampler, spacing)
+        for spacing in ("uniform_trailing", "linspace")
+        for sampler in ("ddim", *(name for name in SAMPLERS if name in WITHOUT_ETA))
+    ]
+    assert "\n".join(rows) in page.read_text(encoding="utf-8"), "\n".join(rows)
 
 
 @pytest.mark.parametrize("spacing", get_args(Spacing))
