@@ -15,7 +15,8 @@ import torch
 
 from .atomic import replacing
 from .bounded_json import parse_json
-from .diffusion.guidance import make_guidance
+from .diffusion.config import SECOND_EVALUATION
+from .diffusion.guidance import guided_steps, make_guidance
 from .model.configs import LATENT_FACTOR
 from .model.memory import branches_at_once, unet_bytes, vae_decode_bytes
 from .model.variants import Variant
@@ -126,7 +127,13 @@ def _cells(one: Settings) -> int:
 
 def evaluations(one: Settings) -> int:
     """Evaluations of the network times :func:`_cells`."""
-    return one.steps * _branches(one) * _cells(one)
+    guided = guided_steps(one.steps, one.guidance_start, one.guidance_end)
+    # The second evaluation of a step is at the timestep of the next one, with the guidance of that.
+    return _cells(one) * sum(
+        (2 if index and one.sampler in SECOND_EVALUATION else 1)
+        * (_branches(one) if index in guided else 1)
+        for index in range(one.steps)
+    )
 
 
 def _branches(one: Settings) -> int:

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .diffusion.denoiser import DenoiseWrapper, Evaluate, make_denoiser
+from .diffusion.denoiser import DenoiseWrapper, Evaluate, limit_guidance, make_denoiser
 from .diffusion.guidance import Branch, make_guidance
 from .diffusion.samplers import SAMPLERS, Callback, Step, draw_noise
 from .diffusion.schedule import make_plan, make_schedule
@@ -179,10 +179,12 @@ def sample(
     for wrap_network in network_wrappers:
         network = wrap_network(network)
     guidance = make_guidance(settings.cfg, settings.image_cfg, settings.guidance_rescale)
-    denoise = make_denoiser(evaluator(network, conditioning, model.dtype), schedule, guidance)
+    evaluate = evaluator(network, conditioning, model.dtype)
+    plan = make_plan(schedule, settings.spacing, settings.steps, settings.eta)
+    limit = limit_guidance(evaluate, plan, settings.guidance_start, settings.guidance_end)
+    denoise = limit(make_denoiser(evaluate, schedule, guidance))
     for wrap_denoise in denoise_wrappers:
         denoise = wrap_denoise(denoise)
-    plan = make_plan(schedule, settings.spacing, settings.steps, settings.eta)
     channels, height, width = latent_shape(model.variant, settings)
 
     def draw() -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from .diffusion.config import Spacing
+from .diffusion.config import WITHOUT_ETA, Spacing
 from .errors import Remedy, UsageError
 from .forms import Form, program_version, to_json
 from .model.variants import Mode, Variant
@@ -49,6 +49,8 @@ class Choices(TypedDict, total=False):
     eta: float | None
     image_cfg: float | None
     guidance_rescale: float | None
+    guidance_start: float | None
+    guidance_end: float | None
     spacing: Spacing | None
     sampler: str | None
     noise_device: NoiseDevice | None
@@ -91,6 +93,9 @@ class Settings:
     """Where noise is generated; on the CPU, a seed gives the same noise on every device."""
     sampler: str = "ddim"
     """Name of one of :data:`~dynamicrafter.diffusion.config.SAMPLER_MEANINGS`."""
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    """Guidance applies from one fraction of the steps to the other; steps outside evaluate one branch."""
 
     def __post_init__(self) -> None:
         """Check every field and convert the numbers of other libraries to plain ones.
@@ -105,6 +110,16 @@ class Settings:
         fewest = _FEWEST_FRAMES[self.mode]
         if self.frames < fewest:
             raise UsageError(f"frames must be at least {fewest} to {self.mode}, but {self.frames} was given")
+        if self.guidance_start >= self.guidance_end:
+            raise UsageError(
+                f"guidance_start must be less than guidance_end, but {self.guidance_start:g} and "
+                f"{self.guidance_end:g} were given; use cfg 1 for no guidance"
+            )
+        if self.eta and self.sampler in WITHOUT_ETA:
+            raise UsageError(
+                f"eta must be 0 with sampler {self.sampler}, which adds no noise, but {self.eta:g} was given; use 0, "
+                "or sampler ddim or dpmpp_2m_sde"
+            )
 
 
 def default_size(variant: Variant, picture_size: tuple[int, int] | None) -> tuple[int, int]:
@@ -142,6 +157,8 @@ def make_settings(
 ) -> Settings:
     """Settings for ``variant``: the given values, and the variant's presets for those that are None or absent.
 
+    eta is 0 by default with a sampler that adds no noise.
+
     ``picture_size`` is (width, height) in pixels. Raises UsageError if there is no setting of a name, if both fs and
     motion are given, if the variant was not trained for the mode, or if a value is of the wrong type or out of range.
     """
@@ -167,6 +184,8 @@ def make_settings(
         if name in names
     }
     values.update({name: value for name, value in given.items() if value is not None})
+    if given.get("eta") is None and values["sampler"] in WITHOUT_ETA:
+        values["eta"] = 0.0
     return Settings(mode=mode, **values)
 
 

@@ -95,6 +95,7 @@ class DynamiCrafterSampler(io.ComfyNode):
             {name: branches[name] for name in guidance.branches},
             guidance,
             latent["samples"],
+            guided=(chosen.guidance_start, chosen.guidance_end),
             steps=chosen.steps,
             sampler=chosen.sampler,
             spacing=chosen.spacing,

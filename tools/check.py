@@ -43,6 +43,7 @@ SLOW = (
     "tests/dynamicrafter/test_memory.py",
     "tests/dynamicrafter/test_pictures.py",
     "tests/dynamicrafter/test_pipeline.py",
+    "tests/dynamicrafter/test_solvers.py",
     "tests/dynamicrafter/test_start_up.py",
     "tests/dynamicrafter/test_typing.py",
     "tests/dynamicrafter/test_video.py",

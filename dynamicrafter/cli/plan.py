@@ -8,6 +8,7 @@ from typing import Any
 
 from ..api import ModelFiles, pick_device, pick_dtype, variant_of
 from ..forecast import memory_of, speed_of
+from ..parameters import PARAMETERS
 from ..settings import settings_to_json
 from ..shots import Means, Shot, batches
 from .streams import Streams
@@ -88,7 +89,8 @@ def _brief(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iter
     for clip in clips:
         chosen = clip["settings"]
         size = size_text(chosen["width"], chosen["height"], clip["frames"], chosen["fps"])
-        sampled = f"{chosen['steps']} steps, seed {chosen['seed']}"
+        solver = "" if chosen["sampler"] == PARAMETERS["sampler"].default else f" of {chosen['sampler']}"
+        sampled = f"{chosen['steps']} steps{solver}, seed {chosen['seed']}"
         yield f"{clip['output']}: {size}, {sampled}, from {' and '.join(clip['pictures'])}"
     yield f"model: {model['variant']}, from {', '.join(model['files'])}"
 

@@ -8,8 +8,21 @@ from typing import Literal
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing", "linspace"]
 
-SAMPLER_MEANINGS: dict[str, str] = {"ddim": "DDIM, as released"}
+SAMPLER_MEANINGS: dict[str, str] = {
+    "ddim": "DDIM, as released",
+    "euler": "first order, no added noise",
+    "heun": "second order, no added noise, two evaluations a step",
+    "dpmpp_2m": "DPM-Solver++, second order, no added noise",
+    "dpmpp_2m_sde": "DPM-Solver++, second order, with added noise",
+    "unipc": "predictor and corrector, no added noise",
+}
 """Name and short description of every sampler; :mod:`.samplers` has the functions."""
+
+WITHOUT_ETA = frozenset({"euler", "heun", "dpmpp_2m", "unipc"})
+"""Samplers that add no noise, so that eta must be 0."""
+
+SECOND_EVALUATION = frozenset({"heun"})
+"""Samplers that evaluate the denoiser a second time in each step but the last, at the timestep of the next one."""
 
 
 @dataclass(frozen=True)

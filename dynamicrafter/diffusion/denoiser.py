@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .guidance import Branch, Guidance
-from .schedule import Schedule
+from .guidance import Branch, Guidance, NoGuidance, guided_steps
+from .schedule import Plan, Schedule
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,21 @@ def make_denoiser(evaluate: Evaluate, schedule: Schedule, guidance: Guidance) ->
         return translate(guidance.combine(evaluate(x, timestep, guidance.branches)), x, schedule, timestep)
 
     return denoise
+
+
+def limit_guidance(evaluate: Evaluate, plan: Plan, start: float, end: float) -> DenoiseWrapper:
+    """Keep guidance to an interval of the plan's steps (arXiv 2404.07724); all other steps evaluate one branch.
+
+    ``start`` and ``end`` are fractions of the steps from the first to the last; 0 and 1 change nothing.
+    """
+    descending = plan.timesteps[::-1]
+    guided = {descending[index] for index in guided_steps(len(descending), start, end)}
+    plain = make_denoiser(evaluate, plan.schedule, NoGuidance())
+
+    def wrap(denoise: Denoise) -> Denoise:
+        return lambda x, timestep: (denoise if timestep in guided else plain)(x, timestep)
+
+    return wrap
 
 
 def translate(output: Tensor, x: Tensor, schedule: Schedule, timestep: int) -> Estimate:

@@ -79,6 +79,11 @@ def make_guidance(cfg: float, image_cfg: float | None, guidance_rescale: float) 
     return NoGuidance() if cfg == 1 else TextGuidance(cfg, guidance_rescale)
 
 
+def guided_steps(steps: int, start: float, end: float) -> range:
+    """The indices of the steps with guidance, from fractions of all ``steps`` that are rounded to whole steps."""
+    return range(round(start * steps), round(end * steps))
+
+
 def _rescaled(guided: Tensor, full: Tensor, amount: float) -> Tensor:
     """``guided`` with its standard deviation pulled towards that of ``full`` (arXiv 2305.08891, section 3.4)."""
     if amount == 0:

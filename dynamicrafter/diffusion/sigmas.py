@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import Prediction
-from .schedule import TRAIN_STEPS, Schedule
+from .schedule import Schedule
 
 _TOP_RATIO = 4.0
 """Minimum ratio of the finite stand-in for the infinite sigma of pure noise to the sigma below it.
@@ -97,12 +97,22 @@ class Sigmas:
         return signal, ratio * signal, scale
 
 
+def rescale_of(schedule: Schedule) -> Tensor:
+    """The dynamic rescale of every timestep, float64 ``[1000]``; 1 if the schedule has none."""
+    abar = schedule.alphas_cumprod.double()
+    return torch.ones_like(abar) if schedule.scale is None else schedule.scale[: len(abar)].double()
+
+
+def exact_sigmas(schedule: Schedule) -> Tensor:
+    """sigma' of every timestep, float64 ``[1000]``; infinite where there is no signal."""
+    abar = schedule.alphas_cumprod.double()
+    return (1 - abar).sqrt() / (abar.sqrt() * rescale_of(schedule))
+
+
 def make_sigmas(schedule: Schedule) -> Sigmas:
     """The noise levels of a schedule."""
-    abar = schedule.alphas_cumprod.double()
-    scale = torch.ones_like(abar) if schedule.scale is None else schedule.scale[:TRAIN_STEPS].double()
-    sigmas = (1 - abar).sqrt() / (abar.sqrt() * scale)
-    pure_noise = bool(abar[-1] == 0)
+    sigmas, scale = exact_sigmas(schedule), rescale_of(schedule)
+    pure_noise = bool(sigmas[-1].isinf())
     if pure_noise:
         sigmas[-1] = 2 ** (_TOP_RATIO * sigmas[-2]).log2().ceil()
     return Sigmas(schedule.prediction, pure_noise, sigmas.float(), sigmas.log().float(), scale.float())

@@ -1,4 +1,4 @@
-"""The exact sampler on the host-managed network: the host evaluates the network, our DDIM does the steps."""
+"""The exact sampler on the host-managed network: the host evaluates the network, our samplers do the steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...dynamicrafter.diffusion.config import Spacing
-from ...dynamicrafter.diffusion.denoiser import make_denoiser
+from ...dynamicrafter.diffusion.denoiser import limit_guidance, make_denoiser
 from ...dynamicrafter.diffusion.guidance import Branch, Guidance
 from ...dynamicrafter.diffusion.samplers import SAMPLERS, Step
 from ...dynamicrafter.diffusion.schedule import make_plan, make_schedule
@@ -67,7 +67,7 @@ class _Evaluations:
 
 
 class _ExactSampler(comfy.samplers.Sampler):
-    """Our DDIM instead of one of the host's samplers."""
+    """One of our samplers instead of one of the host's."""
 
     def __init__(self, run: Callable[[_Guider, dict[str, Any], Tensor], Tensor]) -> None:
         self.run = run
@@ -97,6 +97,7 @@ def sample_exactly(
     guidance: Guidance,
     latent: Tensor,
     *,
+    guided: tuple[float, float] = (0.0, 1.0),
     steps: int,
     sampler: str,
     spacing: Spacing,
@@ -105,6 +106,7 @@ def sample_exactly(
 ) -> Tensor:
     """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the same as the command line's.
 
+    ``guided`` are the fractions of the steps between which guidance applies.
     They are where the host's own samplers leave theirs, see :func:`~.run.intermediate`.
 
     Raises ValueError for a latent of another kind of model and for conditioning without an image; RuntimeError with
@@ -131,7 +133,8 @@ def sample_exactly(
         return torch.randn((latent.shape[1], frames, *latent.shape[2:]), generator=generator)
 
     def run(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
-        denoise = make_denoiser(_Evaluations(guider, model_options), schedule, guidance)
+        evaluate = _Evaluations(guider, model_options)
+        denoise = limit_guidance(evaluate, plan, *guided)(make_denoiser(evaluate, schedule, guidance))
         progress = Progress(len(plan.timesteps))
         previewer = get_previewer(noise.device, model.model.latent_format)
         preview = PlayedPreview(progress, previewer, variant.preset.fps)

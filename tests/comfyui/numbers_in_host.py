@@ -24,6 +24,14 @@ from probed_host import error, load_pack
 from torch import Tensor
 
 FEW_STEPS = (5, 10, 25, 50)
+MODES = ("animate", "interpolate", "loop")
+EXTRAS: dict[str, dict[str, Any]] = {
+    "heun": {"sampler": "heun"},
+    "unipc": {"sampler": "unipc"},
+    "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
+    "interval": {"guidance_start": 0.4, "guidance_end": 0.7},
+}
+"""Choices that the node and the package must take alike."""
 SETTINGS = {"frames": 4, "steps": 3, "seed": 5, "cfg": 3.0}
 
 
@@ -54,7 +62,7 @@ class Numbers:
 
     def clips(self) -> None:
         """Clips of the graph against those of the package and of the original."""
-        for mode in ("animate", "interpolate", "loop", "two scales", "no guidance"):
+        for mode in (*MODES, "two scales", "no guidance", *EXTRAS):
             self.measure(f"command {mode}", self.like_the_package, mode)
         for sidecar in sorted((self.repository / "tests" / "parity" / "golden").glob("e2e_*.json")):
             if sidecar.stem not in ("e2e_clip", "e2e_parts"):
@@ -171,9 +179,9 @@ class Numbers:
         opened = [
             self.pack("dynamicrafter.media.pictures").as_picture(picture).pixels / 255 for picture in pictures
         ]
-        kind = mode if mode in ("interpolate", "loop") else "animate"
+        kind = mode if mode in MODES else "animate"
         settings = {**SETTINGS, "cfg": 1.0} if mode == "no guidance" else SETTINGS
-        scale = {"image_cfg": 1.5} if mode == "two scales" else {}
+        scale = {"image_cfg": 1.5} if mode == "two scales" else EXTRAS.get(mode, {})
 
         steps: list[Any] = []
         model = api.load(path, device="cpu")
@@ -188,9 +196,10 @@ class Numbers:
             parts, kind, opened, prompt=words, negative_prompt="fog", frames=settings["frames"]
         )
         positive, negative, image_only, latent = made
-        chosen = {name: settings[name] for name in ("steps", "seed", "cfg")}
-        extra = {"image_only": image_only, **scale} if scale else {}
-        sampled = sampler.execute(parts.model, positive, negative, latent, eta=1.0, **chosen, **extra)[0]
+        chosen = {**{name: settings[name] for name in ("steps", "seed", "cfg")}, **scale}
+        if mode == "two scales":
+            chosen["image_only"] = image_only
+        sampled = sampler.execute(parts.model, positive, negative, latent, **chosen)[0]
         decode = self.pack("nodes.decode").DynamiCrafterVAEDecode
         frames = decode.execute(parts.vae, sampled)[0]
         kept = theirs[:-1] if kind == "loop" else theirs

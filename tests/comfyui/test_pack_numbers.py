@@ -61,7 +61,11 @@ class TestCoreSamplers:
 
 
 class TestSameClip:
-    @pytest.mark.parametrize("mode", ["animate", "interpolate", "loop", "two scales", "no guidance"])
+    @pytest.mark.parametrize(
+        "mode",
+        ["animate", "interpolate", "loop", "two scales", "no guidance"]
+        + ["heun", "unipc", "dpmpp_2m_sde", "interval"],
+    )
     def test_the_graph_makes_what_the_package_makes(self, measured: Measured, mode: str) -> None:
         found = measured("clips", f"command {mode}")
         assert found["latents"] < 1e-4

@@ -157,6 +157,7 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         *("--size", "64x128", "--fit", "pad", "--steps", "3", "--cfg", "3.5", "--image-cfg", "2.5"),
         *("--eta", "0.5", "--guidance-rescale", "0.25", "--spacing", "uniform", "--sampler", "ddim"),
         *("--noise-device", "device", "--fps", "12", "--batch", "2"),
+        *("--guidance-start", "0.4", "--guidance-end", "0.9"),
     )
     assert ran.code == 0, ran.out
     assert ran.json["clips"][0]["settings"] == {
@@ -178,6 +179,8 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         "negative": "blur",
         "noise_device": "device",
         "sampler": "ddim",
+        "guidance_start": 0.4,
+        "guidance_end": 0.9,
     }
 
 
@@ -372,6 +375,26 @@ def test_no_bars_where_nobody_looks(run: Run, pictures: dict[str, Path]) -> None
 
 
 # Before it starts
+
+
+def test_a_dry_run_names_a_sampler_that_is_not_the_released_one(
+    run: Run, pictures: dict[str, Path], random_weights: Path
+) -> None:
+    ran = run(
+        *("animate", pictures["wide"], "--model", random_weights, "--dry-run"),
+        *("--sampler", "heun", "--steps", "4", "--seed", "2"),
+    )
+    assert "at 8 fps, 4 steps of heun, seed 2, from" in ran.out
+
+
+def test_a_sampler_without_noise_needs_no_eta_and_rejects_one(
+    run: Run, pictures: dict[str, Path], random_weights: Path
+) -> None:
+    words = "animate", pictures["wide"], "--model", random_weights, "--dry-run", "--sampler", "dpmpp_2m"
+    assert run(*words).code == 0
+    ran = run(*words, "--eta", "1")
+    assert ran.code == 2
+    assert "eta must be 0 with sampler dpmpp_2m, which adds no noise, but 1 was given; use 0, or" in ran.err
 
 
 def test_a_dry_run_says_what_would_be_made_and_loads_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,9 @@ from networks import calls_of, conditioning, normal, relative_difference, tiny_u
 from torch import Tensor
 
 from dynamicrafter.diffusion.config import DiffusionConfig
-from dynamicrafter.diffusion.denoiser import Denoise, make_denoiser, translate
-from dynamicrafter.diffusion.guidance import Guidance, NoGuidance, TextGuidance, TextImageGuidance
-from dynamicrafter.diffusion.schedule import Schedule, make_schedule
+from dynamicrafter.diffusion.denoiser import Denoise, limit_guidance, make_denoiser, translate
+from dynamicrafter.diffusion.guidance import Branch, Guidance, NoGuidance, TextGuidance, TextImageGuidance
+from dynamicrafter.diffusion.schedule import Schedule, make_plan, make_schedule
 from dynamicrafter.model import memory
 from dynamicrafter.model.conditioning import Conditioning
 from dynamicrafter.model.protocols import Context, Network
@@ -206,3 +207,43 @@ def clip_of(conditions: Conditioning, part: slice) -> Conditioning:
         conditions.concat[part],
         conditions.fs[part],
     )
+
+
+class Counting:
+    """Evaluations of made-up branches, whose outputs differ, in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, tuple[Branch, ...]]] = []
+
+    def __call__(self, x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
+        self.asked.append((timestep, tuple(branches)))
+        return [x * (1 + len(branch)) for branch in branches]
+
+
+PLAN = make_plan(VELOCITY, "uniform_trailing", 10, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "guided"),
+    [
+        (0.0, 1.0, range(10)),
+        (0.2, 0.5, range(2, 5)),
+        (0.0, 0.3, range(3)),
+        (0.64, 1.0, range(6, 10)),
+        (0.01, 0.04, ()),
+    ],
+)
+def test_steps_outside_the_interval_evaluate_the_full_branch_alone(
+    start: float, end: float, guided: Sequence[int]
+) -> None:
+    evaluate, guidance = Counting(), TextGuidance(3.0, 0.7)
+    everywhere = make_denoiser(evaluate, VELOCITY, guidance)
+    nowhere = make_denoiser(evaluate, VELOCITY, NoGuidance())
+    limited = limit_guidance(evaluate, PLAN, start, end)(everywhere)
+    x = normal(*SHAPE)
+    for index, timestep in enumerate(PLAN.timesteps[::-1]):
+        made, expected = (run(x, timestep) for run in (limited, everywhere if index in guided else nowhere))
+        assert evaluate.asked[-2] == evaluate.asked[-1]
+        assert evaluate.asked[-1] == (timestep, guidance.branches if index in guided else ("full",))
+        assert torch.equal(made.x0, expected.x0)
+        assert torch.equal(made.noise, expected.noise)

@@ -91,6 +91,12 @@ def test_a_clip_like_the_last_one_takes_as_long(folder: Path, monkeypatch: pytes
     assert speed.seconds([replace(ONE, steps=2 * ONE.steps)]) == pytest.approx(3 + 40 + 4)
     assert speed.seconds([replace(ONE, cfg=1.0)]) == pytest.approx(3 + 10 + 4)
     assert speed.seconds([replace(ONE, image_cfg=1.5)]) == pytest.approx(3 + 30 + 4)
+    # Heun evaluates the network a second time in every step but the last.
+    second = 20 * (2 * ONE.steps - 1) / ONE.steps
+    assert speed.seconds([replace(ONE, eta=0, sampler="heun")]) == pytest.approx(3 + second + 4)
+    assert speed.seconds([replace(ONE, eta=0, sampler="unipc")]) == pytest.approx(27.0)
+    # Half of the steps evaluate one branch instead of two.
+    assert speed.seconds([replace(ONE, guidance_start=0.5)]) == pytest.approx(3 + 15 + 4)
     assert speed.seconds([replace(ONE, width=128, frames=8)]) == pytest.approx(27.0)
     for other in ((V512, CPU, torch.float32), (SMALL, CPU, torch.bfloat16)):
         assert speed_of(*other) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,40 @@ def test_wrappers_go_around_the_network_and_the_denoiser(model: Model) -> None:
     # Both branches of a small clip are one evaluation.
     assert seen == ["denoise", "outer", "inner"] * 2
     assert torch.equal(wrapped, run())
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("ddim", "1221"), ("heun", "1442")])
+def test_guidance_in_an_interval_takes_one_evaluation_in_all_other_steps(
+    model: Model, sampler: str, calls: str
+) -> None:
+    """By timestep; the second evaluation of Heun's steps is at the timestep of the next one."""
+    chosen = settings(sampler=sampler, steps=4, cfg=3.0, guidance_start=0.25, guidance_end=0.75)
+    seen: list[int] = []
+
+    def counted(network: Network) -> Network:
+        def call(x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+            seen.append(int(timesteps[0]))
+            return network(x, timesteps, context, fs)
+
+        return call
+
+    def run(chosen: Settings) -> Tensor:
+        generators = make_generators(model, [chosen])
+        conditioning = encode(model, KeyPictures(picture(0)), [chosen], generators)
+        return sample(model, conditioning, chosen, generators, network_wrappers=[counted])
+
+    limited = run(chosen)
+    assert "".join(str(len(list(same))) for _, same in itertools.groupby(seen)) == calls
+    everywhere = run(replace(chosen, guidance_start=0.0, guidance_end=1.0))
+    assert not torch.equal(limited, everywhere)
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_MEANINGS)
+def test_every_sampler_makes_the_same_clip_of_a_seed_again(model: Model, sampler: str) -> None:
+    chosen = [settings(sampler=sampler, steps=3, seed=seed) for seed in (5, 5, 6)]
+    clips = [generate(model, KeyPictures(picture(0)), [one]) for one in chosen]
+    assert torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
 
 
 def test_a_sampler_added_to_the_table_is_one_to_choose(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynamicrafter.diffusion.config import SAMPLER_MEANINGS, WITHOUT_ETA
 from dynamicrafter.errors import UsageError
 from dynamicrafter.model.variants import (
     SMALL,
@@ -180,8 +181,18 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
         ({"eta": "1"}, r"eta must be a number from 0 to 1, but '1' was given"),
         ({"guidance_rescale": -0.1}, r"guidance_rescale must be 0 to 1, but -0\.1 was given"),
         ({"guidance_rescale": 1.1}, r"guidance_rescale must be 0 to 1, but 1\.1 was given"),
+        ({"guidance_start": 1.1}, r"guidance_start must be 0 to 1, but 1\.1 was given"),
+        ({"guidance_end": -0.1}, r"guidance_end must be 0 to 1, but -0\.1 was given"),
+        (
+            {"guidance_start": 0.5, "guidance_end": 0.5},
+            r"guidance_start must be less than guidance_end, but 0\.5 and 0\.5 were given; use cfg 1 for no guidance",
+        ),
         ({"spacing": "quad"}, r"must be one of uniform, uniform_trailing, linspace, but 'quad' was given"),
-        ({"sampler": "euler"}, r"sampler must be one of ddim, but 'euler' was given"),
+        ({"sampler": "lms"}, r"sampler must be one of ddim, euler, heun, .*, but 'lms' was given"),
+        (
+            {"sampler": "unipc", "eta": 0.5},
+            r"eta must be 0 with sampler unipc, which adds no noise, but 0\.5 was given; use 0, or sampler ddim or",
+        ),
         ({"fit": "tile"}, r"fit must be one of crop, pad, stretch, but 'tile' was given"),
         ({"noise_device": "cuda"}, r"noise_device must be one of cpu, device, but 'cuda' was given"),
         ({"prompt": 7}, r"prompt must be a string, but 7 was given"),
@@ -202,6 +213,16 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
 def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(GOOD, **changes)
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_MEANINGS)
+def test_eta_is_the_models_default_where_it_means_something_and_else_zero(sampler: str) -> None:
+    none = sampler in WITHOUT_ETA
+    assert make_settings(V512, "animate", sampler=sampler).eta == (0 if none else V512.preset.eta)
+    assert make_settings(V512, "animate", sampler=sampler, eta=0).eta == 0
+    if none:
+        with pytest.raises(UsageError, match=f"eta must be 0 with sampler {sampler}, .* but 1 was given"):
+            make_settings(V512, "animate", sampler=sampler, eta=1)
 
 
 @pytest.mark.parametrize(
