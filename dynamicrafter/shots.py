@@ -18,7 +18,7 @@ from .forecast import Stopwatch
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
-from .pipeline import Model, Stage, may_share_a_batch
+from .pipeline import Model, Stage, TorchModel, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings
 from .weights.fill import single_thread
@@ -70,6 +70,13 @@ class Made:
     """Time of its batch, from reading the images to the frames."""
 
 
+def load_with(
+    means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None
+) -> TorchModel:
+    """Load a model to be run by ``means``; ``progress`` and errors as in :func:`~dynamicrafter.api.load`."""
+    return load(files, device=means.device, dtype=means.dtype, progress=progress)
+
+
 def make(
     shots: Sequence[Shot],
     files: ModelFiles,
@@ -91,12 +98,7 @@ def make(
         if progress is not None:
             progress(title, work, done, total)
 
-    model = load(
-        files,
-        device=means.device,
-        dtype=means.dtype,
-        progress=lambda done, total: shown(files.asked, "load", done, total),
-    )
+    model = load_with(means, files, lambda done, total: shown(files.asked, "load", done, total))
     # Before the first clip, so that interrupting a long hash does not lose one.
     known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
     for batch in batches(shots, means.batch):

@@ -32,7 +32,7 @@ def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> 
     files = model_files(given)
     pick_device(given.device)
     variant = variant_of(files)
-    means = Means(given.device, given.dtype, given.batch)
+    means = means_of(given)
     sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
     # Read as named, because a Path is not the same for the empty name and for a URL.
     sizes = [read_picture(source).size for source in sources]
@@ -131,6 +131,11 @@ def model_files(given: Namespace) -> ModelFiles:
         image_encoder=given.image_encoder,
     )
     return replace(files, loras=tuple(Lora(path, strength) for path, strength in given.lora or ()))
+
+
+def means_of(given: Namespace) -> Means:
+    """How the clips are computed according to the arguments."""
+    return Means(given.device, given.dtype, given.batch)
 
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
