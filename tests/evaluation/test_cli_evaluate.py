@@ -248,7 +248,7 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it has begun")
 
-    for name in ("load_learned", "load", "read_frames", "write_rows", "write_clip"):
+    for name in ("load_learned", "load_with", "read_frames", "write_rows", "write_clip"):
         monkeypatch.setattr(f"dynamicrafter.cli.measuring.{name}", never)
 
 
