@@ -13,7 +13,7 @@ from ..api import Lora, ModelFiles, find_model, notes_on, pick_device, variant_o
 from ..media.pictures import read_picture
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
-from ..settings import Settings, make_settings, settings_to_json
+from ..settings import Settings, clip_length, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
 from .plan import plan_of
 from .progress import Bars
@@ -105,15 +105,15 @@ def make_and_print(
 
 
 def _result(made: Made, output: str) -> dict[str, Any]:
-    frames, height, width = made.clip.frames.shape[:3]
+    chosen = made.shot.settings
     return {
         "output": output,
-        "frames": frames,
-        "width": width,
-        "height": height,
-        "fps": made.shot.settings.fps,
+        "frames": clip_length(chosen),
+        "width": chosen.width,
+        "height": chosen.height,
+        "fps": chosen.fps,
         "seconds": made.seconds,
-        "settings": settings_to_json(made.shot.settings),
+        "settings": settings_to_json(chosen),
     }
 
 

@@ -237,10 +237,10 @@ def _made(
         for batch in batches([shot for _, shot in jobs], means.batch):
             finished = render_batch(model, batch, bars.clip)
             bars.close()
-            for made in finished:
-                item, settings, frames = next(items), made.shot.settings, made.clip.frames
-                if made.shot.target:
-                    path = write_clip(frames, made.shot.target, settings.fps, clip_metadata(settings))
+            for shot, clip in zip(batch, finished, strict=True):
+                item, settings, frames = next(items), shot.settings, clip.frames
+                if shot.target:
+                    path = write_clip(frames, shot.target, settings.fps, clip_metadata(settings))
                     written.append(str(path))
                 end = item.end if settings.mode == "interpolate" else None
                 asked = Asked(item.prompt, item.picture, end, settings.fit)

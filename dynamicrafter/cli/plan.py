@@ -8,7 +8,7 @@ from typing import Any
 
 from ..api import ModelFiles, pick_device, pick_dtype, variant_of
 from ..forecast import memory_of, speed_of
-from ..settings import settings_to_json
+from ..settings import clip_length, settings_to_json
 from ..shots import Means, Shot, batches
 from .streams import STANDARD
 
@@ -68,7 +68,7 @@ def _clips(shots: Sequence[Shot], piped: bool) -> list[dict[str, Any]]:
         {
             "output": STANDARD if piped else shot.target,
             "pictures": [str(picture) for picture in shot.pictures],
-            "frames": shot.settings.frames - (shot.settings.mode == "loop"),
+            "frames": clip_length(shot.settings),
             "settings": settings_to_json(shot.settings),
         }
         for shot in shots
