@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,7 +20,7 @@ from .media.video import write_clip
 from .model.configs import TEXT_TOKENS
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.variants import SMALL, TINY, Mode, Variant
-from .pipeline import KeyPictures, Model, Progress, TorchModel, generate
+from .pipeline import KeyPictures, Model, Progress, TorchModel, generate_each
 from .settings import Choices, Settings, clip_metadata, make_settings, unusual_fs
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
@@ -283,6 +283,24 @@ def render_each(
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
+    clips = stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)
+    return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
+
+
+def stream_each(
+    model: Model,
+    settings: Sequence[Settings],
+    firsts: Sequence[PictureLike],
+    lasts: Sequence[PictureLike] | None,
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+) -> Iterator[Iterator[Tensor]]:
+    """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
+
+    A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
+    before the next clip is requested.
+    """
     _require_loaded(model)
     if not firsts:
         raise UsageError("there is no image to generate a clip from; pass at least one")
@@ -300,8 +318,7 @@ def render_each(
             f"images were given"
         )
     pictures = KeyPictures(_fitted(firsts, common), None if lasts is None else _fitted(lasts, common))
-    made = generate(model, pictures, settings, progress, callback)
-    return [Clip(frames, chosen) for frames, chosen in zip(made, settings, strict=True)]
+    return generate_each(model, pictures, settings, progress, callback)
 
 
 def animate(

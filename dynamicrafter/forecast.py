@@ -130,8 +130,7 @@ def evaluations(one: Settings) -> int:
     guided = guided_steps(one.steps, one.guidance_start, one.guidance_end)
     # The second evaluation of a step is at the timestep of the next one, with the guidance of that.
     return _cells(one) * sum(
-        (2 if index and one.sampler in SECOND_EVALUATION else 1)
-        * (_branches(one) if index in guided else 1)
+        (2 if index and one.sampler in SECOND_EVALUATION else 1) * (_branches(one) if index in guided else 1)
         for index in range(one.steps)
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,7 +33,7 @@ from .model.protocols import (
 from .model.resampler import Resampler
 from .model.unet import VideoUNet
 from .model.variants import Variant
-from .settings import Settings
+from .settings import Settings, clip_length
 
 Stage = Literal["encode", "sample", "decode"]
 Progress = Callable[[Stage, int, int], None]
@@ -211,24 +211,46 @@ def decode(
     ``pictures`` are for decoders that use them. ``callback`` is called with the frames done and their total, and may
     raise. Raises DynamiCrafterError if the frames are not finite, which would make them black.
     """
+    clips = decode_each(model, latents, pictures, callback)
+    return torch.stack([torch.cat(list(parts)).transpose(0, 1) for parts in clips])
+
+
+def decode_each(
+    model: Model,
+    latents: Tensor,
+    pictures: KeyPictures | None = None,
+    callback: Callable[[int, int], None] | None = None,
+) -> Iterator[Iterator[Tensor]]:
+    """:func:`decode` as it goes: for each clip, an iterator over its frames ``[n, 3, H, W]``, to be read in order."""
     batch, _, frames = latents.shape[:3]
-    latents = latents.to(model.device, model.dtype)
-    decoded: list[Tensor] = []
     for clip in range(batch):
         shown = None
         if pictures is not None:
             last = pictures.first if pictures.last is None else pictures.last
-            shown = torch.stack([pictures.first[clip], last[clip]]).to(model.device, model.dtype)
-        made: list[Tensor] = []
-        done = clip * frames
-        for part in model.vae.frames(rearrange(latents[clip], "c t h w -> t c h w"), shown):
-            made.append(part.float().cpu())
-            done += len(part)
-            if callback is not None:
-                callback(done, batch * frames)
-        decoded.append(torch.cat(made))
-        _require_finite(model, "autoencoder", decoded[-1])
-    return rearrange(torch.stack(decoded), "b t c h w -> b c t h w")
+            shown = torch.stack([pictures.first[clip], last[clip]])
+        yield _decode_clip(model, latents[clip], shown, clip * frames, batch * frames, callback)
+
+
+@torch.inference_mode()
+def _decode_clip(
+    model: Model,
+    latents: Tensor,
+    shown: Tensor | None,
+    done: int,
+    total: int,
+    callback: Callable[[int, int], None] | None,
+) -> Iterator[Tensor]:
+    """Frames of latents ``[4, t, h, w]``; ``done`` of the ``total`` frames are those of the clips before."""
+    latents = rearrange(latents, "c t h w -> t c h w").to(model.device, model.dtype)
+    if shown is not None:
+        shown = shown.to(model.device, model.dtype)
+    for part in model.vae.frames(latents, shown):
+        frames = part.float().cpu()
+        _require_finite(model, "autoencoder", frames)
+        done += len(frames)
+        if callback is not None:
+            callback(done, total)
+        yield frames
 
 
 def to_frames(video: Tensor) -> Tensor:
@@ -248,6 +270,22 @@ def generate(
 
     The last frame of a loop, which repeats the first, is dropped so that it loops without a pause. Raises UsageError
     for settings that cannot share a batch.
+    """
+    clips = generate_each(model, pictures, settings, progress, callback)
+    return torch.stack([torch.cat(list(parts)) for parts in clips])
+
+
+def generate_each(
+    model: Model,
+    pictures: KeyPictures,
+    settings: Sequence[Settings],
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+) -> Iterator[Iterator[Tensor]]:
+    """:func:`generate` as it goes: for each clip, an iterator over its frames, uint8 ``[n, H, W, 3]``.
+
+    The latents of all clips are sampled when the first iterator is requested. A clip's frames are decoded while they
+    are read, and must be read before the next clip is requested.
     """
     common = settings[0]
     if not all(may_share_a_batch(common, each) for each in settings):
@@ -271,9 +309,17 @@ def generate(
     report("encode", 1, 1)
     report("sample", 0, common.steps)
     latents = sample(model, conditioning, common, generators, stepped)
-    video = decode(model, latents, pictures, lambda done, total: report("decode", done, total))
-    frames = to_frames(video)
-    return frames[:, :-1] if common.mode == "loop" else frames
+    for parts in decode_each(model, latents, pictures, lambda done, total: report("decode", done, total)):
+        yield _in_8_bits(parts, clip_length(common))
+
+
+def _in_8_bits(parts: Iterator[Tensor], length: int) -> Iterator[Tensor]:
+    """The first ``length`` frames; all are decoded, because decoders may need that to finish."""
+    for part in parts:
+        frames = to_frames(part.transpose(0, 1)[None])[0, :length]
+        length -= len(frames)
+        if len(frames):
+            yield frames
 
 
 def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:

@@ -122,6 +122,11 @@ class Settings:
             )
 
 
+def clip_length(settings: Settings) -> int:
+    """Number of frames of the finished clip; a loop is without its last one, which repeats the first."""
+    return settings.frames - (settings.mode == "loop")
+
+
 def default_size(variant: Variant, picture_size: tuple[int, int] | None) -> tuple[int, int]:
     """(width, height) of the variant, swapped if the image (width, height) is taller than wide."""
     width, height = variant.preset.width, variant.preset.height

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
-from .api import Clip, ModelFiles, load, notes_on, render_each, variant_of
+from .api import Clip, ModelFiles, load, notes_on, stream_each, variant_of
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch
 from .forms import to_json
 from .media.pictures import read_picture
-from .media.video import check_clip_path, write_clip
-from .pipeline import Model, Stage, may_share_a_batch
+from .media.video import FrameStream, check_clip_path, write_clip
+from .pipeline import Model, Stage, TorchModel, may_share_a_batch
 from .records import Record, know_model, know_pictures
-from .settings import Settings
+from .settings import Settings, clip_length
 from .weights.fill import single_thread
 
 Work = Stage | Literal["load", "hash"]
@@ -62,12 +63,18 @@ class Shot:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip."""
+    """A clip that was generated and written."""
 
     shot: Shot
-    clip: Clip
     seconds: float
-    """Time of its batch, from reading the images to the frames."""
+    """Time from reading the images of its batch until the clip was written."""
+
+
+def load_with(
+    means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None
+) -> TorchModel:
+    """Load a model to be run by ``means``; ``progress`` and errors as in :func:`~dynamicrafter.api.load`."""
+    return load(files, device=means.device, dtype=means.dtype, progress=progress)
 
 
 def make(
@@ -77,7 +84,7 @@ def make(
     progress: ShotProgress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[Made]:
-    """Generate all clips and write each to its target, with a record of how it was made, when its batch is finished.
+    """Generate all clips and write each to its target, with a record of how it was made, while its frames are decoded.
 
     ``note`` is called with warnings, before the weights are loaded. Raises what loading, rendering and writing raise.
     """
@@ -91,22 +98,23 @@ def make(
         if progress is not None:
             progress(title, work, done, total)
 
-    model = load(
-        files,
-        device=means.device,
-        dtype=means.dtype,
-        progress=lambda done, total: shown(files.asked, "load", done, total),
-    )
+    model = load_with(means, files, lambda done, total: shown(files.asked, "load", done, total))
     # Before the first clip, so that interrupting a long hash does not lose one.
     known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
-        finished = render_batch(model, batch, shown)
-        watch.remember([shot.settings for shot in batch], model.variant, model.device, model.dtype)
-        for made, sources in zip(finished, pictures, strict=True):
-            record = Record(made.shot.settings, sources, known)
-            write_clip(made.clip.frames, made.shot.target, made.shot.settings.fps, to_json(record))
-            yield made
+        started = time.monotonic()
+        clips = stream_batch(model, batch, shown)
+        for shot, sources in zip(batch, pictures, strict=True):
+            with threads_that_pay(model):
+                stream = next(clips)
+                write_clip(
+                    stream, shot.target, shot.settings.fps, to_json(Record(shot.settings, sources, known))
+                )
+            seconds = round(time.monotonic() - started, 3)
+            if shot is batch[-1]:
+                watch.remember([each.settings for each in batch], model.variant, model.device, model.dtype)
+            yield Made(shot, seconds)
 
 
 def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
@@ -120,24 +128,35 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
     yield batch
 
 
-def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Made]:
-    """The clips of one of the :func:`batches`; images are read only now, as hundreds would not fit into memory."""
-    started = time.monotonic()
+def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
+    """The clips of one of the :func:`batches`."""
+    with threads_that_pay(model):
+        clips = stream_batch(model, batch, progress)
+        return [Clip(torch.cat(list(c.parts)), shot.settings) for c, shot in zip(clips, batch, strict=True)]
+
+
+def stream_batch(
+    model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None
+) -> Iterator[FrameStream]:
+    """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
+
+    Images are read only now, as hundreds would not fit into memory.
+    """
     pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
     firsts = [shown[0] for shown in pictures]
     lasts = [shown[1] for shown in pictures] if batch[0].settings.mode == "interpolate" else None
     title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
     shown = progress or _silent
-    with threads_that_pay(model):
-        clips = render_each(
-            model,
-            [shot.settings for shot in batch],
-            firsts,
-            lasts,
-            progress=lambda stage, done, total: shown(title, stage, done, total),
-        )
-    seconds = round(time.monotonic() - started, 3)
-    return [Made(shot, clip, seconds) for shot, clip in zip(batch, clips, strict=True)]
+    clips = stream_each(
+        model,
+        [shot.settings for shot in batch],
+        firsts,
+        lasts,
+        progress=lambda stage, done, total: shown(title, stage, done, total),
+    )
+    for parts, shot in zip(clips, batch, strict=True):
+        chosen = shot.settings
+        yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ BOXES = {
     "jobs": ("jobs", "shots"),
     "toy": ("toy", "training evaluation"),
     "training": ("training", "api"),
-    "evaluation": ("evaluation", "api"),
+    "evaluation": ("evaluation", "shots"),
     "shots": ("shots records forecast", "api"),
     "api": ("api", "pipeline weights media"),
     "weights": ("weights", "networks"),
@@ -31,7 +31,7 @@ BOXES = {
     "settings": ("settings", "parameters"),
     "parameters": ("parameters", "configs"),
     "configs": ("model.variants model.configs diffusion.config", "ground"),
-    "ground": ("atomic bounded_json errors forms hashing toml_text", ""),
+    "ground": ("atomic bounded_json errors forms hashing own_process process_memory toml_text", ""),
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
@@ -45,7 +45,7 @@ ORDER = {
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
-    "evaluation": "motion figures distributions clip_score learned folder measure",
+    "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
 }
 
 LOADED_WITH_TORCH = {"torch", "numpy"}
@@ -251,15 +251,21 @@ def test_every_public_name_has_one_home() -> None:
 
 
 @pytest.mark.parametrize("name", ["subprocess", "multiprocessing"])
-def test_shipped_code_starts_no_process(name: str) -> None:
+def test_shipped_code_imports_nothing_that_starts_programs(name: str) -> None:
     shipped = [ROOT / "__init__.py", *FILES, *(ROOT / "nodes").rglob("*.py")]
     assert not [found for path in shipped for found in imports_of(path, ROOT) if found.name == name]
 
 
-def test_only_the_workers_of_jobs_are_processes() -> None:
-    """PyTorch passes on what the standard library has for it."""
-    having = [path for path in FILES if "torch.multiprocessing" in path.read_text(encoding="utf-8")]
-    assert [module_of(path) for path in having] == ["jobs.workers"]
+def test_only_jobs_and_comparisons_start_processes() -> None:
+    """Through PyTorch, in two modules that neither the nodes nor what they import knows."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (*FILES, *(ROOT / "nodes").rglob("*.py"))}
+    having = {module_of(path) for path, text in texts.items() if "multiprocessing" in text}
+    assert having == {"own_process", "jobs.workers"}
+    users = {found.where.partition(":")[0] for found in OURS if found.name == "own_process"}
+    assert users == {"dynamicrafter/evaluation/comparison.py", "dynamicrafter/cli/comparing.py"}
+    assert {f.where.partition(":")[0] for f in OURS if f.name == "evaluation.comparison"} == {
+        "dynamicrafter/cli/comparing.py"
+    }
 
 
 def test_every_module_is_in_the_table_of_the_docs() -> None:

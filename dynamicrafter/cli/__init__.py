@@ -73,7 +73,7 @@ def _main(words: list[str], written: list[str]) -> int:
     except BaseException as problem:
         if _reader_left(problem):
             raise
-        code, message = _verdict(problem, command, written)
+        code, message = verdict(problem, command, written)
         if debug and code != INTERRUPTED:
             traceback.print_exc()
     if as_json:
@@ -100,6 +100,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import batch
 
         return batch.run(arguments, written)
+    if command == "compare":
+        from . import comparing
+
+        return comparing.run(arguments, written)
     if command == "train":
         from . import learning
 
@@ -136,7 +140,7 @@ def _reader_left(problem: BaseException) -> bool:
     return isinstance(problem, BrokenPipeError)
 
 
-def _verdict(problem: BaseException, command: str, written: list[str]) -> tuple[int, str]:
+def verdict(problem: BaseException, command: str, written: list[str]) -> tuple[int, str]:
     """The exit code and the message for the exception that stopped a command."""
     if isinstance(problem, (KeyboardInterrupt, Cancelled)):
         if command == "download":

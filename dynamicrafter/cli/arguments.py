@@ -143,6 +143,23 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     _batch_options(batch)
 
+    compare = _command(
+        commands,
+        "compare",
+        "generate one clip in two ways and compare them",
+        'compare tiny tiny:dtype=bf16 red_circle.png --prompt "a red circle moves right"',
+        "compare 512 512:steps=10,spacing=linspace boat.png --seed 7 -o steps.mp4",
+    )
+    way = "a model, options of animate or both, such as 512:steps=25,dtype=bf16; without a model, that of --model"
+    compare.add_argument("a", type=_name, metavar="A", help=f"the reference: {way}")
+    compare.add_argument("b", type=_name, metavar="B", help="what is compared with it, likewise")
+    compare.add_argument("first", type=_name, metavar="PICTURE", help=f"image file, {_STDIN}")
+    compare.add_argument(
+        "last", type=_name, nargs="?", metavar="LAST", help="image to end with, for an interpolation"
+    )
+    compare.add_argument("--loop", action="store_true", help="generate a loop")
+    _clip_options(compare, batch=False)
+
     models = _command(
         commands,
         "models",
@@ -313,7 +330,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         toys,
     ):
         _general_options(command)
-    for command in (toy, folder, videos, config, completion, doctor):
+    for command in (compare, toy, folder, videos, config, completion, doctor):
         _general_options(command)
     return parser
 
@@ -417,12 +434,12 @@ def _device_option(group: Any) -> None:
     )
 
 
-def _clip_options(parser: argparse.ArgumentParser) -> None:
+def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
     picture = parser.add_argument_group("what should happen")
     _option(picture, PARAMETERS["prompt"])
     _happening_options(picture, [123], "one or more seeds, one clip each (default: 123)")
     _shape_options(parser)
-    _sampling_options(parser)
+    _sampling_options(parser, batch=batch)
 
     _model_options(parser, _TINY_HELP)
 
@@ -510,12 +527,13 @@ def _shape_options(parser: argparse.ArgumentParser) -> None:
     _options(shape, "shape", without=("width", "height"))
 
 
-def _sampling_options(parser: argparse.ArgumentParser) -> None:
+def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
     quality = parser.add_argument_group("sampling ('dynamicrafter models' lists the models' defaults)")
     _options(quality, "sampling", without=("seed",))
-    quality.add_argument(
-        "--batch", type=int, default=1, help="clips generated at once (default: %(default)s)"
-    )
+    if batch:
+        quality.add_argument(
+            "--batch", type=int, default=1, help="clips generated at once (default: %(default)s)"
+        )
 
 
 _FORMER = {"guidance_rescale": ("--rescale",)}

@@ -13,7 +13,7 @@ from ..api import Lora, ModelFiles, find_model, notes_on, pick_device, variant_o
 from ..media.pictures import read_picture
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
-from ..settings import Settings, make_settings, settings_to_json
+from ..settings import Settings, clip_length, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
 from .plan import plan_of, size_text
 from .progress import Bars
@@ -32,7 +32,7 @@ def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> 
     files = model_files(given)
     pick_device(given.device)
     variant = variant_of(files)
-    means = Means(given.device, given.dtype, given.batch)
+    means = means_of(given)
     sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
     # Read as named, because a Path is not the same for the empty name and for a URL.
     sizes = [read_picture(source).size for source in sources]
@@ -105,15 +105,15 @@ def make_and_print(
 
 
 def _result(made: Made, output: str) -> dict[str, Any]:
-    frames, height, width = made.clip.frames.shape[:3]
+    chosen = made.shot.settings
     return {
         "output": output,
-        "frames": frames,
-        "width": width,
-        "height": height,
-        "fps": made.shot.settings.fps,
+        "frames": clip_length(chosen),
+        "width": chosen.width,
+        "height": chosen.height,
+        "fps": chosen.fps,
         "seconds": made.seconds,
-        "settings": settings_to_json(made.shot.settings),
+        "settings": settings_to_json(chosen),
     }
 
 
@@ -131,6 +131,11 @@ def model_files(given: Namespace) -> ModelFiles:
         image_encoder=given.image_encoder,
     )
     return replace(files, loras=tuple(Lora(path, strength) for path, strength in given.lora or ()))
+
+
+def means_of(given: Namespace) -> Means:
+    """How the clips are computed according to the arguments."""
+    return Means(given.device, given.dtype, given.batch)
 
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:

@@ -12,9 +12,11 @@ from ..weights.catalogue import RELEASES
 from .arguments import make_parser
 
 _BUILT_IN = ("tiny", "random")
+_MODELS = (*_BUILT_IN, *(release.name for release in RELEASES))
 _KNOWN = {
-    "model": (*_BUILT_IN, *(release.name for release in RELEASES)),
-    "names": (*_BUILT_IN, *(release.name for release in RELEASES)),
+    "model": _MODELS,
+    "names": _MODELS,
+    "a": _MODELS,
     "variant": tuple(VARIANTS),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
@@ -56,7 +58,7 @@ def _commands(parser: Any, name: str = "") -> Iterator[_Command]:
                 words.append((choice.dest, expanded(choice)))
                 inner += _commands(action.choices[choice.dest], f"{name} {choice.dest}".strip())
         elif not action.option_strings:
-            arguments = tuple(action.choices or known)
+            arguments += tuple(action.choices or known)
         else:
             words += ((option, expanded(action)) for option in action.option_strings)
             if action.nargs != 0:

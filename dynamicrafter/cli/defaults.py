@@ -25,12 +25,12 @@ FILE_VARIABLE = "DYNAMICRAFTER_CONFIG"
 """The environment variable with the path of the file; others are ``DYNAMICRAFTER_`` and the name of an option."""
 _PREFIX = "DYNAMICRAFTER_"
 
-_ONE_RUN = ("help", "json", "debug", "dry_run", "output", "pictures")
+ONE_RUN = ("help", "json", "debug", "dry_run", "output", "pictures")
 """What belongs to one run and has no default of the user's."""
 _PATHS = ("model", "lora", "text_encoder", "image_encoder")
 """Options in whose values ``~`` is the user's folder, as a shell would have it."""
 
-_REPLACES = {
+REPLACES = {
     "fs": ("motion",),
     "motion": ("fs",),
     "model": ("variant", "lora", "text_encoder", "image_encoder"),
@@ -56,7 +56,7 @@ def with_defaults(arguments: Namespace, words: Sequence[str]) -> Namespace:
     if not defaults:
         return arguments
     parser = make_parser("")
-    for action in _actions(parser, arguments.command):
+    for action in actions_of(parser, arguments.command):
         action.default = argparse.SUPPRESS
     typed = vars(parser.parse_args(words))
     values = _merged({name: default.value for name, default in defaults.items()}, typed)
@@ -67,8 +67,8 @@ def user_defaults() -> dict[str, Default]:
     """The defaults of file and environment by the options' names; raises UsageError for one that is invalid."""
     actions = {
         action.dest: action
-        for action in _actions(make_parser(""), CLIP_COMMANDS[0])
-        if action.dest not in _ONE_RUN
+        for action in actions_of(make_parser(""), CLIP_COMMANDS[0])
+        if action.dest not in ONE_RUN
     }
     place = defaults_file()
     file: dict[str, Default] = {}
@@ -78,19 +78,19 @@ def user_defaults() -> dict[str, Default]:
             near = difflib.get_close_matches(name, actions, n=1)
             advice = f"did you mean {near[0]!r}?" if near else "'dynamicrafter config' lists the options"
             raise UsageError(f"{place} has the unknown option {key!r}; {advice}")
-        file[name] = Default(value, _parsed(actions[name], value, str(place)), str(place))
+        file[name] = Default(value, parse_value(actions[name], value, str(place)), str(place))
     environment: dict[str, Default] = {}
     for name, action in actions.items():
         variable = _PREFIX + name.upper()
         text = os.environ.get(variable)
         if text:
-            environment[name] = Default(text, _parsed(action, text, variable), variable)
+            environment[name] = Default(text, parse_value(action, text, variable), variable)
     return _merged(file, environment)
 
 
 def _merged(lower: Mapping[str, Any], higher: Mapping[str, Any]) -> dict[str, Any]:
     """Both, without what ``higher`` replaces or makes void."""
-    void = {name for option in higher for name in _REPLACES.get(option, ())}
+    void = {name for option in higher for name in REPLACES.get(option, ())}
     return {**{name: value for name, value in lower.items() if name not in void}, **higher}
 
 
@@ -130,7 +130,7 @@ def _read(place: Path) -> dict[str, Any]:
         raise UsageError(f"{place} cannot be read ({problem}); correct it or remove it") from problem
 
 
-def _parsed(action: Any, value: Any, source: str) -> Any:
+def parse_value(action: Any, value: Any, source: str) -> Any:
     """A value as the option's argument; raises UsageError for one that the option does not take."""
     name = f"{action.dest} in {source}"
     if action.nargs == 0:  # A flag.
@@ -168,7 +168,7 @@ def _argument(action: Any, text: str, source: str) -> Any:
     return value
 
 
-def _actions(parser: Any, command: str) -> list[Any]:
+def actions_of(parser: Any, command: str) -> list[Any]:
     """The arguments of a command."""
     (commands,) = (action for action in parser._actions if action.dest == "command")
     return commands.choices[command]._actions
@@ -177,13 +177,13 @@ def _actions(parser: Any, command: str) -> list[Any]:
 def run(given: Namespace) -> dict[str, Any]:
     """Run ``config`` and return what ``--json`` prints."""
     place, defaults = defaults_file(), user_defaults()
-    names = [action.dest for action in _actions(make_parser(""), CLIP_COMMANDS[0])]
+    names = [action.dest for action in actions_of(make_parser(""), CLIP_COMMANDS[0])]
     if not given.json:
         print(f"file: {place}{'' if place.exists() else ' (does not exist)'}")
         print(f"weights folder: {weights_folder()}")
         for name, default in defaults.items():
             print(f"{name} = {default.written!r}  ({default.source})")
-        rest = ", ".join(name for name in names if name not in (*defaults, *_ONE_RUN))
+        rest = ", ".join(name for name in names if name not in (*defaults, *ONE_RUN))
         print(f"not set: {rest}")
     return {
         "file": str(place),

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..api import ModelFiles, load, pick_device, variant_of, what_is_cut
+from ..api import ModelFiles, pick_device, variant_of, what_is_cut
 from ..errors import ClipError, UsageError
 from ..evaluation.folder import PROMPT_LISTS, Item, clip_name, find_clips, match_clips, read_items
 from ..evaluation.learned import Learned, load_learned
@@ -30,8 +30,8 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
 from ..settings import clip_metadata, unusual_fs
-from ..shots import Means, Shot, batches, render_batch
-from .clips import clip_settings, model_files
+from ..shots import Means, Shot, batches, load_with, render_batch
+from .clips import clip_settings, means_of, model_files
 from .progress import Bars
 from .words import WORDS, tiny_knows
 
@@ -189,7 +189,7 @@ def _jobs(
     """The clips to generate and their items; everything possible is checked before the weights are loaded."""
     pick_device(given.device)
     variant = variant_of(files)
-    means = Means(given.device, given.dtype, given.batch)
+    means = means_of(given)
     jobs: list[tuple[Item, Shot]] = []
     for number, (item, size) in enumerate(zip(items, sizes, strict=True), 1):
         mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
@@ -233,14 +233,14 @@ def _made(
     longest = 0
     items = iter(item for item, _ in jobs)
     with Bars(files.asked, hidden, clips=len(jobs)) as bars:
-        model = load(files, device=means.device, dtype=means.dtype, progress=bars.loading)
+        model = load_with(means, files, bars.loading)
         for batch in batches([shot for _, shot in jobs], means.batch):
             finished = render_batch(model, batch, bars.clip)
             bars.close()
-            for made in finished:
-                item, settings, frames = next(items), made.shot.settings, made.clip.frames
-                if made.shot.target:
-                    path = write_clip(frames, made.shot.target, settings.fps, clip_metadata(settings))
+            for shot, clip in zip(batch, finished, strict=True):
+                item, settings, frames = next(items), shot.settings, clip.frames
+                if shot.target:
+                    path = write_clip(frames, shot.target, settings.fps, clip_metadata(settings))
                     written.append(str(path))
                 end = item.end if settings.mode == "interpolate" else None
                 asked = Asked(item.prompt, item.picture, end, settings.fit)

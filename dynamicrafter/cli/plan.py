@@ -9,7 +9,7 @@ from typing import Any
 from ..api import ModelFiles, pick_device, pick_dtype, variant_of
 from ..forecast import memory_of, speed_of
 from ..parameters import PARAMETERS
-from ..settings import settings_to_json
+from ..settings import clip_length, settings_to_json
 from ..shots import Means, Shot, batches
 from .streams import Streams
 
@@ -69,7 +69,7 @@ def _clips(shots: Sequence[Shot], streams: Streams) -> list[dict[str, Any]]:
         {
             "output": streams.name(shot.target),
             "pictures": [streams.name(picture) for picture in shot.pictures],
-            "frames": shot.settings.frames - (shot.settings.mode == "loop"),
+            "frames": clip_length(shot.settings),
             "settings": settings_to_json(shot.settings),
         }
         for shot in shots

@@ -8,16 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .motion import find_motion
 
 Better = Literal["higher", "lower", "neither"]
 
-_WINDOW, _SIGMA = 11, 1.5
-"""Gaussian window of SSIM (Wang et al. 2004, section III.C)."""
-_K1, _K2 = 0.01, 0.03
-"""Stabilising constants of SSIM (ibid.)."""
+_WINDOW = 11
+"""Pixels of the side of SSIM's window (Wang et al. 2004, section III.C)."""
 SMALLEST = _WINDOW
 """Minimum height and width of a frame, in pixels."""
 
@@ -112,25 +109,15 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity ``[n]`` of images ``[n, 3, h, w]`` in [-1, 1]; 1 for equal ones.
+    """Structural similarity ``[n]`` of images ``[n, c, h, w]`` in [-1, 1]; 1 for equal ones.
 
-    Wang et al. 2004, per colour channel, without padding at the borders.
+    Wang et al. 2004, per channel, without padding at the borders. Images smaller than the window get a smaller one.
     """
-    offsets = torch.arange(_WINDOW, device=a.device) - (_WINDOW - 1) / 2
-    bell = torch.exp(-offsets.square() / (2 * _SIGMA**2)).double()
-    bell = bell / bell.sum()
-    kernel = torch.outer(bell, bell)[None, None].expand(a.shape[1], 1, -1, -1)
+    from kornia.metrics import ssim as similarity
 
-    def local(x: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, groups=a.shape[1])
-
+    side = min(_WINDOW, *a.shape[-2:])
     x, y = (a.double() + 1) / 2, (b.double() + 1) / 2
-    mean_x, mean_y = local(x), local(y)
-    spread_x, spread_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
-    common = local(x * y) - mean_x * mean_y
-    alike = (2 * mean_x * mean_y + _K1**2) * (2 * common + _K2**2)
-    total = (mean_x**2 + mean_y**2 + _K1**2) * (spread_x + spread_y + _K2**2)
-    return (alike / total).flatten(1).mean(1)
+    return similarity(x, y, side - 1 + side % 2, eps=0.0, padding="valid").flatten(1).mean(1)
 
 
 def loop_closure(clip: Tensor) -> float:

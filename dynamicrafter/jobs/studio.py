@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ..api import load
 from ..pipeline import Model
 from ..records import KnownModel, know_model
-from ..shots import Means, Shot, render_batch
+from ..shots import Means, Shot, load_with, render_batch
 from .lines import Job, ModelChoice
 from .pool import Take, Tell
 
@@ -23,8 +22,8 @@ class Studio:
         """The frames of a job; its model is loaded if it is another one than that of the last job."""
         model, known = self._loaded(job.model, tell)
         shot = Shot(job.settings, job.pictures, job.output)
-        (made,) = render_batch(model, [shot], lambda _, work, done, total: tell(work, done, total))
-        return Take(made.clip.frames.numpy(), known)
+        (clip,) = render_batch(model, [shot], lambda _, work, done, total: tell(work, done, total))
+        return Take(clip.frames.numpy(), known)
 
     def close(self) -> None:
         """Forget the model."""
@@ -35,12 +34,7 @@ class Studio:
             # Two models at once might not fit.
             self.close()
             files = choice.files()
-            model = load(
-                files,
-                device=self._means.device,
-                dtype=self._means.dtype,
-                progress=lambda done, total: tell("load", done, total),
-            )
+            model = load_with(self._means, files, lambda done, total: tell("load", done, total))
             known = know_model(model, files, lambda done, total: tell("hash", done, total))
             self._choice, self._model = choice, (model, known)
         return self._model

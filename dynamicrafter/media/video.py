@@ -12,7 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -34,6 +34,19 @@ EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 
 Frames: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 """uint8 ``[t, h, w, 3]``, RGB 0..255."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameStream:
+    """Frames that are made while they are written, so that they need not all be in memory."""
+
+    parts: Iterable[Tensor]
+    """Consecutive frames, uint8 ``[n, h, w, 3]`` RGB each; read once, and whatever they raise stops the writing."""
+    count: int
+    """Number of all frames."""
+    width: int
+    height: int
+
 
 _RECORD_KIND = "dynamicrafter clip"
 _RECORD_FORM = 1
@@ -144,15 +157,16 @@ def check_clip_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_clip(
-    frames: Frames,
+    frames: Frames | FrameStream,
     path: str | os.PathLike[str],
     fps: float,
     metadata: Mapping[str, Any],
     *,
     source: DigitalSource = "trainedAlgorithmicMedia",
 ) -> Path:
-    """Write ``frames``, uint8 ``[t, h, w, 3]``, as a clip at ``fps`` frames per second; returns the absolute path.
+    """Write frames, uint8 ``[t, h, w, 3]`` or a stream, as a clip at ``fps`` frames per second; returns its full path.
 
+    Frames of a stream are written as they come, but a ``.gif`` or ``.webp`` is written from all of them at once.
     ``.mp4`` is H.264, ``.webm`` VP9 (both BT.709 4:2:0, so width and height must be even). ``.gif`` has one
     palette for all frames and plays at 50 fps at most; it and the animated ``.webp`` loop endlessly. A folder
     gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is stored in
@@ -164,28 +178,34 @@ def write_clip(
     Raises ClipError for other dtypes and shapes, for a path that :func:`check_clip_path` rejects, and if writing
     fails, for example because the disk is full. No partial file is left then, and an existing clip is kept.
     """
-    pixels = _checked_frames(frames)
+    stream = frames if isinstance(frames, FrameStream) else _whole(frames)
     if not 1 <= fps <= _FASTEST:
         raise ClipError(f"fps must be 1 to {_FASTEST}, but {fps} was given")
-    record = _Record(fps=fps, frames=len(pixels), metadata=dict(metadata))
+    record = _Record(fps=fps, frames=stream.count, metadata=dict(metadata))
     text = record.to_text()
     target = _target(path)
     extension = _extension(target)
-    if extension in _VIDEO and (pixels.shape[1] % 2 or pixels.shape[2] % 2):
+    if extension in _VIDEO and (stream.height % 2 or stream.width % 2):
         raise ClipError(
-            f"{extension} needs an even width and height, not {pixels.shape[2]}x{pixels.shape[1]}; "
+            f"{extension} needs an even width and height, not {stream.width}x{stream.height}; "
             f"crop a line or write .gif, .webp or a folder"
         )
-    with _telling(f"{target} could not be written", target.parent), replacing(target) as part:
-        if extension in _VIDEO:
-            _write_video(part, extension, pixels, fps, text, source)
-        elif extension == ".gif":
-            _write_gif(part, pixels, fps, text, source)
-        elif extension == ".webp":
-            _write_webp(part, pixels, fps, text, source)
-        else:
-            _write_folder(part, pixels, text, source)
-    return target
+    pictures = _pictures(stream)
+    try:
+        with _telling(f"{target} could not be written", target.parent), replacing(target) as part:
+            if extension in _VIDEO:
+                _write_video(part, extension, pictures, (stream.width, stream.height), fps, text, source)
+            elif extension == ".gif":
+                _write_gif(part, _all(pictures, stream), fps, text, source)
+            elif extension == ".webp":
+                _write_webp(part, _all(pictures, stream), fps, text, source)
+            else:
+                _write_folder(part, pictures, text, source)
+    except _StreamError as problem:
+        cause = problem.cause
+    else:
+        return target
+    raise cause
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -225,14 +245,52 @@ def read_frames(path: str | os.PathLike[str]) -> Tensor:
         return torch.as_tensor(np.stack(frames))
 
 
-def _checked_frames(frames: Frames) -> np.ndarray[Any, Any]:
+class _StreamError(Exception):
+    """Carries an error of a stream past what tells errors of writing."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def _whole(frames: Frames) -> FrameStream:
+    """All frames as a stream of one part; raises ClipError for other dtypes and shapes."""
     pixels: np.ndarray[Any, Any] = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames
     shape = pixels.shape
     if pixels.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise ClipError(
             f"frames must be uint8 of shape (frames, height, width, 3), not {pixels.dtype} of shape {shape}"
         )
-    return np.ascontiguousarray(pixels)
+    return FrameStream((torch.as_tensor(np.ascontiguousarray(pixels)),), shape[0], shape[2], shape[1])
+
+
+def _pictures(stream: FrameStream) -> Iterator[np.ndarray[Any, Any]]:
+    """The frames one by one; raises _StreamError for what the stream raises, and if it is not what it says."""
+    count = 0
+    try:
+        for part in stream.parts:
+            count += len(part)
+            if part.shape[1:] != (stream.height, stream.width, 3) or count > stream.count:
+                break
+            yield from np.ascontiguousarray(part.detach().cpu().numpy())
+        else:
+            if count == stream.count:
+                return
+    except Exception as problem:
+        raise _StreamError(problem) from problem
+    raise _StreamError(
+        ClipError(
+            f"the stream must have {stream.count} frames of {stream.width}x{stream.height} pixels; it differs"
+        )
+    )
+
+
+def _all(pictures: Iterable[np.ndarray[Any, Any]], stream: FrameStream) -> np.ndarray[Any, Any]:
+    """All frames in one array: Pillow's animations, and a palette for all frames, cannot be written frame by frame."""
+    pixels = np.empty((stream.count, stream.height, stream.width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        pixels[index] = picture
+    return pixels
 
 
 # Names
@@ -379,7 +437,13 @@ def _opened(path: Path) -> Any:
 
 
 def _write_video(
-    path: Path, extension: str, pixels: np.ndarray[Any, Any], fps: float, text: str, source: DigitalSource
+    path: Path,
+    extension: str,
+    pictures: Iterable[np.ndarray[Any, Any]],
+    size: tuple[int, int],
+    fps: float,
+    text: str,
+    source: DigitalSource,
 ) -> None:
     import av
 
@@ -392,12 +456,12 @@ def _write_video(
         if extension == ".webm":
             output.metadata.update(_matroska_tags(source))
         stream = output.add_stream(codec.name, rate=_rate(fps), options=options)
-        stream.height, stream.width = pixels.shape[1:3]
+        stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        for picture in pixels:
+        for picture in pictures:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p",
                 src_colorspace=_BT709,
@@ -511,14 +575,16 @@ def _read_animation(path: Path) -> list[np.ndarray[Any, Any]]:
     return [frame for (frame, _), count in zip(stored, times, strict=True) for _ in range(count)]
 
 
-def _write_folder(path: Path, pixels: np.ndarray[Any, Any], text: str, source: DigitalSource) -> None:
+def _write_folder(
+    path: Path, pictures: Iterable[np.ndarray[Any, Any]], text: str, source: DigitalSource
+) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
     about.add_itxt("XML:com.adobe.xmp", xmp_packet(source))
     path.mkdir()
-    for number, picture in enumerate(pixels, start=1):
+    for number, picture in enumerate(pictures, start=1):
         place = path / f"frame_{number:04d}.png"
         Image.fromarray(picture).save(place, "PNG", compress_level=3, pnginfo=about)
     (path / _RECORD_NAME).write_text(text + "\n", encoding="ascii")

@@ -24,6 +24,7 @@ CASES = {
     "choices": (("animate", "--fit"), "", {"crop", "pad", "stretch"}, {"--fit"}),
     "models": (("loop", "--model"), "512", {"512", "512_interp"}, {"tiny"}),
     "models to download": (("download", "512"), "t", {"tiny", "towers"}, {"512"}),
+    "ways to compare": (("compare",), "512", {"512", "512_interp"}, {"tiny"}),
     "subjects": (("evaluate",), "", {"toy", "folder", "videos"}, {"animate"}),
     "options of a subject": (("evaluate", "toy"), "--sc", {"--scales"}, {"--hops"}),
     "shells": (("completion",), "", {"bash", "zsh", "fish"}, {"--json"}),

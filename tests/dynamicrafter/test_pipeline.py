@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from dynamicrafter.pipeline import (
     decode,
     encode,
     generate,
+    generate_each,
     latent_shape,
     make_generators,
     sample,
@@ -77,6 +79,31 @@ def test_frames_of_every_mode_and_length(model: Model, mode: Mode, frames: int, 
     assert clips.shape == (1, length, 64, 128, 3)
     assert clips.dtype == torch.uint8
     assert clips.is_contiguous() or mode == "loop"
+
+
+def test_frames_leave_memory_as_they_are_read(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the decoder's frames, in floating point, none but the last is held."""
+    alive: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+    genuine = model.vae.frames
+
+    def watched(latents: Tensor, shown: Tensor | None = None) -> Iterator[Tensor]:
+        for part in genuine(latents, shown):
+            alive.append(weakref.ref(part))
+            yield part
+            del part
+            held.append(sum(one() is not None for one in alive))
+
+    chosen, pictures = each(settings(frames=8, steps=1), 1, 2), KeyPictures(picture(0).repeat(2, 1, 1, 1))
+    whole = generate(model, pictures, chosen)
+    monkeypatch.setattr(model.vae, "frames", watched)
+    for clip, parts in zip(whole, generate_each(model, pictures, chosen), strict=True):
+        for index, part in enumerate(parts):
+            assert torch.equal(part, clip[index : index + 1])
+    assert len(held) == 16 and max(held) <= 1
+    held.clear()
+    assert torch.equal(generate(model, pictures, chosen), whole)
+    assert len(held) == 16 and max(held) <= 1
 
 
 def test_stages_have_the_stated_shapes(model: Model) -> None:

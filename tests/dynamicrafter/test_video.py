@@ -19,8 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dynamicrafter.errors import ClipError, UsageError
-from dynamicrafter.media.video import EXTENSIONS, check_clip_path, read_frames, read_metadata, write_clip
+from dynamicrafter.errors import Cancelled, ClipError, UsageError
+from dynamicrafter.media.video import (
+    EXTENSIONS,
+    FrameStream,
+    check_clip_path,
+    read_frames,
+    read_metadata,
+    write_clip,
+)
+from dynamicrafter.own_process import run_apart
+from dynamicrafter.process_memory import peak_resident
 
 NAMES = ("clip.mp4", "clip.webm", "clip.gif", "clip.webp", "clip")
 SETTINGS = {
@@ -320,6 +329,70 @@ def test_metadata_that_is_no_json_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_clip(moving(), tmp_path / "clip.mp4", 8, {"path": tmp_path})
     assert list(tmp_path.iterdir()) == []
+
+
+# Streams
+
+
+def streamed(frames: np.ndarray[Any, Any], size: int = 2) -> FrameStream:
+    parts = (torch.as_tensor(frames[index : index + size]) for index in range(0, len(frames), size))
+    return FrameStream(parts, len(frames), frames.shape[2], frames.shape[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stream_gives_the_same_clip(tmp_path: Path, name: str) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    whole = write_clip(moving(), tmp_path / "one" / name, 8, SETTINGS)
+    part = write_clip(streamed(moving()), tmp_path / "other" / name, 8, SETTINGS)
+    if name == "clip.webm":  # Its identifiers are random.
+        assert torch.equal(read_frames(part), read_frames(whole))
+    else:
+        assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("CUDA out of memory"), OSError(errno.ENOSPC, "full"), Cancelled("enough")]
+)
+def test_an_error_of_the_stream_is_not_one_of_the_writing(
+    tmp_path: Path, name: str, problem: Exception
+) -> None:
+    def parts() -> Iterator[torch.Tensor]:
+        yield torch.as_tensor(moving())
+        raise problem
+
+    with pytest.raises(type(problem)) as raised:
+        write_clip(FrameStream(parts(), 9, 64, 48), tmp_path / name, 8, {})
+    assert raised.value is problem
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip"])
+@pytest.mark.parametrize(("count", "width"), [(4, 64), (6, 64), (5, 128)])
+def test_a_stream_is_what_it_says(tmp_path: Path, name: str, count: int, width: int) -> None:
+    stream = FrameStream(streamed(moving()).parts, count, width, 48)
+    message = f"the stream must have {count} frames of {width}x48 pixels; it differs"
+    with pytest.raises(ClipError, match=message):
+        write_clip(stream, tmp_path / name, 8, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_long(report: Callable[..., None], path: Path, count: int) -> int:
+    """The growth of this process's memory while a stream of frames of 200 kB is written."""
+    frame = torch.as_tensor(moving(1, 256, 256))
+    stream = FrameStream((frame + index % 7 for index in range(count)), count, 256, 256)
+    write_clip(torch.as_tensor(moving(2, 256, 256)), path, 8, {})
+    before = peak_resident()
+    write_clip(stream, path, 8, {})
+    return peak_resident() - before
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip"])
+def test_memory_does_not_grow_with_the_length_of_a_stream(tmp_path: Path, name: str) -> None:
+    short, long = (run_apart(write_long, tmp_path / name, count, report=print) for count in (60, 240))
+    # The frames in between take 35 MB.
+    assert long - short < 8_000_000
 
 
 # Complete or nothing

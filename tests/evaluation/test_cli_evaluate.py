@@ -248,7 +248,7 @@ def begins(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it has begun")
 
-    for name in ("load_learned", "load", "read_frames", "write_rows", "write_clip"):
+    for name in ("load_learned", "load_with", "read_frames", "write_rows", "write_clip"):
         monkeypatch.setattr(f"dynamicrafter.cli.measuring.{name}", never)
 
 
@@ -409,7 +409,7 @@ def test_a_broken_picture_is_told_before_the_long_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it has begun")
 
-    for name in ("load_learned", "load", "read_frames"):
+    for name in ("load_learned", "load_with", "read_frames"):
         monkeypatch.setattr(f"dynamicrafter.cli.measuring.{name}", never)
     (folder / "cat_end.png").write_bytes(b"broken")
     code, out, err = call(*words)
@@ -445,7 +445,7 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
 ) -> None:
     from dynamicrafter import shots
 
-    genuine = shots.render_each
+    genuine = shots.stream_each
     made: list[Any] = []
 
     def render(*given: Any, **more: Any) -> Any:
@@ -454,7 +454,7 @@ def test_a_cancelled_run_leaves_the_kept_clips_and_no_table(
         made.append(genuine(*given, **more))
         return made[0]
 
-    monkeypatch.setattr(shots, "render_each", render)
+    monkeypatch.setattr(shots, "stream_each", render)
     words = (
         "folder",
         folder,

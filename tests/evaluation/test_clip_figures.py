@@ -221,6 +221,15 @@ def test_ssim_is_what_its_formula_says() -> None:
     assert float(ssim(a[None], b[None])[0]) == pytest.approx(float(np.mean(values)), abs=1e-6)
 
 
+def test_ssim_of_images_smaller_than_its_window() -> None:
+    """Such as latents; black ones too, where a term for stability would show."""
+    small = texture()[:, :8, :9][None]
+    assert float(ssim(small, small)) == pytest.approx(1, abs=1e-12)
+    assert 0 < float(ssim(small, small.flip(-1))) < 0.9
+    black = torch.full((1, 4, 12, 12), -1.0)
+    assert float(ssim(black, black)) == 1
+
+
 def test_ssim_falls_with_noise() -> None:
     picture = texture()[None]
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(3))
