@@ -17,7 +17,7 @@ from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
-from .model.configs import TEXT_TOKENS
+from .model.configs import TEXT_TOKENS, Weights
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.variants import SMALL, TINY, Mode, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate
@@ -204,14 +204,17 @@ def load(
     image_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    weights: Weights = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> TorchModel:
     """Load a model by name or path.
 
     ``variant`` is needed only if the weights are ambiguous (pruned 512 and 512 interpolation files are alike);
     ``text_encoder`` and ``image_encoder`` only if the file lacks its CLIP encoders; a ModelFiles contains all three.
-    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``progress`` is called with the bytes
-    read and their total, and may raise. Raises UsageError for names and choices, CheckpointError for files.
+    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``weights`` is how the weights of the
+    denoising network's layers are kept: "int8" or "fp8_scaled" (one byte each), "full", or "auto", as in the file.
+    ``progress`` is called with the bytes read and their total, and may raise. Raises UsageError for names and choices,
+    CheckpointError for files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
@@ -226,10 +229,11 @@ def load(
         image_encoder=model.image_encoder,
         device=place,
         dtype=precision,
+        weights=weights,
         progress=progress,
     )
-    for lora, weights in adapters:
-        merge_adapters(parts.unet, weights, lora.strength, str(lora.path))
+    for lora, changes in adapters:
+        merge_adapters(parts.unet, changes, lora.strength, str(lora.path))
     return TorchModel(
         variant=parts.variant,
         unet=parts.unet,
@@ -239,6 +243,7 @@ def load(
         vision=cast(CLIPImageEncoder, parts.vision),
         device=place,
         dtype=precision,
+        quantised=parts.quantised,
         preview=parts.preview,
     )
 

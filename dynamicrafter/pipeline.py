@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from .diffusion.schedule import make_plan, make_schedule
 from .errors import DynamiCrafterError, Remedy, UsageError
 from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
-from .model.configs import LATENT_FACTOR
+from .model.configs import LATENT_FACTOR, Quantised
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from .model.preview import PreviewColours
 from .model.protocols import (
@@ -54,6 +54,8 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     """The dtype in which the networks compute; sampling is always float32."""
+    quantised: Quantised | None = field(default=None, kw_only=True)
+    """How the weights of the denoising network's layers are stored; None if in ``dtype``."""
 
 
 @dataclass(frozen=True)

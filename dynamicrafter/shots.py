@@ -18,6 +18,7 @@ from .forecast import Stopwatch
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
+from .model.configs import Weights
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings
@@ -40,6 +41,8 @@ class Means:
     dtype: str = "auto"
     batch: int = 1
     """Maximum number of clips that are generated at once."""
+    weights: Weights = "auto"
+    """How the weights of the denoising network's layers are kept."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an empty batch."""
@@ -95,6 +98,7 @@ def make(
         files,
         device=means.device,
         dtype=means.dtype,
+        weights=means.weights,
         progress=lambda done, total: shown(files.asked, "load", done, total),
     )
     # Before the first clip, so that interrupting a long hash does not lose one.

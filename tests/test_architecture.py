@@ -34,8 +34,8 @@ BOXES = {
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
-    "model": "configs variants operations protocols preview conditioning layers attention encoders memory resampler "
-    "unet autoencoder video_decoder",
+    "model": "configs variants operations quantised protocols preview conditioning layers attention encoders "
+    "memory resampler unet autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers",
     "weights": "formats networks layout architectures accounting detect preview fill tensors load convert inspect "
     "random_model lora catalogue download",
