@@ -19,6 +19,7 @@ from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
 from .model.configs import LATENT_FACTOR, Quantised
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
+from .model.placement import Placement
 from .model.preview import PreviewColours
 from .model.protocols import (
     ImageEncoder,
@@ -56,6 +57,8 @@ class Model:
     """The dtype in which the networks compute; sampling is always float32."""
     quantised: Quantised | None = field(default=None, kw_only=True)
     """How the weights of the denoising network's layers are stored; None if in ``dtype``."""
+    placement: Placement | None = field(default=None, kw_only=True)
+    """What moves the networks to ``device`` when they are called; None if they stay there."""
 
 
 @dataclass(frozen=True)
@@ -250,13 +253,17 @@ def generate(
             callback(step)
         report("sample", step.index + 1, step.total)
 
-    generators = make_generators(model, settings)
-    report("encode", 0, 1)
-    conditioning = encode(model, pictures, settings, generators)
-    report("encode", 1, 1)
-    report("sample", 0, common.steps)
-    latents = sample(model, conditioning, common, generators, stepped)
-    video = decode(model, latents, pictures, lambda done, total: report("decode", done, total))
+    try:
+        generators = make_generators(model, settings)
+        report("encode", 0, 1)
+        conditioning = encode(model, pictures, settings, generators)
+        report("encode", 1, 1)
+        report("sample", 0, common.steps)
+        latents = sample(model, conditioning, common, generators, stepped)
+        video = decode(model, latents, pictures, lambda done, total: report("decode", done, total))
+    finally:
+        if model.placement is not None:
+            model.placement.leave()
     frames = to_frames(video)
     return frames[:, :-1] if common.mode == "loop" else frames
 

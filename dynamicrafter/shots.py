@@ -12,17 +12,28 @@ from typing import Literal
 
 from torch import nn
 
-from .api import Clip, ModelFiles, load, notes_on, render_each, variant_of
+from .api import (
+    Clip,
+    ModelFiles,
+    load,
+    notes_on,
+    pick_device,
+    pick_dtype,
+    render_each,
+    stored_as,
+    variant_of,
+)
 from .errors import Remedy, UsageError
-from .forecast import Stopwatch
+from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import check_clip_path, write_clip
-from .model.configs import Weights
+from .model.configs import Memory, Residence, Weights
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings
 from .weights.fill import single_thread
+from .weights.footprint import pick_residence
 
 Work = Stage | Literal["load", "hash"]
 ShotProgress = Callable[[str, Work, int, int], None]
@@ -43,6 +54,8 @@ class Means:
     """Maximum number of clips that are generated at once."""
     weights: Weights = "auto"
     """How the weights of the denoising network's layers are kept."""
+    memory: Memory = "auto"
+    """How the networks use the device's memory; "auto" depends on what is free and on the clips."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an empty batch."""
@@ -99,6 +112,7 @@ def make(
         device=means.device,
         dtype=means.dtype,
         weights=means.weights,
+        memory=residence_for(shots, files, means),
         progress=lambda done, total: shown(files.asked, "load", done, total),
     )
     # Before the first clip, so that interrupting a long hash does not lose one.
@@ -111,6 +125,19 @@ def make(
             record = Record(made.shot.settings, sources, known)
             write_clip(made.clip.frames, made.shot.target, made.shot.settings.fps, to_json(record))
             yield made
+
+
+def residence_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Residence:
+    """How the networks use the device's memory for these clips."""
+    device = pick_device(means.device)
+    return pick_residence(
+        means.memory,
+        variant_of(files),
+        [work_of([shot.settings for shot in batch]) for batch in batches(shots, means.batch)],
+        device,
+        pick_dtype(means.dtype, device),
+        stored_as(files, means.weights),
+    )
 
 
 def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:

@@ -43,6 +43,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
         given.device,
         record.model.dtype if given.dtype == "auto" else given.dtype,
         weights=record.model.stored if given.weights == "auto" else given.weights,
+        memory=given.memory,
     )
     pick_dtype(means.dtype, pick_device(means.device))
     files = _files(record, given, clip.parent)

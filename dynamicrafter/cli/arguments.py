@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UsageError
-from ..model.configs import WEIGHTS
+from ..model.configs import MEMORY, WEIGHTS
 from ..model.variants import VARIANTS
 from ..parameters import PARAMETERS, Group, Parameter, of_group
 
@@ -378,6 +378,13 @@ def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool
             default="auto",
             help="how the network's weights are kept: int8 or fp8_scaled (1 byte each), full (as computed), or auto "
             "(as in the file; default)",
+        )
+        group.add_argument(
+            "--memory",
+            choices=MEMORY,
+            default="auto",
+            help="networks on the device: high (all), low (each while it works), min (layer by layer), or auto (by its "
+            "free memory; default)",
         )
 
 

@@ -32,7 +32,7 @@ def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> 
     files = model_files(given)
     pick_device(given.device)
     variant = variant_of(files)
-    means = Means(given.device, given.dtype, given.batch, given.weights)
+    means = Means(given.device, given.dtype, given.batch, given.weights, given.memory)
     sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
     # Read as named, because a Path is not the same for the empty name and for a URL.
     sizes = [read_picture(source).size for source in sources]

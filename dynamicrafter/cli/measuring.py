@@ -189,7 +189,7 @@ def _jobs(
     """The clips to generate and their items; everything possible is checked before the weights are loaded."""
     pick_device(given.device)
     variant = variant_of(files)
-    means = Means(given.device, given.dtype, given.batch, given.weights)
+    means = Means(given.device, given.dtype, given.batch, given.weights, given.memory)
     jobs: list[tuple[Item, Shot]] = []
     for number, (item, size) in enumerate(zip(items, sizes, strict=True), 1):
         mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"

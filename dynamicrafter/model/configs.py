@@ -89,3 +89,8 @@ QUANTISED: tuple[Quantised, ...] = get_args(Quantised)
 Weights = Literal["auto", "full", Quantised]
 """How the weights of the denoising network's layers are kept: as in the file, plainly, or quantised."""
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+Residence = Literal["high", "low", "min"]
+"""How networks use the device's memory: all of them stay on it, each only while it works, or layer by layer."""
+Memory = Literal["auto", Residence]
+MEMORY: tuple[Memory, ...] = get_args(Memory)
