@@ -27,7 +27,7 @@ from .weights.accounting import stored_kind
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
-from .weights.footprint import Work, pick_residence
+from .weights.footprint import ClipSize, pick_residence
 from .weights.formats.files import open_weights
 from .weights.load import load_components
 from .weights.lora import merge_adapters, read_adapters
@@ -236,7 +236,7 @@ def load(
     provide(model)
     kind = stored_as(model, weights)
     known = variant_of(model)
-    usual = Work(1, known.preset.frames, known.preset.width, known.preset.height)
+    usual = ClipSize(1, known.preset.frames, known.preset.width, known.preset.height)
     residence = pick_residence(memory, known, [usual], place, precision, kind)
     adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
     parts = load_components(

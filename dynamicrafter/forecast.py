@@ -20,15 +20,15 @@ from .model.configs import LATENT_FACTOR, Quantised, Residence
 from .model.variants import Variant
 from .settings import Settings
 from .weights.download import weights_folder
-from .weights.footprint import Footprint, Work, footprint
+from .weights.footprint import ClipSize, Footprint, footprint
 
 _FILE = "speeds.json"
 """Remembered speeds, in the weights folder."""
 
 
-def work_of(batch: Sequence[Settings]) -> Work:
+def work_of(batch: Sequence[Settings]) -> ClipSize:
     """A batch of clips as far as its memory depends on it."""
-    return Work(len(batch), batch[0].frames, batch[0].width, batch[0].height)
+    return ClipSize(len(batch), batch[0].frames, batch[0].width, batch[0].height)
 
 
 def memory_of(

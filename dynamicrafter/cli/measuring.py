@@ -233,7 +233,14 @@ def _made(
     longest = 0
     items = iter(item for item, _ in jobs)
     with Bars(files.asked, hidden, clips=len(jobs)) as bars:
-        model = load(files, device=means.device, dtype=means.dtype, progress=bars.loading)
+        model = load(
+            files,
+            device=means.device,
+            dtype=means.dtype,
+            weights=means.weights,
+            memory=means.memory,
+            progress=bars.loading,
+        )
         for batch in batches([shot for _, shot in jobs], means.batch):
             finished = render_batch(model, batch, bars.clip)
             bars.close()

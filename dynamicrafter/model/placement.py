@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-SMALLEST = 2**14
+STREAMED_FROM = 2**14
 """Bytes below which a layer stays on the device while its network works, as beginning a copy takes longer than it."""
 _SLOTS = 2
 """Places for streamed layers: one for the layer that runs, one for the next."""
@@ -32,7 +32,7 @@ class Placement:
         device: torch.device,
         *,
         streamed: bool = False,
-        smallest: int = SMALLEST,
+        smallest: int = STREAMED_FROM,
     ) -> None:
         """Take over ``networks``, whose weights are on the CPU and are not trained.
 
@@ -64,7 +64,7 @@ class Placement:
             self._working = None
 
 
-def streamed_layers(network: nn.Module, smallest: int = SMALLEST) -> Iterator[nn.Module]:
+def streamed_layers(network: nn.Module, smallest: int = STREAMED_FROM) -> Iterator[nn.Module]:
     """The parts of a network that are streamed: its layers with weights of at least ``smallest`` bytes."""
     if _is_layer(network):
         if _size(_tensors(network)) >= smallest:
@@ -74,7 +74,7 @@ def streamed_layers(network: nn.Module, smallest: int = SMALLEST) -> Iterator[nn
             yield from streamed_layers(part, smallest)
 
 
-def weights_on_device(network: nn.Module, streamed: bool, smallest: int = SMALLEST) -> int:
+def weights_on_device(network: nn.Module, streamed: bool, smallest: int = STREAMED_FROM) -> int:
     """Bytes that a network's weights take on the device while it works."""
     layers = list(streamed_layers(network, smallest)) if streamed else []
     passing = {id(tensor) for layer in layers for _, _, tensor in _tensors(layer)}
@@ -269,5 +269,5 @@ class _Copies:
 
 def _backend_with_streams(device: torch.device) -> Any:
     """PyTorch's module for the device's kind if it has streams (CUDA, ROCm, XPU), or None (the CPU, MPS)."""
-    backend = getattr(torch, device.type, None)
+    backend: Any = getattr(torch, device.type, None)
     return backend if hasattr(backend, "Stream") and backend.is_available() and device.type != "cpu" else None

@@ -24,8 +24,8 @@ _ROOM = 2**29
 
 
 @dataclass(frozen=True)
-class Work:
-    """A batch of clips, as far as its memory depends on it."""
+class ClipSize:
+    """Number and size of the clips of a batch, on which its memory depends."""
 
     clips: int
     frames: int
@@ -54,7 +54,7 @@ class Footprint:
 
 
 def footprint(
-    variant: Variant, work: Work, dtype: torch.dtype, kind: Quantised | None, residence: Residence
+    variant: Variant, work: ClipSize, dtype: torch.dtype, kind: Quantised | None, residence: Residence
 ) -> Footprint:
     """The peak of encoding, sampling and decoding, with fused attention; ``kind``: how the weights are quantised.
 
@@ -88,7 +88,7 @@ def _weights(
 def pick_residence(
     memory: Memory,
     variant: Variant,
-    works: Iterable[Work],
+    works: Iterable[ClipSize],
     device: torch.device,
     dtype: torch.dtype,
     kind: Quantised | None,

@@ -26,7 +26,7 @@ from dynamicrafter.model.variants import SMALL, V512, V1024
 from dynamicrafter.pipeline import TorchModel
 from dynamicrafter.settings import make_settings
 from dynamicrafter.weights import footprint as footprints
-from dynamicrafter.weights.footprint import Work, footprint, free_bytes, pick_residence
+from dynamicrafter.weights.footprint import ClipSize, footprint, free_bytes, pick_residence
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "comfyui"))
 from pretended_device import CUDA, PretendedCuda, PretendedTensor
@@ -217,13 +217,13 @@ def test_the_rows_of_memory_are_met() -> None:
     rows = {V1024: (4.5e9, 1.8e9), V512: (3.5e9, 0.8e9)}
     for variant, (low, streamed) in rows.items():
         preset = variant.preset
-        work = Work(1, preset.frames, preset.width, preset.height)
+        work = ClipSize(1, preset.frames, preset.width, preset.height)
         made = [footprint(variant, work, torch.bfloat16, None, way).total for way in ("low", "min")]  # pyright: ignore[reportArgumentType]
         assert made[0] <= low and made[1] <= streamed, made
 
 
 def test_less_is_on_the_device_from_way_to_way() -> None:
-    work = Work(1, 16, 512, 320)
+    work = ClipSize(1, 16, 512, 320)
     ways: tuple[Residence, ...] = ("high", "low", "min")
     plain = [footprint(V512, work, torch.float16, None, way).total for way in ways]
     stored = [footprint(V512, work, torch.float16, "int8", way).total for way in ways]
@@ -234,7 +234,7 @@ def test_less_is_on_the_device_from_way_to_way() -> None:
 @pytest.mark.parametrize(("free", "way"), [(8e9, "high"), (4.2e9, "low"), (2e9, "min"), (0, "min")])
 def test_auto_takes_the_first_way_that_fits(free: float, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprints, "free_bytes", lambda _: free)
-    work = Work(1, 16, 512, 320)
+    work = ClipSize(1, 16, 512, 320)
     assert pick_residence("auto", V512, [work], CUDA, torch.float16, None) == way
     assert pick_residence("high", V512, [work], CUDA, torch.float16, None) == "high"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_a_layer_gives_what_a_plain_one_with_its_weights_gives(name: str) -> None:
     torch.manual_seed(0)
     build, shape = LAYERS[name]
-    plain = build()
+    plain: Any = build()
     quantised = build()
     quantised.load_state_dict(plain.state_dict())
     assert quantise_layer(quantised, "int8") is quantised and isinstance(quantised, QuantisedLayer)
@@ -259,7 +260,8 @@ def test_a_lora_is_merged_into_quantised_layers(tmp_path: Path) -> None:
     path = save(tmp_path / "a.safetensors", small())
     plain, stored = load_components(path), load_components(path, weights="int8")
     name = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
-    rows, columns = plain.unet.get_submodule(name).weight.shape
+    target: Any = plain.unet.get_submodule(name)
+    rows, columns = target.weight.shape
     draw = torch.Generator().manual_seed(0)
     lora = {
         f"diffusion_model.{name}.lora_A.weight": torch.randn(4, columns, generator=draw),
@@ -269,8 +271,7 @@ def test_a_lora_is_merged_into_quantised_layers(tmp_path: Path) -> None:
     merge_adapters(stored.unet, lora, 0.5, "it")
     layer = stored.unet.get_submodule(name)
     assert isinstance(layer, QuantisedLayer) and layer.weight.dtype == torch.int8
-    wanted = plain.unet.get_submodule(name).weight
-    assert decibels(layer.widened(torch.float32), wanted) > 38
+    assert decibels(layer.widened(torch.float32), target.weight) > 38
 
 
 # The command
