@@ -124,6 +124,10 @@ def finetune(
             f"training starts from full weights, but the model's are {model.quantised}; load it with "
             'weights="full" and set base in the config'
         )
+    if model.placement is not None:
+        raise UsageError(
+            'training keeps its networks in one place, but the model moves them; load it with memory="high"'
+        )
     incomplete: list[str] = []
     rows = listed_clips(config, incomplete.append)
     if not 0 <= config.held_out < len(rows):

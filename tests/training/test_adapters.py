@@ -301,6 +301,14 @@ def test_a_model_in_8_bits_is_not_trained_as_it_is(
         finetune(model, config(clip_folder()), tmp_path / "run")
 
 
+def test_a_model_that_moves_its_networks_is_not_trained(
+    small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = load(small_weights, device="cpu", memory="low")
+    with pytest.raises(UsageError, match='the model moves them; load it with memory="high"'):
+        finetune(model, config(clip_folder()), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
