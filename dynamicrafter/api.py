@@ -17,14 +17,17 @@ from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
-from .model.configs import TEXT_TOKENS
+from .model.configs import TEXT_TOKENS, Memory, Quantised, Weights
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
+from .model.placement import Placement
 from .model.variants import SMALL, TINY, Mode, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate_each
 from .settings import Choices, Settings, clip_metadata, make_settings, unusual_fs
+from .weights.accounting import stored_kind
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
+from .weights.footprint import ClipSize, pick_residence
 from .weights.formats.files import open_weights
 from .weights.load import load_components
 from .weights.lora import merge_adapters, read_adapters
@@ -165,6 +168,13 @@ def _random_weights() -> Path:
     return weights_folder() / f"random-{kind}.safetensors"
 
 
+def stored_as(files: ModelFiles, weights: Weights) -> Quantised | None:
+    """How the weights of the denoising network's layers will be quantised, if they are kept as ``weights``."""
+    if weights == "auto":
+        return stored_kind(open_weights(files.weights).entries)
+    return None if weights == "full" else weights
+
+
 def pick_device(device: str = "auto") -> torch.device:
     """The device of a name; "auto" selects a CUDA GPU if available, then an Apple GPU, then the CPU."""
     if device == "auto":
@@ -211,41 +221,59 @@ def load(
     image_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    weights: Weights = "auto",
+    memory: Memory = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> TorchModel:
     """Load a model by name or path.
 
     ``variant`` is needed only if the weights are ambiguous (pruned 512 and 512 interpolation files are alike);
     ``text_encoder`` and ``image_encoder`` only if the file lacks its CLIP encoders; a ModelFiles contains all three.
-    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``progress`` is called with the bytes
-    read and their total, and may raise. Raises UsageError for names and choices, CheckpointError for files.
+    ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``weights`` is how the weights of the
+    denoising network's layers are kept: "int8" or "fp8_scaled" (one byte each), "full", or "auto", as in the file.
+    ``memory`` is how the networks use that of the device: "high", all of them stay there; "low", each only while it
+    works; "min", layer by layer; "auto", the first that fits into what is free for a clip of the default size. Results
+    are the same. ``progress`` is called with the bytes read and their total, and may raise. Raises UsageError for names
+    and choices, CheckpointError for files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
     provide(model)
+    kind = stored_as(model, weights)
+    known = variant_of(model)
+    usual = ClipSize(1, known.preset.frames, known.preset.width, known.preset.height)
+    residence = pick_residence(memory, known, [usual], place, precision, kind)
     adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
     parts = load_components(
         model.weights,
         variant=model.variant,
         text_encoder=model.text_encoder,
         image_encoder=model.image_encoder,
-        device=place,
+        device=place if residence == "high" else "cpu",
         dtype=precision,
+        weights=weights,
         progress=progress,
     )
-    for lora, weights in adapters:
-        merge_adapters(parts.unet, weights, lora.strength, str(lora.path))
+    for lora, changes in adapters:
+        merge_adapters(parts.unet, changes, lora.strength, str(lora.path))
+    text, vision = cast(CLIPTextEncoder, parts.text), cast(CLIPImageEncoder, parts.vision)
+    placement = None
+    if residence != "high":
+        networks = (text, vision, parts.resampler, parts.unet, parts.vae)
+        placement = Placement(networks, place, streamed=residence == "min")
     return TorchModel(
         variant=parts.variant,
         unet=parts.unet,
         vae=parts.vae,
         resampler=parts.resampler,
-        text=cast(CLIPTextEncoder, parts.text),
-        vision=cast(CLIPImageEncoder, parts.vision),
+        text=text,
+        vision=vision,
         device=place,
         dtype=precision,
+        quantised=parts.quantised,
+        placement=placement,
         preview=parts.preview,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 
@@ -17,44 +17,31 @@ from .atomic import replacing
 from .bounded_json import parse_json
 from .diffusion.config import SECOND_EVALUATION
 from .diffusion.guidance import guided_steps, make_guidance
-from .model.configs import LATENT_FACTOR
-from .model.memory import branches_at_once, unet_bytes, vae_decode_bytes
+from .model.configs import LATENT_FACTOR, Quantised, Residence
 from .model.variants import Variant
 from .settings import Settings
 from .weights.download import weights_folder
-from .weights.networks import Component, expected
+from .weights.footprint import ClipSize, Footprint, footprint
 
 _FILE = "speeds.json"
 """Remembered speeds, in the weights folder."""
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on the device."""
-
-    weights: int
-    """Of all networks, which are loaded together."""
-    activations: float
-    """The estimated peak of any network, :mod:`dynamicrafter.model.memory`."""
+def work_of(batch: Sequence[Settings]) -> ClipSize:
+    """A batch of clips as far as its memory depends on it."""
+    one = batch[0]
+    return ClipSize(len(batch), one.frames, one.width, one.height, _branches(one))
 
 
-def memory_of(variant: Variant, batch: Sequence[Settings], dtype: torch.dtype) -> Memory:
-    """Memory for a batch of clips, with fused attention."""
-    one, clips = batch[0], len(batch)
-    pixels = one.width * one.height
-    at_once = one.frames if variant.vae.video_decoder else 1
-    weights = sum(
-        math.prod(shape)
-        for component in get_args(Component)
-        for shape in expected(variant, component).values()
-    )
-    cells = clips * _cells(one)
-    # Images are encoded one at a time, which takes less than decoding a frame.
-    activations = max(
-        unet_bytes(variant.unet, branches_at_once(cells, _branches(one)) * cells, dtype),
-        vae_decode_bytes(variant.vae, at_once, pixels, dtype),
-    )
-    return Memory(weights * dtype.itemsize, activations)
+def memory_of(
+    variant: Variant,
+    batch: Sequence[Settings],
+    dtype: torch.dtype,
+    kind: Quantised | None = None,
+    residence: Residence = "high",
+) -> Footprint:
+    """Bytes on the device for a batch of clips, with fused attention."""
+    return footprint(variant, work_of(batch), dtype, kind, residence)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,9 +17,10 @@ from .diffusion.schedule import make_plan, make_schedule
 from .errors import DynamiCrafterError, Remedy, UsageError
 from .model.autoencoder import Autoencoder
 from .model.conditioning import Conditioning, Request, condition, perceive
-from .model.configs import LATENT_FACTOR
+from .model.configs import LATENT_FACTOR, Quantised
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from .model.memory import branches_at_once
+from .model.placement import Placement
 from .model.preview import PreviewColours
 from .model.protocols import (
     Context,
@@ -56,6 +57,10 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     """The dtype in which the networks compute; sampling is always float32."""
+    quantised: Quantised | None = field(default=None, kw_only=True)
+    """How the weights of the denoising network's layers are stored; None if in ``dtype``."""
+    placement: Placement | None = field(default=None, kw_only=True)
+    """What moves the networks to ``device`` when they are called; None if they stay there."""
 
 
 @dataclass(frozen=True)
@@ -303,14 +308,18 @@ def generate_each(
             callback(step)
         report("sample", step.index + 1, step.total)
 
-    generators = make_generators(model, settings)
-    report("encode", 0, 1)
-    conditioning = encode(model, pictures, settings, generators)
-    report("encode", 1, 1)
-    report("sample", 0, common.steps)
-    latents = sample(model, conditioning, common, generators, stepped)
-    for parts in decode_each(model, latents, pictures, lambda done, total: report("decode", done, total)):
-        yield _in_8_bits(parts, clip_length(common))
+    try:
+        generators = make_generators(model, settings)
+        report("encode", 0, 1)
+        conditioning = encode(model, pictures, settings, generators)
+        report("encode", 1, 1)
+        report("sample", 0, common.steps)
+        latents = sample(model, conditioning, common, generators, stepped)
+        for parts in decode_each(model, latents, pictures, lambda done, total: report("decode", done, total)):
+            yield _in_8_bits(parts, clip_length(common))
+    finally:
+        if model.placement is not None:
+            model.placement.leave()
 
 
 def _in_8_bits(parts: Iterator[Tensor], length: int) -> Iterator[Tensor]:

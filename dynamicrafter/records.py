@@ -13,6 +13,7 @@ from .errors import CheckpointError, ClipError, Remedy, UsageError
 from .forms import Form, program_version, shortened
 from .hashing import file_sha256, remembered_sha256
 from .media.video import read_metadata
+from .model.configs import Quantised
 from .pipeline import Model
 from .settings import PROGRAM, Settings
 from .weights.catalogue import find
@@ -82,6 +83,8 @@ class KnownModel:
     text_encoder: KnownFile | None = None
     image_encoder: KnownFile | None = None
     loras: tuple[KnownLora, ...] = ()
+    stored: Literal["full", Quantised] = "full"
+    """How the weights of its denoising network's layers were kept; "full" is in ``dtype``."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = 
         text_encoder=tower(files.text_encoder),
         image_encoder=tower(files.image_encoder),
         loras=tuple(KnownLora(**vars(known(lora.path)), strength=lora.strength) for lora in files.loras),
+        stored=model.quantised or "full",
     )
 
 

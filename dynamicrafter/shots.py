@@ -6,23 +6,35 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from .api import Clip, ModelFiles, load, notes_on, stream_each, variant_of
+from .api import (
+    Clip,
+    ModelFiles,
+    load,
+    notes_on,
+    pick_device,
+    pick_dtype,
+    stored_as,
+    stream_each,
+    variant_of,
+)
 from .errors import Remedy, UsageError
-from .forecast import Stopwatch
+from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import FrameStream, check_clip_path, write_clip
+from .model.configs import Memory, Residence, Weights
 from .pipeline import Model, Stage, TorchModel, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
+from .weights.footprint import pick_residence
 
 Work = Stage | Literal["load", "hash"]
 ShotProgress = Callable[[str, Work, int, int], None]
@@ -41,6 +53,10 @@ class Means:
     dtype: str = "auto"
     batch: int = 1
     """Maximum number of clips that are generated at once."""
+    weights: Weights = "auto"
+    """How the weights of the denoising network's layers are kept."""
+    memory: Memory = "auto"
+    """How the networks use the device's memory; "auto" depends on what is free and on the clips."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an empty batch."""
@@ -74,7 +90,14 @@ def load_with(
     means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None
 ) -> TorchModel:
     """Load a model to be run by ``means``; ``progress`` and errors as in :func:`~dynamicrafter.api.load`."""
-    return load(files, device=means.device, dtype=means.dtype, progress=progress)
+    return load(
+        files,
+        device=means.device,
+        dtype=means.dtype,
+        weights=means.weights,
+        memory=means.memory,
+        progress=progress,
+    )
 
 
 def make(
@@ -98,7 +121,11 @@ def make(
         if progress is not None:
             progress(title, work, done, total)
 
-    model = load_with(means, files, lambda done, total: shown(files.asked, "load", done, total))
+    model = load_with(
+        replace(means, memory=residence_for(shots, files, means)),
+        files,
+        lambda done, total: shown(files.asked, "load", done, total),
+    )
     # Before the first clip, so that interrupting a long hash does not lose one.
     known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
     for batch in batches(shots, means.batch):
@@ -115,6 +142,19 @@ def make(
             if shot is batch[-1]:
                 watch.remember([each.settings for each in batch], model.variant, model.device, model.dtype)
             yield Made(shot, seconds)
+
+
+def residence_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Residence:
+    """How the networks use the device's memory for these clips."""
+    device = pick_device(means.device)
+    return pick_residence(
+        means.memory,
+        variant_of(files),
+        [work_of([shot.settings for shot in batch]) for batch in batches(shots, means.batch)],
+        device,
+        pick_dtype(means.dtype, device),
+        stored_as(files, means.weights),
+    )
 
 
 def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:

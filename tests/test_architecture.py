@@ -35,11 +35,12 @@ BOXES = {
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
-    "model": "configs variants operations protocols preview conditioning layers attention open_clip_modules encoders "
+    "model": "configs variants operations quantised placement protocols preview conditioning layers attention "
+    "open_clip_modules encoders "
     "memory resampler unet autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers",
-    "weights": "formats networks layout architectures accounting detect preview fill tensors load convert inspect "
-    "random_model lora catalogue download",
+    "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
+    "inspect random_model lora catalogue download",
     "media": "lists provenance pictures video",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",

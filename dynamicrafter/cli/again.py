@@ -39,7 +39,12 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     pictures = find_pictures(record, given.picture, clip.parent)
     for picture in pictures:
         read_picture(picture)
-    means = Means(given.device, record.model.dtype if given.dtype == "auto" else given.dtype)
+    means = Means(
+        given.device,
+        record.model.dtype if given.dtype == "auto" else given.dtype,
+        weights=record.model.stored if given.weights == "auto" else given.weights,
+        memory=given.memory,
+    )
     pick_dtype(means.dtype, pick_device(means.device))
     files = _files(record, given, clip.parent)
     times = times_usual(record.settings, variant_of(files))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UsageError
+from ..model.configs import MEMORY, WEIGHTS
 from ..model.variants import VARIANTS
 from ..parameters import PARAMETERS, Group, Parameter, of_group
 
@@ -205,7 +206,8 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         type=_stored,
         default="keep",
         metavar="KIND",
-        help="precision to store: fp32, bf16, fp16, fp8_e4m3fn, fp8_e5m2 or keep (default: keep that of IN)",
+        help="precision to store: fp32, bf16, fp16, fp8_e4m3fn, fp8_e5m2, int8 or fp8_scaled (the network's layers "
+        "alone, with a scale for each output channel), or keep (default: keep that of IN)",
     )
     convert.add_argument("--prune", action="store_true", help="remove the CLIP encoders")
     convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
@@ -423,6 +425,20 @@ def _model_options(
             default="auto",
             metavar="KIND",
             help="compute precision: auto, fp32, bf16 or fp16 (default: auto, which is fp32 on the CPU, else 16 bits)",
+        )
+        group.add_argument(
+            "--weights",
+            choices=WEIGHTS,
+            default="auto",
+            help="how the network's weights are kept: int8 or fp8_scaled (1 byte each), full (as computed), or auto "
+            "(as in the file; default)",
+        )
+        group.add_argument(
+            "--memory",
+            choices=MEMORY,
+            default="auto",
+            help="networks on the device: high (all), low (each while it works), min (layer by layer), or auto (by its "
+            "free memory; default)",
         )
 
 
@@ -662,8 +678,14 @@ def _table_option(parser: argparse.ArgumentParser) -> Any:
 
 
 _COMPUTED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_STORED = {**_COMPUTED, "fp8_e4m3fn": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
-"""Short names of precisions, and PyTorch's names."""
+_STORED = {
+    **_COMPUTED,
+    "fp8_e4m3fn": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "int8": "int8",
+    "fp8_scaled": "fp8_scaled",
+}
+"""Short names of precisions, and PyTorch's or the package's names."""
 
 
 def _computed(text: str) -> str:

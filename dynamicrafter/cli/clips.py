@@ -135,7 +135,7 @@ def model_files(given: Namespace) -> ModelFiles:
 
 def means_of(given: Namespace) -> Means:
     """How the clips are computed according to the arguments."""
-    return Means(given.device, given.dtype, given.batch)
+    return Means(given.device, given.dtype, given.batch, given.weights, given.memory)
 
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:

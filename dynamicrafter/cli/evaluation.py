@@ -70,7 +70,14 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
         )
     hidden = given.quiet or given.json
     with Bars(files.asked, hidden) as bars:
-        model = load(files, device=given.device, dtype="float32", progress=bars.loading)
+        model = load(
+            files,
+            device=given.device,
+            dtype="float32",
+            weights=given.weights,
+            memory=given.memory,
+            progress=bars.loading,
+        )
     single: list[dict[str, float]] = []
     for seed in given.seed:
         with Bars(f"seed {seed}", hidden or len(given.seed) == 1) as bars, threads_that_pay(model):

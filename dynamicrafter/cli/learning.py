@@ -87,6 +87,8 @@ def run(given: Namespace) -> dict[str, Any]:
                 image_encoder=config.image_encoder,
                 device=str(device),
                 dtype="float32",
+                weights="full",
+                memory="high",
                 progress=bars.loading,
             )
             path = finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)

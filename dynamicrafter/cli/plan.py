@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..api import ModelFiles, pick_device, pick_dtype, variant_of
+from ..api import ModelFiles, pick_device, pick_dtype, stored_as, variant_of
 from ..forecast import memory_of, speed_of
 from ..parameters import PARAMETERS
 from ..settings import clip_length, settings_to_json
-from ..shots import Means, Shot, batches
+from ..shots import Means, Shot, batches, residence_for
 from .streams import Streams
+
+_KEPT = {"high": "", "low": " (one network at a time)", "min": " (a few layers at a time)"}
+"""What is said of the weights on the device, by the way in which networks use its memory."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class RunPlan:
     model: dict[str, Any]
     device: str
     dtype: str
+    weights: str
+    """How the weights of the denoising network's layers are kept."""
+    memory: str
+    """How the networks use the device's memory."""
     weights_bytes: int
     activations_bytes: int
     seconds: float | None
@@ -32,7 +39,8 @@ class RunPlan:
         yield from _brief(self.clips, self.model)
         yield f"computed on: {self.device} in {self.dtype}"
         weights, activations = _size(self.weights_bytes), _size(self.activations_bytes)
-        yield f"memory: about {weights} for weights and {activations} for activations, besides PyTorch itself"
+        kept = _KEPT[self.memory]
+        yield f"memory: about {weights} for weights{kept} and {activations} for activations, besides PyTorch itself"
         source = "the last run with this model, device and precision"
         if self.seconds is None:
             yield f"time: unknown, because it is estimated from {source}"
@@ -49,17 +57,22 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
     """The plan of ``shots``, with the files of ``streams`` under the name of standard input and output."""
     variant, device = variant_of(files), pick_device(means.device)
     dtype = pick_dtype(means.dtype, device)
+    kind, residence = stored_as(files, means.weights), residence_for(shots, files, means)
     memories = [
-        memory_of(variant, [shot.settings for shot in batch], dtype) for batch in batches(shots, means.batch)
+        memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
+        for batch in batches(shots, means.batch)
     ]
+    most = max(memories, key=lambda memory: memory.total)
     speed = speed_of(variant, device, dtype)
     return RunPlan(
         clips=_clips(shots, streams),
         model=_model(files),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        weights_bytes=memories[0].weights,
-        activations_bytes=round(max(memory.activations for memory in memories)),
+        weights=kind or "full",
+        memory=residence,
+        weights_bytes=most.weights,
+        activations_bytes=round(most.activations),
         seconds=None if speed is None else round(speed.seconds([shot.settings for shot in shots]), 1),
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..api import BUILT_IN, RANDOM, find_model
+from ..model.configs import QUANTISED
 from ..model.variants import TINY, VARIANTS
 from ..weights.catalogue import Release, find, with_requirements
 from ..weights.convert import convert
@@ -106,6 +107,8 @@ def _print_report(report: Inspection) -> None:
     print(f"  file        {report.format}, {report.size_bytes / 1e9:.3f} GB{files}")
     stored = ", ".join(f"{dtype} {count:,}" for dtype, count in report.dtypes.items())
     print(f"  parameters  {report.parameters:,} ({stored})")
+    if report.quantised:
+        print(f"  layers      {report.quantised} with a scale for each output channel")
     for part in report.components:
         state = "missing" if not part.tensors else f"{part.parameters:,} parameters"
         if part.tensors and part.missing:
@@ -120,7 +123,9 @@ def _print_report(report: Inspection) -> None:
 
 
 def _convert(given: Namespace) -> dict[str, Any]:
-    dtype = None if given.dtype == "keep" else cast(torch.dtype, getattr(torch, given.dtype))
+    dtype: Any = None if given.dtype == "keep" else given.dtype
+    if dtype not in (None, *QUANTISED):
+        dtype = getattr(torch, dtype)
     with Bars(given.target.name, hidden=given.quiet or given.json) as bars:
         variant = convert(
             given.source,

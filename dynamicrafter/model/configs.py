@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 TEXT_TOKENS = 77
 """Length of every text condition; the networks were trained with exactly this many text tokens."""
@@ -79,3 +80,17 @@ class VisionConfig:
     heads: int = 16
     patch: int = 14
     image_size: int = 224
+
+
+Quantised = Literal["int8", "fp8_scaled"]
+"""How weights of layers are stored in 8 bits: integers, or floating point with 4 bits of exponent and 3 of mantissa."""
+QUANTISED: tuple[Quantised, ...] = get_args(Quantised)
+
+Weights = Literal["auto", "full", Quantised]
+"""How the weights of the denoising network's layers are kept: as in the file, plainly, or quantised."""
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+Residence = Literal["high", "low", "min"]
+"""How networks use the device's memory: all of them stay on it, each only while it works, or layer by layer."""
+Memory = Literal["auto", Residence]
+MEMORY: tuple[Memory, ...] = get_args(Memory)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast, get_args, get_origin
 from ..bounded_json import parse_json
 from ..errors import UsageError
 from ..forms import Form, shortened
+from ..model.configs import QUANTISED, Quantised
 from ..settings import check_seed
 from ..toml_text import parse_toml
 from .lora import USUAL, Adapted, Adapters
@@ -26,7 +27,7 @@ _SMALLEST_AREA = 64 * 64
 Target = Literal["all", "spatial", "temporal", "image_proj", "lora"]
 TrainedMode = Literal["animate", "interpolate"]
 Timesteps = Literal["uniform", "high"]
-Base = Literal["float32", "bf16"]
+Base = Literal["float32", "bf16", Quantised]
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class FinetuneConfig:
         Base,
         Option(
             "precision in which the frozen weights are kept when adapters are trained; bf16 takes half the memory, and "
-            "with precision bf16 it changes no result"
+            "with precision bf16 it changes no result; int8 and fp8_scaled take a quarter, and the adapters are then "
+            "trained on the rounded weights"
         ),
     ] = "float32"
     keep_last: Annotated[
@@ -281,6 +283,10 @@ class FinetuneConfig:
         if self.start_from is not None and self.target != "lora":
             raise UsageError(
                 f"start_from needs target lora, but it is {self.target}; change it, or leave start_from out"
+            )
+        if self.base in QUANTISED and self.target != "lora":
+            raise UsageError(
+                f"base {self.base} needs target lora, but it is {self.target}; change it, or use base float32"
             )
         if self.base == "bf16" and (self.target != "lora" or self.trainer.precision != "bf16"):
             raise UsageError(

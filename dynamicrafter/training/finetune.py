@@ -49,6 +49,7 @@ from .lora import (
     is_adapter,
     is_temporal,
     keep_compact,
+    quantise_frozen,
     save_adapters,
     start_from,
     step_file,
@@ -122,6 +123,15 @@ def finetune(
             f"training starts from weights in float32, but the model is in {model.dtype}; load it with "
             'dtype="float32" and set precision in the config'
         )
+    if model.quantised is not None:
+        raise UsageError(
+            f"training starts from full weights, but the model's are {model.quantised}; load it with "
+            'weights="full" and set base in the config'
+        )
+    if model.placement is not None:
+        raise UsageError(
+            'training keeps its networks in one place, but the model moves them; load it with memory="high"'
+        )
     incomplete: list[str] = []
     rows = listed_clips(config, incomplete.append)
     if not 0 <= config.held_out < len(rows):
@@ -186,6 +196,8 @@ def finetune(
         start_from(loss.unet, config.adapters, first, str(config.start_from))
     if config.base == "bf16":
         keep_compact(loss.unet, loss.resampler)
+    elif config.base != "float32":
+        quantise_frozen(loss.unet, config.base)
     if config.checkpointing:
         recompute_activations(loss.unet)
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..model.configs import Quantised
+from ..model.quantised import quantise_layer
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.lora import ALPHA, PREFIX, UP
@@ -147,6 +149,16 @@ def keep_compact(unet: nn.Module, resampler: nn.Module) -> None:
                 and not layer.weight.requires_grad
             ):
                 layer.weight.data = layer.weight.data.bfloat16()
+
+
+def quantise_frozen(unet: nn.Module, kind: Quantised) -> None:
+    """Store the frozen weights of linear and convolution layers in 8 bits.
+
+    For the backward pass, such layers keep neither their input nor more than the stored weight.
+    """
+    for layer in unet.modules():
+        if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            quantise_layer(layer, kind)
 
 
 def is_adapter(name: str) -> bool:

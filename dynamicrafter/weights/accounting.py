@@ -6,11 +6,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..errors import CheckpointError, Remedy
+from ..model.configs import QUANTISED, Quantised
+from ..model.quantised import SCALE, STORED
 from ..model.variants import Variant
 from .formats.entries import Entry
 from .layout import PREFIXES, Place, locate
-from .networks import TITLES, Component, expected
+from .networks import TITLES, Component, described
 
 _PARTS = 3
 """Number of parts into which a file may split a tensor: query, key and value."""
@@ -40,6 +44,8 @@ class Stock:
     unexpected: tuple[str, ...]
     unused: tuple[str, ...]
     """Tensors that are known but never used, or belong to networks that were not requested."""
+    quantised: Quantised | None
+    """How the layers of the denoising network are stored; None for plain weights."""
 
     def holds(self, component: Component) -> bool:
         """Whether any tensor of a network is present."""
@@ -48,8 +54,10 @@ class Stock:
 
 def take_stock(entries: Mapping[str, Entry], variant: Variant, components: Collection[Component]) -> Stock:
     """Compare a file's tensors with those of the named networks of a variant."""
-    wanted: dict[Component, dict[str, tuple[int, ...]]] = {
-        component: expected(variant, component) for component in components
+    kind = stored_kind(entries)
+    wanted: dict[Component, dict[str, Entry]] = {
+        component: {name: Entry(shape, dtype) for name, shape, dtype in described(variant, component, kind)}
+        for component in components
     }
     placed: dict[Component, dict[str, Place]] = {component: {} for component in components}
     filled: dict[tuple[Component, str], set[int]] = {}
@@ -83,7 +91,17 @@ def take_stock(entries: Mapping[str, Entry], variant: Variant, components: Colle
         )
         for component, names in wanted.items()
     }
-    return Stock(placed, missing, tuple(misfits), tuple(unexpected), tuple(unused))
+    return Stock(placed, missing, tuple(misfits), tuple(unexpected), tuple(unused), kind)
+
+
+def stored_kind(entries: Mapping[str, Entry]) -> Quantised | None:
+    """How the layers of a file's denoising network are quantised, by the first one that has scales."""
+    for key in entries:
+        if not key.endswith(f".{SCALE}") or (place := locate(key)) is None or place.component != "unet":
+            continue
+        weight = entries.get(key.removesuffix("_scale"))
+        return next((kind for kind in QUANTISED if weight and weight.dtype == STORED[kind][0]), None)
+    return None
 
 
 def _never_run(place: Place, variant: Variant) -> bool:
@@ -93,12 +111,15 @@ def _never_run(place: Place, variant: Variant) -> bool:
     )
 
 
-def _compare(key: str, entry: Entry, shape: tuple[int, ...], place: Place) -> Misfit | None:
+def _compare(key: str, entry: Entry, wanted: Entry, place: Place) -> Misfit | None:
+    shape = wanted.shape
     if place.parts > 1:
         shape = (shape[0] // place.parts, *shape[1:])
     if entry.shape != shape:
         return Misfit(key, str(list(entry.shape)), str(list(shape)))
-    if not entry.dtype.is_floating_point:
+    if wanted.dtype != torch.float32 and entry.dtype != wanted.dtype:
+        return Misfit(key, f"stored as {_plain(entry)}", f"{_plain(wanted)}, like the other layers")
+    if wanted.dtype == torch.float32 and not entry.dtype.is_floating_point:
         return Misfit(key, f"stored as {_plain(entry)}", "floating-point numbers")
     return None
 

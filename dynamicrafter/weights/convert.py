@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import UsageError
+from ..model.configs import Quantised
+from ..model.quantised import SCALE, STORED, quantise, widen
 from ..model.variants import Variant
 from .accounting import Stock, require, take_stock
 from .detect import choose, detect, variant_metadata
@@ -16,7 +20,7 @@ from .formats.entries import ByteProgress, Entry, Piece, WeightsFile
 from .formats.files import open_weights
 from .formats.safetensors_file import write_safetensors
 from .layout import PREFIXES
-from .networks import CORE, TOWER_COMPONENTS, Component
+from .networks import CORE, TOWER_COMPONENTS, Component, expected
 from .preview import preview_metadata, preview_of
 
 
@@ -24,7 +28,7 @@ def convert(
     source: Path | str,
     target: Path | str,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Quantised | None = None,
     prune: bool = False,
     variant: str | None = None,
     progress: ByteProgress | None = None,
@@ -32,7 +36,9 @@ def convert(
     """Convert ``source``, in any supported format, to the safetensors file ``target``; returns its variant.
 
     With ``dtype`` None every tensor keeps its precision. fp8 applies to matrices and kernels only: all other tensors,
-    about 0.1 % of the file, become bfloat16, because norms lose too much precision in fp8. ``prune`` omits unused
+    about 0.1 % of the file, become bfloat16, because norms lose too much precision in fp8. "int8" and "fp8_scaled"
+    quantise the layers of the denoising network, each output channel with a scale of its own, and keep the precision of
+    all other tensors; any other ``dtype`` restores plain weights from quantised ones. ``prune`` omits unused
     tensors and the CLIP encoders, which are the same in all checkpoints and can be loaded from a separate file; without
     it everything is kept, unused tensors in their own precision. The variant is stored in the metadata, so that it need
     not be specified again.
@@ -50,13 +56,13 @@ def convert(
     chosen = choose(detect(file), variant, file)
     stock = _stock(file, chosen, prune)
     names = _names(stock, keep_unused=not prune)
-    entries = {
-        name: Entry(
-            file.entries[key].shape, _stored(file.entries[key], dtype if key not in stock.unused else None)
-        )
-        for key, name in names.items()
-    }
-    pieces = _cast(file, names, entries, progress)
+    wanted = stock.quantised if dtype is None else dtype if isinstance(dtype, str) else None
+    layers: dict[str, Quantised | None] = {}
+    if wanted != stock.quantised:
+        scales = [name for name in expected(chosen, "unet", "int8") if name.endswith(SCALE)]
+        layers = {PREFIXES["unet"] + name.removesuffix("_scale"): wanted for name in scales}
+    entries = _entries(file, names, stock, dtype, layers)
+    pieces = _cast(file, names, entries, layers, progress)
     metadata = variant_metadata(chosen) | preview_metadata(preview_of(file))
     with single_thread():
         write_safetensors(target, entries, pieces, metadata)
@@ -86,6 +92,29 @@ def _names(stock: Stock, keep_unused: bool) -> dict[str, str]:
     return names
 
 
+def _entries(
+    file: WeightsFile,
+    names: Mapping[str, str],
+    stock: Stock,
+    dtype: torch.dtype | Quantised | None,
+    layers: Collection[str],
+) -> dict[str, Entry]:
+    """The tensors of the target; ``layers`` are the names of the weights that are stored in another way."""
+    plain = dtype if isinstance(dtype, torch.dtype) else None
+    entries: dict[str, Entry] = {}
+    for key, name in names.items():
+        entry = file.entries[key]
+        if name.removesuffix("_scale") in layers:
+            if name in layers and isinstance(dtype, str):
+                entries[name] = Entry(entry.shape, STORED[dtype][0])
+                entries[f"{name}_scale"] = Entry(entry.shape[:1], torch.float32)
+            elif name in layers:
+                entries[name] = Entry(entry.shape, plain or torch.float32)
+        else:
+            entries[name] = Entry(entry.shape, _stored(entry, None if key in stock.unused else plain))
+    return entries
+
+
 def _stored(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
     if dtype is None or not entry.dtype.is_floating_point:
         return entry.dtype
@@ -93,15 +122,49 @@ def _stored(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _cast(
-    file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry], progress: ByteProgress | None
+    file: WeightsFile,
+    names: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    layers: Mapping[str, Quantised | None],
+    progress: ByteProgress | None,
 ) -> Iterator[Piece]:
+    """The tensors of the target; those of ``layers`` are stored in the given way and need a whole layer at a time."""
     total = sum(file.entries[key].nbytes for key in names)
     done = 0
+    gathered: dict[str, Tensor] = {}
+    left: Counter[str] = Counter()
+    for key, name in names.items():
+        if name.removesuffix("_scale") in layers:
+            left[name.removesuffix("_scale")] += file.entries[key].numel
     for piece in file.pieces(names):
         name = names[piece.name]
-        values = torch.empty(piece.values.numel(), dtype=entries[name].dtype)
-        copy_piece(piece, values, file.path)
-        yield Piece(name, piece.start, values)
+        layer = name.removesuffix("_scale")
+        if layer in layers:
+            source = file.entries[piece.name]
+            whole = gathered.setdefault(name, torch.empty(source.numel, dtype=source.dtype))
+            copy_piece(piece, whole[piece.start : piece.start + piece.values.numel()], file.path)
+            left[layer] -= piece.values.numel()
+            if left[layer] == 0:
+                shape = entries[layer].shape
+                weight, scale = gathered.pop(layer).view(shape), gathered.pop(f"{layer}_scale", None)
+                plain = weight.float() if scale is None else widen(weight, scale, torch.float32)
+                yield from _restored(layer, plain, layers[layer], entries[layer], file.path)
+        else:
+            values = torch.empty(piece.values.numel(), dtype=entries[name].dtype)
+            copy_piece(piece, values, file.path)
+            yield Piece(name, piece.start, values)
         done += piece.values.nbytes
         if progress is not None:
             progress(done, total)
+
+
+def _restored(name: str, weight: Tensor, kind: Quantised | None, entry: Entry, path: Path) -> Iterator[Piece]:
+    """A layer's weight, which is float32, as it is stored in the target."""
+    if kind is not None:
+        values, scale = quantise(weight, kind)
+        yield Piece(name, 0, values.view(-1))
+        yield Piece(f"{name}_scale", 0, scale)
+    else:
+        values = torch.empty(entry.numel, dtype=entry.dtype)
+        copy_piece(Piece(name, 0, weight.view(-1)), values, path)
+        yield Piece(name, 0, values)

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .accounting import Stock, take_stock
+from ..model.quantised import SCALE
+from .accounting import Stock, stored_kind, take_stock
 from .architectures import recognise
 from .detect import detect
 from .formats.entries import WeightsFile
@@ -48,6 +49,8 @@ class Inspection:
     """Parameters of all tensors, used or not."""
     dtypes: dict[str, int]
     """Parameters stored in each precision."""
+    quantised: str | None
+    """How the layers of the denoising network are quantised; None if they are not."""
     components: tuple[ComponentReport, ...]
     """All five networks, present or not; empty if no variant fits."""
     unexpected: tuple[str, ...]
@@ -67,7 +70,11 @@ def inspect(path: Path | str) -> Inspection:
     file = open_weights(path)
     fits = detect(file)
     dtypes: Counter[str] = Counter()
-    for entry in file.entries.values():
+    kind = stored_kind(file.entries)
+    for key, entry in file.entries.items():
+        # The scales of quantised layers are no parameters of the network.
+        if kind is not None and key.endswith(f".{SCALE}"):
+            continue
         dtypes[str(entry.dtype).removeprefix("torch.")] += entry.numel
     held = {place.component for key in file.entries if (place := locate(key)) and place.component}
     present: list[Component] = [component for component in COMPONENTS if component in held]
@@ -81,6 +88,7 @@ def inspect(path: Path | str) -> Inspection:
         architecture="a DynamiCrafter checkpoint" if fits else recognise(file.entries),
         parameters=sum(dtypes.values()),
         dtypes=dict(dtypes),
+        quantised=kind,
         components=tuple(_component(file, stock, name) for name in COMPONENTS) if stock else (),
         unexpected=stock.unexpected if stock else (),
         misfits=tuple(map(str, stock.misfits)) if stock else (),
@@ -95,6 +103,10 @@ def _component(file: WeightsFile, stock: Stock, name: Component) -> ComponentRep
         name=name,
         title=TITLES[name],
         tensors=len(keys),
-        parameters=sum(file.entries[key].numel for key in keys),
+        parameters=sum(
+            file.entries[key].numel
+            for key in keys
+            if stock.quantised is None or not key.endswith(f".{SCALE}")
+        ),
         missing=len(stock.missing.get(name, ())),
     )

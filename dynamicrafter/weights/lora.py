@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..model.quantised import QuantisedLayer
 
 PREFIX = "diffusion_model."
 """Prefix of the network's own names in a file."""
@@ -41,12 +42,14 @@ def read_adapters(path: Path) -> dict[str, Tensor]:
 def merge_adapters(unet: nn.Module, weights: Mapping[str, Tensor], strength: float, name: str) -> None:
     """Add adapters, multiplied by ``strength``, to the weights of ``unet`` in place; 0 changes nothing.
 
+    A quantised layer is quantised again with its changed weights.
+
     ``name`` is the file's name in errors. Raises CheckpointError, before anything is changed, for adapters of layers
     that the network lacks, with the wrong shape or with values that are not finite, and for tensors that do not belong
     to an adapter.
     """
     parameters = dict(unet.named_parameters())
-    changes: list[tuple[nn.Parameter, Tensor]] = []
+    changes: list[tuple[str, Tensor]] = []
     left = dict.fromkeys(weights)
     stems = [key.removesuffix(DOWN) for key in weights if key.endswith(DOWN)]
     if not stems:
@@ -62,13 +65,15 @@ def merge_adapters(unet: nn.Module, weights: Mapping[str, Tensor], strength: flo
         if stem + UP not in weights:
             continue
         weight = parameters[layer]
-        change = _change(weights, stem, weight.shape, strength, name).to(weight.dtype)
+        owner = unet.get_submodule(layer.removesuffix(".weight"))
+        dtype = torch.float32 if isinstance(owner, QuantisedLayer) else weight.dtype
+        change = _change(weights, stem, weight.shape, strength, name).to(dtype)
         if not torch.isfinite(change).all():
             raise CheckpointError(
-                f"{name} must change {layer} by values that {str(weight.dtype).removeprefix('torch.')} can represent, "
+                f"{name} must change {layer} by values that {str(dtype).removeprefix('torch.')} can represent, "
                 f"but at strength {strength} they are too large; use a lower strength or another file"
             )
-        changes.append((weight, change))
+        changes.append((layer, change))
         for part in (DOWN, UP, ALPHA):
             left.pop(stem + part, None)
     if left:
@@ -76,8 +81,12 @@ def merge_adapters(unet: nn.Module, weights: Mapping[str, Tensor], strength: flo
             f"{name} must contain only pairs of {DOWN[1:]} and {UP[1:]}, optionally with {ALPHA[1:]}, but "
             f"{next(iter(left))} belongs to no pair ({len(left)} such tensors); use a complete LoRA file"
         )
-    for weight, change in changes:
-        weight += change.to(weight.device)
+    for layer, change in changes:
+        owner = unet.get_submodule(layer.removesuffix(".weight"))
+        if isinstance(owner, QuantisedLayer):
+            owner.add(change)
+        else:
+            parameters[layer].add_(change.to(parameters[layer].device))
 
 
 def _change(

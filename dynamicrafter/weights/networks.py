@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..model.configs import Quantised
 from ..model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from ..model.operations import Operations
+from ..model.quantised import quantised
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
 from ..model.variants import V512, Variant
@@ -48,13 +50,30 @@ def build(variant: Variant, component: Component, operations: Operations) -> nn.
     return CLIPImageEncoder(variant.vision, dtype, device)
 
 
-def expected(variant: Variant, component: Component) -> dict[str, tuple[int, ...]]:
-    """Names, without prefix, and shapes of all tensors of a network."""
+def expected(
+    variant: Variant, component: Component, kind: Quantised | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Names, without prefix, and shapes of all tensors of a network; ``kind``: how the UNet's layers are quantised."""
+    return {name: shape for name, shape, _ in described(variant, component, kind)}
+
+
+def described(
+    variant: Variant, component: Component, kind: Quantised | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """As :func:`expected`, with the dtype of each tensor in a network of ``dtype``."""
     # Built within a fixed variant, so that variants that share a network share the cache entry.
-    return dict(_expected(replace(V512, **{component: getattr(variant, component)}), component))
+    return _described(
+        replace(V512, **{component: getattr(variant, component)}),
+        component,
+        kind if component == "unet" else None,
+        dtype,
+    )
 
 
 @cache
-def _expected(variant: Variant, component: Component) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    network = build(variant, component, Operations(dtype=torch.float32, device="meta"))
-    return tuple((name, tuple(tensor.shape)) for name, tensor in network.state_dict().items())
+def _described(
+    variant: Variant, component: Component, kind: Quantised | None, dtype: torch.dtype
+) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    operations = Operations(dtype=dtype, device="meta")
+    network = build(variant, component, operations if kind is None else quantised(operations, kind))
+    return tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items())

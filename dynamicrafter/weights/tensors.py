@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..model.configs import Quantised
+from ..model.quantised import SCALE, quantise, widen
 from ..model.variants import Variant
 from .accounting import require, take_stock
 from .detect import choose, detect
 from .fill import copy_piece, single_thread
 from .formats.files import open_weights
-from .networks import Component, expected
+from .networks import Component, described, expected
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,28 @@ class ComponentTensors:
 
     tensors: dict[str, Tensor]
     dtype: torch.dtype
-    """Dtype that most of the network's values are stored in; all tensors have it."""
+    """Dtype that most of the network's values are stored in; all tensors but those of quantised layers have it."""
+    quantised: Quantised | None = None
+    """How the layers' weights are stored; their scales are then among the tensors, in float32."""
+    layers: frozenset[str] = frozenset()
+    """Names of the weights that can be quantised."""
+
+    def kept(self, kind: Quantised | None) -> ComponentTensors:
+        """The same with layers stored as ``kind``, or plainly in ``dtype``, for a denoising network."""
+        if kind == self.quantised:
+            return self
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            if name.endswith(f".{SCALE}"):
+                continue
+            scale = self.tensors.get(f"{name}_scale")
+            exact = self.dtype if kind is None else torch.float32
+            plain = tensor if scale is None else widen(tensor, scale, exact)
+            if kind is not None and name in self.layers:
+                tensors[name], tensors[f"{name}_scale"] = quantise(plain, kind)
+            else:
+                tensors[name] = plain
+        return replace(self, tensors=tensors, quantised=kind)
 
 
 def load_tensors(
@@ -44,13 +67,23 @@ def load_tensors(
     stretches: dict[str, Tensor] = {}
     for component in components:
         places = stock.placed[component]
+        kind = stock.quantised if component == "unet" else None
+        own = {name: dtype for name, _, dtype in described(chosen, component, kind)}
+        special = {name for name, dtype in own.items() if dtype != torch.float32 or f".{SCALE}" in name}
         sizes: Counter[torch.dtype] = Counter()
-        for key in places:
-            sizes[file.entries[key].dtype] += file.entries[key].numel
-        dtype = sizes.most_common(1)[0][0]
-        shapes = expected(chosen, component)
-        tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        found[component] = ComponentTensors(tensors, dtype)
+        for key, place in places.items():
+            if place.name not in special:
+                sizes[file.entries[key].dtype] += file.entries[key].numel
+        common = sizes.most_common(1)[0][0]
+        tensors = {
+            name: torch.empty(shape, dtype=own[name] if name in special else common)
+            for name, shape in expected(chosen, component, kind).items()
+        }
+        layers: frozenset[str] = frozenset()
+        if component == "unet":
+            scales = [name for name in expected(chosen, component, "int8") if name.endswith(f".{SCALE}")]
+            layers = frozenset(name.removesuffix("_scale") for name in scales)
+        found[component] = ComponentTensors(tensors, common, kind, layers)
         for key, place in places.items():
             flat = tensors[place.name].view(-1)
             length = flat.numel() // place.parts

@@ -11,6 +11,7 @@ import comfy.sd
 import folder_paths
 
 from ...dynamicrafter.api import find_model
+from ...dynamicrafter.model.configs import QUANTISED
 from ...dynamicrafter.weights.formats.files import open_weights
 from ...dynamicrafter.weights.preview import preview_of
 from ...dynamicrafter.weights.tensors import components_in, load_tensors
@@ -20,7 +21,8 @@ from .resampler import attach_resampler
 from .towers import build_clip, build_clip_vision
 from .vae import build_vae
 
-WEIGHT_DTYPES = ["auto", *STORAGE_DTYPES]
+AUTO = "auto"
+WEIGHT_DTYPES = [AUTO, *STORAGE_DTYPES, *QUANTISED]
 """Choices of the dtype in which the network's weights are stored."""
 
 _FILE = "dynamicrafter_file"
@@ -78,7 +80,11 @@ def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_d
         chosen, found = load_tensors(path, ("unet", "resampler"), variant)
         unet, resampler = found["unet"], found["resampler"]
         preview = preview_of(open_weights(path))
-        made = build_model(chosen, unet.tensors, unet.dtype, weight_dtype, preview, disable_dynamic)
+        if weight_dtype in QUANTISED:
+            unet = unet.kept(weight_dtype)
+        elif weight_dtype != AUTO:
+            unet = unet.kept(None)
+        made = build_model(chosen, unet, weight_dtype, preview, disable_dynamic)
         attach_resampler(made, chosen, resampler.tensors, resampler.dtype, disable_dynamic)
         made.set_attachments(_FILE, path)
     elif part == "vae":

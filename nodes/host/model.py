@@ -23,7 +23,9 @@ from ...dynamicrafter.model.preview import PreviewColours
 from ...dynamicrafter.model.protocols import Context
 from ...dynamicrafter.model.unet import VideoUNet
 from ...dynamicrafter.model.variants import Variant
+from ...dynamicrafter.weights.tensors import ComponentTensors
 from .memory import unet_activation_bytes
+from .quantised import HostQuantisedLayers, place_weights
 from .run import check_latent
 from .sampling import RescaledSampling
 
@@ -176,6 +178,7 @@ class HostModel(comfy.model_base.BaseModel):
         kind = kinds.V_PREDICTION if config.variant.diffusion.prediction == "v" else kinds.EPS
         super().__init__(config, kind, device=device, unet_model=HostUNet)
         self.variant = config.variant
+        self.quantised: str | None = None
         self.model_sampling = RescaledSampling(make_schedule(config.variant.diffusion))
 
     def extra_conds(self, **given: Any) -> dict[str, Any]:
@@ -199,6 +202,11 @@ class HostModel(comfy.model_base.BaseModel):
             )
         patcher = self.current_patcher
         refuse_windows(None if patcher is None else patcher.model_options.get("context_handler"), noise)
+        if patcher is not None and patcher.patches and self.quantised is not None:
+            raise ValueError(
+                f"a LoRA cannot be added to weights in {self.quantised}; load the checkpoint with another "
+                f"weight_dtype, or remove the LoRA"
+            )
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
         concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
         frames = keyframes.frames
@@ -227,15 +235,18 @@ def _shape(shape: Any) -> str:
 
 def build_model(
     variant: Variant,
-    weights: dict[str, Tensor],
-    weight_dtype: torch.dtype,
+    stored: ComponentTensors,
     dtype: str,
     preview: PreviewColours | None = None,
     disable_dynamic: bool = False,
 ) -> Any:
-    """A model patcher for the network with ``weights``; ``dtype`` "auto" follows the host's rules and flags."""
+    """A model patcher for the network with ``stored`` weights; ``dtype`` "auto" follows the host's rules and flags.
+
+    Quantised weights take the host's older kind of patcher: the newer one keeps weights in a form of its own.
+    """
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    weights, weight_dtype = stored.tensors, stored.dtype
     parameters = sum(tensor.numel() for tensor in weights.values())
     config = HostConfig(variant, preview)
     supported = config.supported_inference_dtypes
@@ -244,10 +255,17 @@ def build_model(
     )
     config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
     first_device = management.unet_inital_load_device(parameters, chosen)
+    if stored.quantised is not None:
+        config.custom_operations = HostQuantisedLayers
+        first_device, disable_dynamic = torch.device("cpu"), True
     model = HostModel(config, first_device)
+    model.quantised = stored.quantised
     config.unet_config.update(_stable_diffusion_layout(variant.unet))
     patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
-    load_weights(model.diffusion_model, weights, patcher, chosen)
+    if stored.quantised is None:
+        load_weights(model.diffusion_model, weights, patcher, chosen)
+    else:
+        place_weights(model.diffusion_model, weights, chosen)
     if first_device != torch.device("cpu"):
         # It is on the accelerator already; from now on the host counts it and can unload it.
         management.load_models_gpu([patcher], force_full_load=True)

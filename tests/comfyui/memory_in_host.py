@@ -58,6 +58,8 @@ class Findings:
             self.find(f"cast {checkpoint} {part}", self.cast, checkpoint, part)
         self.find("states", self.states)
         self.find("fp8", self.fp8)
+        for kind in ("int8", "fp8_scaled"):
+            self.find(kind, self.quantised, kind)
         self.find("flags", self.flags)
         self.find("channels last", self.channels_last)
         self.find("in turn", self.in_turn)
@@ -142,6 +144,41 @@ class Findings:
                     devices.count(FAR.type),
                     out.device.type,
                 ]
+        return found
+
+    def quantised(self, kind: str) -> dict[str, Any]:
+        """A network in 8 bits: stored dtypes, its error whole and streamed, what it says of a LoRA, and its file."""
+        plain = self.host.work("model", self.host.load_alone("plain", "model", "float32"), "cpu")
+        parts = self.host.load_alone("plain", "model", kind)
+        whole = self.host.work("model", parts, "cpu")
+        convert = self.host.pack("dynamicrafter.weights.convert").convert
+        self.host.paths[kind] = self.host.paths["plain"].with_name(f"{kind}.safetensors")
+        convert(self.host.paths["plain"], self.host.paths[kind], dtype=kind)
+        module = parts.model.model.diffusion_model
+        found: dict[str, Any] = {
+            "stored": sorted({str(parameter.dtype) for parameter in module.parameters()}),
+            "error": error(whole, plain),
+            "file": error(self.host.work("model", self.host.load_alone(kind, "model"), "cpu"), whole),
+            "restored": error(
+                self.host.work("model", self.host.load_alone(kind, "model", "float32"), "cpu"), plain
+            ),
+        }
+        patcher = parts.model
+        patcher.load(torch.device("cpu"), lowvram_model_memory=0.1)
+        found["streamed"] = error(self.host.work("model", parts, "cpu"), whole)
+        far = self.host.load_alone("plain", "model", kind)
+        far.model.load_device = FAR
+        far.model.load(FAR, lowvram_model_memory=0.5 * far.model.model_size())
+        found["places"] = sorted({parameter.device.type for parameter in far.model.model.parameters()})
+        with self.host.free(PLENTY), OneDevice():
+            found["device"] = self.host.work("model", far, FAR).device.type
+        everything = self.host.load("plain", kind)
+        encoded = self.host.encode(everything)
+        found["finite"] = bool(torch.isfinite(self.host.sample(everything, encoded)).all())
+        name = "diffusion_model.middle_block.1.proj_in.weight"
+        weight = everything.model.model.get_parameter(name)
+        everything.model.add_patches({name: ("diff", (torch.ones(weight.shape),))})
+        found["lora"] = self.failure(self.host.sample, everything, encoded)
         return found
 
     def fp8(self) -> dict[str, Any]:

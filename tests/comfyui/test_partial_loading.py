@@ -147,6 +147,21 @@ class TestCopies:
 
 
 class TestDtypes:
+    @pytest.mark.parametrize(
+        ("kind", "stored", "most"), [("int8", "int8", 0.06), ("fp8_scaled", "float8_e4m3fn", 0.3)]
+    )
+    def test_weights_in_8_bits(
+        self, found: Callable[[str], Any], kind: str, stored: str, most: float
+    ) -> None:
+        result = found(kind)
+        assert result["stored"] == ["torch.float32", f"torch.{stored}"]
+        assert 0 < result["error"] < most and 0 < result["restored"] < most
+        assert result["file"] < 1e-5 and result["streamed"] < 1e-5
+        assert (result["places"], result["device"], result["finite"]) == (["cpu", "meta"], "meta", True)
+        assert (
+            f"a LoRA cannot be added to weights in {kind}; load the checkpoint with another" in result["lora"]
+        )
+
     @pytest.mark.parametrize(("kept", "most"), [("fp8_e4m3fn", 0.3), ("fp8_e5m2", 0.5), ("bfloat16", 0.03)])
     def test_weights_kept_small_give_close_numbers(
         self, found: Callable[[str], Any], kept: str, most: float

@@ -13,13 +13,23 @@ from safetensors.torch import load_file, save_file
 from dynamicrafter.api import load
 from dynamicrafter.diffusion.schedule import make_schedule
 from dynamicrafter.errors import CheckpointError, UsageError
+from dynamicrafter.model.configs import Quantised
+from dynamicrafter.model.quantised import STORED
 from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model
 from dynamicrafter.training.config import FinetuneConfig, SampleConfig
 from dynamicrafter.training.data import read_list
 from dynamicrafter.training.encoding import encode_items
 from dynamicrafter.training.finetune import choose_trained, finetune, item_draw
-from dynamicrafter.training.lora import USUAL, Adapters, adapted_layers, forget_steps, keep_compact, step_file
+from dynamicrafter.training.lora import (
+    USUAL,
+    Adapters,
+    adapted_layers,
+    forget_steps,
+    keep_compact,
+    quantise_frozen,
+    step_file,
+)
 from dynamicrafter.training.losses import DenoisingLoss
 from dynamicrafter.training.state import load_state
 from dynamicrafter.training.trainer import STATE, TrainerConfig
@@ -272,6 +282,47 @@ def test_a_compact_base_takes_half_the_memory(small_weights: Path) -> None:
     assert size() < 0.52 * before
 
 
+@pytest.mark.parametrize("base", ["int8", "fp8_scaled"])
+def test_adapters_are_trained_on_weights_in_8_bits(
+    small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path, base: Quantised
+) -> None:
+    model = load(small_weights, device="cpu")
+    path = finetune(model, config(clip_folder(), base=base, layers=ALL, trainer=QUICK), tmp_path / "run")
+    layer = model.unet.get_submodule("middle_block.1.transformer_blocks.0.attn1.to_q")
+    assert layer.base_layer.weight.dtype == STORED[base][0]
+    assert layer.lora_A.default.weight.dtype == torch.float32
+    assert any(value.abs().max() > 0 for name, value in read_adapters(path).items() if "lora_B" in name)
+
+
+def test_a_base_in_8_bits_takes_less_than_a_third_of_the_memory(small_weights: Path) -> None:
+    model = load(small_weights, device="cpu")
+    loss = DenoisingLoss(model.unet, model.resampler, make_schedule(SMALL.diffusion))
+    choose_trained(loss, "lora", Adapters(4))
+
+    def size() -> int:
+        return sum(p.nbytes for p in loss.unet.parameters() if not p.requires_grad)
+
+    before = size()
+    quantise_frozen(loss.unet, "int8")
+    assert size() < 0.32 * before
+
+
+def test_a_model_in_8_bits_is_not_trained_as_it_is(
+    small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = load(small_weights, device="cpu", weights="int8")
+    with pytest.raises(UsageError, match="training starts from full weights, but the model's are int8"):
+        finetune(model, config(clip_folder()), tmp_path / "run")
+
+
+def test_a_model_that_moves_its_networks_is_not_trained(
+    small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = load(small_weights, device="cpu", memory="low")
+    with pytest.raises(UsageError, match='the model moves them; load it with memory="high"'):
+        finetune(model, config(clip_folder()), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
@@ -286,6 +337,10 @@ def test_a_compact_base_takes_half_the_memory(small_weights: Path) -> None:
         (
             {"start_from": "a.safetensors", "target": "spatial"},
             "start_from needs target lora, but it is spatial; change it, or leave start_from out",
+        ),
+        (
+            {"base": "int8", "target": "all"},
+            "base int8 needs target lora, but it is all; change it, or use base float32",
         ),
         ({"alpha": 0.0}, "alpha must be above 0, but 0.0 was given; the rank, or half of it, is usual"),
         ({"dropout": 1.0}, "dropout must be 0 to below 1, but 1.0 was given"),

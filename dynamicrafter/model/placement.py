@@ -1,0 +1,273 @@
+"""Where the weights of a model's networks are: on the device only while they work, whole or layer by layer.
+
+The weights stay in main memory, and what is on the device are copies, so that nothing is copied back. A network arrives
+when it is called and leaves when another one is, or with :meth:`Placement.leave`. Results do not depend on any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+STREAMED_FROM = 2**14
+"""Bytes below which a layer stays on the device while its network works, as beginning a copy takes longer than it."""
+_SLOTS = 2
+"""Places for streamed layers: one for the layer that runs, one for the next."""
+_ALIGNMENT = 256
+"""Of tensors in a buffer, in bytes; what kernels may expect of memory."""
+
+
+class Placement:
+    """Moves networks to a device when they are called, one at a time."""
+
+    def __init__(
+        self,
+        networks: Iterable[nn.Module],
+        device: torch.device,
+        *,
+        streamed: bool = False,
+        smallest: int = STREAMED_FROM,
+    ) -> None:
+        """Take over ``networks``, whose weights are on the CPU and are not trained.
+
+        ``streamed``: layers of at least ``smallest`` bytes are copied to the device one by one, each while the one
+        before it runs, and all others when their network is called.
+        """
+        self._working: _Stay | None = None
+        for network in networks:
+            stay = _Stay(network, device, list(streamed_layers(network, smallest)) if streamed else [])
+            # A network may be entered by its own name or, as an autoencoder is, by one of its parts.
+            for entrance in (network, *network.children()):
+                entrance.register_forward_pre_hook(partial(self._enter, stay))
+            stay.watch()
+
+    def _enter(self, stay: _Stay, *_: object) -> None:
+        if self._working is not stay:
+            self.leave()
+            self._working = stay
+            try:
+                stay.arrive()
+            except BaseException:
+                self.leave()
+                raise
+
+    def leave(self) -> None:
+        """Release what the network that worked last has on the device."""
+        if self._working is not None:
+            self._working.leave()
+            self._working = None
+
+
+def streamed_layers(network: nn.Module, smallest: int = STREAMED_FROM) -> Iterator[nn.Module]:
+    """The parts of a network that are streamed: its layers with weights of at least ``smallest`` bytes."""
+    if _is_layer(network):
+        if _size(_tensors(network)) >= smallest:
+            yield network
+    else:
+        for part in network.children():
+            yield from streamed_layers(part, smallest)
+
+
+def weights_on_device(network: nn.Module, streamed: bool, smallest: int = STREAMED_FROM) -> int:
+    """Bytes that a network's weights take on the device while it works."""
+    layers = list(streamed_layers(network, smallest)) if streamed else []
+    passing = {id(tensor) for layer in layers for _, _, tensor in _tensors(layer)}
+    resident = sum(tensor.nbytes for _, _, tensor in _tensors(network) if id(tensor) not in passing)
+    return resident + _SLOTS * max((_size(_tensors(layer)) for layer in layers), default=0)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module's weights are used only when it is called; attention reads those of its parts."""
+    return isinstance(module, nn.MultiheadAttention) or not any(True for _ in module.children())
+
+
+_Named = tuple[nn.Module, str, Tensor]
+"""A tensor, and the module and the name under which it is found."""
+
+
+def _tensors(module: nn.Module) -> list[_Named]:
+    found: list[_Named] = []
+    for owner in module.modules():
+        for named in (owner.named_parameters(recurse=False), owner.named_buffers(recurse=False)):
+            found += [(owner, name, tensor) for name, tensor in named]
+    return found
+
+
+def _size(tensors: list[_Named]) -> int:
+    """Bytes of a buffer for them."""
+    return sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for _, _, tensor in tensors)
+
+
+def _put(owner: nn.Module, name: str, value: Tensor) -> None:
+    is_parameter = name in owner._parameters  # pyright: ignore[reportPrivateUsage]
+    setattr(owner, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
+
+
+class _Stay:
+    """One network: what of it is on the device while it works, and its streamed layers."""
+
+    def __init__(self, network: nn.Module, device: torch.device, layers: list[nn.Module]) -> None:
+        self._device = device
+        self._copies = _Copies(device)
+        self._layers = [_Layer(layer, self._copies.pins) for layer in layers]
+        passing = {id(tensor) for layer in self._layers for _, _, tensor in layer.tensors}
+        self._resident = [each for each in _tensors(network) if id(each[2]) not in passing]
+        self._slots: list[_Slot] = []
+        self._order: list[_Layer] = []
+        self._place = 0
+
+    def watch(self) -> None:
+        """Have the streamed layers arrive when they are called."""
+        for layer in self._layers:
+            layer.module.register_forward_pre_hook(partial(self._begin, layer))
+            layer.module.register_forward_hook(partial(self._end, layer), always_call=True)
+
+    @torch.inference_mode()
+    def arrive(self) -> None:
+        for owner, name, tensor in self._resident:
+            _put(owner, name, tensor.to(self._device))
+        largest = max((len(layer.packed) for layer in self._layers), default=0)
+        if largest:
+            buffers = [torch.empty(largest, dtype=torch.uint8, device=self._device) for _ in range(_SLOTS)]
+            self._slots = [_Slot(buffer) for buffer in buffers]
+
+    def leave(self) -> None:
+        for owner, name, tensor in self._resident:
+            setattr(owner, name, tensor)
+        if self._slots:
+            self._copies.finish()
+        self._slots = []
+
+    @torch.inference_mode()
+    def _begin(self, layer: _Layer, *_: object) -> None:
+        slot = self._slot_of(layer)
+        if slot is None:
+            slot = self._slots[0]
+            self._copies.fill(slot, layer)
+        # The slot used last is the last one, so that the other is filled next.
+        self._slots.remove(slot)
+        self._slots.append(slot)
+        self._copies.await_filled(slot)
+        for (owner, name, tensor), begin in zip(layer.tensors, layer.begins, strict=True):
+            part = slot.buffer[begin : begin + tensor.nbytes]
+            _put(owner, name, part.view(tensor.dtype).view(tensor.shape))
+        following = self._following(layer)
+        if following is not None and self._slot_of(following) is None:
+            self._copies.fill(self._slots[0], following)
+
+    def _end(self, layer: _Layer, *_: object) -> None:
+        for owner, name, tensor in layer.tensors:
+            setattr(owner, name, tensor)
+        slot = self._slot_of(layer)
+        if slot is not None:
+            self._copies.mark_used(slot)
+
+    def _slot_of(self, layer: _Layer) -> _Slot | None:
+        return next((slot for slot in self._slots if slot.layer is layer), None)
+
+    def _following(self, layer: _Layer) -> _Layer | None:
+        """The layer that came after this one the last time, as networks call theirs in the same order each time."""
+        order = self._order
+        if self._place == len(order) and order[:1] == [layer]:
+            self._place = 0
+        known = self._place < len(order) and order[self._place] is layer
+        if not known:
+            order[self._place :] = [layer]
+        self._place += 1
+        return order[self._place % len(order)] if known else None
+
+
+class _Layer:
+    """A streamed layer, whose tensors lie in one stretch of main memory."""
+
+    def __init__(self, module: nn.Module, pinned: bool) -> None:
+        self.module = module
+        self.tensors: list[_Named] = []
+        self.begins: list[int] = []
+        found = _tensors(module)
+        place = found[0][2].device
+        self.packed = torch.empty(_size(found), dtype=torch.uint8, device=place, pin_memory=pinned)
+        begin = 0
+        for each in found:
+            owner, name, tensor = each
+            part = self.packed[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            part.copy_(tensor)
+            _put(owner, name, part)
+            self.tensors.append((owner, name, cast(Tensor, getattr(owner, name))))
+            self.begins.append(begin)
+            begin += _size([each])
+
+
+@dataclass(eq=False)
+class _Slot:
+    """Memory of the device for one streamed layer at a time."""
+
+    buffer: Tensor
+    layer: _Layer | None = None
+    filled: Any = None
+    """The event at the end of the last copy into it."""
+    used: Any = None
+    """The event at the end of the last work with it."""
+
+
+class _Copies:
+    """Copies to a device: on a stream of their own where it has streams, otherwise in the order of its work.
+
+    All waiting is the device's; the program only waits in :meth:`finish`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._backend = _backend_with_streams(device)
+        self._device = device
+        self._stream = None if self._backend is None else self._backend.Stream(device)
+
+    @property
+    def pins(self) -> bool:
+        """Whether copies need memory that the system does not move."""
+        return self._stream is not None
+
+    def fill(self, slot: _Slot, layer: _Layer) -> None:
+        """Begin to copy a layer into a slot, after the work that used the slot."""
+        slot.layer = None
+        into = slot.buffer[: len(layer.packed)]
+        if self._backend is None or self._stream is None:
+            into.copy_(layer.packed)
+            slot.layer = layer
+            return
+        if slot.used is None:
+            # What the memory was before is known to the current stream.
+            self._stream.wait_stream(self._backend.current_stream(self._device))
+        else:
+            self._stream.wait_event(slot.used)
+        beside: AbstractContextManager[Any] = self._backend.stream(self._stream)
+        with beside:
+            into.copy_(layer.packed, non_blocking=True)
+        slot.filled = self._stream.record_event()
+        slot.layer = layer
+
+    def await_filled(self, slot: _Slot) -> None:
+        """Have the work that follows wait until the slot is filled."""
+        if self._backend is not None and slot.filled is not None:
+            self._backend.current_stream(self._device).wait_event(slot.filled)
+
+    def mark_used(self, slot: _Slot) -> None:
+        """Note that the work so far uses the slot."""
+        if self._backend is not None:
+            slot.used = self._backend.current_stream(self._device).record_event()
+
+    def finish(self) -> None:
+        """Wait until nothing is copied any more, so that the slots can be released."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def _backend_with_streams(device: torch.device) -> Any:
+    """PyTorch's module for the device's kind if it has streams (CUDA, ROCm, XPU), or None (the CPU, MPS)."""
+    backend: Any = getattr(torch, device.type, None)
+    return backend if hasattr(backend, "Stream") and backend.is_available() and device.type != "cpu" else None
