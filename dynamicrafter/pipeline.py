@@ -220,6 +220,7 @@ def decode(
     return torch.stack([torch.cat(list(parts)).transpose(0, 1) for parts in clips])
 
 
+@torch.inference_mode()
 def decode_each(
     model: Model,
     latents: Tensor,

@@ -23,7 +23,7 @@ Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 class LayerClasses(Protocol):
     """The six layer classes the networks are built from; ``torch.nn`` satisfies it.
 
-    ``Conv3d`` must be a subclass of torch's, which :func:`over_time` extends.
+    ``Conv3d`` must make layers of a subclass of torch's, which :func:`over_time` extends.
     """
 
     Linear: Callable[..., nn.Module]
@@ -77,7 +77,7 @@ def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
             self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any
         ) -> Tensor:
             # A host's layers compute alike on all devices, so that its results on two of them can be compared.
-            if layer is nn.Conv3d and _is_small_on_cpu(input):
+            if getattr(layer, "plain", layer) is nn.Conv3d and _is_small_on_cpu(input):
                 return super()._conv_forward(input, weight, bias)
             out = F.conv2d(
                 input.flatten(3),
@@ -90,6 +90,9 @@ def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
             )
             return out.reshape(out.shape[:3] + input.shape[3:])
 
+    if hasattr(layer, "plain"):
+        # Of a layer that can be made a plain one again.
+        OverTime.plain = over_time(cast(Any, layer).plain)
     return OverTime
 
 
@@ -127,8 +130,10 @@ class Operations:
 
     def conv_over_time(self, channels: int) -> nn.Module:
         """A convolution of three frames at each position, ``[b, c, t, h, w]`` in and out."""
-        layer = over_time(cast(type[nn.Conv3d], self.layers.Conv3d))
-        return layer(channels, channels, (3, 1, 1), padding=(1, 0, 0), **self.factory)
+        layer = self.layers.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **self.factory)
+        # After it is built, so that whatever builds layers need not be their class.
+        layer.__class__ = over_time(cast(type[nn.Conv3d], type(layer)))
+        return layer
 
     @property
     def factory(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -64,6 +65,8 @@ class QuantisedLayer(nn.Module):
     kept.
     """
 
+    plain: type[nn.Module]
+    """The class of the layer before it was quantised."""
     kind: Quantised
     weight: Tensor
     weight_scale: Tensor
@@ -127,7 +130,7 @@ class _ThroughFrozen(torch.autograd.Function):
         return ctx.layer.pulled(gradient, ctx.layer.widened(gradient.dtype), ctx.size), None
 
 
-class _Linear(QuantisedLayer, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
+class _Linear(QuantisedLayer):
     def applied(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight, None if self.bias is None else self.bias.to(weight.dtype))
 
@@ -146,19 +149,21 @@ class _Convolution(QuantisedLayer):
         return pull(size, weight, gradient, own.stride, own.padding, own.dilation, own.groups)
 
 
-class _Conv2d(_Convolution, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
-    pass
-
-
-class _Conv3d(_Convolution, nn.Conv3d):  # pyright: ignore[reportIncompatibleVariableOverride]
-    pass
-
-
-_CLASSES: dict[type[nn.Module], type[QuantisedLayer]] = {
+_MIXINS: dict[type[nn.Module], type[QuantisedLayer]] = {
     nn.Linear: _Linear,
-    nn.Conv2d: _Conv2d,
-    nn.Conv3d: _Conv3d,
+    nn.Conv2d: _Convolution,
+    nn.Conv3d: _Convolution,
 }
+
+
+@cache
+def _class_for(plain: type[nn.Module]) -> type[QuantisedLayer] | None:
+    """The quantised class of a plain layer's, which may be an own form of a convolution; None if there is none."""
+    for base, mixin in _MIXINS.items():
+        # Linear layers of other classes do not always apply their weight themselves.
+        if plain is base or base is not nn.Linear and issubclass(plain, base):
+            return type(f"Quantised{plain.__name__}", (mixin, plain), {"plain": plain})
+    return None
 
 
 def quantise_layer(layer: nn.Module, kind: Quantised) -> nn.Module:
@@ -166,7 +171,7 @@ def quantise_layer(layer: nn.Module, kind: Quantised) -> nn.Module:
 
     The layer itself becomes the quantised one, so that what refers to it, hooks and adapters included, stays valid.
     """
-    made = _CLASSES.get(type(layer))
+    made = None if isinstance(layer, QuantisedLayer) else _class_for(type(layer))
     if made is None or not is_quantised(tuple(cast(Tensor, layer.weight).shape)):
         return layer
     weight = cast(Tensor, layer.weight)
@@ -180,7 +185,7 @@ def plain_layer(layer: QuantisedLayer, dtype: torch.dtype) -> None:
     weight = layer.widened(dtype)
     del layer.weight_scale, layer.kind
     plain = cast(nn.Module, layer)
-    plain.__class__ = next(kind for kind, made in _CLASSES.items() if isinstance(layer, made))
+    plain.__class__ = layer.plain
     plain.weight = nn.Parameter(weight, requires_grad=False)
 
 

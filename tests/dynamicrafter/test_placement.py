@@ -114,12 +114,13 @@ def smallest_weight(network: nn.Module) -> tuple[nn.Module, str]:
 
 @pytest.fixture(scope="module")
 def clip(weights_home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any, Tensor]:
-    """A model file, a picture, settings and the frames that the CPU makes of them."""
+    """A model file, a picture, settings and the frames that a device makes of them that has all networks."""
     (weights,) = weights_home.glob("random-*.safetensors")
     picture = paint(tmp_path_factory.mktemp("clip") / "it.png", 64, 64)
-    plain = load(weights, device="cpu")
-    settings = make_settings(plain.variant, "animate", frames=2, steps=1)
-    return weights, picture, settings, render(plain, settings, [picture], None, [1])[0].frames
+    with CountedCuda():
+        whole = load(weights, device="cuda", dtype="float32", memory="high")
+        settings = make_settings(whole.variant, "animate", frames=2, steps=1)
+        return weights, picture, settings, render(whole, settings, [picture], None, [1])[0].frames
 
 
 @pytest.mark.parametrize("residence", ["low", "min"])
