@@ -105,6 +105,7 @@ class VideoUNet(nn.Module):
         ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, f, n, c]``. Returns ``[b, 4, t, h, w]``.
         """
         frames = x.shape[2]
+        context = context.grouped(frames)
 
         # Embed time and frame rate
         dim = self.config.model_channels
