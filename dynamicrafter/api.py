@@ -8,11 +8,25 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
+from .backends.choice import TORCH, parse_backend
+from .backends.openvino.compiled import check_device
+from .backends.openvino.export import ExportProgress, check_target, write_export
+from .backends.openvino.manifest import (
+    Manifest,
+    Role,
+    Source,
+    StoredAs,
+    identity,
+    is_export,
+    read_manifest,
+    variant_in,
+)
+from .backends.openvino.running import load_export
 from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
@@ -25,7 +39,9 @@ from .settings import Choices, Settings, clip_metadata, make_settings, unusual_f
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
+from .weights.formats.entries import ByteProgress
 from .weights.formats.files import open_weights
+from .weights.identity import remembered_hash
 from .weights.load import load_components
 from .weights.lora import merge_adapters, read_adapters
 from .weights.random_model import write_random_checkpoint
@@ -64,6 +80,7 @@ class ModelFiles:
     """Paths of a model's weights; the encoders are None if the weights file contains them."""
 
     weights: Path
+    """A weights file, or the folder of an export."""
     variant: str | None = None
     text_encoder: Path | None = None
     image_encoder: Path | None = None
@@ -137,6 +154,8 @@ def variant_of(files: ModelFiles) -> Variant:
 
     Raises CheckpointError and UsageError as :func:`load` does.
     """
+    if is_export(files.weights):
+        return variant_in(files.weights, read_manifest(files.weights))
     opened = open_weights(provide(files).weights)
     return choose(detect(opened), files.variant, opened)
 
@@ -165,22 +184,35 @@ def _random_weights() -> Path:
     return weights_folder() / f"random-{kind}.safetensors"
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """The device of a name; "auto" selects a CUDA GPU if available, then an Apple GPU, then the CPU."""
+def pick_device(device: str = "auto", backend: str = TORCH) -> torch.device:
+    """The device of a name; "auto" selects a CUDA GPU if available, then an Apple GPU, then the CPU.
+
+    Backends other than PyTorch name their own device and exchange tensors on the CPU. Raises UsageError for a device
+    that is not available, and if there is no such backend.
+    """
+    chosen = parse_backend(backend)
+    if chosen.name == "openvino":
+        if device not in ("auto", "cpu"):
+            raise UsageError(
+                f"{device!r} is a device of PyTorch, but the networks are to run on {chosen}; omit the device, and "
+                f"choose one with openvino:CPU, openvino:GPU or openvino:NPU"
+            )
+        check_device(chosen.device)
+        return torch.device("cpu")
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
+        place = torch.device(device)
         # Reading a value back also rejects devices that compute nothing, such as "meta".
-        torch.zeros(1, device=chosen).item()
+        torch.zeros(1, device=place).item()
     # Each kind of missing device raises a different exception.
     except Exception as problem:
         raise UsageError(
             f"the device {device!r} is not available; use cpu, cuda, cuda:1, mps or auto"
         ) from problem
-    return chosen
+    return place
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -196,6 +228,85 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return known[dtype]
 
 
+def _sources(files: ModelFiles, progress: ByteProgress | None = None) -> list[Source]:
+    """What a model is made of; ``progress`` is called with the bytes hashed and their total, for each file."""
+    encoders: list[tuple[Role, Path | None]] = [
+        ("text_encoder", files.text_encoder),
+        ("image_encoder", files.image_encoder),
+    ]
+    loras: list[tuple[Role, Path, float]] = [("lora", lora.path, lora.strength) for lora in files.loras]
+    parts: list[tuple[Role, Path, float]] = [
+        ("weights", provide(files).weights, 1.0),
+        *((role, path, 1.0) for role, path in encoders if path is not None),
+        *loras,
+    ]
+    return [
+        Source(role, path.resolve().name, remembered_hash(path, progress=progress), strength)
+        for role, path, strength in parts
+    ]
+
+
+def _exports_folder(sources: Sequence[Source]) -> Path:
+    return weights_folder() / "openvino" / identity(sources)[:16]
+
+
+def export_of(files: ModelFiles, backend: str) -> Path | None:
+    """The export that ``backend`` runs a model from, or None if it needs none.
+
+    Raises UsageError if the model was not exported, or is an export but cannot be run as requested; CheckpointError if
+    the export is damaged or of another model.
+    """
+    chosen, given = parse_backend(backend), is_export(files.weights)
+    if chosen.name == TORCH:
+        if given:
+            raise UsageError(f"{files.weights} is an export for OpenVINO", Remedy("name_backend"))
+        return None
+    if given:
+        if files.loras or files.text_encoder or files.image_encoder or files.variant:
+            raise UsageError(
+                f"{files.weights} is an export, which contains its encoders, adapters and variant; export the model "
+                f"with the ones to use"
+            )
+        return files.weights
+    sources = _sources(files)
+    folder = _exports_folder(sources)
+    if not is_export(folder):
+        raise UsageError(
+            f"{files.asked}{' with these adapters' if files.loras else ''} has not been exported for OpenVINO",
+            Remedy("export", (files.asked,)),
+        )
+    if read_manifest(folder).model_sha256 != identity(sources):
+        raise CheckpointError(f"{folder} is the export of another model", Remedy("export", (files.asked,)))
+    return folder
+
+
+def export_model(
+    model: str | Path | ModelFiles,
+    target: str | Path | None = None,
+    *,
+    stored: StoredAs = "fp16",
+    loading: ByteProgress | None = None,
+    progress: ExportProgress | None = None,
+) -> tuple[Path, Manifest]:
+    """Export a model for OpenVINO; returns the folder and its manifest.
+
+    Without ``target`` it goes to the weights folder, where ``load(model, backend="openvino")`` finds it, and replaces
+    an earlier export of the same model; elsewhere it is loaded by its path. ``stored`` is the precision of the weights:
+    "fp16", or "int8" for half the size. ``loading`` is called with the bytes read and their total, ``progress`` with
+    the networks done. Raises what :func:`load` raises, and CheckpointError if the folder cannot be written.
+    """
+    files = model if isinstance(model, ModelFiles) else find_model(model)
+    if is_export(files.weights):
+        raise UsageError(f"{files.weights} is an export already; pass the weights that it was made of")
+    if target is not None:
+        check_target(Path(target))
+    sources = _sources(files)
+    folder = _exports_folder(sources) if target is None else Path(target)
+    loaded = load(files, device="cpu", dtype="float32", progress=loading)
+    return folder, write_export(loaded, folder, files.asked, sources, stored, progress=progress)
+
+
+@overload
 def load(
     model: str | Path | ModelFiles,
     *,
@@ -204,19 +315,52 @@ def load(
     image_encoder: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    backend: Literal["torch"] = "torch",
     progress: Callable[[int, int], None] | None = None,
-) -> TorchModel:
+) -> TorchModel: ...
+
+
+@overload
+def load(
+    model: str | Path | ModelFiles,
+    *,
+    variant: str | None = None,
+    text_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model: ...
+
+
+def load(
+    model: str | Path | ModelFiles,
+    *,
+    variant: str | None = None,
+    text_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = TORCH,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
     """Load a model by name or path.
 
     ``variant`` is needed only if the weights are ambiguous (pruned 512 and 512 interpolation files are alike);
     ``text_encoder`` and ``image_encoder`` only if the file lacks its CLIP encoders; a ModelFiles contains all three.
     ``device`` and ``dtype`` are as in :func:`pick_device` and :func:`pick_dtype`. ``progress`` is called with the bytes
-    read and their total, and may raise. Raises UsageError for names and choices, CheckpointError for files.
+    read and their total, and may raise. ``backend`` is "torch", or "openvino" with an optional device
+    ("openvino:GPU"), which needs the model's :func:`export_model` or the path of one. Raises UsageError for names and
+    choices, CheckpointError for files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
-    place = pick_device(device)
+    place = pick_device(device, backend)
     precision = pick_dtype(dtype, place)
+    folder = export_of(model, backend)
+    if folder is not None:
+        return load_export(folder, parse_backend(backend).device, precision, progress)
     provide(model)
     adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
     parts = load_components(

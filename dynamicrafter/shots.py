@@ -40,6 +40,8 @@ class Means:
     dtype: str = "auto"
     batch: int = 1
     """Maximum number of clips that are generated at once."""
+    backend: str = "torch"
+    """What computes the networks, :func:`dynamicrafter.backends.choice.parse_backend`."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an empty batch."""
@@ -95,14 +97,19 @@ def make(
         files,
         device=means.device,
         dtype=means.dtype,
+        backend=means.backend,
         progress=lambda done, total: shown(files.asked, "load", done, total),
     )
     # Before the first clip, so that interrupting a long hash does not lose one.
-    known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
+    known = know_model(
+        model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
+    )
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
         finished = render_batch(model, batch, shown)
-        watch.remember([shot.settings for shot in batch], model.variant, model.device, model.dtype)
+        watch.remember(
+            [shot.settings for shot in batch], model.variant, model.device, model.dtype, means.backend
+        )
         for made, sources in zip(finished, pictures, strict=True):
             record = Record(made.shot.settings, sources, known)
             write_clip(made.clip.frames, made.shot.target, made.shot.settings.fps, to_json(record))

@@ -21,7 +21,8 @@ BOXES = {
     "training": ("training", "api"),
     "evaluation": ("evaluation", "api"),
     "shots": ("shots records forecast", "api"),
-    "api": ("api", "pipeline weights media"),
+    "api": ("api", "backends media"),
+    "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
     "pipeline": ("pipeline", "networks diffusion settings"),
     "networks": ("model", "configs"),
@@ -38,7 +39,8 @@ ORDER = {
     "unet autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers",
     "weights": "formats networks layout architectures accounting detect preview fill tensors load convert inspect "
-    "random_model lora catalogue download",
+    "random_model lora catalogue download identity",
+    "backends": "choice openvino",
     "media": "lists provenance pictures video",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",

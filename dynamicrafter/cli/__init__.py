@@ -96,6 +96,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
+    if command == "export":
+        from . import exporting
+
+        return exporting.run(arguments)
     if command == "train":
         from . import learning
 

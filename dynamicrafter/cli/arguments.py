@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..backends.choice import TORCH
 from ..errors import UsageError
 from ..model.variants import VARIANTS
 from ..parameters import PARAMETERS, Group, Parameter, of_group
@@ -125,7 +126,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="new path of the image, if it was moved (twice for an interpolation)",
     )
-    _model_options(again, "the one the clip was made with")
+    _backend_option(_model_options(again, "the one the clip was made with"), None, "the clip's")
     _run_options(again.add_argument_group("output"), "CLIP-again")
     again.add_argument(
         "--yes",
@@ -182,6 +183,16 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     convert.add_argument("--prune", action="store_true", help="remove the CLIP encoders")
     convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
+
+    export = _command(
+        commands,
+        "export",
+        "export a model for OpenVINO",
+        "export 512",
+        "export 512 --lora my_style.safetensors --weights int8 -o exports/my_style",
+    )
+    export.add_argument("name", metavar="MODEL", help="a name from 'dynamicrafter models' or a weights file")
+    _export_options(export)
 
     train = _command(
         commands,
@@ -277,9 +288,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         commands, "doctor", "report what is installed and whether it works", "doctor", "doctor --json"
     )
     # Last, below the options that differ.
-    for command in (animate, interpolate, loop, again, models, download, inspect, convert, train, toys):
+    for command in (animate, interpolate, loop, again, models, download, inspect, convert, export):
         _general_options(command)
-    for command in (toy, folder, videos, config, completion, doctor):
+    for command in (train, toys, toy, folder, videos, config, completion, doctor):
         _general_options(command)
     return parser
 
@@ -340,13 +351,28 @@ def _run_options(output: Any, default: str) -> None:
     )
 
 
-def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool = True) -> None:
+def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool = True) -> Any:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         metavar="NAME|FILE",
         help=f"a name from 'dynamicrafter models', a weights file, or 'random' (noise) (default: {default})",
     )
+    _source_options(group)
+    _device_option(group)
+    if dtype:
+        group.add_argument(
+            "--dtype",
+            type=_computed,
+            default="auto",
+            metavar="KIND",
+            help="compute precision: auto, fp32, bf16 or fp16 (default: auto, which is fp32 on the CPU, else 16 bits)",
+        )
+    return group
+
+
+def _source_options(group: Any) -> None:
+    """What a model consists of besides its weights file."""
     group.add_argument(
         "--lora",
         action="append",
@@ -361,15 +387,16 @@ def _model_options(parser: argparse.ArgumentParser, default: str, *, dtype: bool
     group.add_argument(
         "--image-encoder", type=_path, metavar="FILE", help="CLIP image encoder, if the weights file has none"
     )
-    _device_option(group)
-    if dtype:
-        group.add_argument(
-            "--dtype",
-            type=_computed,
-            default="auto",
-            metavar="KIND",
-            help="compute precision: auto, fp32, bf16 or fp16 (default: auto, which is fp32 on the CPU, else 16 bits)",
-        )
+
+
+def _backend_option(group: Any, default: str | None, said: str) -> None:
+    group.add_argument(
+        "--backend",
+        default=default,
+        metavar="NAME",
+        help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
+        f"export (default: {said})",
+    )
 
 
 def _device_option(group: Any) -> None:
@@ -380,6 +407,30 @@ def _device_option(group: Any) -> None:
     )
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("openvino",),
+        default="openvino",
+        help="what to export for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("fp16", "int8"),
+        default="fp16",
+        help="precision to store: fp16, or int8 for half the size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=_path,
+        metavar="DIR",
+        help="folder to write, to be passed to --model afterwards (default: the weights folder, where --backend "
+        "openvino finds it by the model's name)",
+    )
+    _source_options(parser.add_argument_group("model"))
+
+
 def _clip_options(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("what should happen")
     _option(picture, PARAMETERS["prompt"])
@@ -387,7 +438,7 @@ def _clip_options(parser: argparse.ArgumentParser) -> None:
     _shape_options(parser)
     _sampling_options(parser)
 
-    _model_options(parser, _TINY_HELP)
+    _backend_option(_model_options(parser, _TINY_HELP), TORCH, TORCH)
 
     output = parser.add_argument_group("output")
     _run_options(output, "PICTURE-COMMAND.mp4 in the current folder")

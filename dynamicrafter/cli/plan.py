@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..api import ModelFiles, pick_device, pick_dtype, variant_of
+from ..backends.choice import TORCH, parse_backend
 from ..forecast import memory_of, speed_of
 from ..settings import settings_to_json
 from ..shots import Means, Shot, batches
@@ -46,16 +47,16 @@ def brief_of(shots: Sequence[Shot], files: ModelFiles, piped: bool) -> list[str]
 
 def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool) -> RunPlan:
     """The plan of ``shots``; ``piped`` if the clip goes to standard output."""
-    variant, device = variant_of(files), pick_device(means.device)
+    variant, device = variant_of(files), pick_device(means.device, means.backend)
     dtype = pick_dtype(means.dtype, device)
     memories = [
         memory_of(variant, [shot.settings for shot in batch], dtype) for batch in batches(shots, means.batch)
     ]
-    speed = speed_of(variant, device, dtype)
+    speed = speed_of(variant, device, dtype, means.backend)
     return RunPlan(
         clips=_clips(shots, piped),
         model=_model(files),
-        device=str(device),
+        device=str(device) if means.backend == TORCH else str(parse_backend(means.backend)),
         dtype=str(dtype).removeprefix("torch."),
         weights_bytes=memories[0].weights,
         activations_bytes=round(max(memory.activations for memory in memories)),
