@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, overload
@@ -250,6 +251,16 @@ def _exports_folder(sources: Sequence[Source]) -> Path:
     return weights_folder() / "openvino" / identity(sources)[:16]
 
 
+def exported_files() -> frozenset[str]:
+    """File names of the models whose exports are in the weights folder; damaged exports are skipped."""
+    found: set[str] = set()
+    for path in (weights_folder() / "openvino").glob("*"):
+        with suppress(CheckpointError):
+            if is_export(path):
+                found.add(read_manifest(path).sources[0].file)
+    return frozenset(found)
+
+
 def export_of(files: ModelFiles, backend: str) -> Path | None:
     """The export that ``backend`` runs a model from, or None if it needs none.
 
@@ -275,7 +286,9 @@ def export_of(files: ModelFiles, backend: str) -> Path | None:
             f"{files.asked}{' with these adapters' if files.loras else ''} has not been exported for OpenVINO",
             Remedy("export", (files.asked,)),
         )
-    if read_manifest(folder).model_sha256 != identity(sources):
+    manifest = read_manifest(folder)
+    # Files of several variants can have the same tensors.
+    if manifest.model_sha256 != identity(sources) or variant_in(folder, manifest) != variant_of(files):
         raise CheckpointError(f"{folder} is the export of another model", Remedy("export", (files.asked,)))
     return folder
 

@@ -16,7 +16,7 @@ import torch
 from cli_runs import paint
 from torch import Tensor
 
-from dynamicrafter.api import animate, export_model, load, pick_device
+from dynamicrafter.api import animate, export_model, exported_files, load, pick_device
 from dynamicrafter.backends.choice import parse_backend
 from dynamicrafter.backends.openvino.manifest import MANIFEST, read_manifest
 from dynamicrafter.backends.openvino.untrusted import check_graph
@@ -54,7 +54,8 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def weights(own_home: Path) -> Path:
     path = own_home / "mini.safetensors"
-    write_random_checkpoint(path, MINI)
+    # Exact in the half precision in which an export stores it.
+    write_random_checkpoint(path, MINI, dtype=torch.float16)
     return path
 
 
@@ -89,8 +90,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-FP16_WEIGHTS = 55.0
-"""dB; half precision keeps 11 bits, and the errors of a few layers add up."""
+SAME = 100.0
+"""dB; the weights are the same, and the order of additions differs."""
 
 
 @needs_openvino
@@ -104,21 +105,21 @@ def test_one_graph_serves_every_size(
     context = Context(normal(batch, 77, 64, seed=1), normal(batch, groups, 16, 64, seed=2))
     given = (x, torch.full((batch,), 400), context, torch.full((batch,), 8))
     with torch.inference_mode():
-        assert psnr(model.unet(*given), torch_model.unet(*given)) > FP16_WEIGHTS
+        assert psnr(model.unet(*given), torch_model.unet(*given)) > SAME
 
 
 @needs_openvino
 def test_the_other_networks_agree_too(model: Model, torch_model: TorchModel) -> None:
     picture, tokens = normal(2, 3, 48, 80).clamp(-1, 1), normal(3, 9, 64)
     with torch.inference_mode():
-        assert psnr(model.text(["a boat", ""]), torch_model.text(["a boat", ""])) > FP16_WEIGHTS
-        assert psnr(model.vision(picture), torch_model.vision(picture)) > FP16_WEIGHTS
-        assert psnr(model.resampler(tokens), torch_model.resampler(tokens)) > FP16_WEIGHTS
+        assert psnr(model.text(["a boat", ""]), torch_model.text(["a boat", ""])) > SAME
+        assert psnr(model.vision(picture), torch_model.vision(picture)) > SAME
+        assert psnr(model.resampler(tokens), torch_model.resampler(tokens)) > SAME
         ours, theirs = model.vae.encode(picture), torch_model.vae.encode(picture)
-        assert psnr(ours.mean, theirs.mean) > FP16_WEIGHTS and psnr(ours.logvar, theirs.logvar) > FP16_WEIGHTS
+        assert psnr(ours.mean, theirs.mean) > SAME and psnr(ours.logvar, theirs.logvar) > SAME
         latents = normal(3, 4, 4, 6)
         made = torch.cat(list(model.vae.frames(latents)))
-        assert psnr(made, torch.cat(list(torch_model.vae.frames(latents)))) > FP16_WEIGHTS
+        assert psnr(made, torch.cat(list(torch_model.vae.frames(latents)))) > SAME
 
 
 @needs_openvino
@@ -164,7 +165,7 @@ def test_weights_of_8_bits_take_half_the_space(
     assert found.bytes_of("unet") < 0.8 * half.bytes_of("unet")
     small = load(folder, backend="openvino")
     with torch.inference_mode():
-        assert 25 < psnr(small.text(["a boat"]), model.text(["a boat"])) < FP16_WEIGHTS + 20
+        assert 25 < psnr(small.text(["a boat"]), model.text(["a boat"])) < 70
 
 
 # The command
@@ -281,20 +282,32 @@ def test_an_export_is_not_exported(copied: Path) -> None:
         export_model(copied)
 
 
-def _swap_models(folder: Path) -> None:
-    values = json.loads((folder / MANIFEST).read_text())
-    values["sources"][0]["sha256"] = "0" * 64
-    (folder / MANIFEST).write_text(json.dumps(values))
-
-
 @needs_openvino
+@pytest.mark.parametrize("part", ["sources", "variant"])
 def test_the_export_of_another_model(
-    weights: Path, exported: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, exported: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    _swap_models(copied)
+    values = json.loads((copied / MANIFEST).read_text())
+    if part == "sources":
+        values["sources"][0]["sha256"] = "0" * 64
+    else:
+        key = next(key for key in values["variant"] if key.endswith(".variant"))
+        values["variant"][key] = values["variant"][key].replace('"name":"mini"', '"name":"512_interp_v1"', 1)
+    (copied / MANIFEST).write_text(json.dumps(values))
     monkeypatch.setattr("dynamicrafter.api._exports_folder", lambda _: copied)
     with pytest.raises(CheckpointError, match="is the export of another model; export it with"):
         load(weights, backend="openvino")
+
+
+@needs_openvino
+def test_the_exports_that_are_there_are_known_by_their_files(weights: Path, exported: Path) -> None:
+    damaged = exported.with_name("damaged")
+    damaged.mkdir()
+    (damaged / MANIFEST).write_text("{")
+    try:
+        assert exported_files() == {weights.name}
+    finally:
+        shutil.rmtree(damaged)
 
 
 def _change(name: str, how: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -355,7 +368,7 @@ def _manifest(**values: Any) -> Callable[[Path], None]:
         ),
         (
             _manifest(stored="int2"),
-            "stored in the manifest of .* must be one of fp16, int8, int8_full, not 'int2'",
+            "stored in the manifest of .* must be one of fp16, int8, not 'int2'",
         ),
     ],
 )
@@ -429,7 +442,7 @@ def test_a_graph_of_another_network_is_refused(copied: Path) -> None:
     values["variant"][key] = values["variant"][key].replace('"context_dim":64', '"context_dim":48', 1)
     (copied / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(
-        CheckpointError, match="is not the graph of this network, whose interface is x, timesteps"
+        CheckpointError, match="is not the graph of this network, whose interface is x, time, text"
     ):
         load(copied, backend="openvino")
 

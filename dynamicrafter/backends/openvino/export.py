@@ -8,7 +8,6 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,28 +15,15 @@ import torch
 
 from ...atomic import replacing
 from ...errors import CheckpointError, UsageError
-from ...model.variants import Variant
 from ...pipeline import TorchModel
 from ...weights.detect import variant_metadata
 from .graphs import example, function_of, signature
 from .library import nncf, openvino, runtime_version
-from .manifest import GRAPHS, Graph, Manifest, Quantisation, Source, StoredAs, is_export, write_manifest
+from .manifest import GRAPHS, Graph, Manifest, Source, StoredAs, is_export, write_manifest
 from .untrusted import check_graph
 
 ExportProgress = Callable[[str, int, int], None]
 """Called with what is being done, the number of networks finished and their total; may raise to stop the export."""
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """A denoising network that computes in 8-bit integers."""
-
-    graph: Any
-    report: Quantisation
-
-
-Quantise = Callable[[Any], Quantised]
-"""Quantises the float32 graph of the denoising network."""
 
 
 def write_export(
@@ -47,24 +33,19 @@ def write_export(
     sources: Sequence[Source],
     stored: StoredAs = "fp16",
     *,
-    quantise: Quantise | None = None,
     progress: ExportProgress | None = None,
 ) -> Manifest:
     """Write the networks of ``model`` to the folder ``target`` as graphs for inputs of any size; returns the manifest.
 
     ``model`` must be float32 on the CPU and cannot be used afterwards: each network is released when it is written.
-    ``quantise`` is for the denoising network and "int8_full" only; the weights of the others are then int8. The folder
-    is written completely or not at all; an existing export is replaced. Raises UsageError if ``target`` is something
-    else or the packages are not installed, and CheckpointError if the folder cannot be written.
+    The folder is written completely or not at all; an existing export is replaced. Raises UsageError if ``target`` is
+    something else or the packages are not installed, and CheckpointError if the folder cannot be written.
     """
-    if (quantise is None) == (stored == "int8_full"):
-        raise UsageError("int8_full needs calibration, and nothing else takes it; use them together")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise UsageError(
             f"a model is exported from float32 on the CPU, but it is {model.dtype} on {model.device}; load it so"
         )
     check_target(target)
-    variant, report = model.variant, None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
@@ -73,10 +54,7 @@ def write_export(
                 if progress is not None:
                     progress(f"exporting {name}", done, len(GRAPHS))
                 graph = trace(model, name)
-                if name == "unet" and quantise is not None:
-                    quantised = quantise(graph)
-                    graph, report = quantised.graph, quantised.report
-                elif stored != "fp16":
+                if stored == "int8":
                     graph = _int8_weights(graph)
                 path = part / f"{name}.xml"
                 openvino().save_model(graph, path, compress_to_fp16=True)
@@ -87,13 +65,12 @@ def write_export(
             manifest = Manifest(
                 asked=asked,
                 sources=tuple(sources),
-                variant=variant_metadata(variant),
+                variant=variant_metadata(model.variant),
                 stored=stored,
                 openvino=runtime_version(),
                 torch=torch.__version__,
                 files=(),
                 nncf="" if stored == "fp16" else str(nncf().__version__),
-                quantisation=report,
             )
             write_manifest(part, manifest)
             if progress is not None:
@@ -159,10 +136,3 @@ def _release(model: TorchModel, name: Graph) -> None:
     if name in owners:
         getattr(model, owners[name]).to("meta")
         gc.collect()
-
-
-def quantised_bytes(variant: Variant) -> int:
-    """About how much memory quantising the denoising network takes, in bytes; measured as five times its weights."""
-    from ...weights.networks import expected
-
-    return 5 * 4 * sum(torch.Size(shape).numel() for shape in expected(variant, "unet").values())

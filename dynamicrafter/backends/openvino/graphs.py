@@ -49,13 +49,12 @@ def signature(variant: Variant, graph: Graph) -> Signature:
         return Signature(
             {
                 "x": (None, unet.in_channels, None, None, None),
-                "timesteps": (None,),
+                "time": (None, unet.model_channels),
                 "text": (None, TEXT_TOKENS, unet.context_dim),
                 "image": (None, None, None, unet.context_dim),
-                "fs": (None,),
+                "rate": (None, unet.model_channels),
             },
             {"out": (None, unet.out_channels, None, None, None)},
-            ("timesteps", "fs"),
         )
     if graph == "vae_encoder":
         moments = (None, 2 * vae.latent_channels, None, None)
@@ -90,8 +89,8 @@ def function_of(model: TorchModel, graph: Graph) -> nn.Module:
     if graph == "unet":
         network = model.unet
 
-        def evaluate(x: Tensor, timesteps: Tensor, text: Tensor, image: Tensor, fs: Tensor) -> Tensor:
-            return network(x, timesteps, Context(text, image), fs)
+        def evaluate(x: Tensor, time: Tensor, text: Tensor, image: Tensor, rate: Tensor) -> Tensor:
+            return network.from_sinusoids(x, time, Context(text, image), rate)
 
         return _Function(network, evaluate)
     if graph == "vae_encoder":

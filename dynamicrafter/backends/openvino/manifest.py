@@ -18,7 +18,6 @@ from ...hashing import file_sha256, remembered_sha256
 from ...model.variants import Variant
 from ...weights.detect import VARIANT_KEY, read_variant
 from ...weights.download import weights_folder
-from ...weights.formats.entries import ByteProgress
 
 MANIFEST = "dynamicrafter_export.json"
 """Name of the manifest, which makes a folder an export."""
@@ -26,10 +25,8 @@ MANIFEST = "dynamicrafter_export.json"
 Graph = Literal["unet", "vae_encoder", "vae_decoder", "resampler", "text", "vision"]
 GRAPHS: tuple[Graph, ...] = get_args(Graph)
 """The networks of an export, each of which is two files of its name."""
-STORED = ("fp16", "int8")
-"""Choices of how the weights are stored."""
-StoredAs = Literal["fp16", "int8", "int8_full"]
-"""Half precision; 8-bit integers; or 8-bit integers in which the denoising network also computes."""
+StoredAs = Literal["fp16", "int8"]
+"""How weights are stored: in half precision, or as 8-bit integers with a scale for each output channel."""
 Role = Literal["weights", "text_encoder", "image_encoder", "lora"]
 
 _FORMAT = 1
@@ -62,22 +59,6 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
-class Quantisation:
-    """How the denoising network was made to compute in 8-bit integers."""
-
-    images: int
-    """Number of images whose clips it was calibrated on."""
-    samples: int
-    """Number of evaluations it was calibrated on."""
-    psnr: float
-    """In dB, of one evaluation against float32, on evaluations that it was not calibrated on."""
-    left_out: tuple[str, ...] = ()
-    """Layers that compute in floating point because the result suffers most from them."""
-    left_out_share: float = 0.0
-    """Their share of the network's multiplications, 0 to 1."""
-
-
-@dataclass(frozen=True)
 class Manifest:
     """What an export contains."""
 
@@ -92,7 +73,7 @@ class Manifest:
     torch: str
     files: tuple[StoredFile, ...]
     nncf: str = ""
-    quantisation: Quantisation | None = None
+    """Version of nncf, if it quantised the weights."""
     format: int = _FORMAT
     writer: str = field(default_factory=program_version)
 
@@ -165,13 +146,11 @@ def variant_in(folder: Path, manifest: Manifest) -> Variant:
     return read_variant(folder, manifest.variant)
 
 
-def check_files(folder: Path, manifest: Manifest, progress: ByteProgress | None = None) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
     """Compare all files of an export with its manifest: first kinds and sizes, then hashes, which are remembered.
 
-    ``progress`` is called with the bytes checked and their total. Raises CheckpointError for a file that is missing, is
-    a link or differs.
+    Raises CheckpointError for a file that is missing, is a link or differs.
     """
-    total = sum(file.bytes for file in manifest.files)
     for file in manifest.files:
         path = folder / file.name
         try:
@@ -185,7 +164,6 @@ def check_files(folder: Path, manifest: Manifest, progress: ByteProgress | None 
                 f"{shortened(str(path))} has {size} bytes, but the manifest says {file.bytes} and a graph has at most "
                 f"{_GRAPH_BYTES}; export the model again"
             )
-    done = 0
     for file in manifest.files:
         path = folder / file.name
         if remembered_sha256(path, weights_folder() / _HASHES) != file.sha256:
@@ -193,9 +171,6 @@ def check_files(folder: Path, manifest: Manifest, progress: ByteProgress | None 
                 f"{shortened(str(path))} is not the file that was exported (its contents differ); export the model "
                 f"again"
             )
-        done += file.bytes
-        if progress is not None:
-            progress(done, total)
 
 
 def _names() -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...model.configs import VaeConfig
 from ...model.encoders import clip_pixels, tokenize
+from ...model.layers import sinusoidal_embedding
 from ...model.protocols import Context, Posterior
 from ...pipeline import Model
 from ...weights.formats.entries import ByteProgress
@@ -25,11 +26,14 @@ class ExportedNetwork:
     """The denoising network, as :class:`dynamicrafter.model.protocols.Network`."""
 
     graph: CompiledGraph
+    channels: int
+    """Width of the sinusoids, which are computed by PyTorch: half precision is too coarse for their frequencies."""
 
     def __call__(self, x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
         """As the protocol; float32."""
         context = context.grouped(x.shape[2])
-        return self.graph(x, timesteps, context.text, context.image, fs)[0]
+        time, rate = (sinusoidal_embedding(values, self.channels) for values in (timesteps, fs))
+        return self.graph(x, time, context.text, context.image, rate)[0]
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def load_export(folder: Path, device: str, dtype: torch.dtype, progress: BytePro
     compiled = compile_graphs(folder, manifest, GRAPHS, device, dtype, progress)
     return Model(
         variant=variant,
-        unet=ExportedNetwork(compiled["unet"]),
+        unet=ExportedNetwork(compiled["unet"], variant.unet.model_channels),
         vae=ExportedCodec(variant.vae, compiled["vae_encoder"], compiled["vae_decoder"]),
         resampler=ExportedResampler(compiled["resampler"]),
         text=ExportedTextEncoder(compiled["text"]),
