@@ -6,13 +6,28 @@ import difflib
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
+from .backends.choice import TORCH, parse_backend
+from .backends.openvino.compiled import check_device
+from .backends.openvino.export import ExportProgress, check_target, write_export
+from .backends.openvino.manifest import (
+    Manifest,
+    Role,
+    Source,
+    StoredAs,
+    identity,
+    is_export,
+    read_manifest,
+    variant_in,
+)
+from .backends.openvino.running import load_export
 from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
@@ -28,7 +43,9 @@ from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
 from .weights.footprint import ClipSize, pick_residence
+from .weights.formats.entries import ByteProgress
 from .weights.formats.files import open_weights
+from .weights.identity import remembered_hash
 from .weights.load import load_components
 from .weights.lora import merge_adapters, read_adapters
 from .weights.random_model import write_random_checkpoint
@@ -67,6 +84,7 @@ class ModelFiles:
     """Paths of a model's weights; the encoders are None if the weights file contains them."""
 
     weights: Path
+    """A weights file, or the folder of an export."""
     variant: str | None = None
     text_encoder: Path | None = None
     image_encoder: Path | None = None
@@ -140,6 +158,8 @@ def variant_of(files: ModelFiles) -> Variant:
 
     Raises CheckpointError and UsageError as :func:`load` does.
     """
+    if is_export(files.weights):
+        return variant_in(files.weights, read_manifest(files.weights))
     opened = open_weights(provide(files).weights)
     return choose(detect(opened), files.variant, opened)
 
@@ -175,22 +195,35 @@ def stored_as(files: ModelFiles, weights: Weights) -> Quantised | None:
     return None if weights == "full" else weights
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """The device of a name; "auto" selects a CUDA GPU if available, then an Apple GPU, then the CPU."""
+def pick_device(device: str = "auto", backend: str = TORCH) -> torch.device:
+    """The device of a name; "auto" selects a CUDA GPU if available, then an Apple GPU, then the CPU.
+
+    Backends other than PyTorch name their own device and exchange tensors on the CPU. Raises UsageError for a device
+    that is not available, and if there is no such backend.
+    """
+    chosen = parse_backend(backend)
+    if chosen.name == "openvino":
+        if device not in ("auto", "cpu"):
+            raise UsageError(
+                f"{device!r} is a device of PyTorch, but the networks are to run on {chosen}; omit the device, and "
+                f"choose one with openvino:CPU, openvino:GPU or openvino:NPU"
+            )
+        check_device(chosen.device)
+        return torch.device("cpu")
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
+        place = torch.device(device)
         # Reading a value back also rejects devices that compute nothing, such as "meta".
-        torch.zeros(1, device=chosen).item()
+        torch.zeros(1, device=place).item()
     # Each kind of missing device raises a different exception.
     except Exception as problem:
         raise UsageError(
             f"the device {device!r} is not available; use cpu, cuda, cuda:1, mps or auto"
         ) from problem
-    return chosen
+    return place
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -213,6 +246,97 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def _sources(files: ModelFiles, progress: ByteProgress | None = None) -> list[Source]:
+    """What a model is made of; ``progress`` is called with the bytes hashed and their total, for each file."""
+    encoders: list[tuple[Role, Path | None]] = [
+        ("text_encoder", files.text_encoder),
+        ("image_encoder", files.image_encoder),
+    ]
+    loras: list[tuple[Role, Path, float]] = [("lora", lora.path, lora.strength) for lora in files.loras]
+    parts: list[tuple[Role, Path, float]] = [
+        ("weights", provide(files).weights, 1.0),
+        *((role, path, 1.0) for role, path in encoders if path is not None),
+        *loras,
+    ]
+    return [
+        Source(role, path.resolve().name, remembered_hash(path, progress=progress), strength)
+        for role, path, strength in parts
+    ]
+
+
+def _exports_folder(sources: Sequence[Source]) -> Path:
+    return weights_folder() / "openvino" / identity(sources)[:16]
+
+
+def exported_files() -> frozenset[str]:
+    """File names of the models whose exports are in the weights folder; damaged exports are skipped."""
+    found: set[str] = set()
+    for path in (weights_folder() / "openvino").glob("*"):
+        with suppress(CheckpointError):
+            if is_export(path):
+                found.add(read_manifest(path).sources[0].file)
+    return frozenset(found)
+
+
+def export_of(files: ModelFiles, backend: str) -> Path | None:
+    """The export that ``backend`` runs a model from, or None if it needs none.
+
+    Raises UsageError if the model was not exported, or is an export but cannot be run as requested; CheckpointError if
+    the export is damaged or of another model.
+    """
+    chosen, given = parse_backend(backend), is_export(files.weights)
+    if chosen.name == TORCH:
+        if given:
+            raise UsageError(f"{files.weights} is an export for OpenVINO", Remedy("name_backend"))
+        return None
+    if given:
+        if files.loras or files.text_encoder or files.image_encoder or files.variant:
+            raise UsageError(
+                f"{files.weights} is an export, which contains its encoders, adapters and variant; export the model "
+                f"with the ones to use"
+            )
+        return files.weights
+    sources = _sources(files)
+    folder = _exports_folder(sources)
+    if not is_export(folder):
+        raise UsageError(
+            f"{files.asked}{' with these adapters' if files.loras else ''} has not been exported for OpenVINO",
+            Remedy("export", (files.asked,)),
+        )
+    manifest = read_manifest(folder)
+    # Files of several variants can have the same tensors.
+    if manifest.model_sha256 != identity(sources) or variant_in(folder, manifest) != variant_of(files):
+        raise CheckpointError(f"{folder} is the export of another model", Remedy("export", (files.asked,)))
+    return folder
+
+
+def export_model(
+    model: str | Path | ModelFiles,
+    target: str | Path | None = None,
+    *,
+    stored: StoredAs = "fp16",
+    loading: ByteProgress | None = None,
+    progress: ExportProgress | None = None,
+) -> tuple[Path, Manifest]:
+    """Export a model for OpenVINO; returns the folder and its manifest.
+
+    Without ``target`` it goes to the weights folder, where ``load(model, backend="openvino")`` finds it, and replaces
+    an earlier export of the same model; elsewhere it is loaded by its path. ``stored`` is the precision of the weights:
+    "fp16", or "int8" for half the size. ``loading`` is called with the bytes read and their total, ``progress`` with
+    the networks done. Raises what :func:`load` raises, and CheckpointError if the folder cannot be written.
+    """
+    files = model if isinstance(model, ModelFiles) else find_model(model)
+    if is_export(files.weights):
+        raise UsageError(f"{files.weights} is an export already; pass the weights that it was made of")
+    if target is not None:
+        check_target(Path(target))
+    sources = _sources(files)
+    folder = _exports_folder(sources) if target is None else Path(target)
+    loaded = load(files, device="cpu", dtype="float32", progress=loading)
+    return folder, write_export(loaded, folder, files.asked, sources, stored, progress=progress)
+
+
+@overload
 def load(
     model: str | Path | ModelFiles,
     *,
@@ -223,8 +347,40 @@ def load(
     dtype: str = "auto",
     weights: Weights = "auto",
     memory: Memory = "auto",
+    backend: Literal["torch"] = "torch",
     progress: Callable[[int, int], None] | None = None,
-) -> TorchModel:
+) -> TorchModel: ...
+
+
+@overload
+def load(
+    model: str | Path | ModelFiles,
+    *,
+    variant: str | None = None,
+    text_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+    backend: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model: ...
+
+
+def load(
+    model: str | Path | ModelFiles,
+    *,
+    variant: str | None = None,
+    text_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+    backend: str = TORCH,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
     """Load a model by name or path.
 
     ``variant`` is needed only if the weights are ambiguous (pruned 512 and 512 interpolation files are alike);
@@ -233,13 +389,23 @@ def load(
     denoising network's layers are kept: "int8" or "fp8_scaled" (one byte each), "full", or "auto", as in the file.
     ``memory`` is how the networks use that of the device: "high", all of them stay there; "low", each only while it
     works; "min", layer by layer; "auto", the first that fits into what is free for a clip of the default size. Results
-    are the same. ``progress`` is called with the bytes read and their total, and may raise. Raises UsageError for names
-    and choices, CheckpointError for files.
+    are the same. ``backend`` is "torch", or "openvino" with an optional device ("openvino:GPU"), which needs the
+    model's :func:`export_model` or the path of one, and keeps weights and memory its own way. ``progress`` is called
+    with the bytes read and their total, and may raise. Raises UsageError for names and choices, CheckpointError for
+    files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
-    place = pick_device(device)
+    place = pick_device(device, backend)
     precision = pick_dtype(dtype, place)
+    folder = export_of(model, backend)
+    if folder is not None:
+        if (weights, memory) != ("auto", "auto"):
+            raise UsageError(
+                f"{backend} keeps weights and memory its own way, but weights {weights} and memory {memory} were "
+                "given; omit both"
+            )
+        return load_export(folder, parse_backend(backend).device, precision, progress)
     provide(model)
     kind = stored_as(model, weights)
     known = variant_of(model)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 
 from .atomic import replacing
+from .backends.choice import TORCH, parse_backend
 from .bounded_json import parse_json
 from .diffusion.config import SECOND_EVALUATION
 from .diffusion.guidance import guided_steps, make_guidance
@@ -61,9 +62,11 @@ class Speed:
         return self.load + work
 
 
-def speed_of(variant: Variant, device: torch.device, dtype: torch.dtype) -> Speed | None:
+def speed_of(
+    variant: Variant, device: torch.device, dtype: torch.dtype, backend: str = TORCH
+) -> Speed | None:
     """The speed of the last run, or None if there was none on this machine."""
-    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype))
+    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype, backend))
     names = Speed.__dataclass_fields__
     if not isinstance(values, dict) or cast(dict[str, Any], values).keys() != names.keys():
         return None
@@ -89,7 +92,12 @@ class Stopwatch:
         self._last = now
 
     def remember(
-        self, finished: Sequence[Settings], variant: Variant, device: torch.device, dtype: torch.dtype
+        self,
+        finished: Sequence[Settings],
+        variant: Variant,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str = TORCH,
     ) -> None:
         """Store the speed of the run so far, of which the clips ``finished`` are the last; failures are ignored."""
         self._clips += finished
@@ -102,7 +110,7 @@ class Stopwatch:
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             # Read again, because another process may have added entries in the meantime.
-            known = {**_read(place), _key(variant, device, dtype): asdict(speed)}
+            known = {**_read(place), _key(variant, device, dtype, backend): asdict(speed)}
             with replacing(place) as part:
                 part.write_text(json.dumps(known, indent=1), encoding="utf-8")
 
@@ -126,8 +134,10 @@ def _branches(one: Settings) -> int:
     return len(make_guidance(one.cfg, one.image_cfg, one.guidance_rescale).branches)
 
 
-def _key(variant: Variant, device: torch.device, dtype: torch.dtype) -> str:
+def _key(variant: Variant, device: torch.device, dtype: torch.dtype, backend: str) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if backend != TORCH:
+        name = str(parse_backend(backend))
     return f"{variant.name}, {name}, {str(dtype).removeprefix('torch.')}"
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
-from .api import BUILT_IN, Lora, ModelFiles, find_model, provide
+from .api import BUILT_IN, Lora, ModelFiles, export_of, find_model, provide
+from .backends.choice import TORCH, parse_backend
+from .backends.openvino.manifest import Manifest, Role, Source, read_manifest
 from .errors import CheckpointError, ClipError, Remedy, UsageError
 from .forms import Form, program_version, shortened
-from .hashing import file_sha256, remembered_sha256
+from .hashing import file_sha256
 from .media.video import read_metadata
 from .model.configs import Quantised
 from .pipeline import Model
@@ -19,7 +21,8 @@ from .settings import PROGRAM, Settings
 from .weights.catalogue import find
 from .weights.download import weights_folder
 from .weights.formats.entries import ByteProgress
-from .weights.formats.files import open_weights, tensors_sha256, weights_sha256
+from .weights.formats.files import tensors_sha256, weights_sha256
+from .weights.identity import remembered_hash
 
 _PREDECESSORS = {
     # tiny
@@ -58,10 +61,13 @@ class KnownFile:
     def is_at(self, path: Path) -> bool:
         """Whether ``path`` contains the same weights."""
         if self.hashed == "tensors":
-            return _remembered(path, tensors_sha256) == self.sha256
-        if self.sha256 in _PREDECESSORS and _remembered(path, tensors_sha256) == _PREDECESSORS[self.sha256]:
+            return remembered_hash(path, tensors_sha256) == self.sha256
+        if (
+            self.sha256 in _PREDECESSORS
+            and remembered_hash(path, tensors_sha256) == _PREDECESSORS[self.sha256]
+        ):
             return True
-        return _remembered(path, weights_sha256) == self.sha256
+        return remembered_hash(path, weights_sha256) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,10 @@ class KnownModel:
     loras: tuple[KnownLora, ...] = ()
     stored: Literal["full", Quantised] = "full"
     """How the weights of its denoising network's layers were kept; "full" is in ``dtype``."""
+    backend: str = TORCH
+    """What computed the networks, such as ``openvino:CPU``."""
+    exported: str = ""
+    """How an export stored the weights; empty for PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +113,21 @@ def know_pictures(pictures: Sequence[Path]) -> tuple[KnownFile, ...]:
     return tuple(KnownFile(path.name, file_sha256(path)) for path in pictures)
 
 
-def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = None) -> KnownModel:
+def know_model(
+    model: Model, files: ModelFiles, progress: ByteProgress | None = None, backend: str = TORCH
+) -> KnownModel:
     """The model that was loaded from ``files``: names, and hashes of the tensors.
+
+    For an export, they are those of the files that it was made of.
 
     Hashing gigabytes takes a while, but only once: the hashes are cached. ``progress`` is called with the bytes read.
     """
+    folder = export_of(files, backend)
+    if folder is not None:
+        return _know_export(model, read_manifest(folder), backend)
 
     def known(path: Path) -> KnownFile:
-        return KnownFile(path.resolve().name, _remembered(path, tensors_sha256, progress), "tensors")
+        return KnownFile(path.resolve().name, remembered_hash(path, tensors_sha256, progress), "tensors")
 
     def tower(path: Path | None) -> KnownFile | None:
         return None if path is None else known(path)
@@ -128,6 +145,30 @@ def know_model(model: Model, files: ModelFiles, progress: ByteProgress | None = 
     )
 
 
+def _know_export(model: Model, manifest: Manifest, backend: str) -> KnownModel:
+    def known(role: Role) -> list[Source]:
+        return [source for source in manifest.sources if source.role == role]
+
+    def file(source: Source) -> KnownFile:
+        return KnownFile(source.file, source.sha256, "tensors")
+
+    def encoder(role: Role) -> KnownFile | None:
+        return next(map(file, known(role)), None)
+
+    weights = file(manifest.sources[0])
+    return KnownModel(
+        asked=manifest.asked if _is_model_name(manifest.asked) else weights.file,
+        variant=model.variant.name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        weights=weights,
+        text_encoder=encoder("text_encoder"),
+        image_encoder=encoder("image_encoder"),
+        loras=tuple(KnownLora(**vars(file(lora)), strength=lora.strength) for lora in known("lora")),
+        backend=str(parse_backend(backend)),
+        exported=manifest.stored,
+    )
+
+
 def _is_model_name(asked: str) -> bool:
     """Whether a model was requested by a name that :func:`~dynamicrafter.api.find_model` knows, not by a path."""
     if asked in BUILT_IN:
@@ -137,15 +178,6 @@ def _is_model_name(asked: str) -> bool:
     except UsageError:
         return False
     return True
-
-
-def _remembered(
-    path: Path, compute: Callable[[Path, ByteProgress | None], str], progress: ByteProgress | None = None
-) -> str:
-    """A hash of a weights file or of all its shards; each kind is cached in a separate file."""
-    name = "tensor_hashes.json" if compute is tensors_sha256 else "hashes.json"
-    parts = open_weights(path).files
-    return remembered_sha256(path, weights_folder() / name, lambda file: compute(file, progress), parts)
 
 
 def read_record(clip: Path) -> Record:

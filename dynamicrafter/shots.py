@@ -24,13 +24,14 @@ from .api import (
     stream_each,
     variant_of,
 )
+from .backends.choice import TORCH
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Memory, Residence, Weights
-from .pipeline import Model, Stage, TorchModel, may_share_a_batch
+from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
@@ -57,6 +58,8 @@ class Means:
     """How the weights of the denoising network's layers are kept."""
     memory: Memory = "auto"
     """How the networks use the device's memory; "auto" depends on what is free and on the clips."""
+    backend: str = TORCH
+    """What computes the networks, :func:`dynamicrafter.backends.choice.parse_backend`."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an empty batch."""
@@ -86,9 +89,7 @@ class Made:
     """Time from reading the images of its batch until the clip was written."""
 
 
-def load_with(
-    means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None
-) -> TorchModel:
+def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> Model:
     """Load a model to be run by ``means``; ``progress`` and errors as in :func:`~dynamicrafter.api.load`."""
     return load(
         files,
@@ -96,6 +97,7 @@ def load_with(
         dtype=means.dtype,
         weights=means.weights,
         memory=means.memory,
+        backend=means.backend,
         progress=progress,
     )
 
@@ -127,7 +129,9 @@ def make(
         lambda done, total: shown(files.asked, "load", done, total),
     )
     # Before the first clip, so that interrupting a long hash does not lose one.
-    known = know_model(model, files, lambda done, total: shown(files.asked, "hash", done, total))
+    known = know_model(
+        model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
+    )
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
         started = time.monotonic()
@@ -140,12 +144,16 @@ def make(
                 )
             seconds = round(time.monotonic() - started, 3)
             if shot is batch[-1]:
-                watch.remember([each.settings for each in batch], model.variant, model.device, model.dtype)
+                watch.remember(
+                    [each.settings for each in batch], model.variant, model.device, model.dtype, means.backend
+                )
             yield Made(shot, seconds)
 
 
 def residence_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Residence:
-    """How the networks use the device's memory for these clips."""
+    """How the networks use the device's memory for these clips; other backends than PyTorch use it their own way."""
+    if means.backend != TORCH:
+        return "high"
     device = pick_device(means.device)
     return pick_residence(
         means.memory,

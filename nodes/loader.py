@@ -10,7 +10,7 @@ from ..dynamicrafter.model.variants import VARIANTS, Mode
 from ..dynamicrafter.weights.detect import choose, detect
 from ..dynamicrafter.weights.formats.files import open_weights
 from ..dynamicrafter.weights.tensors import components_in
-from .host.files import checkpoint_path, encoders_path, fingerprint, list_checkpoints
+from .host.files import EXPORTED, checkpoint_path, encoders_path, fingerprint, list_checkpoints
 from .host.loading import WEIGHT_DTYPES, load_checkpoint
 from .host.towers import NO_VISION
 from .sockets import CATEGORY, schema
@@ -91,7 +91,10 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
         """Load the file; errors are one sentence."""
         with in_words_of_the_graph():
             parts = load_checkpoint(
-                checkpoint_path(checkpoint), None if variant == AUTO else variant, weight_dtype
+                checkpoint_path(checkpoint),
+                None if variant == AUTO else variant,
+                weight_dtype,
+                checkpoint.endswith(EXPORTED),
             )
         return io.NodeOutput(parts.model, parts.clip, parts.clip_vision, parts.vae)
 

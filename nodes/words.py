@@ -11,6 +11,7 @@ WORDS: Words = {
     "choose_model": "the README lists the models and their uses",
     "download": "put the file of {} into models/checkpoints",
     "drop_variant": "set the variant input to auto or select another file",
+    "export": "export it with 'dynamicrafter export', or select the entry without OpenVINO",
     "lower_cfg": "set a lower cfg, or select a checkpoint that is not damaged",
     "name_encoder": "connect a core loader with the {} encoder",
     "name_variant": "select it in the variant input",

@@ -22,7 +22,8 @@ BOXES = {
     "training": ("training", "api"),
     "evaluation": ("evaluation", "shots"),
     "shots": ("shots records forecast", "api"),
-    "api": ("api", "pipeline weights media"),
+    "api": ("api", "backends media"),
+    "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
     "pipeline": ("pipeline", "networks diffusion settings"),
     "networks": ("model", "configs"),
@@ -40,7 +41,8 @@ ORDER = {
     "memory resampler unet autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
-    "inspect random_model lora catalogue download",
+    "inspect random_model lora catalogue download identity",
+    "backends": "choice openvino",
     "media": "lists provenance pictures video",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",

@@ -39,6 +39,7 @@ SLOW = (
     "tests/dynamicrafter/test_cli_weights.py",
     "tests/dynamicrafter/test_doctor.py",
     "tests/dynamicrafter/test_download.py",
+    "tests/dynamicrafter/test_openvino.py",
     "tests/dynamicrafter/test_forecast.py",
     "tests/dynamicrafter/test_hostile_weights.py",
     "tests/dynamicrafter/test_memory.py",

@@ -104,6 +104,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import comparing
 
         return comparing.run(arguments, written)
+    if command == "export":
+        from . import exporting
+
+        return exporting.run(arguments)
     if command == "train":
         from . import learning
 

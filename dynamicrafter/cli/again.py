@@ -7,8 +7,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..api import ModelFiles, pick_device, pick_dtype, variant_of
-from ..errors import Cancelled, UsageError
+from ..api import ModelFiles, export_of, pick_device, pick_dtype, variant_of
+from ..backends.choice import TORCH
+from ..backends.openvino.manifest import read_manifest
+from ..errors import Cancelled, ClipError, UsageError
 from ..media.pictures import read_picture
 from ..model.variants import VARIANTS, Preset, Variant
 from ..records import Record, find_model_of, find_pictures, read_record
@@ -39,14 +41,17 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     pictures = find_pictures(record, given.picture, clip.parent)
     for picture in pictures:
         read_picture(picture)
+    backend = record.model.backend if given.backend is None else given.backend
     means = Means(
         given.device,
         record.model.dtype if given.dtype == "auto" else given.dtype,
-        weights=record.model.stored if given.weights == "auto" else given.weights,
+        weights=record.model.stored if given.weights == "auto" and backend == TORCH else given.weights,
         memory=given.memory,
+        backend=backend,
     )
-    pick_dtype(means.dtype, pick_device(means.device))
+    pick_dtype(means.dtype, pick_device(means.device, backend))
     files = _files(record, given, clip.parent)
+    _check_export(record, given, files, backend)
     times = times_usual(record.settings, variant_of(files))
     (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
     shots = [Shot(record.settings, pictures, Path(target).name, target)]
@@ -82,6 +87,19 @@ def _ask(clip: Path, times: float, given: Namespace) -> None:
     print(f"{told}. Generate it? [y/N] ", end="", file=sys.stderr, flush=True)
     if answers.readline().strip().lower() not in ("y", "yes"):
         raise Cancelled
+
+
+def _check_export(record: Record, given: Namespace, files: ModelFiles, backend: str) -> None:
+    """Raise ClipError if the clip's model is there, but not as it was exported then."""
+    folder, stored = export_of(files, backend), record.model.exported
+    if folder is None or given.model is not None or given.backend is not None:
+        return
+    found = read_manifest(folder).stored
+    if found != stored:
+        raise ClipError(
+            f"the clip was made with an export whose weights are {stored}, but those of {folder} are {found}; export "
+            f"the model in the same way, or pass --backend {backend} to use it all the same"
+        )
 
 
 def _beside(clip: Path) -> str:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..backends.choice import TORCH
 from ..errors import UsageError
 from ..model.configs import MEMORY, WEIGHTS
 from ..model.variants import VARIANTS
@@ -127,7 +128,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="new path of the image, if it was moved (twice for an interpolation)",
     )
-    _model_options(again, "the one the clip was made with")
+    _run_by_options(_model_options(again, "the one the clip was made with"), None, "the clip's")
     _run_options(again.add_argument_group("output"), "CLIP-again")
     again.add_argument(
         "--yes",
@@ -211,6 +212,16 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     convert.add_argument("--prune", action="store_true", help="remove the CLIP encoders")
     convert.add_argument("--variant", metavar="NAME", help=_VARIANT_HELP.format("IN"))
+
+    export = _command(
+        commands,
+        "export",
+        "export a model for OpenVINO",
+        "export 512",
+        "export 512 --lora my_style.safetensors --weights int8 -o exports/my_style",
+    )
+    export.add_argument("name", metavar="MODEL", help="a name from 'dynamicrafter models' or a weights file")
+    _export_options(export)
 
     train = _command(
         commands,
@@ -318,21 +329,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "--comfyui", type=_path, metavar="FOLDER", help="ComfyUI's models folder, to check its files as well"
     )
     # Last, below the options that differ.
-    for command in (
-        animate,
-        interpolate,
-        loop,
-        again,
-        batch,
-        models,
-        download,
-        inspect,
-        convert,
-        train,
-        toys,
-    ):
+    for command in (animate, interpolate, loop, again, batch, models, download, inspect, convert, export):
         _general_options(command)
-    for command in (compare, toy, folder, videos, config, completion, doctor):
+    for command in (compare, train, toys, toy, folder, videos, config, completion, doctor):
         _general_options(command)
     return parser
 
@@ -395,13 +394,23 @@ def _run_options(output: Any, default: str) -> None:
 
 def _model_options(
     parser: argparse.ArgumentParser, default: str, *, dtype: bool = True, device: bool = True
-) -> None:
+) -> Any:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         metavar="NAME|FILE",
         help=f"a name from 'dynamicrafter models', a weights file, or 'random' (noise) (default: {default})",
     )
+    _source_options(group)
+    if device:
+        _device_option(group)
+    if dtype:
+        _dtype_option(group)
+    return group
+
+
+def _source_options(group: Any) -> None:
+    """What a model consists of besides its weights file."""
     group.add_argument(
         "--lora",
         action="append",
@@ -416,30 +425,41 @@ def _model_options(
     group.add_argument(
         "--image-encoder", type=_path, metavar="FILE", help="CLIP image encoder, if the weights file has none"
     )
-    if device:
-        _device_option(group)
-    if dtype:
-        group.add_argument(
-            "--dtype",
-            type=_computed,
-            default="auto",
-            metavar="KIND",
-            help="compute precision: auto, fp32, bf16 or fp16 (default: auto, which is fp32 on the CPU, else 16 bits)",
-        )
-        group.add_argument(
-            "--weights",
-            choices=WEIGHTS,
-            default="auto",
-            help="how the network's weights are kept: int8 or fp8_scaled (1 byte each), full (as computed), or auto "
-            "(as in the file; default)",
-        )
-        group.add_argument(
-            "--memory",
-            choices=MEMORY,
-            default="auto",
-            help="networks on the device: high (all), low (each while it works), min (layer by layer), or auto (by its "
-            "free memory; default)",
-        )
+
+
+def _run_by_options(group: Any, default: str | None, said: str) -> None:
+    """What computes the networks, and how PyTorch keeps their weights."""
+    group.add_argument(
+        "--backend",
+        default=default,
+        metavar="NAME",
+        help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
+        f"export (default: {said})",
+    )
+    group.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="auto",
+        help="how the network's weights are kept: int8 or fp8_scaled (1 byte each), full (as computed), or auto "
+        "(as in the file; default)",
+    )
+    group.add_argument(
+        "--memory",
+        choices=MEMORY,
+        default="auto",
+        help="networks on the device: high (all), low (each while it works), min (layer by layer), or auto (by its "
+        "free memory; default)",
+    )
+
+
+def _dtype_option(group: Any) -> None:
+    group.add_argument(
+        "--dtype",
+        type=_computed,
+        default="auto",
+        metavar="KIND",
+        help="compute precision: auto, fp32, bf16 or fp16 (default: auto, which is fp32 on the CPU, else 16 bits)",
+    )
 
 
 def _device_option(group: Any) -> None:
@@ -450,6 +470,30 @@ def _device_option(group: Any) -> None:
     )
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("openvino",),
+        default="openvino",
+        help="what to export for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("fp16", "int8"),
+        default="fp16",
+        help="precision to store: fp16, or int8 for half the size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=_path,
+        metavar="DIR",
+        help="folder to write, to be passed to --model afterwards (default: the weights folder, where --backend "
+        "openvino finds it by the model's name)",
+    )
+    _source_options(parser.add_argument_group("model"))
+
+
 def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
     picture = parser.add_argument_group("what should happen")
     _option(picture, PARAMETERS["prompt"])
@@ -457,7 +501,7 @@ def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> Non
     _shape_options(parser)
     _sampling_options(parser, batch=batch)
 
-    _model_options(parser, _TINY_HELP)
+    _run_by_options(_model_options(parser, _TINY_HELP), TORCH, TORCH)
 
     output = parser.add_argument_group("output")
     _run_options(output, "PICTURE-COMMAND.mp4 in the current folder")
@@ -620,7 +664,7 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     _happening_options(picture, [0], "one or more seeds, one clip each (default: 0)")
     _shape_options(parser)
     _sampling_options(parser)
-    _model_options(parser, _TINY_HELP)
+    _run_by_options(_model_options(parser, _TINY_HELP), TORCH, TORCH)
     _learned_options(parser)
     output = _table_option(parser)
     output.add_argument("--keep", type=_path, metavar="FOLDER", help="folder to keep the clips in, as .mp4")

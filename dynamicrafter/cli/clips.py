@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..api import Lora, ModelFiles, find_model, notes_on, pick_device, variant_of
+from ..api import Lora, ModelFiles, export_of, find_model, notes_on, pick_device, variant_of
 from ..media.pictures import read_picture
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
@@ -30,7 +30,8 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
 def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> object:
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
-    pick_device(given.device)
+    pick_device(given.device, given.backend)
+    export_of(files, given.backend)
     variant = variant_of(files)
     means = means_of(given)
     sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
@@ -123,9 +124,17 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def model_files(given: Namespace) -> ModelFiles:
-    """The model named by the arguments, or the built-in one; raises UsageError if it is unknown or not downloaded."""
+    """The model of ``--model`` and the options about it; as :func:`files_of`."""
+    return files_of(given.model, given)
+
+
+def files_of(model: str | None, given: Namespace) -> ModelFiles:
+    """The model of a name, None for the built-in one, with the encoders and adapters of the arguments.
+
+    Raises UsageError if it is unknown or not downloaded.
+    """
     files = find_model(
-        TINY.name if given.model is None else given.model,
+        TINY.name if model is None else model,
         variant=given.variant,
         text_encoder=given.text_encoder,
         image_encoder=given.image_encoder,
@@ -135,7 +144,7 @@ def model_files(given: Namespace) -> ModelFiles:
 
 def means_of(given: Namespace) -> Means:
     """How the clips are computed according to the arguments."""
-    return Means(given.device, given.dtype, given.batch, given.weights, given.memory)
+    return Means(given.device, given.dtype, given.batch, given.weights, given.memory, given.backend)
 
 
 def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..api import ModelFiles, pick_device, pick_dtype, stored_as, variant_of
+from ..backends.choice import TORCH, parse_backend
 from ..forecast import memory_of, speed_of
 from ..parameters import PARAMETERS
 from ..settings import clip_length, settings_to_json
@@ -55,19 +56,20 @@ def brief_of(shots: Sequence[Shot], files: ModelFiles, streams: Streams) -> list
 
 def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Streams) -> RunPlan:
     """The plan of ``shots``, with the files of ``streams`` under the name of standard input and output."""
-    variant, device = variant_of(files), pick_device(means.device)
+    variant, device = variant_of(files), pick_device(means.device, means.backend)
     dtype = pick_dtype(means.dtype, device)
-    kind, residence = stored_as(files, means.weights), residence_for(shots, files, means)
+    kind = stored_as(files, means.weights) if means.backend == TORCH else None
+    residence = residence_for(shots, files, means)
     memories = [
         memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
         for batch in batches(shots, means.batch)
     ]
     most = max(memories, key=lambda memory: memory.total)
-    speed = speed_of(variant, device, dtype)
+    speed = speed_of(variant, device, dtype, means.backend)
     return RunPlan(
         clips=_clips(shots, streams),
         model=_model(files),
-        device=str(device),
+        device=str(device) if means.backend == TORCH else str(parse_backend(means.backend)),
         dtype=str(dtype).removeprefix("torch."),
         weights=kind or "full",
         memory=residence,

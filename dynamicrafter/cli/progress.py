@@ -79,6 +79,10 @@ class Bars:
         """Show ``done`` of ``total`` bytes of the weights."""
         self._show(*_STAGES["load"], done, total)
 
+    def exporting(self, what: str, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` networks or layers of an export."""
+        self._show(what, "", done, total)
+
     def figures(self, done: int, total: int | None) -> None:
         """Show ``done`` of ``total`` metrics or clips measured."""
         self._show("measuring", "", done, total)

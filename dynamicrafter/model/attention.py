@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
             self.alpha = nn.Parameter(torch.zeros((), **operations.factory))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """``x`` is ``[(b t), n, c]``; keys and values are computed once per clip and shared by its frames."""
+        """``x`` is ``[(b t), n, c]``, ``context`` grouped for t frames; keys and values are computed once per clip."""
         frames = x.shape[0] // context.text.shape[0]
         q = self.to_q(x)
         text = self.attention(
@@ -81,10 +81,8 @@ class CrossAttention(nn.Module):
 
 
 def _per_frame(tokens: Tensor, frames: int) -> Tensor:
-    """Image tokens ``[b, f, n, c]`` as ``[(b t), n, c]``: one set per frame if f equals t, else all for every frame."""
-    if tokens.shape[1] == frames:
-        return rearrange(tokens, "b t n c -> (b t) n c")
-    return repeat(tokens, "b f n c -> (b t) (f n) c", t=frames)
+    """Image tokens ``[b, t or 1, n, c]`` as ``[(b t), n, c]``: a frame's own, or the same for every frame."""
+    return tokens.expand(-1, frames, -1, -1).flatten(0, 1)
 
 
 class GatedLinear(nn.Module):

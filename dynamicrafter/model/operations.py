@@ -92,7 +92,7 @@ def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
 
     if hasattr(layer, "plain"):
         # Of a layer that can be made a plain one again.
-        OverTime.plain = over_time(cast(Any, layer).plain)
+        cast(Any, OverTime).plain = over_time(cast(Any, layer).plain)
     return OverTime
 
 

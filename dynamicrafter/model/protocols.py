@@ -25,6 +25,16 @@ class Context:
     text: Tensor
     image: Tensor
 
+    def grouped(self, frames: int) -> Context:
+        """The same for a clip of ``frames`` frames, with one group of image tokens for each frame or one for all.
+
+        ``image`` is then ``[b, frames, n, c]`` or ``[b, 1, f * n, c]``, which expands to every frame without asking for
+        its size, so that a traced network is right for every length.
+        """
+        if self.image.shape[1] in (1, frames):
+            return self
+        return Context(self.text, self.image.flatten(1, 2).unsqueeze(1))
+
 
 @dataclass(frozen=True)
 class Posterior:

@@ -104,12 +104,22 @@ class VideoUNet(nn.Module):
         ``x`` is ``[b, 8, t, h, w]`` (noisy latents, then image latents), ``timesteps`` and ``fs`` are ``[b]``,
         ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, f, n, c]``. Returns ``[b, 4, t, h, w]``.
         """
+        dim = self.config.model_channels
+        return self.from_sinusoids(
+            x, sinusoidal_embedding(timesteps, dim), context, sinusoidal_embedding(fs, dim)
+        )
+
+    def from_sinusoids(self, x: Tensor, time: Tensor, context: Context, rate: Tensor) -> Tensor:
+        """As :meth:`forward`, with the sinusoids ``[b, model_channels]`` of timesteps and fs.
+
+        Their frequencies need float32, whatever a runtime does with constants.
+        """
         frames = x.shape[2]
+        context = context.grouped(frames)
 
         # Embed time and frame rate
-        dim = self.config.model_channels
-        embedding = self.time_embed(sinusoidal_embedding(timesteps, dim).to(x.dtype))
-        embedding = embedding + self.fps_embedding(sinusoidal_embedding(fs, dim).to(x.dtype))
+        embedding = self.time_embed(time.to(x.dtype))
+        embedding = embedding + self.fps_embedding(rate.to(x.dtype))
         embedding = repeat(embedding, "b e -> (b t) e", t=frames)
 
         # Down. Skip connections are referenced only by this stack, so each tensor is freed when it is popped.

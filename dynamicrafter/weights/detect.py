@@ -61,7 +61,7 @@ def detect(file: WeightsFile) -> tuple[Variant, ...]:
     CheckpointError for invalid metadata.
     """
     if VARIANT_KEY in file.metadata:
-        return (_from_metadata(file.path, file.metadata),)
+        return (read_variant(file.path, file.metadata),)
     names = {place.name: key for key in file.entries if (place := locate(key)) and place.component == "unet"}
     shapes = {name: file.entries[key].shape for name, key in names.items()}
     if not any(name.endswith("attn2.to_k_ip.weight") for name in shapes):
@@ -123,7 +123,8 @@ def _asked(fits: Sequence[Variant], asked: str, path: Path) -> Variant:
     )
 
 
-def _from_metadata(path: Path, metadata: Mapping[str, str]) -> Variant:
+def read_variant(path: Path, metadata: Mapping[str, str]) -> Variant:
+    """The variant in the metadata of ``path``, from :func:`variant_metadata`; raises CheckpointError if it is none."""
     layout, writer = metadata.get(FORMAT_KEY), metadata.get(WRITER_KEY, _FIRST_WRITER)
     if layout != FORMAT:
         raise CheckpointError(

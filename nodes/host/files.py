@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import folder_paths
 
-from ...dynamicrafter.api import RANDOM, find_model, provide
+from ...dynamicrafter.api import RANDOM, exported_files, find_model, provide
 from ...dynamicrafter.model.variants import TINY
 from ...dynamicrafter.weights.catalogue import TOWERS, find
 from ...dynamicrafter.weights.formats.files import SUFFIXES
@@ -23,6 +23,10 @@ BUILT_IN = {"tiny (built in)": TINY.name, "random (built in)": RANDOM}
 """Models that ship with the pack, by their name in the list."""
 
 
+EXPORTED = " (OpenVINO)"
+"""How the name of a checkpoint ends whose export is to run."""
+
+
 def register_folders() -> None:
     """Register our model folders with the host, keeping the paths that its configuration added."""
     models = Path(folder_paths.models_dir)
@@ -35,17 +39,27 @@ def register_folders() -> None:
 
 
 def list_checkpoints() -> list[str]:
-    """Built-in models, then all files that may be checkpoints; those with a telling name come first."""
+    """Built-in models, then all files that may be checkpoints; those with a telling name come first.
+
+    Those in the weights folder's exports for OpenVINO are there once more, with :data:`EXPORTED` after the name.
+    """
     names: list[str] = []
     for kind in _KINDS:
         names += [name for name in folder_paths.get_filename_list(kind) if name not in names]
     telling = ("dynami", "dynacrafter", "tooncrafter")
     names.sort(key=lambda name: not any(word in name.lower() for word in telling))
-    return [*BUILT_IN, *names]
+    every = [*BUILT_IN, *names]
+    exported = exported_files()
+    return every + [name + EXPORTED for name in every if _file_name(name) in exported]
+
+
+def _file_name(name: str) -> str:
+    return find_model(BUILT_IN[name]).weights.name if name in BUILT_IN else PurePath(name).name
 
 
 def checkpoint_path(name: str) -> Path:
     """The file of a name from :func:`list_checkpoints`; raises FileNotFoundError if it no longer exists."""
+    name = name.removesuffix(EXPORTED)
     if name in BUILT_IN:
         return provide(find_model(BUILT_IN[name])).weights
     for kind in _KINDS:
@@ -73,7 +87,7 @@ def fingerprint(name: str) -> str:
 
     It is a hash, because the host stores it in the files that it saves.
     """
-    encoders = None if name in BUILT_IN else encoders_path()
+    encoders = None if name.removesuffix(EXPORTED) in BUILT_IN else encoders_path()
     seen: list[tuple[str, int, int]] = []
     for path in (checkpoint_path(name), encoders):
         if path is not None:

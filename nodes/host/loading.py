@@ -15,6 +15,7 @@ from ...dynamicrafter.model.configs import QUANTISED
 from ...dynamicrafter.weights.formats.files import open_weights
 from ...dynamicrafter.weights.preview import preview_of
 from ...dynamicrafter.weights.tensors import components_in, load_tensors
+from .exported import build_exported_model
 from .files import BUILT_IN, encoders_path
 from .model import STORAGE_DTYPES, build_model
 from .resampler import attach_resampler
@@ -41,8 +42,10 @@ class Loaded:
     vae: Any
 
 
-def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loaded:
+def load_checkpoint(path: Path, variant: str | None, weight_dtype: str, exported: bool = False) -> Loaded:
     """Read a checkpoint, one network after the other, so that two copies of it are never in memory.
+
+    ``exported``: whether the denoising network runs in OpenVINO, from the checkpoint's export.
 
     The encoders of a pruned checkpoint come from :func:`~.files.encoders_path`, by core's own loaders.
     """
@@ -52,7 +55,7 @@ def load_checkpoint(path: Path, variant: str | None, weight_dtype: str) -> Loade
         return load_part(name, path, chosen.name, weight_dtype)
 
     return Loaded(
-        model=part("model"),
+        model=load_exported(path, chosen.name) if exported else part("model"),
         clip=part("clip") if "text" in present else _core_clip(),
         clip_vision=part("clip_vision") if "vision" in present else _core_clip_vision(),
         vae=part("vae") if "vae" in present else None,
@@ -98,6 +101,15 @@ def load_part(part: Part, path: Path, variant: str, weight_dtype: str, disable_d
         made = build_clip_vision(chosen.vision, found["vision"].tensors, disable_dynamic)
     # The host creates further copies with this: on another device, without streaming, for weights changed by hooks.
     _patcher(part, made).cached_patcher_init = (load_patcher, (part, path, variant, weight_dtype))
+    return made
+
+
+def load_exported(path: Path, variant: str) -> Any:
+    """The MODEL of a checkpoint's export for OpenVINO, with the resampler of the checkpoint."""
+    made = build_exported_model(path, variant, preview_of(open_weights(path)))
+    chosen, found = load_tensors(path, ("resampler",), variant)
+    attach_resampler(made, chosen, found["resampler"].tensors, found["resampler"].dtype)
+    made.set_attachments(_FILE, path)
     return made
 
 

@@ -73,6 +73,54 @@ class Numbers:
         self.measure("foreign objects", self.foreign_objects)
         self.measure("previews", self.previews)
 
+    def exports(self) -> None:
+        """The network in OpenVINO."""
+        self.measure("exported", self.exported)
+
+    def exported(self) -> dict[str, Any]:
+        """Latents of our sampler and of core's on a checkpoint's network and on its export; how a LoRA is refused."""
+        import comfy.samplers
+
+        path, parts = self.small()
+        self.pack("dynamicrafter.api").export_model(path)
+        names = self.pack("dynamicrafter.api").exported_files()
+        other = self.pack("nodes.host.loading").load_checkpoint(path, None, "auto", exported=True)
+        picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+        outs: list[Tensor] = []
+        for model in (parts.model, other.model):
+            used = replace(parts, model=model)
+            positive, negative, _, latent = self.encode(used, "animate", [picture], frames=2, prompt="a boat")
+            sampled = self.pack("nodes.host.sampler").sample_exactly(
+                model,
+                {"full": positive, "unconditional": negative},
+                self.pack("dynamicrafter.diffusion.guidance").make_guidance(3.0, None, 0.7),
+                latent["samples"],
+                steps=2,
+                sampler="ddim",
+                spacing="uniform_trailing",
+                eta=0.0,
+                seed=1,
+            )
+            core = comfy.samplers.KSampler(
+                model, 2, "cpu", "euler", "simple", 1.0, model_options=model.model_options
+            )
+            noise = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(2))
+            outs += [
+                sampled,
+                core.sample(noise, positive, negative, 2.0, latent_image=latent["samples"], seed=1),
+            ]
+        try:
+            other.model.clone().add_patches({}, 1.0)
+            refused = ""
+        except ValueError as problem:
+            refused = str(problem)
+        return {
+            "listed": path.name in names,
+            "exact": error(outs[2], outs[0]),
+            "core": error(outs[3], outs[1]),
+            "refused": refused,
+        }
+
     def compilation(self) -> None:
         """The network compiled."""
         self.measure("compiled", self.compiled)

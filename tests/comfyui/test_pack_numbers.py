@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,3 +121,15 @@ def test_a_compiled_network_is_compiled_once_and_computes_the_same(measured: Mea
     found = measured("compilation", "compiled")
     assert found["error"] < 1e-4
     assert found["graphs"] == 1
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_the_network_runs_in_openvino(measured: Measured) -> None:
+    found = measured("exports", "exported")
+    assert found["listed"]
+    # The export's weights are those of the checkpoint, which are exact in half precision.
+    assert found["exact"] < 1e-3 and found["core"] < 1e-3
+    assert (
+        "runs in OpenVINO, which has its weights fixed, so a LoRA cannot be added; remove the LoRA node"
+        in found["refused"]
+    )

@@ -97,6 +97,7 @@ def test_a_new_parameter_is_an_input_of_the_sampler_by_itself(told: dict[str, An
         ("choose_model", "the README lists the models and their uses"),
         ("download", "put the file of text into models/checkpoints"),
         ("drop_variant", "set the variant input to auto or select another file"),
+        ("export", "export it with 'dynamicrafter export', or select the entry without OpenVINO"),
         ("lower_cfg", "set a lower cfg, or select a checkpoint that is not damaged"),
         ("name_encoder", "connect a core loader with the text encoder"),
         ("name_variant", "select it in the variant input"),
@@ -110,7 +111,7 @@ def test_an_error_of_the_package_is_told_in_words_of_the_graph(
 
 
 def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told: dict[str, Any]) -> None:
-    left = {"check_model", "fetch", "name_i3d", "name_towers", "skip_learned"}
+    left = {"check_model", "fetch", "name_backend", "name_i3d", "name_towers", "skip_learned"}
     left |= {"name_lora", "name_model", "name_output", "name_picture"}  # of clips that are made again
     assert set(get_args(RemedyKind)) - set(told["advice"]) == left
 

@@ -240,3 +240,11 @@ def test_temporal_convolution_statistics_include_time() -> None:
     with torch.inference_mode():
         change = block(x, 4) - x
     assert relative_difference(change[0], change[3]) > 0.1
+
+
+@pytest.mark.parametrize(("groups", "shape"), [(3, (1, 3, 2, 12)), (1, (1, 1, 2, 12)), (5, (1, 1, 10, 12))])
+def test_image_tokens_are_grouped_by_frame_or_for_all_frames(groups: int, shape: tuple[int, ...]) -> None:
+    given = Context(normal(1, 77, 12), normal(1, groups, 2, 12))
+    grouped = given.grouped(3)
+    assert grouped.image.shape == shape and grouped.text is given.text
+    assert torch.equal(grouped.image.flatten(), given.image.flatten())

@@ -1,0 +1,1 @@
+"""Other ways than PyTorch to run the networks of a model."""

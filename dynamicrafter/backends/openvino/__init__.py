@@ -1,0 +1,1 @@
+"""Runs the networks with OpenVINO: exports them to its format, checks exports and loads them behind the protocols."""

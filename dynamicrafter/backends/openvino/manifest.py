@@ -1,0 +1,185 @@
+"""What an export contains: the model it was made of, and the size and hash of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ...bounded_json import parse_json
+from ...errors import CheckpointError
+from ...forms import Form, program_version, shortened, to_json
+from ...hashing import file_sha256, remembered_sha256
+from ...model.variants import Variant
+from ...weights.detect import VARIANT_KEY, read_variant
+from ...weights.download import weights_folder
+
+MANIFEST = "dynamicrafter_export.json"
+"""Name of the manifest, which makes a folder an export."""
+
+Graph = Literal["unet", "vae_encoder", "vae_decoder", "resampler", "text", "vision"]
+GRAPHS: tuple[Graph, ...] = get_args(Graph)
+"""The networks of an export, each of which is two files of its name."""
+StoredAs = Literal["fp16", "int8"]
+"""How weights are stored: in half precision, or as 8-bit integers with a scale for each output channel."""
+Role = Literal["weights", "text_encoder", "image_encoder", "lora"]
+
+_FORMAT = 1
+_MANIFEST_BYTES = 1 << 20
+_GRAPH_BYTES = 64 << 20
+_HASHES = "openvino_hashes.json"
+"""Remembered hashes of the files of exports, in the weights folder."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the model that was exported."""
+
+    role: Role
+    file: str
+    """Its name."""
+    sha256: str
+    """Hash of its tensors."""
+    strength: float = 1.0
+    """Of a LoRA."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of an export."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export contains."""
+
+    asked: str
+    """The name by which the model was requested, or the name of its file."""
+    sources: tuple[Source, ...]
+    variant: Mapping[str, Any]
+    """The metadata of the model's variant."""
+    stored: StoredAs
+    openvino: str
+    """Version of OpenVINO that wrote the files."""
+    torch: str
+    files: tuple[StoredFile, ...]
+    nncf: str = ""
+    """Version of nncf, if it quantised the weights."""
+    format: int = _FORMAT
+    writer: str = field(default_factory=program_version)
+
+    @property
+    def model_sha256(self) -> str:
+        """Identifies the model: the hash of its tensors' hashes."""
+        return identity(self.sources)
+
+    def bytes_of(self, graph: Graph) -> int:
+        """Size of a network's weights on disk."""
+        return next(file.bytes for file in self.files if file.name == f"{graph}.bin")
+
+
+def identity(sources: Sequence[Source]) -> str:
+    """A hash that differs between models, whatever their files are called."""
+    parts = [[source.role, source.sha256, source.strength] for source in sources]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path is a folder with a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Complete an export: write its manifest, with the sizes and hashes of the files that are there."""
+    files = tuple(
+        StoredFile(path.name, path.stat().st_size, file_sha256(path))
+        for path in (folder / name for name in _names())
+    )
+    text = json.dumps(to_json(replace(manifest, files=files)), indent=1)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an export; nothing else is opened.
+
+    Raises CheckpointError for a folder that is no export, for one of a later version and for a damaged manifest.
+    """
+    path = folder / MANIFEST
+    name = f"the manifest of {shortened(str(folder))}"
+    try:
+        if _size(path) > _MANIFEST_BYTES:
+            raise ValueError(f"it is larger than {_MANIFEST_BYTES >> 20} MiB")
+        values = parse_json(path.read_bytes())
+        found = values.get("format") if isinstance(values, dict) else None  # pyright: ignore
+        if type(found) is not int:  # pyright: ignore[reportUnknownArgumentType]
+            raise ValueError("it states no format")
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{name} cannot be read ({problem}); export the model again") from problem
+    if found != _FORMAT:
+        raise CheckpointError(
+            f"{shortened(str(folder))} is an export in format {found}, but this version reads format {_FORMAT}; export "
+            f"the model again, or use the version that wrote it"
+        )
+    manifest = Form(name, CheckpointError, shortened(str(values.get("writer")))).read(Manifest, values)  # pyright: ignore
+    wrong = sorted(set(_names()).symmetric_difference(file.name for file in manifest.files))
+    if wrong or len(manifest.files) != len(_names()) or not manifest.sources:
+        raise CheckpointError(
+            f"{name} must list {', '.join(_names())} and the sources of the model; export it again"
+        )
+    described = manifest.variant.values()
+    if VARIANT_KEY not in manifest.variant or not all(isinstance(value, str) for value in described):
+        raise CheckpointError(f"{name} has an invalid description of its variant; export the model again")
+    return manifest
+
+
+def variant_in(folder: Path, manifest: Manifest) -> Variant:
+    """The variant of an exported model; raises CheckpointError if the manifest's is none."""
+    return read_variant(folder, manifest.variant)
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare all files of an export with its manifest: first kinds and sizes, then hashes, which are remembered.
+
+    Raises CheckpointError for a file that is missing, is a link or differs.
+    """
+    for file in manifest.files:
+        path = folder / file.name
+        try:
+            size = _size(path)
+        except OSError as problem:
+            raise CheckpointError(
+                f"{shortened(str(path))} of the export cannot be used ({problem.strerror}); export the model again"
+            ) from problem
+        if size != file.bytes or (path.suffix == ".xml" and size > _GRAPH_BYTES):
+            raise CheckpointError(
+                f"{shortened(str(path))} has {size} bytes, but the manifest says {file.bytes} and a graph has at most "
+                f"{_GRAPH_BYTES}; export the model again"
+            )
+    for file in manifest.files:
+        path = folder / file.name
+        if remembered_sha256(path, weights_folder() / _HASHES) != file.sha256:
+            raise CheckpointError(
+                f"{shortened(str(path))} is not the file that was exported (its contents differ); export the model "
+                f"again"
+            )
+
+
+def _names() -> list[str]:
+    return [f"{graph}{suffix}" for graph in GRAPHS for suffix in (".xml", ".bin")]
+
+
+def _size(path: Path) -> int:
+    """Size of a regular file; raises OSError for links, which could lead out of the folder, and anything else."""
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(0, "it is a link or not a regular file", str(path))
+    return status.st_size

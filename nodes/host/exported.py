@@ -1,0 +1,89 @@
+"""The network in OpenVINO as the host's MODEL: all samplers work on it, but its weights cannot be patched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ...dynamicrafter.api import export_of, find_model
+from ...dynamicrafter.backends.choice import parse_backend
+from ...dynamicrafter.backends.openvino.compiled import check_device
+from ...dynamicrafter.backends.openvino.manifest import read_manifest, variant_in
+from ...dynamicrafter.backends.openvino.running import ExportedNetwork, compile_graphs
+from ...dynamicrafter.model.preview import PreviewColours
+from ...dynamicrafter.model.protocols import Context, Network
+from .model import HostConfig, HostModel, refuse_extras
+
+_BACKEND = "openvino:CPU"
+
+
+class HostExportedNetwork(torch.nn.Module):
+    """An exported network with the signature that the host calls, as :class:`~.model.HostUNet`."""
+
+    dtype = torch.float32
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        *,
+        image_tokens: Tensor,
+        frames: int,
+        per_frame: bool,
+        fs: Tensor,
+        **_: Any,
+    ) -> Tensor:
+        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; raises ValueError for what the network does not support."""
+        refuse_extras(control, transformer_options or {})
+        tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
+        out = self.network(
+            rearrange(x, "(b t) c h w -> b c t h w", t=frames),
+            timesteps[::frames],
+            Context(context[::frames], tokens if per_frame else tokens[:, :1]),
+            fs[::frames],
+        )
+        return rearrange(out, "b c t h w -> (b t) c h w").to(x.device)
+
+
+class ExportedPatcher(comfy.model_patcher.ModelPatcher):
+    """A patcher for a network without weights of the host's."""
+
+    def add_patches(self, *_: Any, **__: Any) -> Any:
+        """Refuse; the host would drop a LoRA whose weights it does not find, with no more than a warning."""
+        raise ValueError(
+            "this model runs in OpenVINO, which has its weights fixed, so a LoRA cannot be added; remove the LoRA node "
+            "and export the model with the LoRA ('dynamicrafter export --lora'), or load it without OpenVINO"
+        )
+
+
+def build_exported_model(path: Path, variant: str, preview: PreviewColours | None) -> Any:
+    """A model patcher for the export of a checkpoint, which must be in the weights folder.
+
+    OpenVINO holds the weights, in main memory, and the host cannot unload them. Raises CheckpointError and UsageError
+    as :func:`dynamicrafter.api.export_of`.
+    """
+    device = parse_backend(_BACKEND).device
+    check_device(device)
+    folder = export_of(find_model(path, variant=variant), _BACKEND)
+    assert folder is not None
+    manifest = read_manifest(folder)
+    compiled = compile_graphs(folder, manifest, ("unet",), device, torch.float32)
+    chosen = variant_in(folder, manifest)
+    config = HostConfig(chosen, preview)
+    config.unet_config["disable_unet_model_creation"] = True
+    config.set_inference_dtype(torch.float32, None)
+    model = HostModel(config, "cpu")
+    model.diffusion_model = HostExportedNetwork(ExportedNetwork(compiled["unet"], chosen.unet.model_channels))
+    return ExportedPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))

@@ -1,0 +1,474 @@
+"""Exports for OpenVINO: the same numbers as PyTorch, and nothing read that was not checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_runs import paint
+from torch import Tensor
+
+from dynamicrafter.api import animate, export_model, exported_files, load, pick_device
+from dynamicrafter.backends.choice import parse_backend
+from dynamicrafter.backends.openvino.manifest import MANIFEST, read_manifest
+from dynamicrafter.backends.openvino.untrusted import check_graph
+from dynamicrafter.cli import main
+from dynamicrafter.errors import Cancelled, CheckpointError, UsageError
+from dynamicrafter.model.protocols import Context
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.pipeline import Model, TorchModel
+from dynamicrafter.records import read_record
+from dynamicrafter.weights.random_model import write_random_checkpoint
+
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
+
+MINI = replace(
+    SMALL,
+    name="mini",
+    unet=replace(SMALL.unet, model_channels=16, channel_mult=(1,), attention_factors=(1,)),
+    vae=replace(SMALL.vae, channels=16, channel_mult=(1, 1, 1, 1)),
+    text=replace(SMALL.text, layers=1),
+    vision=replace(SMALL.vision, layers=1),
+    resampler=replace(SMALL.resampler, depth=1),
+)
+"""The smallest model with every kind of layer; tracing takes seconds."""
+
+
+@pytest.fixture(scope="module")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("DYNAMICRAFTER_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def weights(own_home: Path) -> Path:
+    path = own_home / "mini.safetensors"
+    # Exact in the half precision in which an export stores it.
+    write_random_checkpoint(path, MINI, dtype=torch.float16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(weights: Path) -> Path:
+    """The export in the weights folder; not to be changed."""
+    torch.set_num_threads(1)
+    return export_model(weights)[0]
+
+
+@pytest.fixture(scope="module")
+def torch_model(weights: Path) -> TorchModel:
+    return load(weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path, weights: Path) -> Model:
+    return load(weights, backend="openvino")
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "copied")
+
+
+def psnr(found: Tensor, wanted: Tensor) -> float:
+    peak = wanted.max() - wanted.min()
+    return float(10 * torch.log10(peak**2 / ((found - wanted) ** 2).mean()))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+SAME = 100.0
+"""dB; the weights are the same, and the order of additions differs."""
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("batch", "frames", "height", "width", "groups"), [(1, 16, 8, 8, 16), (2, 5, 6, 10, 16), (1, 1, 4, 4, 1)]
+)
+def test_one_graph_serves_every_size(
+    model: Model, torch_model: TorchModel, batch: int, frames: int, height: int, width: int, groups: int
+) -> None:
+    x = normal(batch, 8, frames, height, width)
+    context = Context(normal(batch, 77, 64, seed=1), normal(batch, groups, 16, 64, seed=2))
+    given = (x, torch.full((batch,), 400), context, torch.full((batch,), 8))
+    with torch.inference_mode():
+        assert psnr(model.unet(*given), torch_model.unet(*given)) > SAME
+
+
+@needs_openvino
+def test_the_other_networks_agree_too(model: Model, torch_model: TorchModel) -> None:
+    picture, tokens = normal(2, 3, 48, 80).clamp(-1, 1), normal(3, 9, 64)
+    with torch.inference_mode():
+        assert psnr(model.text(["a boat", ""]), torch_model.text(["a boat", ""])) > SAME
+        assert psnr(model.vision(picture), torch_model.vision(picture)) > SAME
+        assert psnr(model.resampler(tokens), torch_model.resampler(tokens)) > SAME
+        ours, theirs = model.vae.encode(picture), torch_model.vae.encode(picture)
+        assert psnr(ours.mean, theirs.mean) > SAME and psnr(ours.logvar, theirs.logvar) > SAME
+        latents = normal(3, 4, 4, 6)
+        made = torch.cat(list(model.vae.frames(latents)))
+        assert psnr(made, torch.cat(list(torch_model.vae.frames(latents)))) > SAME
+
+
+@needs_openvino
+def test_a_decoder_that_uses_the_images_is_exported_with_them(tmp_path: Path) -> None:
+    from dynamicrafter.backends.openvino.export import trace
+    from dynamicrafter.backends.openvino.library import openvino
+
+    variant = replace(MINI, modes=("interpolate", "loop"), vae=replace(MINI.vae, video_decoder=True))
+    write_random_checkpoint(tmp_path / "toon.safetensors", variant)
+    found = load(tmp_path / "toon.safetensors", device="cpu")
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    encoder, decoder = (
+        openvino().Core().compile_model(trace(found, name), "CPU", config)
+        for name in ("vae_encoder", "vae_decoder")
+    )
+    pictures, latents = normal(2, 3, 64, 32).clamp(-1, 1), normal(5, 4, 8, 4)
+    features = list(encoder([pictures.numpy()]).values())[1:]
+    (made,) = decoder([latents.numpy(), *features]).values()
+    with torch.inference_mode():
+        assert psnr(torch.as_tensor(made), torch.cat(list(found.vae.frames(latents, pictures)))) > 90
+
+
+@needs_openvino
+def test_a_clip_in_bf16_is_near_the_one_in_float32(
+    weights: Path, torch_model: TorchModel, tmp_path: Path
+) -> None:
+    image = paint(tmp_path / "image.png", 64, 64)
+    wanted = animate(torch_model, image, frames=3, steps=2).frames.float()
+    fast = load(weights, backend="openvino:CPU", dtype="bfloat16")
+    assert psnr(animate(fast, image, frames=3, steps=2).frames.float(), wanted) > 30
+
+
+@needs_openvino
+@needs_nncf
+def test_weights_of_8_bits_take_half_the_space(
+    weights: Path, exported: Path, model: Model, tmp_path: Path
+) -> None:
+    folder, manifest = export_model(weights, tmp_path / "int8", stored="int8")
+    half = read_manifest(exported)
+    assert manifest.stored == "int8" and half.stored == "fp16"
+    found = read_manifest(folder)
+    assert found.bytes_of("text") < 0.6 * half.bytes_of("text")
+    assert found.bytes_of("unet") < 0.8 * half.bytes_of("unet")
+    small = load(folder, backend="openvino")
+    with torch.inference_mode():
+        assert 25 < psnr(small.text(["a boat"]), model.text(["a boat"])) < 70
+
+
+# The command
+
+
+@needs_openvino
+def test_a_clip_is_made_and_made_again(
+    weights: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = paint(tmp_path / "boat.png", 64, 64)
+    words = ["animate", str(image), "--model", str(weights), "--frames", "2", "--steps", "1", "-o", "clip/"]
+    assert main([*words, "--backend", "openvino", "-q"]) == 0
+    record = read_record(tmp_path / "clip")
+    assert record.model.backend == "openvino:CPU" and record.model.stored == "fp16"
+    shutil.copy(weights, tmp_path)
+    assert main(["again", "clip", "-q", "-o", "more/"]) == 0
+    assert read_record(tmp_path / "more").model == record.model
+    frames = sorted((tmp_path / "clip").glob("*.png"))
+    assert frames and [(tmp_path / "more" / one.name).read_bytes() for one in frames] == [
+        one.read_bytes() for one in frames
+    ]
+
+
+@needs_openvino
+def test_an_export_elsewhere_is_a_model_of_its_own(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = paint(tmp_path / "boat.png", 64, 64)
+    words = ["animate", str(image), "--model", str(copied), "--dry-run", "--json"]
+    assert main(words) == 2
+    assert "is an export for OpenVINO; pass --backend openvino" in capsys.readouterr().out
+    assert main([*words, "--backend", "openvino"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["device"] == "openvino:CPU" and plan["model"]["variant"] == "mini"
+    assert main([*words, "--backend", "openvino", "--lora", "some.safetensors"]) == 2
+    assert "export the model with the ones to use" in capsys.readouterr().out
+
+
+@needs_openvino
+def test_export_says_what_it_wrote(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    target = tmp_path / "out"
+    monkeypatch.setattr(
+        "dynamicrafter.backends.openvino.export.trace", lambda *_: (_ for _ in ()).throw(Cancelled)
+    )
+    assert main(["export", str(weights), "-o", str(target)]) == 130
+    assert not target.exists() and not list(tmp_path.iterdir())
+    capsys.readouterr()
+    target.mkdir()
+    (target / "mine.txt").touch()
+    assert main(["export", str(weights), "-o", str(target)]) == 2
+    assert "exists and is not an export; choose another folder" in capsys.readouterr().err
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino:TPU", "openvino:", "torch:CPU", "openvino:GPU.1234"])
+def test_a_backend_has_one_of_a_few_names(name: str) -> None:
+    with pytest.raises(UsageError, match="backend must be torch, openvino, openvino:CPU"):
+        parse_backend(name)
+
+
+@needs_openvino
+def test_a_device_that_is_not_there() -> None:
+    assert str(parse_backend("openvino")) == "openvino:CPU"
+    with pytest.raises(UsageError, match=r"OpenVINO finds no device GPU\.77 .* use one of openvino:CPU"):
+        pick_device("auto", "openvino:GPU.77")
+    with pytest.raises(
+        UsageError, match="'cuda' is a device of PyTorch, but the networks are to run on openvino:CPU"
+    ):
+        pick_device("cuda", "openvino")
+
+
+@needs_openvino
+def test_a_precision_that_the_device_has_not(
+    weights: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamicrafter.backends.openvino.compiled._HINTS", _Shifting())
+    with pytest.raises(UsageError, match="computes in f32 here, not in bf16; choose another precision"):
+        load(weights, backend="openvino")
+
+
+class _Shifting(dict[Any, str]):
+    """Asks for one precision and expects another."""
+
+    def __init__(self) -> None:
+        self._names = iter(["f32", "bf16", "bf16"])
+
+    def __getitem__(self, key: Any) -> str:
+        return next(self._names)
+
+
+def test_a_model_that_was_not_exported(weights: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    write_random_checkpoint(other, MINI, seed=5)
+    if find_spec("openvino") is None:
+        with pytest.raises(
+            UsageError, match="needs openvino, which is not installed; install it with pip install"
+        ):
+            load(other, backend="openvino")
+        return
+    with pytest.raises(
+        UsageError, match=r"other.* has not been exported for OpenVINO; export it with dynamicrafter"
+    ):
+        load(other, backend="openvino")
+
+
+@needs_openvino
+def test_an_export_is_not_exported(copied: Path) -> None:
+    with pytest.raises(UsageError, match="is an export already; pass the weights that it was made of"):
+        export_model(copied)
+
+
+@needs_openvino
+@pytest.mark.parametrize("part", ["sources", "variant"])
+def test_the_export_of_another_model(
+    weights: Path, exported: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    values = json.loads((copied / MANIFEST).read_text())
+    if part == "sources":
+        values["sources"][0]["sha256"] = "0" * 64
+    else:
+        key = next(key for key in values["variant"] if key.endswith(".variant"))
+        values["variant"][key] = values["variant"][key].replace('"name":"mini"', '"name":"512_interp_v1"', 1)
+    (copied / MANIFEST).write_text(json.dumps(values))
+    monkeypatch.setattr("dynamicrafter.api._exports_folder", lambda _: copied)
+    with pytest.raises(CheckpointError, match="is the export of another model; export it with"):
+        load(weights, backend="openvino")
+
+
+@needs_openvino
+def test_the_exports_that_are_there_are_known_by_their_files(weights: Path, exported: Path) -> None:
+    damaged = exported.with_name("damaged")
+    damaged.mkdir()
+    (damaged / MANIFEST).write_text("{")
+    try:
+        assert exported_files() == {weights.name}
+    finally:
+        shutil.rmtree(damaged)
+
+
+def _change(name: str, how: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(how((folder / name).read_bytes()))
+
+    return change
+
+
+def _link(folder: Path) -> None:
+    (folder / "unet.bin").rename(folder.parent / "elsewhere.bin")
+    os.symlink(folder.parent / "elsewhere.bin", folder / "unet.bin")
+
+
+def _manifest(**values: Any) -> Callable[[Path], None]:
+    return _change(MANIFEST, lambda text: json.dumps({**json.loads(text), **values}).encode())
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: (folder / "text.bin").unlink(),
+            r"text\.bin of the export cannot be used \(No such file",
+        ),
+        pytest.param(
+            _link,
+            r"unet\.bin of the export cannot be used \(it is a link or not a regular file\); export the model again",
+            marks=pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows"),
+        ),
+        (_change("unet.bin", lambda data: data[:-1]), r"unet\.bin has \d+ bytes, but the manifest says \d+"),
+        (
+            _change("unet.bin", lambda data: bytes([data[0] ^ 1]) + data[1:]),
+            r"unet\.bin is not the file that was",
+        ),
+        (
+            _change(MANIFEST, lambda data: data[:-9]),
+            r"the manifest of .* cannot be read \(.*\); export the model again",
+        ),
+        (
+            _change(MANIFEST, lambda _: b" " * (1 << 20) + b"{}"),
+            r"cannot be read \(it is larger than 1 MiB\)",
+        ),
+        (
+            _manifest(format=2),
+            "is an export in format 2, but this version reads format 1; export the model again, or",
+        ),
+        (_manifest(format="1"), r"cannot be read \(it states no format\)"),
+        (
+            _manifest(files=[]),
+            r"must list unet\.xml, unet\.bin, .* and the sources of the model; export it again",
+        ),
+        (_manifest(variant={}), "has an invalid description of its variant; export the model again"),
+        (
+            _manifest(extra=1),
+            r"contains extra, which this version .* does not know; it was written by version",
+        ),
+        (
+            _manifest(stored="int2"),
+            "stored in the manifest of .* must be one of fp16, int8, not 'int2'",
+        ),
+    ],
+)
+def test_a_damaged_export_is_refused(copied: Path, change: Callable[[Path], None], message: str) -> None:
+    change(copied)
+    with pytest.raises(CheckpointError, match=message):
+        load(copied, backend="openvino")
+
+
+GRAPH = """<?xml version="1.0"?><net name="m" version="11"><layers>
+<layer id="0" name="x" type="Parameter" version="opset1"><data shape="?" element_type="f32"/>
+<output><port id="0" precision="FP32"><dim>-1</dim></port></output></layer>
+<layer id="1" name="c" type="Const" version="opset1"><data element_type="f16" shape="2, 3" offset="8" size="12"/>
+<rt_info><anything value="1"/></rt_info></layer></layers><edges><edge from-layer="0" from-port="0" to-layer="1"
+to-port="0"/></edges><rt_info><anything><more/></anything></rt_info></net>"""
+
+
+def test_a_graph_of_known_operations_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "unet.xml").write_text(GRAPH)
+    check_graph(tmp_path / "unet.xml", 20)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "message"),
+    [
+        (
+            'type="Parameter" version="opset1"',
+            'type="Mine" version="extension"',
+            "Mine is of extension, which is an",
+        ),
+        (
+            'type="Parameter" version="opset1"',
+            'type="Add"',
+            "the operation Add is of None, which is an extension",
+        ),
+        (
+            'type="Parameter"',
+            'type="ReadValue"',
+            "contains the operation ReadValue, which these networks do not need",
+        ),
+        ('type="Parameter"', 'type="TensorIterator"', "contains the operation TensorIterator"),
+        ("<net ", '<!DOCTYPE n [<!ENTITY a "b">]><net ', "it has a document type, which a graph has not"),
+        ('offset="8"', 'offset="9"', "a constant ends at byte 21 of 20"),
+        ('offset="8"', 'offset="-8"', "'-8' is not a size"),
+        ('offset="8"', 'offset="99999999999999999999"', "is not a size"),
+        ('size="12"', 'size="20"', "a constant of shape 2, 3 has 20 bytes"),
+        ('offset="8" size="12"', 'offset="8"', "'' is not a size"),
+        ("2, 3", "?", r"'\?' is not a size"),
+        ('"f16"', '"string"', "a constant of shape 2, 3 has 12 bytes"),
+        ("<edges>", '<pre_process mean="a.bin"/><edges>', "it contains the element pre_process inside net"),
+        ("<edges>", "<layer/><edges>", "it contains the element layer inside net"),
+        ('version="11"', 'version="10"', "its format is version 10, not 11"),
+        ("</net>", "", "no element found"),
+        ("<more/>", "<a>" * 20 + "</a>" * 20, "more than 16 levels"),
+    ],
+)
+def test_any_other_graph_is_refused(tmp_path: Path, found: str, instead: str, message: str) -> None:
+    assert found in GRAPH
+    (tmp_path / "unet.xml").write_text(GRAPH.replace(found, instead, 1))
+    with pytest.raises(
+        CheckpointError, match=rf"unet\.xml cannot be used \(.*{message}.*use no export whose source"
+    ):
+        check_graph(tmp_path / "unet.xml", 20)
+
+
+@needs_openvino
+def test_a_graph_of_another_network_is_refused(copied: Path) -> None:
+    """Its files may be whole and safe, but not what the variant says."""
+    values = json.loads((copied / MANIFEST).read_text())
+    key = next(key for key in values["variant"] if key.endswith(".variant"))
+    values["variant"][key] = values["variant"][key].replace('"context_dim":64', '"context_dim":48', 1)
+    (copied / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(
+        CheckpointError, match="is not the graph of this network, whose interface is x, time, text"
+    ):
+        load(copied, backend="openvino")
+
+
+# The cache of compiled networks
+
+
+@needs_openvino
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_the_cache_is_private_and_of_this_version(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path))
+    older = tmp_path / "openvino_compiled" / "2020.1"
+    older.mkdir(parents=True, mode=0o700)
+    older.parent.chmod(0o700)
+    (older / "some.blob").write_bytes(b"an older build's")
+    load(copied, backend="openvino")
+    (folder,) = older.parent.iterdir()
+    assert folder != older and list(folder.glob("*.blob"))
+    assert {place.stat().st_mode & 0o777 for place in (older.parent, folder)} == {0o700}
+    folder.chmod(0o770)
+    with pytest.raises(
+        UsageError, match="where compiled networks are cached, is open to other users; remove it"
+    ):
+        load(copied, backend="openvino")
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    load(copied, backend="openvino")  # Without a cache.
