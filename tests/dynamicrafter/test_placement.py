@@ -117,7 +117,7 @@ def clip(weights_home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """A model file, a picture, settings and the frames that a device makes of them that has all networks."""
     (weights,) = weights_home.glob("random-*.safetensors")
     picture = paint(tmp_path_factory.mktemp("clip") / "it.png", 64, 64)
-    with CountedCuda():
+    with CountedCuda(), torch.inference_mode():
         whole = load(weights, device="cuda", dtype="float32", memory="high")
         settings = make_settings(whole.variant, "animate", frames=2, steps=1)
         return weights, picture, settings, render(whole, settings, [picture], None, [1])[0].frames
