@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .configs import TEXT_TOKENS, TextConfig, VisionConfig
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Pixel statistics of CLIP's training set."""
 
 
@@ -122,6 +122,6 @@ def clip_pixels(pictures: Tensor, size: int = 224) -> Tensor:
     pixels = resize(
         pictures.float(), (size, size), interpolation="bicubic", align_corners=True, antialias=True
     )
-    mean = torch.tensor(_MEAN, device=pixels.device)[:, None, None]
-    std = torch.tensor(_STD, device=pixels.device)[:, None, None]
+    mean = torch.tensor(CLIP_MEAN, device=pixels.device)[:, None, None]
+    std = torch.tensor(CLIP_STD, device=pixels.device)[:, None, None]
     return ((pixels + 1) / 2 - mean) / std

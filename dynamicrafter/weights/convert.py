@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -42,25 +42,31 @@ def convert(
     does not end in ``.safetensors``, and CheckpointError as loading does or if there is not enough disk space.
     """
     target = Path(target)
-    if target.suffix != ".safetensors":
-        raise UsageError(f"{target} must end in .safetensors, the only output format")
     file = open_weights(source)
-    if target.exists() and any(target.samefile(part) for part in file.files):
-        raise UsageError(f"{target} is also the input file; choose another output name")
+    check_target(target, file.files)
     chosen = choose(detect(file), variant, file)
     stock = _stock(file, chosen, prune)
     names = _names(stock, keep_unused=not prune)
     entries = {
         name: Entry(
-            file.entries[key].shape, _stored(file.entries[key], dtype if key not in stock.unused else None)
+            file.entries[key].shape,
+            stored_dtype(file.entries[key], dtype if key not in stock.unused else None),
         )
         for key, name in names.items()
     }
-    pieces = _cast(file, names, entries, progress)
+    pieces = cast_pieces(file, names, entries, progress)
     metadata = variant_metadata(chosen) | preview_metadata(preview_of(file))
     with single_thread():
         write_safetensors(target, entries, pieces, metadata)
     return chosen
+
+
+def check_target(target: Path, sources: Sequence[Path]) -> None:
+    """Raise UsageError if ``target`` does not end in ``.safetensors`` or is one of the files that are read."""
+    if target.suffix != ".safetensors":
+        raise UsageError(f"{target} must end in .safetensors, the only output format")
+    if target.exists() and any(target.samefile(part) for part in sources):
+        raise UsageError(f"{target} is also the input file; choose another output name")
 
 
 def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
@@ -86,15 +92,17 @@ def _names(stock: Stock, keep_unused: bool) -> dict[str, str]:
     return names
 
 
-def _stored(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+def stored_dtype(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+    """The precision to store a tensor in if ``dtype`` is asked for; its own if None."""
     if dtype is None or not entry.dtype.is_floating_point:
         return entry.dtype
     return torch.bfloat16 if dtype.itemsize == 1 and len(entry.shape) < 2 else dtype
 
 
-def _cast(
+def cast_pieces(
     file: WeightsFile, names: Mapping[str, str], entries: Mapping[str, Entry], progress: ByteProgress | None
 ) -> Iterator[Piece]:
+    """The named tensors of a file in the precision of ``entries``, which are by the names to write."""
     total = sum(file.entries[key].nbytes for key in names)
     done = 0
     for piece in file.pieces(names):

@@ -101,11 +101,11 @@ def load_components(
         stretches: dict[str, Tensor] = {}
         for component in part.components:
             network = build(chosen, component, kind).train(False)
-            _allocate(network, device)
+            allocate(network, device)
             networks[component] = network
             stretches.update(targets(network, part.stock.placed[component]))
         found.append((part.file, stretches))
-    _copy(found, progress)
+    copy_all(found, progress)
     return Components(
         variant=chosen,
         unet=cast(VideoUNet, networks["unet"]),
@@ -126,7 +126,7 @@ def _part(file: WeightsFile, variant: Variant, components: tuple[Component, ...]
     return _Part(file, stock, components)
 
 
-def _allocate(network: nn.Module, device: torch.device | str) -> None:
+def allocate(network: nn.Module, device: torch.device | str) -> None:
     """Allocate uninitialised memory for every parameter of a network built on the meta device."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -135,7 +135,8 @@ def _allocate(network: nn.Module, device: torch.device | str) -> None:
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
-def _copy(found: list[tuple[WeightsFile, dict[str, Tensor]]], progress: ByteProgress | None) -> None:
+def copy_all(found: list[tuple[WeightsFile, dict[str, Tensor]]], progress: ByteProgress | None) -> None:
+    """Copy the tensors of files to flat slices of parameters, by name in the file; each is read once."""
     total = sum(file.entries[key].nbytes for file, stretches in found for key in stretches)
     done = 0
     with single_thread():

@@ -221,7 +221,9 @@ class Findings:
             made = torch.rand((1, 64, 64, 3), generator=torch.Generator().manual_seed(1))
             networks = {"model": model, "clip": clip, "clip_vision": clip_vision, "vae": vae}
             condition = self.chain.nodes["DynamiCrafterImageConditioning"].execute
-            (note,) = condition(**networks, image=self.chain.picture(made), **CHOICES).ui["dynamicrafter_notes"]
+            (note,) = condition(**networks, image=self.chain.picture(made), **CHOICES).ui[
+                "dynamicrafter_notes"
+            ]
             return note
 
     def half(self) -> list[str]:
