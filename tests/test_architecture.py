@@ -20,6 +20,7 @@ BOXES = {
     "toy": ("toy", "training evaluation"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "api"),
+    "person": ("animate_anyone", "weights pipeline media"),
     "shots": ("shots records forecast", "api"),
     "api": ("api", "pipeline weights media"),
     "weights": ("weights", "networks"),
@@ -40,6 +41,8 @@ ORDER = {
     "weights": "formats networks layout architectures accounting detect preview fill tensors load convert inspect "
     "random_model lora catalogue download",
     "media": "lists provenance pictures video",
+    "animate_anyone": "config keypoints pose_files alignment drawing windows layout layers attention pose_guider "
+    "embedder unet pipeline weights",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",

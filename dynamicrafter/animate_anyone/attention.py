@@ -84,7 +84,7 @@ def _for_frames(tokens: Tensor, frames: int) -> Tensor:
     return repeat(tokens, "b n c -> (b f) n c", f=frames)
 
 
-class SpatialTransformer(nn.Module):
+class ReferenceTransformer(nn.Module):
     """Attention over the positions of each frame."""
 
     def __init__(
@@ -143,7 +143,7 @@ class MotionBlock(nn.Module):
         return x + self.ff(self.ff_norm(x))
 
 
-class TemporalTransformer(nn.Module):
+class MotionTransformer(nn.Module):
     """Attention over the frames; unlike DynamiCrafter's, the norm's statistics are each frame's own."""
 
     def __init__(self, channels: int, operations: Operations) -> None:
@@ -167,7 +167,7 @@ class MotionModule(nn.Module):
 
     def __init__(self, channels: int, operations: Operations) -> None:
         super().__init__()
-        self.temporal_transformer = TemporalTransformer(channels, operations)
+        self.temporal_transformer = MotionTransformer(channels, operations)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """``[(b f), c, h, w]`` in and out."""

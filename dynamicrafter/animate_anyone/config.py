@@ -59,5 +59,5 @@ class PersonConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
 
 
-RELEASED = PersonConfig()
+RELEASED_SIZES = PersonConfig()
 """The released files."""

@@ -17,9 +17,9 @@ from .keypoints import Person
 
 Canvas = npt.NDArray[np.uint8]
 Pixel = tuple[int, int]
-Colour = tuple[int, int, int]
+_Colour = tuple[int, int, int]
 
-_COLOURS: tuple[Colour, ...] = (
+_COLOURS: tuple[_Colour, ...] = (
     (255, 0, 0),
     (255, 85, 0),
     (255, 170, 0),
@@ -51,8 +51,8 @@ _LIMB_BRIGHTNESS = 0.6
 
 _FINGERS = tuple((0 if i % 4 == 0 else i, i + 1) for i in range(20))
 _FINGER_RADIUS = 1
-_HAND_POINT: Colour = (0, 0, 255)
-_FACE_POINT: Colour = (255, 255, 255)
+_HAND_POINT: _Colour = (0, 0, 255)
+_FACE_POINT: _Colour = (255, 255, 255)
 
 _DISCS = {1: (1, 3, 1), 3: (1, 5, 5, 7, 5, 5, 1), 4: (1, 5, 7, 7, 9, 7, 7, 5, 1)}
 """Lengths of the rows of OpenCV's filled circles, by radius."""
@@ -94,7 +94,7 @@ def _pixel(place: npt.NDArray[np.float64]) -> Pixel:
     return int(place[0]), int(place[1])
 
 
-def _limb(canvas: Canvas, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], colour: Colour) -> None:
+def _limb(canvas: Canvas, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], colour: _Colour) -> None:
     """A filled ellipse from joint to joint, whose centre, length and angle are truncated to whole numbers."""
     centre = (a + b) / 2
     along, across = int(math.dist(a, b) / 2), _LIMB_RADIUS
@@ -106,7 +106,7 @@ def _limb(canvas: Canvas, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
     _fill(canvas, list(zip(x.tolist(), y.tolist(), strict=True)), colour)
 
 
-def _line(canvas: Canvas, a: Pixel, b: Pixel, colour: Colour) -> None:
+def _line(canvas: Canvas, a: Pixel, b: Pixel, colour: _Colour) -> None:
     """A line of two pixels with round ends, which covers three where it is straight."""
     length = math.dist(a, b)
     if length > 0:
@@ -123,7 +123,7 @@ def _line(canvas: Canvas, a: Pixel, b: Pixel, colour: Colour) -> None:
         _disc(canvas, end, _FINGER_RADIUS, colour)
 
 
-def _fill(canvas: Canvas, vertices: Sequence[Pixel], colour: Colour) -> None:
+def _fill(canvas: Canvas, vertices: Sequence[Pixel], colour: _Colour) -> None:
     """A closed convex polygon with its outline: every row from its leftmost to its rightmost pixel."""
     rows: dict[int, tuple[int, int]] = {}
     for start, end in zip(vertices, vertices[1:], strict=False):
@@ -144,12 +144,12 @@ def _outline(a: Pixel, b: Pixel) -> Iterable[Pixel]:
         )
 
 
-def _disc(canvas: Canvas, centre: Pixel, radius: int, colour: Colour) -> None:
+def _disc(canvas: Canvas, centre: Pixel, radius: int, colour: _Colour) -> None:
     for offset, length in enumerate(_DISCS[radius]):
         half = length // 2
         _row(canvas, centre[1] - radius + offset, centre[0] - half, centre[0] + half, colour)
 
 
-def _row(canvas: Canvas, y: int, left: int, right: int, colour: Colour) -> None:
+def _row(canvas: Canvas, y: int, left: int, right: int, colour: _Colour) -> None:
     if 0 <= y < canvas.shape[0] and right >= 0:
         canvas[y, max(left, 0) : right + 1] = colour

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ..model.encoders import CLIP_MEAN, CLIP_STD
 from ..model.operations import PLAIN, Operations
 from .config import EmbedderConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ImageEmbedder(nn.Module):
@@ -55,8 +57,10 @@ class ImageEmbedder(nn.Module):
         return self.visual_projection(self.ln_post(x[:, :1]))
 
 
-def embedder_pixels(picture: Image.Image, size: int = 224) -> Tensor:
+def embedder_pixels(picture: Image, size: int = 224) -> Tensor:
     """An image as the embedder's input ``[1, 3, size, size]``: stretched by Pillow's bicubic filter on 8 bits."""
-    stretched = picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    from PIL.Image import Resampling
+
+    stretched = picture.convert("RGB").resize((size, size), Resampling.BICUBIC)
     pixels = torch.as_tensor(np.array(stretched)).float() / 255
     return ((pixels - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).movedim(-1, 0)[None]

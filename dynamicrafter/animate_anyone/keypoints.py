@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Place = tuple[float, float]
+Point = tuple[float, float]
 """x and y as fractions of width and height."""
-Points = tuple[Place | None, ...]
+Points = tuple[Point | None, ...]
 """None where a point was not found."""
 
 CONFIDENCE = 0.3
@@ -35,7 +35,7 @@ NOBODY = Person(body=(None,) * 18)
 
 
 def person_of_coco(
-    people: Sequence[Sequence[Place]], scores: Sequence[Sequence[float]], width: float, height: float
+    people: Sequence[Sequence[Point]], scores: Sequence[Sequence[float]], width: float, height: float
 ) -> Person:
     """The person with the highest mean score of the body among those of COCO-WholeBody's 133 points, in pixels.
 
@@ -54,7 +54,7 @@ def person_of_coco(
         ]
 
         def rest(
-            part: slice, points: Sequence[Place] = points, sure: Sequence[float] = confidences
+            part: slice, points: Sequence[Point] = points, sure: Sequence[float] = confidences
         ) -> Points:
             return tuple(
                 (x / width, y / height) if score >= CONFIDENCE else None

@@ -1,4 +1,4 @@
-"""Embedding, residual blocks and downsampling of the network pair; attribute names are the released files'."""
+"""Embedding and residual blocks of the network pair; attribute names are the released files'."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(sinusoidal_embedding(timesteps, self.dim).to(like.dtype))))
 
 
-class ResBlock(nn.Module):
+class TimedResBlock(nn.Module):
     """Two norm-SiLU-convolution stages with the time embedding added between them, added to the input."""
 
     def __init__(
@@ -46,15 +46,3 @@ class ResBlock(nn.Module):
         h = h + self.time_emb_proj(F.silu(embedding))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
-
-
-class Downsample(nn.Module):
-    """Convolution with stride 2; halves height and width, rounded up."""
-
-    def __init__(self, channels: int, operations: Operations) -> None:
-        super().__init__()
-        self.conv = operations.layers.Conv2d(channels, channels, 3, stride=2, padding=1, **operations.factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to ``[n, c, ceil(h / 2), ceil(w / 2)]``."""
-        return self.conv(x)

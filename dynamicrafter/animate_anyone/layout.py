@@ -37,7 +37,7 @@ _VAE_ATTENTION = {
 """Names of diffusers' attention in old and new files."""
 
 
-def locate(part: Part, key: str, config: PersonConfig) -> Place | None:
+def locate_person(part: Part, key: str, config: PersonConfig) -> Place | None:
     """The place of the tensor called ``key`` in a file of a network; None for an unknown name."""
     if part == "vae":
         return Place("vae", _vae_name(key, len(config.vae.channel_mult)))
@@ -45,7 +45,7 @@ def locate(part: Part, key: str, config: PersonConfig) -> Place | None:
         return _embedder(key)
     if _WITHOUT_EFFECT.fullmatch(key) or _POSITIONS.fullmatch(key):
         return UNUSED
-    return Place(part, key)
+    return Place(part, key.replace(".downsamplers.0.conv.", ".downsamplers.0.op."))
 
 
 def _vae_name(key: str, levels: int) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..diffusion.config import DiffusionConfig
@@ -23,6 +23,9 @@ from .embedder import ImageEmbedder, embedder_pixels
 from .pose_guider import PoseGuider
 from .unet import DenoisingUNet, ReferenceUNet
 from .windows import Window
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DIFFUSION = DiffusionConfig(prediction="v", zero_snr=True, base_scale=None, betas="linear")
 """The noise process of the released files."""
@@ -59,14 +62,16 @@ class PersonConditioning:
         return (1, 4, frames, height // 8, width // 8)
 
 
-def resized(picture: Image.Image, width: int, height: int) -> Tensor:
+def resized(picture: Image, width: int, height: int) -> Tensor:
     """An image as uint8 ``[3, h, w]``, stretched by Pillow's Lanczos filter to multiples of 8, rounded down."""
+    from PIL.Image import Resampling
+
     size = (width - width % 8, height - height % 8)
-    pixels = np.array(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    pixels = np.array(picture.convert("RGB").resize(size, Resampling.LANCZOS))
     return torch.as_tensor(pixels).movedim(-1, 0)
 
 
-def features_of(model: PersonModel, picture: Image.Image, width: int, height: int) -> tuple[Tensor, Features]:
+def features_of(model: PersonModel, picture: Image, width: int, height: int) -> tuple[Tensor, Features]:
     """The context ``[1, 1, d]`` and the reference network's features of an image that is stretched to the clip's size.
 
     The latent is the mean of the autoencoder's distribution, not a sample.
@@ -77,8 +82,8 @@ def features_of(model: PersonModel, picture: Image.Image, width: int, height: in
     return context, model.reference(latents, context)
 
 
-def encode(
-    model: PersonModel, picture: Image.Image, poses: Sequence[Image.Image], width: int, height: int
+def condition_person(
+    model: PersonModel, picture: Image, poses: Sequence[Image], width: int, height: int
 ) -> PersonConditioning:
     """Conditioning of a clip of ``width`` x ``height`` pixels with as many frames as there are poses."""
     context, features = features_of(model, picture, width, height)
@@ -86,7 +91,9 @@ def encode(
     return PersonConditioning(context, model.denoising.project(features), drawn)
 
 
-def evaluator(model: PersonModel, conditioning: PersonConditioning, windows: Sequence[Window]) -> Evaluate:
+def person_evaluator(
+    model: PersonModel, conditioning: PersonConditioning, windows: Sequence[Window]
+) -> Evaluate:
     """The network's outputs over a whole clip, window by window.
 
     The unconditional branch sees the poses, a context of zeros and no reference. Memory does not grow with the number
@@ -120,7 +127,7 @@ def evaluator(model: PersonModel, conditioning: PersonConditioning, windows: Seq
     return evaluate
 
 
-def sample(
+def sample_person(
     model: PersonModel,
     conditioning: PersonConditioning,
     windows: Sequence[Window],
@@ -140,12 +147,14 @@ def sample(
     """
     schedule = schedule or make_schedule(DIFFUSION)
     denoise = make_denoiser(
-        evaluator(model, conditioning, windows), schedule, make_guidance(cfg, None, guidance_rescale=0.0)
+        person_evaluator(model, conditioning, windows),
+        schedule,
+        make_guidance(cfg, None, guidance_rescale=0.0),
     )
     return sampler(denoise, make_strided_plan(schedule, steps, eta), noise, draw, callback)
 
 
-def decode(model: PersonModel, latents: Tensor) -> Iterator[Tensor]:
+def person_frames(model: PersonModel, latents: Tensor) -> Iterator[Tensor]:
     """Frames ``[3, H, W]`` in [0, 1] of latents ``[1, 4, f, h, w]``, one by one."""
     for frame in model.vae.frames(latents[0].movedim(1, 0).to(model.dtype)):
         yield (frame[0].float() / 2 + 0.5).clamp(0, 1)

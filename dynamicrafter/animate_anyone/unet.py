@@ -11,14 +11,14 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.layers import Upsample
+from ..model.layers import Downsample, Upsample
 from ..model.operations import PLAIN, Operations
-from .attention import Features, MotionModule, Reference, SpatialTransformer
+from .attention import Features, MotionModule, Reference, ReferenceTransformer
 from .config import PairConfig
-from .layers import Downsample, ResBlock, TimeEmbedding
+from .layers import TimedResBlock, TimeEmbedding
 
 
-class Stage(nn.Module):
+class UNetStage(nn.Module):
     """Residual blocks of one resolution, each followed by a spatial transformer and a motion module, where it has them.
 
     The middle has one residual block more than transformers.
@@ -42,10 +42,10 @@ class Stage(nn.Module):
         self.moving = count if motion else 0
         """Number of residual blocks that a motion module follows."""
         self.resnets = nn.ModuleList(
-            ResBlock(channels, width, embedding, config.norm_groups, operations) for channels in ins
+            TimedResBlock(channels, width, embedding, config.norm_groups, operations) for channels in ins
         )
         self.attentions = nn.ModuleList(
-            SpatialTransformer(width, config.heads, config.context_dim, config.norm_groups, operations)
+            ReferenceTransformer(width, config.heads, config.context_dim, config.norm_groups, operations)
             for _ in range(self.attended)
         )
         self.motion_modules = nn.ModuleList(MotionModule(width, operations) for _ in range(self.moving))
@@ -78,7 +78,7 @@ class _Trunk(nn.Module):
         channels, skips = widths[0], [widths[0]]
         for level, width in enumerate(widths):
             ins = [channels] + [width] * (config.blocks - 1)
-            stage = Stage(ins, width, config, level < last, motion, operations)
+            stage = UNetStage(ins, width, config, level < last, motion, operations)
             skips += [width] * config.blocks
             if level < last:
                 stage.downsamplers = nn.ModuleList([Downsample(width, operations)])
@@ -86,7 +86,9 @@ class _Trunk(nn.Module):
             self.down_blocks.append(stage)
             channels = width
 
-        self.mid_block = Stage([channels, channels], channels, config, True, motion, operations, middle=True)
+        self.mid_block = UNetStage(
+            [channels, channels], channels, config, True, motion, operations, middle=True
+        )
 
         self.up_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
@@ -94,12 +96,12 @@ class _Trunk(nn.Module):
             for _ in range(config.blocks + 1):
                 ins.append(channels + skips.pop())
                 channels = width
-            stage = Stage(ins, width, config, level < last, motion, operations)
+            stage = UNetStage(ins, width, config, level < last, motion, operations)
             if level > 0:
                 stage.upsamplers = nn.ModuleList([Upsample(width, operations)])
             self.up_blocks.append(stage)
 
-    def transformers(self) -> dict[str, SpatialTransformer]:
+    def transformers(self) -> dict[str, ReferenceTransformer]:
         """Spatial transformers by path, in the order of execution."""
         stages: list[tuple[str, nn.Module]] = [
             *((f"down_blocks.{i}", stage) for i, stage in enumerate(self.down_blocks)),
@@ -110,7 +112,7 @@ class _Trunk(nn.Module):
             f"{name}.attentions.{j}": module
             for name, stage in stages
             for j, module in enumerate(stage.get_submodule("attentions").children())
-            if isinstance(module, SpatialTransformer)
+            if isinstance(module, ReferenceTransformer)
         }
 
     def _walk(self, h: Tensor, timesteps: Tensor, surroundings: _Surroundings) -> Tensor:
@@ -121,7 +123,7 @@ class _Trunk(nn.Module):
         # Down. Skip connections are referenced only by this list, so each tensor is freed when it is popped.
         made = [h]
         del h
-        for i, stage in enumerate(cast(Iterable[Stage], self.down_blocks)):
+        for i, stage in enumerate(cast(Iterable[UNetStage], self.down_blocks)):
             for j in range(self.config.blocks):
                 made.append(_step(stage, f"down_blocks.{i}", j, made[-1], embedding, surroundings))
             if hasattr(stage, "downsamplers"):
@@ -132,7 +134,7 @@ class _Trunk(nn.Module):
         h = _step(self.mid_block, "mid_block", 1, h, embedding, surroundings)
 
         # Up
-        for i, stage in enumerate(cast(Iterable[Stage], self.up_blocks)):
+        for i, stage in enumerate(cast(Iterable[UNetStage], self.up_blocks)):
             for j in range(self.config.blocks + 1):
                 joined = torch.cat([h, made.pop()], dim=1)
                 h = _step(stage, f"up_blocks.{i}", j, joined, embedding, surroundings)
@@ -143,7 +145,7 @@ class _Trunk(nn.Module):
 
 
 def _step(
-    stage: Stage, name: str, index: int, h: Tensor, embedding: Tensor, surroundings: _Surroundings
+    stage: UNetStage, name: str, index: int, h: Tensor, embedding: Tensor, surroundings: _Surroundings
 ) -> Tensor:
     """One residual block, and the transformer and motion module that follow it if the stage has them."""
     h = stage.get_submodule(f"resnets.{index}")(h, embedding)

@@ -26,9 +26,9 @@ from ..weights.formats.files import SUFFIXES, open_weights
 from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.layout import Place
 from ..weights.load import allocate, copy_all
-from .config import RELEASED, PersonConfig
+from .config import RELEASED_SIZES, PersonConfig
 from .embedder import ImageEmbedder
-from .layout import PARTS, Part, locate
+from .layout import PARTS, Part, locate_person
 from .pipeline import PersonModel
 from .pose_guider import PoseGuider
 from .unet import DenoisingUNet, ReferenceUNet
@@ -36,7 +36,7 @@ from .unet import DenoisingUNet, ReferenceUNet
 PERSON_KEY = "dynamicrafter.person"
 """Metadata key in files written by this package: the sizes of all networks as JSON."""
 
-PREFIXES: Mapping[str, str] = {
+PERSON_PREFIXES: Mapping[str, str] = {
     "reference": "reference_unet.",
     "denoising": "denoising_unet.",
     "pose_guider": "pose_guider.",
@@ -83,13 +83,13 @@ class _Source:
 def kind_of(file: WeightsFile) -> str | None:
     """What a file is of AnimateAnyone: a network's name, "motion", "all", or None for something else."""
     if PERSON_KEY in file.metadata or all(
-        any(key.startswith(prefix) for key in file.entries) for prefix in PREFIXES.values()
+        any(key.startswith(prefix) for key in file.entries) for prefix in PERSON_PREFIXES.values()
     ):
         return "all"
     return next((kind for kind, sign in _SIGNS if sign in file.entries), None)
 
 
-def build(config: PersonConfig, part: Part, operations: Operations) -> nn.Module:
+def build_person_network(config: PersonConfig, part: Part, operations: Operations) -> nn.Module:
     """Build one network with the layers, dtype and device of ``operations``, and their initial weights."""
     if part == "reference":
         return ReferenceUNet(config.pair, operations)
@@ -103,9 +103,9 @@ def build(config: PersonConfig, part: Part, operations: Operations) -> nn.Module
 
 
 @cache
-def expected(config: PersonConfig, part: Part) -> Mapping[str, tuple[int, ...]]:
+def person_shapes(config: PersonConfig, part: Part) -> Mapping[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a network, by our names."""
-    network = build(config, part, Operations(dtype=torch.float32, device="meta"))
+    network = build_person_network(config, part, Operations(dtype=torch.float32, device="meta"))
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
@@ -129,7 +129,7 @@ def load_person(
     networks: dict[Part, nn.Module] = {}
     slices: dict[str, Tensor] = {}
     for part in PARTS:
-        network = build(config, part, kind).train(False)
+        network = build_person_network(config, part, kind).train(False)
         allocate(network, device)
         networks[part] = network
         slices.update(targets(network, stock.placed[part]))
@@ -139,7 +139,7 @@ def load_person(
             {
                 key: slices[full]
                 for key, (part, name) in source.names.items()
-                if (full := PREFIXES[part] + name) in slices
+                if (full := PERSON_PREFIXES[part] + name) in slices
             },
         )
         for source in sources
@@ -176,7 +176,7 @@ def convert_person(
     entries: dict[str, Entry] = {}
     names: list[tuple[WeightsFile, dict[str, str]]] = []
     for one in sources:
-        kept = {key: PREFIXES[part] + name for key, (part, name) in one.names.items()}
+        kept = {key: PERSON_PREFIXES[part] + name for key, (part, name) in one.names.items()}
         kept = {key: full for key, full in kept.items() if full in used}
         names.append((one.file, kept))
         for key, full in kept.items():
@@ -227,7 +227,7 @@ def _open(path: Path) -> tuple[PersonConfig, list[_Source]]:
     for kind, file in found.items():
         part = cast(Part, "denoising" if kind == "motion" else kind)
         sources.append(_Source(file, {key: (part, key) for key in file.entries}))
-    return RELEASED, sources
+    return RELEASED_SIZES, sources
 
 
 def _sorted(folder: Path) -> dict[str, WeightsFile]:
@@ -260,7 +260,7 @@ def _one(kind: str, files: Sequence[WeightsFile], folder: Path) -> WeightsFile:
 def _part_of(key: str) -> Part | None:
     parts: tuple[Part, ...] = PARTS
     for part in parts:
-        if key.startswith(PREFIXES[part]):
+        if key.startswith(PERSON_PREFIXES[part]):
             return part
     return None
 
@@ -274,13 +274,13 @@ def _split(file: WeightsFile) -> dict[str, tuple[Part, str]]:
             raise CheckpointError(
                 f"{file.path} has an unknown tensor, {key}; convert the original files again"
             )
-        found[key] = (part, key.removeprefix(PREFIXES[part]))
+        found[key] = (part, key.removeprefix(PERSON_PREFIXES[part]))
     return found
 
 
 def _config(file: WeightsFile) -> PersonConfig:
     if PERSON_KEY not in file.metadata:
-        return RELEASED
+        return RELEASED_SIZES
     form = Form(f"the metadata of {file.path}", CheckpointError, file.metadata.get(WRITER_KEY, "unknown"))
     try:
         values: Any = parse_json(file.metadata[PERSON_KEY])
@@ -329,13 +329,13 @@ def _stock(config: PersonConfig, sources: Sequence[_Source]) -> Stock:
     entries: dict[str, Entry] = {}
     for source in sources:
         for key, (part, name) in source.names.items():
-            entries[PREFIXES[part] + name] = source.file.entries[key]
+            entries[PERSON_PREFIXES[part] + name] = source.file.entries[key]
 
     def place_of(full: str) -> Place | None:
         part = _part_of(full)
-        return None if part is None else locate(part, full.removeprefix(PREFIXES[part]), config)
+        return None if part is None else locate_person(part, full.removeprefix(PERSON_PREFIXES[part]), config)
 
-    stock = account(entries, {part: expected(config, part) for part in PARTS}, place_of, PREFIXES)
+    stock = account(entries, {part: person_shapes(config, part) for part in PARTS}, place_of, PERSON_PREFIXES)
     wrong = problems(stock, PARTS)
     if wrong:
         path = sources[0].file.path if len(sources) == 1 else sources[0].file.path.parent

@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamicrafter.animate_anyone.config import EmbedderConfig, PairConfig, PersonConfig, PoseGuiderConfig
 from dynamicrafter.animate_anyone.layout import PARTS, Part
 from dynamicrafter.animate_anyone.pipeline import PersonModel
-from dynamicrafter.animate_anyone.weights import PERSON_KEY, PREFIXES, build
+from dynamicrafter.animate_anyone.weights import PERSON_KEY, PERSON_PREFIXES, build_person_network
 from dynamicrafter.forms import to_json
 from dynamicrafter.model.configs import VaeConfig
 from dynamicrafter.model.operations import PLAIN
@@ -28,7 +28,9 @@ SMALL = PersonConfig(
 
 def small_person() -> PersonModel:
     torch.manual_seed(1)
-    networks: dict[Part, Any] = {part: build(SMALL, part, PLAIN).train(False) for part in PARTS}
+    networks: dict[Part, Any] = {
+        part: build_person_network(SMALL, part, PLAIN).train(False) for part in PARTS
+    }
     for network in networks.values():
         network.requires_grad_(False)
     return PersonModel(config=SMALL, device=torch.device("cpu"), dtype=torch.float32, **networks)
@@ -47,7 +49,10 @@ def released_names(model: PersonModel) -> dict[Part, dict[str, Tensor]]:
     """Every tensor under its name in the original's files; the autoencoder keeps ours, which are read too."""
     found: dict[Part, dict[str, Tensor]] = {}
     for part in PARTS:
-        state = getattr(model, part).state_dict()
+        state = {
+            name.replace(".downsamplers.0.op.", ".downsamplers.0.conv."): values
+            for name, values in getattr(model, part).state_dict().items()
+        }
         found[part] = embedder_names(state) if part == "embedder" else dict(state)
     return found
 
@@ -92,7 +97,7 @@ def write_person(path: Path, model: PersonModel, **changes: Tensor | None) -> Pa
     import json
 
     tensors = {
-        PREFIXES[part] + name: values
+        PERSON_PREFIXES[part] + name: values
         for part, named in released_names(model).items()
         for name, values in named.items()
     }

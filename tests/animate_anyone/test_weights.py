@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dynamicrafter.animate_anyone.config import RELEASED
-from dynamicrafter.animate_anyone.layout import PARTS, locate
+from dynamicrafter.animate_anyone.config import RELEASED_SIZES
+from dynamicrafter.animate_anyone.layout import PARTS, locate_person
 from dynamicrafter.animate_anyone.weights import (
     PERSON_KEY,
-    PREFIXES,
+    PERSON_PREFIXES,
     convert_person,
-    expected,
     kind_of,
     load_person,
+    person_shapes,
 )
 from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.weights.accounting import account
@@ -49,13 +49,15 @@ def test_every_released_tensor_has_its_place() -> None:
     """The denoising network's two files are one network of 1274 tensors."""
     entries: dict[str, Entry] = {}
     for name, part in FILES.items():
-        entries.update({PREFIXES[part] + key: entry for key, entry in manifest(name).items()})
+        entries.update({PERSON_PREFIXES[part] + key: entry for key, entry in manifest(name).items()})
 
     def place_of(full: str) -> Any:
-        part = next(part for part in PARTS if full.startswith(PREFIXES[part]))
-        return locate(part, full.removeprefix(PREFIXES[part]), RELEASED)
+        part = next(part for part in PARTS if full.startswith(PERSON_PREFIXES[part]))
+        return locate_person(part, full.removeprefix(PERSON_PREFIXES[part]), RELEASED_SIZES)
 
-    stock = account(entries, {part: expected(RELEASED, part) for part in PARTS}, place_of, PREFIXES)
+    stock = account(
+        entries, {part: person_shapes(RELEASED_SIZES, part) for part in PARTS}, place_of, PERSON_PREFIXES
+    )
     assert (stock.misfits, stock.unexpected) == ((), ())
     assert set(stock.missing.values()) == {()}
     # Query, key and norm of 16 cross-attentions to one token, in both networks, and 42 tables of positions.

@@ -18,16 +18,16 @@ from dynamicrafter.animate_anyone.config import EmbedderConfig, PairConfig, Pers
 from dynamicrafter.animate_anyone.drawing import draw
 from dynamicrafter.animate_anyone.embedder import ImageEmbedder, embedder_pixels
 from dynamicrafter.animate_anyone.keypoints import Person, person_of_coco
-from dynamicrafter.animate_anyone.layout import Part, locate
+from dynamicrafter.animate_anyone.layout import Part, locate_person
 from dynamicrafter.animate_anyone.pipeline import (
     DIFFUSION,
     PersonConditioning,
     PersonModel,
-    decode,
     features_of,
     interpolated,
+    person_frames,
     resized,
-    sample,
+    sample_person,
 )
 from dynamicrafter.animate_anyone.pose_guider import PoseGuider
 from dynamicrafter.animate_anyone.unet import DenoisingUNet, ReferenceUNet
@@ -53,7 +53,7 @@ def filled(network: nn.Module, part: Part, weights: dict[str, Tensor], config: P
     held = network.state_dict()
     left = set(held)
     for key, values in weights.items():
-        place = locate(part, key, config)
+        place = locate_person(part, key, config)
         assert place is not None, f"{key} is unknown"
         if place.component is None:
             continue
@@ -146,7 +146,7 @@ def block(case: Golden) -> Comparisons:
         path = "down_blocks.0.attentions.0.transformer_blocks.0."
         holder = nn.ModuleDict({"block": network})
         for key, values in weights.items():
-            place = locate("denoising", path + key, PersonConfig())
+            place = locate_person("denoising", path + key, PersonConfig())
             if place is not None and place.component is not None:
                 holder.state_dict()[f"block.{key}"].copy_(values)
         made.append(network)
@@ -395,7 +395,7 @@ def pipeline(case: Golden) -> Comparisons:
     yield Comparison("noise", noise, t["x_T"], EXACT)
     fresh: Iterator[Tensor] = iter(t.get("step_noise", torch.zeros((info["steps"], *noise.shape))))
     steps: list[Step] = []
-    latents = sample(
+    latents = sample_person(
         model,
         conditioning,
         wrapping_windows(info["frames"], *info["context_frames_overlap"]),
@@ -410,7 +410,7 @@ def pipeline(case: Golden) -> Comparisons:
     if info["interpolation_factor"] > 1:
         latents = interpolated(latents, info["interpolation_factor"])
         yield Comparison("interpolated", latents, t["latents_after_interpolation"], tolerance)
-    frames = list(decode(model, latents))
+    frames = list(person_frames(model, latents))
     yield Comparison("first frame", frames[0], t["video_first_frame"], tolerance)
     yield Comparison("last frame", frames[-1], t["video_last_frame"], tolerance)
 
