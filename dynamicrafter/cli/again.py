@@ -16,7 +16,7 @@ from ..settings import Settings
 from ..shots import Means, Shot
 from .clips import make_and_print, model_files, targets_of
 from .plan import brief_of
-from .streams import STANDARD, Streams
+from .streams import Streams
 
 _USUAL = 4
 """How many times the work of a clip with the model's default settings is done without asking."""
@@ -46,7 +46,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
     shots = [Shot(record.settings, pictures, Path(target).name, target)]
     if not (given.json or given.verbose or given.dry_run):  # Which both say more.
-        for line in brief_of(shots, files, piped=given.output == STANDARD):
+        for line in brief_of(shots, files, streams):
             print(line, file=sys.stderr)
     if not given.dry_run:
         _ask(clip, times, given)

@@ -15,7 +15,7 @@ from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..settings import Settings, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, clip_targets, make
-from .plan import plan_of
+from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
 from .words import tiny_knows
@@ -83,7 +83,7 @@ def make_and_print(
     if files.asked == TINY.name:
         note(tiny_knows(shots[0].settings.mode))
     if given.dry_run or given.verbose:
-        plan = plan_of(shots, files, means, piped)
+        plan = plan_of(shots, files, means, streams)
         if not given.json:
             for line in plan.lines():
                 print(line, file=sys.stdout if given.dry_run else sys.stderr)
@@ -93,7 +93,7 @@ def make_and_print(
             return {**asdict(plan), "notes": notes}
     with Bars(files.asked, hidden=given.quiet or given.json, clips=len(shots)) as bars:
         for made in make(shots, files, means, bars.clip, note):
-            results.append(_result(made, STANDARD if piped else str(Path(made.shot.target))))
+            results.append(_result(made, streams.name(Path(made.shot.target))))
             written.append(results[-1]["output"])
             bars.finished(len(results))
             if not given.json:
@@ -118,7 +118,7 @@ def _result(made: Made, output: str) -> dict[str, Any]:
 
 
 def _line(result: dict[str, Any]) -> str:
-    size = f"{result['width']}x{result['height']}, {result['frames']} frame(s) at {result['fps']:g} fps"
+    size = size_text(result["width"], result["height"], result["frames"], result["fps"])
     return f"{result['output']}: {size}, seed {result['settings']['seed']}, {result['seconds']:.1f} s"
 
 

@@ -48,16 +48,17 @@ def _commands(parser: Any, name: str = "") -> Iterator[_Command]:
     values: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
     arguments: tuple[str, ...] = ()
     inner: list[_Command] = []
+    expanded = parser._get_formatter()._expand_help
     for action in parser._actions:
         known = _KNOWN.get(action.dest, ())
         if action.dest in ("command", "subject"):
             for choice in action._choices_actions:
-                words.append((choice.dest, choice.help))
+                words.append((choice.dest, expanded(choice)))
                 inner += _commands(action.choices[choice.dest], f"{name} {choice.dest}".strip())
         elif not action.option_strings:
             arguments = tuple(action.choices or known)
         else:
-            words += ((option, action.help) for option in action.option_strings)
+            words += ((option, expanded(action)) for option in action.option_strings)
             if action.nargs != 0:
                 values.append((tuple(action.option_strings), tuple(action.choices or known)))
     yield _Command(name, tuple(words), tuple(values), arguments)

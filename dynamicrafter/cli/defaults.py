@@ -27,6 +27,8 @@ _PREFIX = "DYNAMICRAFTER_"
 
 _ONE_RUN = ("help", "json", "debug", "dry_run", "output", "pictures")
 """What belongs to one run and has no default of the user's."""
+_PATHS = ("model", "lora", "text_encoder", "image_encoder")
+"""Options in whose values ``~`` is the user's folder, as a shell would have it."""
 
 _REPLACES = {
     "fs": ("motion",),
@@ -100,9 +102,10 @@ def defaults_file() -> Path:
     """
     chosen = os.environ.get(FILE_VARIABLE)
     if chosen:
-        if not Path(chosen).expanduser().exists():
+        place = Path(os.path.expanduser(chosen))
+        if not place.exists():
             raise UsageError(f"there is no file {chosen}; correct or unset {FILE_VARIABLE}")
-        return Path(chosen).expanduser()
+        return place
     return _settings_folder(sys.platform) / "dynamicrafter" / "config.toml"
 
 
@@ -119,7 +122,8 @@ def _settings_folder(platform: str) -> Path:
 def _read(place: Path) -> dict[str, Any]:
     """The contents of the file; empty if it does not exist."""
     try:
-        return parse_toml(place.read_text(encoding="utf-8"))
+        # Windows editors may write a byte order mark.
+        return parse_toml(place.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors.
@@ -139,7 +143,7 @@ def _parsed(action: Any, value: Any, source: str) -> Any:
     kinds = (str, int, float, list) if repeated else (str, int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise UsageError(f"{name} must be written as on the command line, not {value!r}")
-    texts = [str(Path(one).expanduser()) if str(one).startswith("~") else str(one) for one in many]
+    texts = [os.path.expanduser(str(one)) if action.dest in _PATHS else str(one) for one in many]
     if action.dest == "lora":
         return [_argument(action, text, source) for text in texts]
     return _argument(action, ",".join(texts), source)

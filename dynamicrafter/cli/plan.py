@@ -10,7 +10,7 @@ from ..api import ModelFiles, pick_device, pick_dtype, variant_of
 from ..forecast import memory_of, speed_of
 from ..settings import settings_to_json
 from ..shots import Means, Shot, batches
-from .streams import STANDARD
+from .streams import Streams
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class RunPlan:
             yield f"time: about {_time(self.seconds)}, in proportion to {source}"
 
 
-def brief_of(shots: Sequence[Shot], files: ModelFiles, piped: bool) -> list[str]:
+def brief_of(shots: Sequence[Shot], files: ModelFiles, streams: Streams) -> list[str]:
     """The lines about clips and model alone."""
-    return list(_brief(_clips(shots, piped), _model(files)))
+    return list(_brief(_clips(shots, streams), _model(files)))
 
 
-def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool) -> RunPlan:
-    """The plan of ``shots``; ``piped`` if the clip goes to standard output."""
+def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Streams) -> RunPlan:
+    """The plan of ``shots``, with the files of ``streams`` under the name of standard input and output."""
     variant, device = variant_of(files), pick_device(means.device)
     dtype = pick_dtype(means.dtype, device)
     memories = [
@@ -53,7 +53,7 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool)
     ]
     speed = speed_of(variant, device, dtype)
     return RunPlan(
-        clips=_clips(shots, piped),
+        clips=_clips(shots, streams),
         model=_model(files),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -63,11 +63,11 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, piped: bool)
     )
 
 
-def _clips(shots: Sequence[Shot], piped: bool) -> list[dict[str, Any]]:
+def _clips(shots: Sequence[Shot], streams: Streams) -> list[dict[str, Any]]:
     return [
         {
-            "output": STANDARD if piped else shot.target,
-            "pictures": [str(picture) for picture in shot.pictures],
+            "output": streams.name(shot.target),
+            "pictures": [streams.name(picture) for picture in shot.pictures],
             "frames": shot.settings.frames - (shot.settings.mode == "loop"),
             "settings": settings_to_json(shot.settings),
         }
@@ -87,10 +87,15 @@ def _model(files: ModelFiles) -> dict[str, Any]:
 def _brief(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iterator[str]:
     for clip in clips:
         chosen = clip["settings"]
-        size = f"{chosen['width']}x{chosen['height']}, {clip['frames']} frame(s) at {chosen['fps']:g} fps"
+        size = size_text(chosen["width"], chosen["height"], clip["frames"], chosen["fps"])
         sampled = f"{chosen['steps']} steps, seed {chosen['seed']}"
         yield f"{clip['output']}: {size}, {sampled}, from {' and '.join(clip['pictures'])}"
     yield f"model: {model['variant']}, from {', '.join(model['files'])}"
+
+
+def size_text(width: int, height: int, frames: int, fps: float) -> str:
+    """The size of a clip for a person."""
+    return f"{width}x{height}, {frames} frame(s) at {fps:g} fps"
 
 
 def _size(count: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 import sys
 import tempfile
@@ -63,6 +64,11 @@ class Streams:
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         return str(path)
+
+    def name(self, path: str | Path) -> str:
+        """The name of a file as it was given: ``-`` for those that are in the temporary folder."""
+        inside = os.path.realpath(Path(path).parent) == os.path.realpath(self._folder.name)
+        return STANDARD if inside else str(path)
 
     def check(self, clips: int, as_json: bool) -> None:
         """Raise UsageError unless standard output can take the clip."""

@@ -278,6 +278,10 @@ class FinetuneConfig:
                 f"layers must name at least one of {', '.join(get_args(Adapted))}, but it is empty"
                 "; omit it to train adapters of all attention layers"
             )
+        if self.start_from is not None and self.target != "lora":
+            raise UsageError(
+                f"start_from needs target lora, but it is {self.target}; change it, or leave start_from out"
+            )
         if self.base == "bf16" and (self.target != "lora" or self.trainer.precision != "bf16"):
             raise UsageError(
                 f"base bf16 needs target lora and precision bf16, but they are {self.target} and "
@@ -287,7 +291,9 @@ class FinetuneConfig:
     @property
     def adapters(self) -> Adapters:
         """The adapters of target "lora"."""
-        return Adapters(self.rank, self.alpha, self.layers, self.dropout)
+        # An alpha that is the rank is the same as none.
+        alpha = None if self.alpha == self.rank else self.alpha
+        return Adapters(self.rank, alpha, self.layers, self.dropout)
 
     @property
     def folders(self) -> tuple[DataConfig, ...]:
@@ -386,7 +392,7 @@ def _parsed(text: str, is_string: bool) -> Any:
     """A value of the command line; as a string unless it can be something else."""
     if text == "null":
         return None
-    if is_string and text[:1] not in ('"', "'", "["):
+    if is_string and text[:1] not in ('"', "'", "[", "{"):
         return text
     try:
         return _toml(f"value = {text}", "it")["value"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +24,7 @@ from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.layout import PREFIXES
+from ..weights.lora import read_adapters
 from ..weights.preview import preview_metadata
 from .config import FinetuneConfig, Target, Timesteps
 from .data import Row, enough_for, read_list
@@ -43,6 +45,7 @@ from .lora import (
     adapter_weights,
     add_adapters,
     forget_steps,
+    forget_steps_after,
     is_adapter,
     is_temporal,
     keep_compact,
@@ -106,7 +109,8 @@ def finetune(
     ``skipped`` is called with a message for every unusable clip, ``note`` with other messages, and ``progress`` with
     the clips encoded and the steps trained; all only in the main process. The model is modified: its network and
     resampler are the trained ones, and its other networks are on the CPU (and empty in all processes but the main one).
-    Raises UsageError for unusable data and for contradictory settings.
+    Raises UsageError for unusable data and for contradictory settings, CheckpointError for a file to start from that is
+    not a LoRA.
     """
     if config.mode not in model.variant.modes:
         raise UsageError(
@@ -128,6 +132,10 @@ def finetune(
     main = process_index() == 0
     if not main:
         skipped = note = report = progress = None
+    # A run that goes on needs the file no more. Any other is told of a wrong one before clips are encoded.
+    first = None
+    if config.start_from is not None and not (folder / STATE).exists():
+        first = read_adapters(Path(config.start_from))
     make_folder(folder)
     if main:
         clear_unfinished(folder / SAMPLES)
@@ -152,10 +160,10 @@ def finetune(
     trained, held_out = rows[: len(rows) - config.held_out], rows[len(rows) - config.held_out :]
     held_out = [replace(row, repeats=1) for row in held_out]
     with ExitStack() as encoding:
-        # The other processes of this run write to the cache too.
+        # The other processes of this run write to the cache too. A folder of two names is locked once.
         if main:
-            for cache in sorted({cache_folder(row, config) for row in rows}):
-                encoding.enter_context(locked_cache(cache, tell))
+            for cache in sorted({os.path.realpath(cache_folder(row, config)) for row in rows}):
+                encoding.enter_context(locked_cache(Path(cache), tell))
         wait_for_all()
         placed = encoding.enter_context(frozen_networks(model, device))
         who = fingerprints(placed)
@@ -174,8 +182,8 @@ def finetune(
     # New adapters must be the same in every process.
     seed_everything(config.trainer.seed)
     choose_trained(loss, config.target, config.adapters)
-    if config.start_from is not None and not (folder / STATE).exists():
-        start_from(loss.unet, config.adapters, Path(config.start_from))
+    if first is not None:
+        start_from(loss.unet, config.adapters, first, str(config.start_from))
     if config.base == "bf16":
         keep_compact(loss.unet, loss.resampler)
     if config.checkpointing:
@@ -211,6 +219,8 @@ def finetune(
             f"{folder} is already at step {trainer.step} of {config.trainer.steps}, so nothing is trained; "
             "increase steps to continue, or use another folder to start from scratch"
         )
+    if main and config.target == "lora":
+        forget_steps_after(folder, trainer.step)
     trainer.run()
     if config.target == "lora":
         path = folder / "lora.safetensors"
@@ -231,8 +241,8 @@ def _identity(config: FinetuneConfig) -> dict[str, object]:
     if config.target == "lora":
         fixed["rank"] = config.rank
         # States of earlier versions have none.
-        if config.alpha is not None:
-            fixed["alpha"] = float(config.alpha)
+        if config.adapters.alpha is not None:
+            fixed["alpha"] = float(config.adapters.alpha)
     return fixed
 
 
@@ -281,14 +291,14 @@ def item_draw(model: TorchModel, items: Sequence[ItemFiles], config: FinetuneCon
         empty = model.text([""])[0].float().cpu()
         preset = model.variant.preset
         grey = vision_tokens(model, torch.zeros(1, 3, preset.height, preset.width, device=model.device))[0]
-    sizes: dict[tuple[int, ...], list[ItemFiles]] = {}
+    shapes = {item: tuple(load_item(*item).latents.shape) for item in dict.fromkeys(items)}
+    groups: dict[tuple[int, ...], list[ItemFiles]] = {}
     for item in items:
-        sizes.setdefault(tuple(load_item(*item).latents.shape), []).append(item)
-    groups = list(sizes.values())
+        groups.setdefault(shapes[item], []).append(item)
 
     def draw(generator: torch.Generator) -> Batch:
         chosen = int(torch.randint(len(items), (1,), generator=generator))
-        group = next(group for group in groups if items[chosen] in group)
+        group = groups[shapes[items[chosen]]]
         picks = torch.randint(len(group), (config.batch,), generator=generator)
         loaded = [load_item(*group[int(pick)]) for pick in picks]
         dropped = drop_conditions(torch.rand(config.batch, generator=generator), config.drop)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..weights.formats.entries import Entry, Piece
 from ..weights.formats.safetensors_file import write_safetensors
-from ..weights.lora import ALPHA, PREFIX, UP, read_adapters
+from ..weights.lora import ALPHA, PREFIX, UP
 
 Adapted = Literal["spatial", "temporal", "image", "feed_forward", "convolutions"]
 """Kinds of layers that can have adapters."""
@@ -108,12 +108,11 @@ def add_adapters(unet: nn.Module, wanted: Adapters) -> None:
 
 
 @torch.no_grad()
-def start_from(unet: nn.Module, wanted: Adapters, path: Path) -> None:
+def start_from(unet: nn.Module, wanted: Adapters, values: Mapping[str, Tensor], path: str) -> None:
     """Give the adapters of ``unet`` the values of a LoRA file; those of layers that it lacks stay as they are.
 
-    Raises CheckpointError for a file that is not a LoRA, and UsageError if it has another rank or other layers.
+    ``path`` is its name in errors. Raises UsageError if it has another rank or other layers.
     """
-    values = read_adapters(path)
     own = {_file_name(name): value for name, value in unet.named_parameters() if is_adapter(name)}
     wrong = [name for name in values if name not in own and not name.endswith(ALPHA)]
     if wrong:
@@ -192,7 +191,18 @@ def step_file(folder: Path, step: int) -> Path:
 
 def forget_steps(folder: Path, keep: int) -> None:
     """Remove all but the ``keep`` newest LoRA files of steps in a run's folder."""
-    found = {path: re.fullmatch(r"lora_step_(\d{6,})\.safetensors", path.name) for path in folder.iterdir()}
-    steps = sorted((int(match[1]), path) for path, match in found.items() if match)
-    for _, path in steps[:-keep]:
+    for _, path in _step_files(folder)[:-keep]:
         path.unlink()
+
+
+def forget_steps_after(folder: Path, step: int) -> None:
+    """Remove the LoRA files of steps after ``step``, which an earlier run left in a run's folder."""
+    for number, path in _step_files(folder):
+        if number > step:
+            path.unlink()
+
+
+def _step_files(folder: Path) -> list[tuple[int, Path]]:
+    """The LoRA files of steps in a run's folder, in order."""
+    found = {path: re.fullmatch(r"lora_step_(\d{6,})\.safetensors", path.name) for path in folder.iterdir()}
+    return sorted((int(match[1]), path) for path, match in found.items() if match)

@@ -1,7 +1,7 @@
 """The training loop for a module that maps a batch to a loss, using accelerate; resuming is bit-identical.
 
-All random numbers of a step come from a generator seeded with the run's seed, the step and the process. A resumed run
-therefore continues exactly as if it had not been stopped.
+All random numbers of a step, those of dropout among them, come from generators seeded with the run's seed, the step and
+the process. A resumed run therefore continues exactly as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "linear", "cosine"]
 
 STATE = "state.pt"
-_STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "rng", "identity"}
+_STATE_KEYS = {"step", "seconds", "module", "optimizer", "mean", "identity"}
+"""States of earlier versions have more."""
+_MICRO = 4096
+"""Seeds of a step in one process."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,15 @@ class TrainerConfig:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators, which initialise weights."""
+    """Seed the global generators, which initialise weights and draw the masks of dropout."""
     cast(Any, torch).manual_seed(seed)
 
 
 def step_seed(seed: int, step: int, micro: int = 0, process: int = 0) -> int:
     """Seed of the generator of one batch; different for each step, accumulated batch and process."""
-    # Generators accept 64 bits.
-    return (((seed * 1_000_003 + step) * 4096 + micro) * 1024 + process) % 2**64
+    # Generators accept 64 bits, but those on the CPU use only the lower 32, which alone would repeat every 1024 steps.
+    seed = (((seed * 1_000_003 + step) * _MICRO + micro) * 1024 + process) % 2**64
+    return seed ^ (seed >> 32) * 0x9E3779B1 % 2**32
 
 
 class _Loader:
@@ -269,6 +273,8 @@ class Trainer:
         total = 0.0
         for micro in range(config.accumulate):
             batch = self._batch(micro, ahead=True)
+            # Counted from the other end: no batch has the same random numbers.
+            seed_everything(self._seed(self._step, _MICRO - 1 - micro))
             # DDP synchronises once per step; with FSDP, deferring the synchronisation would keep unsharded gradients.
             alone = micro < config.accumulate - 1 and not self._sharded
             with accelerator.no_sync(self._module) if alone else nullcontext():
@@ -302,19 +308,18 @@ class Trainer:
         return {key: _moved(value, self._accelerator.device) for key, value in batch.items()}
 
     def _drawn(self, step: int, micro: int) -> Batch:
-        process = self._accelerator.process_index
-        return self._draw(torch.Generator().manual_seed(step_seed(self._config.seed, step, micro, process)))
+        return self._draw(torch.Generator().manual_seed(self._seed(step, micro)))
+
+    def _seed(self, step: int, micro: int) -> int:
+        return step_seed(self._config.seed, step, micro, self._accelerator.process_index)
 
     def _refuse_spoiled(self) -> None:
         """Raise UsageError before saving weights without a finite loss, since the previous state may still be good."""
-        # Random numbers used here must not affect later steps.
-        kept = torch.get_rng_state()
         with torch.no_grad(), self._accelerator.autocast():
             loss = self._module(**self._batch(0))
             if self._accelerator.num_processes > 1:
                 # All processes must stop, or the others would wait forever.
                 loss = self._accelerator.reduce(loss, "mean")
-        torch.set_rng_state(kept)
         if not torch.isfinite(loss):
             raise UsageError(
                 f"the loss is {loss.item()} after step {self._step}, and these weights were not saved; "
@@ -356,10 +361,7 @@ class Trainer:
 
     def _measure_start(self, log: RunLog | None) -> None:
         """Write a line of the log before the first step, to which later measurements can be compared."""
-        # Random numbers used here must not affect the steps.
-        kept = torch.get_rng_state()
         measured = self._measure()
-        torch.set_rng_state(kept)
         if measured:
             self._tell(log, None, measured)
 
@@ -417,7 +419,6 @@ class Trainer:
                 "module": module,
                 "optimizer": {**optimizer, "state": moments},
                 "mean": mean,
-                "rng": torch.get_rng_state(),
                 "identity": self._identity,
             }
             if self._accelerator.scaler is not None:
@@ -462,7 +463,6 @@ class Trainer:
         if self._accelerator.scaler is not None and "scaler" in state:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._step, self._seconds = state["step"], state["seconds"]
-        torch.set_rng_state(state["rng"])
 
 
 def _alike(value: Tensor, weight: Tensor) -> bool:

@@ -296,7 +296,8 @@ class Numbers:
         return said
 
     def previews(self) -> dict[str, list[Any]]:
-        """Which frames of two estimates of three frames are shown at 20 per second, and when; and a cancellation."""
+        """Which frames of two estimates of three frames are shown at 20 per second, and when; a cancellation; and how
+        many frames are decoded of two estimates and a later one, if that takes long."""
         import time
 
         import comfy.model_management as management
@@ -336,7 +337,26 @@ class Numbers:
         silent = run.PlayedPreview(progress, None, 20.0)
         silent.show(frames)
         silent.stop()
-        return {"frames": [image for image, _ in shown], "at": [at for _, at in shown], "cancelled": [kept]}
+        decoded: list[Tensor] = []
+
+        def slow(kind: str, x0: Tensor) -> None:
+            decoded.append(x0)
+            time.sleep(0.01)
+
+        progress.preview = lambda image: None
+        preview = run.PlayedPreview(progress, SimpleNamespace(decode_latent_to_preview_image=slow), 20.0)
+        counts: list[int] = []
+        for wait in (0.0, 2.0, 0.0):
+            preview.show(frames)
+            counts.append(len(decoded))
+            time.sleep(wait)
+        preview.stop()
+        return {
+            "frames": [image for image, _ in shown],
+            "at": [at for _, at in shown],
+            "cancelled": [kept],
+            "decoded": counts,
+        }
 
     # --- compilation ---
 

@@ -108,6 +108,9 @@ class TestBorders:
     def test_a_cancellation_that_a_preview_notices_is_kept_for_the_sampler(self, measured: Measured) -> None:
         assert measured("borders", "previews")["cancelled"] == [True]
 
+    def test_slow_previews_leave_out_estimates(self, measured: Measured) -> None:
+        assert measured("borders", "previews")["decoded"] == [3, 3, 6]
+
 
 def test_a_compiled_network_is_compiled_once_and_computes_the_same(measured: Measured) -> None:
     found = measured("compilation", "compiled")

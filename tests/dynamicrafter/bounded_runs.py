@@ -1,72 +1,97 @@
-"""Runs a piece of code in a process of its own and says what it took: memory, time and how it ended."""
+"""Runs a piece of work in a process of its own and says what it took: memory, time and how it ended."""
 
 from __future__ import annotations
 
-import json
-import subprocess
+import functools
+import multiprocessing
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
-
-# Everything is imported, and a picture and a pickle read once, before the measuring begins.
-PROGRAM = """
-import json, resource, sys, time
-from pathlib import Path
-import psutil
 from dynamicrafter.errors import DynamiCrafterError
-from dynamicrafter.media.pictures import as_picture, fit_picture, read_picture
-from dynamicrafter.media.video import read_frames, read_metadata
-from dynamicrafter.training.config import load_config
-from dynamicrafter.weights.formats.files import open_weights
-from dynamicrafter.weights.inspect import inspect
-path = sys.argv[1]
-fit_picture(read_picture(sys.argv[3]), 64, 64)
 
-def peak():
-    # getrusage would count what this process inherited from the one that started it.
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-# What would take more ends in a MemoryError instead of taking the computer down.
-limit = psutil.Process().memory_info().vms + 8_000_000_000
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-before, begun = psutil.Process().memory_info().rss, time.perf_counter()
-try:
-    ended = repr(eval(sys.argv[2]))
-except DynamiCrafterError as error:
-    ended = f"{type(error).__name__}: {error}"
-except BaseException as error:
-    ended = f"foreign {error!r}"[:300]
-print(json.dumps([max(0, peak() - before), time.perf_counter() - begun, ended]))
-"""
+LINUX = Path("/proc/self/status").exists()
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a piece of code took."""
+    """What a piece of work took."""
 
     grown: int
     """Bytes by which the process was larger at its peak than before."""
     seconds: float
     ended: str
-    """The value's repr, or the error's class and message."""
+    """The value's repr, or the error's class and message; at most 300 characters."""
 
 
-def run_bounded(path: Path, expression: str, seconds: float = 120, root: Path = ROOT) -> Ran:
-    """Evaluate ``expression``, where ``path`` is the file's name, in a process that must end within ``seconds``."""
-    picture = ROOT / "pictures" / "red_circle.png"
+@functools.cache
+def _server() -> Any:
+    """Starts processes: on Linux, copies of one that has imported what takes seconds to import."""
+    context = multiprocessing.get_context("forkserver" if LINUX else "spawn")
+    context.set_forkserver_preload(["dynamicrafter.media.video", "dynamicrafter.weights.convert", "psutil"])
+    return context
+
+
+def run_bounded(
+    work: Callable[..., object], *given: object, first: tuple[object, ...] = (), seconds: float = 120
+) -> Ran:
+    """Do ``work`` in a process that must end within ``seconds``, and with the arguments ``first`` before, if any.
+
+    ``work`` is a function of a module. On Linux, the process must also do with 8 GB.
+    """
+    ours, theirs = _server().Pipe(duplex=False)
+    process = _server().Process(target=_measure, args=(theirs, work, given, first))
+    process.start()
+    theirs.close()
     try:
-        result = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(path), expression, str(picture)],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        return Ran(0, seconds, "foreign: no end")
-    if result.returncode:
-        return Ran(0, 0, f"foreign: exit code {result.returncode}: {result.stderr[-300:]}")
-    return Ran(*json.loads(result.stdout.splitlines()[-1]))
+        if not ours.poll(seconds):
+            return Ran(0, seconds, "foreign: no end")
+        return ours.recv()
+    except EOFError:
+        process.join()
+        return Ran(0, 0, f"foreign: exit code {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure(
+    result: Any, work: Callable[..., object], given: tuple[object, ...], first: tuple[object, ...]
+) -> None:
+    import psutil
+
+    kept = [work(*first)] if first else []
+    if LINUX:
+        import resource
+
+        # What would take more ends in a MemoryError instead of taking the computer down.
+        limit = psutil.Process().memory_info().vms + 8_000_000_000
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    before, begun = psutil.Process().memory_info().rss, time.perf_counter()
+    try:
+        kept.append(work(*given))
+        ended = repr(kept[-1])
+    except DynamiCrafterError as error:
+        ended = f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        ended = f"foreign {error!r}"
+    result.send(Ran(max(0, _peak() - before), time.perf_counter() - begun, ended[:300]))
+
+
+def _peak() -> int:
+    """Bytes of this process at its largest."""
+    if LINUX:
+        # getrusage would count what this process inherited from the one that started it.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        (line,) = (line for line in lines if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

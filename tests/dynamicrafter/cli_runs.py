@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-QUICK = ("--model", "random", "--steps", "2", "--frames", "4", "--quiet")
+QUICK = ("--model", "random", "--steps", "1", "--frames", "4", "--quiet")
 """Options that make a clip in a fraction of a second."""
 
 

@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 import torch
 from cli_runs import QUICK, Run, paint
-from PIL import Image
 from torch import Tensor
 
 from dynamicrafter.api import find_model
@@ -36,6 +34,11 @@ def same(one: Path, other: Path) -> bool:
     return torch.equal(read_frames(one), read_frames(other))
 
 
+def planned(run: Run, *words: object) -> list[Path]:
+    """The clips that a command would write."""
+    return [Path(clip["output"]) for clip in run(*words, *QUICK, "--dry-run", "--json").json["clips"]]
+
+
 # Output
 
 
@@ -53,7 +56,7 @@ def test_the_note_of_the_built_in_model_names_one_for_the_command(
     files = replace(find_model(str(random_weights)), asked="tiny")
     monkeypatch.setattr("dynamicrafter.cli.clips.find_model", lambda *_, **__: files)
     words = [pictures["wide"], pictures["other"]] if command == "interpolate" else [pictures["wide"]]
-    ran = run(command, *words, "--steps", "2", "--frames", "4", "--output", "clip.gif", "--json")
+    ran = run(command, *words, "--dry-run", "--json")
     assert command in VARIANTS[str(find(name).variant)].modes
     assert ran.json["notes"] == [
         f"the built-in tiny model knows coloured shapes only; to {command} real images, download a released model with "
@@ -65,33 +68,12 @@ def test_the_note_of_the_built_in_model_names_one_for_the_command(
 def test_every_format_has_the_size_length_and_settings_asked_for(
     run: Run, pictures: dict[str, Path], name: str
 ) -> None:
-    ran = run("animate", pictures["wide"], *QUICK, "--size", "128x64", "--fps", "5", "--output", name)
+    ran = run("animate", pictures["wide"], *QUICK, "--size", "128x64", "--fps", "7.5", "--output", name)
     assert ran.code == 0, ran.err
-    assert ran.out.startswith(f"{Path(name).resolve()}: 128x64, 4 frame(s) at 5 fps, seed 123, ")
+    assert ran.out.startswith(f"{Path(name).resolve()}: 128x64, 4 frame(s) at 7.5 fps, seed 123, ")
     assert read_frames(name).shape == (4, 64, 128, 3)
     settings = read_metadata(name)["settings"]
-    assert (settings["width"], settings["height"], settings["fps"], settings["frames"]) == (128, 64, 5, 4)
-
-
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
-@pytest.mark.parametrize("fps", ["5", "7.5"])
-def test_videos_play_at_the_rate_asked_for(run: Run, pictures: dict[str, Path], name: str, fps: str) -> None:
-    assert f" at {fps} fps," in run("animate", pictures["wide"], *QUICK, "--fps", fps, "--output", name).out
-    with av.open(name) as video:
-        stream = video.streams.video[0]
-        assert stream.average_rate == float(fps)
-        assert stream.codec_context.pix_fmt == "yuv420p"
-
-
-@pytest.mark.parametrize("name", ["clip.gif", "clip.webp"])
-@pytest.mark.parametrize(("fps", "duration"), [("5", 200), ("2.5", 400)])
-def test_animations_play_at_the_rate_asked_for(
-    run: Run, pictures: dict[str, Path], name: str, fps: str, duration: int
-) -> None:
-    assert run("animate", pictures["wide"], *QUICK, "--fps", fps, "--output", name).code == 0
-    with Image.open(name) as animation:
-        animation.load()
-        assert animation.info["duration"] == duration
+    assert (settings["width"], settings["height"], settings["fps"], settings["frames"]) == (128, 64, 7.5, 4)
 
 
 def test_a_slash_makes_a_folder_of_any_name(run: Run, pictures: dict[str, Path]) -> None:
@@ -103,13 +85,12 @@ def test_a_slash_makes_a_folder_of_any_name(run: Run, pictures: dict[str, Path])
 
 
 def test_the_default_name_tells_picture_and_command(run: Run, pictures: dict[str, Path]) -> None:
-    run("animate", pictures["wide"], *QUICK)
-    run("loop", pictures["wide"], *QUICK)
-    run("interpolate", pictures["wide"], pictures["other"], *QUICK)
-    assert sorted(path.name for path in Path.cwd().iterdir()) == [
-        "wide-animate.mp4",
-        "wide-interpolate.mp4",
-        "wide-loop.mp4",
+    wide, other = pictures["wide"], pictures["other"]
+    commands = ("animate", wide), ("loop", wide), ("interpolate", wide, other)
+    assert [planned(run, *words) for words in commands] == [
+        [Path("wide-animate.mp4").resolve()],
+        [Path("wide-loop.mp4").resolve()],
+        [Path("wide-interpolate.mp4").resolve()],
     ]
 
 
@@ -146,12 +127,6 @@ def test_the_record_names_model_and_pictures_with_their_hashes(
 # Modes
 
 
-@pytest.mark.parametrize(("command", "length"), [("animate", 4), ("loop", 3)])
-def test_a_loop_drops_its_last_frame(run: Run, pictures: dict[str, Path], command: str, length: int) -> None:
-    assert run(command, pictures["wide"], *QUICK, "--output", "clip").code == 0
-    assert len(read_frames("clip")) == length
-
-
 def test_a_loop_is_the_interpolation_to_its_own_picture(run: Run, pictures: dict[str, Path]) -> None:
     picture = pictures["wide"]
     run("loop", picture, *QUICK, "--output", "loop")
@@ -165,7 +140,7 @@ def test_an_interpolation_depends_on_both_pictures(run: Run, pictures: dict[str,
     assert not same(Path("one"), Path("two"))
 
 
-@pytest.mark.parametrize("frames", [1, 3, 17])
+@pytest.mark.parametrize("frames", [1, 17])
 def test_any_number_of_frames(run: Run, pictures: dict[str, Path], frames: int) -> None:
     ran = run("animate", pictures["wide"], *QUICK, "--steps", "1", "--frames", frames, "--output", "clip.mp4")
     assert ran.code == 0, ran.err
@@ -258,24 +233,12 @@ def test_upright_pictures_turn_the_default_size(
     option: tuple[str, ...],
     size: tuple[int, int],
 ) -> None:
-    ran = run("animate", pictures[picture], *QUICK, "--model", wide_weights, *option, "--output", "clip")
-    assert ran.code == 0, ran.err
-    assert read_frames("clip").shape[1:3] == size
+    ran = run("animate", pictures[picture], *QUICK, "--model", wide_weights, *option, "--dry-run", "--json")
+    settings = ran.json["clips"][0]["settings"]
+    assert (settings["height"], settings["width"]) == size
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (4000, 20)])
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_the_smallest_and_the_longest_picture_work(
-    run: Run, tmp_path: Path, width: int, height: int, fit: str
-) -> None:
-    picture = paint(tmp_path / "picture.png", width, height)
-    assert run("animate", picture, *QUICK, "--fit", fit, "--output", "clip").code == 0
-    assert read_frames("clip").shape == (4, 64, 64, 3)
-
-
-@pytest.mark.parametrize(
-    "prompt", ["", "\U0001f6a4\U0001f30a" * 30, "boat " * 2000], ids=["empty", "emoji", "long"]
-)
+@pytest.mark.parametrize("prompt", ["\U0001f6a4\U0001f30a" * 30, "boat " * 2000], ids=["emoji", "long"])
 def test_any_prompt_works(run: Run, pictures: dict[str, Path], prompt: str) -> None:
     ran = run("animate", pictures["wide"], *QUICK, "--prompt", prompt, "--output", "clip.mp4")
     assert ran.code == 0, ran.err
@@ -300,27 +263,15 @@ def test_an_unusual_fs_is_noted(run: Run, pictures: dict[str, Path]) -> None:
 # Seeds and batches
 
 
-def test_a_seed_gives_its_clip_again_and_another_seed_another_one(
-    run: Run, pictures: dict[str, Path]
-) -> None:
-    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
-        run("animate", pictures["wide"], *QUICK, "--seed", seed, "--output", name)
-    assert same(Path("one"), Path("two"))
-    assert not same(Path("one"), Path("three"))
-
-
 def test_a_batch_of_pictures_and_seeds_equals_single_clips(run: Run, pictures: dict[str, Path]) -> None:
     files = pictures["wide"], pictures["tall"]
     ran = run("animate", *files, *QUICK, "--seed", "5,6", "--output", "clip", "--json")
-    singles: list[str] = []
-    for file in files:
-        for seed in (5, 6):
-            singles.append(f"single-{file.stem}-{seed}")
-            run("animate", file, *QUICK, "--seed", seed, "--output", singles[-1])
     together = [Path(clip["output"]) for clip in ran.json["clips"]]
     assert [path.name for path in together] == ["clip-1", "clip-2", "clip-3", "clip-4"]
     assert [clip["settings"]["seed"] for clip in ran.json["clips"]] == [5, 6, 5, 6]
-    assert all(same(one, Path(other)) for one, other in zip(together, singles, strict=True))
+    for clip, file, seed in ((together[1], files[0], 6), (together[2], files[1], 5)):
+        run("animate", file, *QUICK, "--seed", seed, "--output", f"single-{seed}")
+        assert same(clip, Path(f"single-{seed}"))
 
 
 @pytest.mark.parametrize("command", ["animate", "interpolate"])
@@ -356,8 +307,8 @@ def test_pictures_of_one_name_get_numbered_clips(run: Run, tmp_path: Path) -> No
     for folder, name in (("a", "boat.png"), ("b", "Boat.png")):
         (tmp_path / folder).mkdir()
         files.append(paint(tmp_path / folder / name, 64, 64))
-    assert run("animate", *files, *QUICK).code == 0
-    assert sorted(path.name for path in Path.cwd().iterdir()) == ["Boat-animate-2.mp4", "boat-animate-1.mp4"]
+    names = "boat-animate-1.mp4", "Boat-animate-2.mp4"
+    assert planned(run, "animate", *files) == [Path(name).resolve() for name in names]
 
 
 # For programs and for people

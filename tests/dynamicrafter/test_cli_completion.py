@@ -66,6 +66,12 @@ def test_bash_completes_files_where_they_belong(run: Run, tmp_path: Path, words:
     assert "complete -o default -F _dynamicrafter dynamicrafter" in script.read_text(encoding="utf-8")
 
 
+def test_fish_shows_help_with_its_values(run: Run) -> None:
+    script = run("completion", "fish").out
+    assert "%" not in script
+    assert " -l batch -r -d 'clips generated at once" in script
+
+
 def test_zsh_runs_the_script_of_bash(run: Run) -> None:
     bash, zsh = run("completion", "bash").out, run("completion", "zsh").out
     assert zsh.endswith(bash)

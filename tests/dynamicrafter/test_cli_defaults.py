@@ -32,7 +32,8 @@ def test_arguments_go_before_the_environment_and_that_before_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert vars(parsed()) == vars(make_parser("").parse_args(["animate", "a.png"]))
-    file.write_text('steps = 1\nfps = 7.5\ncfg = 2\nimage-cfg = 3.0\nfit = "pad"\n', encoding="utf-8")
+    text = 'steps = 1\nfps = 7.5\ncfg = 2\nimage-cfg = 3.0\nfit = "pad"\n'
+    file.write_text(text, encoding="utf-8-sig")  # As some editors on Windows write it.
     monkeypatch.setenv("DYNAMICRAFTER_FPS", "12")
     monkeypatch.setenv("DYNAMICRAFTER_STEPS", "")  # As if it were not there.
     monkeypatch.setenv("DYNAMICRAFTER_CFG", "4")
@@ -45,13 +46,19 @@ def test_values_are_written_as_on_the_command_line(file: Path, monkeypatch: pyte
     home = Path("~").expanduser()
     file.write_text(
         'seed = [1, 2]\nsize = "128x64"\nlora = ["a.safetensors:0.5", "~/b.safetensors"]\nquiet = true\n'
-        'dtype = "bf16"\ntext_encoder = "~/clip.safetensors"\n',
+        'dtype = "bf16"\ntext_encoder = "~/clip.safetensors"\nprompt = "~no-such-user/waves"\n'
+        'image_encoder = "~no-such-user/clip.safetensors"\n',
         encoding="utf-8",
     )
     made = parsed()
     assert (made.seed, made.size, made.quiet, made.dtype) == ([1, 2], (128, 64), True, "bfloat16")
     assert made.lora == [(Path("a.safetensors"), 0.5), (home / "b.safetensors", 1.0)]
     assert made.text_encoder == home / "clip.safetensors"
+    # As in a shell, where there is no such user.
+    assert (made.prompt, made.image_encoder) == (
+        "~no-such-user/waves",
+        Path("~no-such-user/clip.safetensors"),
+    )
     monkeypatch.setenv("DYNAMICRAFTER_SEED", "3,4")
     monkeypatch.setenv("DYNAMICRAFTER_QUIET", "0")
     assert (parsed().seed, parsed().quiet) == ([3, 4], False)

@@ -14,7 +14,7 @@ from cli_runs import QUICK, Run, complaint, left
 from dynamicrafter.cli import main
 from dynamicrafter.media.video import read_frames, read_metadata
 
-QUICKEST = (*QUICK, "--steps", "1", "--frames", "2")
+QUICKEST = (*QUICK, "--frames", "2")
 
 
 class Stream(io.TextIOWrapper):
@@ -33,7 +33,9 @@ def test_an_image_comes_from_standard_input(
     run: Run, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Stream(pictures["wide"].read_bytes()))
-    assert run("animate", "-", *QUICKEST).code == 0
+    ran = run("animate", "-", *QUICKEST, "-v")
+    assert ran.code == 0
+    assert ran.err.splitlines()[0].endswith(", from -")
     assert left() == ["stdin-animate.mp4"]
     run("animate", pictures["wide"], *QUICKEST)
     assert torch.equal(read_frames("stdin-animate.mp4"), read_frames("wide-animate.mp4"))

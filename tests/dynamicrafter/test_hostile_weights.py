@@ -271,7 +271,7 @@ def test_they_are_refused_in_a_sentence(tmp_path: Path, make: Make, match: str, 
 )
 def test_they_take_neither_memory_nor_time(tmp_path: Path, make: Make, name: str) -> None:
     make(tmp_path / name)
-    ran = run_bounded(tmp_path / name, "inspect(path)")
+    ran = run_bounded(inspect, tmp_path / name)
     assert ran.ended.startswith(("CheckpointError: ", "Inspection(")), ran
     assert ran.grown < 250e6, ran
     assert ran.seconds < 20, ran  # Most of it is the computer's being busy with other things.

@@ -111,6 +111,7 @@ def test_other_readers_are_told_the_colours(tmp_path: Path, name: str) -> None:
         context = source.streams.video[0].codec_context
         tags = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
         assert [int(tag) for tag in tags] == [1, 1, 1, 1]
+        assert context.pix_fmt == "yuv420p"
 
 
 def test_mp4_is_what_plays_everywhere(tmp_path: Path) -> None:

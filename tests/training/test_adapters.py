@@ -67,12 +67,15 @@ def test_alpha_is_in_the_file_only_if_it_is_not_the_rank(
     small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = clip_folder()
-    plain = load_file(finetune(load(small_weights, device="cpu"), config(folder), tmp_path / "a"))
+    path = finetune(load(small_weights, device="cpu"), config(folder, alpha=4.0), tmp_path / "a")
+    plain = load_file(path)
     assert not [name for name in plain if name.endswith(".alpha")]
     scaled = load_file(finetune(load(small_weights, device="cpu"), config(folder, alpha=2.0), tmp_path / "b"))
     assert set(plain) < set(scaled)
     alphas = {name: value for name, value in scaled.items() if name not in plain}
     assert len(alphas) == len(plain) // 2
+    # Nor is it another run without alpha.
+    assert finetune(load(small_weights, device="cpu"), config(folder), tmp_path / "a") == path
     assert all(name.endswith(".alpha") and value.shape == () and value == 2 for name, value in alphas.items())
 
 
@@ -127,6 +130,10 @@ def test_every_save_writes_a_lora_and_the_last_ones_are_kept(
     small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     wanted = config(clip_folder(), keep_last=2, trainer=replace(QUICK, steps=3))
+    # Left by a longer run, whose state was deleted.
+    (tmp_path / "run").mkdir()
+    for step in (2, 900):
+        step_file(tmp_path / "run", step).touch()
     path = finetune(load(small_weights, device="cpu"), wanted, tmp_path / "run")
     files = sorted((tmp_path / "run").glob("lora_step_*"))
     assert [file.name for file in files] == ["lora_step_000002.safetensors", "lora_step_000003.safetensors"]
@@ -191,8 +198,15 @@ def test_a_lora_that_does_not_fit_is_no_start(
     ):
         with pytest.raises(UsageError, match=message):
             finetune(load(small_weights, device="cpu"), config(folder, **choices), tmp_path / "new")
+
+
+def test_a_file_to_start_from_is_read_before_clips_are_encoded(
+    small_model: Model, clip_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = clip_folder()
     with pytest.raises(CheckpointError, match="cannot be read as a LoRA"):
-        finetune(load(small_weights, device="cpu"), config(folder, start_from="gone"), tmp_path / "new")
+        finetune(small_model, config(folder, start_from="gone"), tmp_path / "new")
+    assert not (folder / "cache").exists()
 
 
 def test_another_alpha_is_another_run(
@@ -268,6 +282,10 @@ def test_a_compact_base_takes_half_the_memory(small_weights: Path) -> None:
         (
             {"base": "bf16", "target": "all", "trainer": replace(QUICK, precision="bf16")},
             "base bf16 needs target lora and precision bf16, but they are all and bf16; change them",
+        ),
+        (
+            {"start_from": "a.safetensors", "target": "spatial"},
+            "start_from needs target lora, but it is spatial; change it, or leave start_from out",
         ),
         ({"alpha": 0.0}, "alpha must be above 0, but 0.0 was given; the rank, or half of it, is usual"),
         ({"dropout": 1.0}, "dropout must be 0 to below 1, but 1.0 was given"),

@@ -125,12 +125,14 @@ def test_settings_are_changed_from_the_command_line(tmp_path: Path) -> None:
         "area=null",
         'samples.prompts=["a, b"]',
         "listing='a.csv'",
+        "trainer.method_arguments={ d_coef = 2.0 }",
     ]
     made = load_config("lora", changes)
     assert isinstance(made, FinetuneConfig)
     assert (made.model, made.data, made.trainer.steps, made.strides) == ("512", "my clips=all", 7, (2, 3))
     assert (made.target, made.checkpointing, made.min_snr, made.area) == ("temporal", False, 5, None)
     assert (made.samples.prompts, made.listing) == (("a, b",), "a.csv")
+    assert made.trainer.method_arguments == {"d_coef": 2.0}
     # What is not changed is that of the file.
     assert (made.trainer.accumulate, made.samples.every) == (4, 500)
 

@@ -14,6 +14,7 @@ from training_clips import write_movie, write_rows
 from dynamicrafter.errors import UsageError
 from dynamicrafter.model.variants import SMALL, V256
 from dynamicrafter.pipeline import Model
+from dynamicrafter.training import finetune as finetuning
 from dynamicrafter.training.config import DataConfig, FinetuneConfig, config_from
 from dynamicrafter.training.data import ClipPiece, Row, read_list, read_piece
 from dynamicrafter.training.encoding import encode_items, load_item
@@ -66,7 +67,9 @@ def test_clips_without_any_caption_are_told(tmp_path: Path) -> None:
         read_list(tmp_path)
 
 
-def test_several_folders_with_repeats(small_model: Model, clip_folder: Callable, tmp_path: Path) -> None:
+def test_several_folders_with_repeats(
+    small_model: Model, clip_folder: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = clip_folder(2, name="one"), clip_folder(3, name="other")
     write_rows(other / "some.csv", ["path", "caption"], [["1.mp4", "x"], ["2.mp4", "y"]])
     sets = (DataConfig(str(one)), DataConfig(str(other), str(other / "some.csv"), repeats=3))
@@ -75,10 +78,15 @@ def test_several_folders_with_repeats(small_model: Model, clip_folder: Callable,
     items = encode_items(small_model, rows, config(sets))
     assert [item.clip.parents[2].name for item in items] == ["one"] * 2 + ["other"] * 6
     assert len(set(items)) == 4
-    drawn = item_draw(small_model, items, config(sets, batch=200, drop=0.0))(seeded())["text"]
+    read: list[Path] = []
+    monkeypatch.setattr(finetuning, "load_item", lambda *files: read.append(files[0]) or load_item(*files))
+    draw = item_draw(small_model, items, config(sets, batch=200, drop=0.0))
+    assert len(read) == len(set(read)) == 4
+    drawn = draw(seeded())["text"]
     share = torch.stack([(drawn == load_item(*items[2]).text).flatten(1).all(1)]).float().mean()
     assert float(share) == pytest.approx(3 / 8, abs=0.1)
-    finetune(small_model, config(sets, held_out=1), tmp_path / "run")
+    again = DataConfig(str(one / ".." / "one"))
+    finetune(small_model, config((again, *sets), held_out=1), tmp_path / "run")
     assert len(list((other / "cache" / "clips").glob("*.pt"))) == 2
 
 

@@ -64,6 +64,38 @@ def test_training_lowers_the_loss(tmp_path: Path, method) -> None:
     assert heard[-1].step == 150
 
 
+def test_random_numbers_of_the_network_depend_on_seed_step_and_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of dropout, for example, which come from the global generators."""
+    drawn: list[float] = []
+
+    class Noisy(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            # A batch is drawn with the seed of its own step, so must not have the same numbers.
+            drawn.append(float(torch.randn(8, 16)[0, 0]))
+            assert drawn[-1] != float(x[0, 0])
+            return super().forward(x)
+
+    def run(name: str, steps: int = 3, **choices: int) -> list[float]:
+        drawn.clear()
+        torch.manual_seed(len(name))
+        config = replace(CONFIG, steps=steps, accumulate=2, save_every=12, **choices)
+        Trainer(Noisy(), draw, config, tmp_path / name).run()
+        # The last one is that of the check before saving.
+        return drawn[:-1]
+
+    first = run("a")
+    assert len(set(first)) == 6
+    assert run("other") == first
+    assert run("parts", 1) + run("parts", 3) == first
+    assert not set(run("seed", seed=1)) & set(first)
+    import accelerate
+
+    monkeypatch.setattr(accelerate.Accelerator, "process_index", 1)
+    assert not set(run("process")) & set(first)
+
+
 @pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, method) -> None:
     config = replace(CONFIG, method=method, accumulate=2)
@@ -334,6 +366,11 @@ def test_learning_rates() -> None:
 def test_seeds_differ_for_step_batch_and_process() -> None:
     seeds = {step_seed(1, s, m, p) for s in range(50) for m in range(3) for p in range(4)}
     assert len(seeds) == 600
+    # A generator on the CPU uses 32 bits of its seed.
+    low = {step_seed(seed, step) % 2**32 for seed in range(3) for step in range(5000)}
+    assert len(low) == 15_000
+    first, later = (torch.rand(2, generator=torch.Generator().manual_seed(step_seed(0, s))) for s in (1, 1025))
+    assert not torch.equal(first, later)
 
 
 def test_orthogonal_steps_keep_directions_and_even_out_strengths() -> None:
