@@ -80,6 +80,9 @@ def draw(person: Person, height: int, width: int, hands: bool = True, face: bool
 
 
 def _hand(canvas: Canvas, points: Sequence[Pixel | None]) -> None:
+    """Fingers and points of one hand, or nothing if its 21 points are not known."""
+    if not points:
+        return
     for i, (first, second) in enumerate(_FINGERS):
         a, b = points[first], points[second]
         if a is not None and b is not None and min(*a, *b) >= 1:

@@ -89,6 +89,15 @@ def kind_of(file: WeightsFile) -> str | None:
     return next((kind for kind, sign in _SIGNS if sign in file.entries), None)
 
 
+def holds_person(path: Path | str) -> bool:
+    """Whether a file holds all of a model, or a folder the reference network and others of the original's files."""
+    place = Path(path)
+    if place.is_dir():
+        kinds = _sorted(place)
+        return "all" in kinds or {"reference", "pose_guider"} <= kinds.keys()
+    return kind_of(open_weights(place)) == "all"
+
+
 def build_person_network(config: PersonConfig, part: Part, operations: Operations) -> nn.Module:
     """Build one network with the layers, dtype and device of ``operations``, and their initial weights."""
     if part == "reference":

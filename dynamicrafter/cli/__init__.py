@@ -96,6 +96,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
+    if command == "person":
+        from . import person
+
+        return person.run(arguments, written)
     if command == "train":
         from . import learning
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from ..animate_anyone.weights import convert_person, holds_person
 from ..api import BUILT_IN, RANDOM, find_model
 from ..model.variants import TINY, VARIANTS
 from ..weights.catalogue import Release, find, with_requirements
@@ -122,15 +123,23 @@ def _print_report(report: Inspection) -> None:
 def _convert(given: Namespace) -> dict[str, Any]:
     dtype = None if given.dtype == "keep" else cast(torch.dtype, getattr(torch, given.dtype))
     with Bars(given.target.name, hidden=given.quiet or given.json) as bars:
-        variant = convert(
-            given.source,
-            given.target,
-            dtype=dtype,
-            prune=given.prune,
-            variant=given.variant,
-            progress=lambda done, total: bars.transfer("converting", done, total),
-        )
+
+        def progress(done: int, total: int) -> None:
+            bars.transfer("converting", done, total)
+
+        if holds_person(given.source):
+            convert_person(given.source, given.target, dtype=dtype, progress=progress)
+            name = "AnimateAnyone"
+        else:
+            name = convert(
+                given.source,
+                given.target,
+                dtype=dtype,
+                prune=given.prune,
+                variant=given.variant,
+                progress=progress,
+            ).name
     size = given.target.stat().st_size
     if not given.json:
-        print(f"{given.target}: {variant.name}, {size / 1e9:.2f} GB")
-    return {"path": str(given.target), "variant": variant.name, "bytes": size}
+        print(f"{given.target}: {name}, {size / 1e9:.2f} GB")
+    return {"path": str(given.target), "variant": name, "bytes": size}

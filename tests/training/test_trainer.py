@@ -369,7 +369,9 @@ def test_seeds_differ_for_step_batch_and_process() -> None:
     # A generator on the CPU uses 32 bits of its seed.
     low = {step_seed(seed, step) % 2**32 for seed in range(3) for step in range(5000)}
     assert len(low) == 15_000
-    first, later = (torch.rand(2, generator=torch.Generator().manual_seed(step_seed(0, s))) for s in (1, 1025))
+    first, later = (
+        torch.rand(2, generator=torch.Generator().manual_seed(step_seed(0, s))) for s in (1, 1025)
+    )
     assert not torch.equal(first, later)
 
 
