@@ -16,11 +16,12 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "toy jobs"),
+    "command": ("__main__ cli", "toy jobs person"),
     "jobs": ("jobs", "shots"),
     "toy": ("toy", "training evaluation"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "shots"),
+    "person": ("animate_anyone", "weights pipeline media"),
     "shots": ("shots records forecast", "api"),
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
@@ -44,6 +45,8 @@ ORDER = {
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "media": "lists provenance pictures video",
+    "animate_anyone": "config keypoints pose_files alignment drawing windows layout layers attention pose_guider "
+    "embedder unet pipeline weights api",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",

@@ -108,6 +108,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import exporting
 
         return exporting.run(arguments)
+    if command == "person":
+        from . import person
+
+        return person.run(arguments, written)
     if command == "train":
         from . import learning
 

@@ -113,6 +113,15 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     _pictures(loop)
     _clip_options(loop)
 
+    moved = _command(
+        commands,
+        "person",
+        "move the person in an image by a clip of poses (AnimateAnyone)",
+        "person dancer.png --poses dance.json --model person.safetensors",
+        "person dancer.png --poses walk.mp4 --model AnimateAnyone/ --frames 24 -o walk.webm",
+    )
+    _person_options(moved)
+
     again = _command(
         commands,
         "again",
@@ -329,7 +338,19 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "--comfyui", type=_path, metavar="FOLDER", help="ComfyUI's models folder, to check its files as well"
     )
     # Last, below the options that differ.
-    for command in (animate, interpolate, loop, again, batch, models, download, inspect, convert, export):
+    for command in (
+        animate,
+        interpolate,
+        loop,
+        moved,
+        again,
+        batch,
+        models,
+        download,
+        inspect,
+        convert,
+        export,
+    ):
         _general_options(command)
     for command in (compare, train, toys, toy, folder, videos, config, completion, doctor):
         _general_options(command)
@@ -565,6 +586,110 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--queue", type=int, default=2, metavar="N", help="jobs queued at each server (default: %(default)s)"
     )
+
+
+def _person_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("picture", type=_name, metavar="PICTURE", help="image of the person")
+    poses = parser.add_argument_group("poses")
+    poses.add_argument(
+        "--poses",
+        type=_name,
+        required=True,
+        metavar="CLIP|JSON",
+        help="clip or folder of drawn poses, or keypoints of OpenPose or mmpose as JSON",
+    )
+    poses.add_argument(
+        "--first", type=_count, default=0, metavar="N", help="number of poses to skip (default: 0)"
+    )
+    poses.add_argument(
+        "--every", type=_positive, default=1, metavar="N", help="use every n-th pose (default: 1)"
+    )
+    poses.add_argument(
+        "--frames", type=_positive, metavar="N", help="number of frames (default: all poses, 2000 at most)"
+    )
+    poses.add_argument(
+        "--fit-to",
+        type=_path,
+        metavar="JSON",
+        help="keypoints of the person in PICTURE, whose size and place those of the clip get",
+    )
+    poses.add_argument(
+        "--smooth",
+        type=_positive,
+        metavar="N",
+        help="fill gaps of up to 5 frames, and average keypoints over N frames, an odd number",
+    )
+    poses.add_argument("--no-hands", dest="hands", action="store_false", help="do not draw hands")
+    poses.add_argument("--no-face", dest="face", action="store_false", help="do not draw the face")
+    shape = parser.add_argument_group("size")
+    shape.add_argument(
+        "--size",
+        type=_size,
+        default=(512, 768),
+        metavar="WxH",
+        help="image and poses are stretched to it; multiples of 8 (default: 512x768)",
+    )
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
+    sampling.add_argument("--cfg", type=float, default=3.5, help="guidance scale, 1 for none (default: 3.5)")
+    sampling.add_argument(
+        "--eta", type=float, default=0.0, help="noise added at each step, 0 to 1 (default: 0)"
+    )
+    sampling.add_argument("--seed", type=int, default=42, help="(default: 42)")
+    sampling.add_argument(
+        "--window", type=int, default=24, help="frames seen together, 2 to 32 (default: 24)"
+    )
+    sampling.add_argument("--overlap", type=int, default=4, help="frames shared by two windows (default: 4)")
+    sampling.add_argument(
+        "--exact",
+        action="store_true",
+        help="windows as the original's, which wrap around to the first frames",
+    )
+    sampling.add_argument(
+        "--noise-dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="precision of the noise; float16 repeats seeds of clips made by the original (default: float32)",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        type=_path,
+        required=True,
+        metavar="FILE|FOLDER",
+        help="folder with the original's files, or one file made of them by 'dynamicrafter convert'",
+    )
+    _device_option(model)
+    _dtype_option(model)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o",
+        "--output",
+        type=_name,
+        metavar="PATH",
+        help=".mp4, .webm, .gif, .webp or a folder for PNGs (default: PICTURE-person.mp4 in the current folder)",
+    )
+    output.add_argument("--fps", type=float, default=24.0, help="frames per second (default: 24)")
+    output.add_argument("--side-by-side", action="store_true", help="image, pose and result in one clip")
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and print what would be generated, without the model",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
 
 
 def _happening_options(picture: Any, seeds: list[int], seed_help: str) -> None:

@@ -18,7 +18,7 @@ from ..jobs.ledger import JobRecord, clip_folder, only_run
 from ..jobs.lines import Job, ModelChoice, Shard, local_variant, named_variant, read_jobs
 from ..jobs.pool import Worker
 from ..jobs.ray_cluster import leave_ray, ray_workers
-from ..jobs.run import Outcome, run_jobs, unfinished
+from ..jobs.run import BatchOutcome, run_jobs, unfinished
 from ..jobs.servers import check_sendable, server_workers
 from ..jobs.workers import local_workers
 from ..model.variants import TINY, Variant
@@ -117,7 +117,7 @@ def _workers(missing: Sequence[Job], given: Namespace) -> list[Worker]:
 
 def _work(
     jobs: Sequence[Job], missing: Sequence[Job], folder: Path, given: Namespace, written: list[str]
-) -> Outcome:
+) -> BatchOutcome:
     ended: list[JobRecord] = []
 
     def finished(record: JobRecord) -> None:
@@ -149,7 +149,7 @@ def _work(
 
 
 def _told(
-    outcome: Outcome, folder: Path, notes: list[str], seconds: float, given: Namespace
+    outcome: BatchOutcome, folder: Path, notes: list[str], seconds: float, given: Namespace
 ) -> dict[str, Any]:
     """Print and return the summary."""
     records, failed = outcome.records, outcome.failed
@@ -188,7 +188,7 @@ def _table(records: Sequence[JobRecord], folder: Path) -> list[str]:
     ]
 
 
-def _totals(done: Sequence[JobRecord], outcome: Outcome, seconds: float) -> str:
+def _totals(done: Sequence[JobRecord], outcome: BatchOutcome, seconds: float) -> str:
     each = [record.seconds for record in done]
     spread = (
         f", {min(each):.1f} to {max(each):.1f} s a clip, median {statistics.median(each):.1f}" if each else ""

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from ..animate_anyone.weights import convert_person, holds_person
 from ..api import BUILT_IN, RANDOM, find_model
+from ..errors import UsageError
 from ..model.configs import QUANTISED
 from ..model.variants import TINY, VARIANTS
 from ..weights.catalogue import Release, find, with_requirements
@@ -127,15 +129,27 @@ def _convert(given: Namespace) -> dict[str, Any]:
     if dtype not in (None, *QUANTISED):
         dtype = getattr(torch, dtype)
     with Bars(given.target.name, hidden=given.quiet or given.json) as bars:
-        variant = convert(
-            given.source,
-            given.target,
-            dtype=dtype,
-            prune=given.prune,
-            variant=given.variant,
-            progress=lambda done, total: bars.transfer("converting", done, total),
-        )
+
+        def progress(done: int, total: int) -> None:
+            bars.transfer("converting", done, total)
+
+        if holds_person(given.source):
+            if isinstance(dtype, str):
+                raise UsageError(
+                    f"AnimateAnyone cannot be stored in {dtype}; use fp32, bf16, fp16 or fp8_e4m3fn"
+                )
+            convert_person(given.source, given.target, dtype=dtype, progress=progress)
+            name = "AnimateAnyone"
+        else:
+            name = convert(
+                given.source,
+                given.target,
+                dtype=dtype,
+                prune=given.prune,
+                variant=given.variant,
+                progress=progress,
+            ).name
     size = given.target.stat().st_size
     if not given.json:
-        print(f"{given.target}: {variant.name}, {size / 1e9:.2f} GB")
-    return {"path": str(given.target), "variant": variant.name, "bytes": size}
+        print(f"{given.target}: {name}, {size / 1e9:.2f} GB")
+    return {"path": str(given.target), "variant": name, "bytes": size}

@@ -67,7 +67,7 @@ class DdimConstants:
     alphas: Tensor
     """abar at each step."""
     alphas_prev: Tensor
-    """abar at the step's target; the last executed step ends at abar[0], not at 1."""
+    """abar at the step's target; DynamiCrafter's last executed step ends at abar[0], not at 1."""
     sigmas: Tensor
     """Standard deviation of the noise added at the step."""
     rescale: Tensor
@@ -78,7 +78,8 @@ def ddim_constants(plan: Plan) -> DdimConstants:
     """Constants for DDIM (arXiv 2010.02502, equation 16) from the float32 abar, as in the original."""
     schedule, chosen = plan.schedule, plan.timesteps
     alphas = schedule.alphas_cumprod[chosen]
-    alphas_prev = torch.cat([schedule.alphas_cumprod[:1], alphas[:-1]]).double()
+    # Index -1, the clean latents, has nothing but signal.
+    alphas_prev = torch.cat([schedule.alphas_cumprod, torch.ones(1)])[plan.targets].double()
     sigmas = plan.eta * ((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev)).sqrt()
     rescale = torch.ones(len(chosen))
     if schedule.scale is not None:

@@ -30,9 +30,15 @@ class Schedule:
 
 
 def make_schedule(config: DiffusionConfig) -> Schedule:
-    """The schedule of a variant; computed in float64 and stored as float32, bit-identical to the original's."""
-    roots = torch.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, TRAIN_STEPS, dtype=torch.float64)
-    betas = roots**2
+    """The schedule of a variant, bit-identical to the original's.
+
+    It is stored as float32, and computed in float64, except for evenly spaced betas.
+    """
+    if config.betas == "linear":
+        betas = torch.linspace(_FIRST_BETA, _LAST_BETA, TRAIN_STEPS, dtype=torch.float32)
+    else:
+        roots = torch.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, TRAIN_STEPS, dtype=torch.float64)
+        betas = roots**2
     if config.zero_snr:
         betas = _zero_snr(betas)
     alphas_cumprod = torch.cumprod(1 - betas, dim=0)
@@ -94,8 +100,20 @@ class Plan:
     """Ascending; samplers visit them from the last to the first."""
     eta: float
     """0 (deterministic steps) to 1 (as much added noise as DDPM)."""
+    targets: list[int]
+    """The timestep at which each step ends; -1 for clean latents."""
 
 
 def make_plan(schedule: Schedule, spacing: Spacing, steps: int, eta: float) -> Plan:
-    """A plan for about ``steps`` denoising steps, see :func:`timesteps`."""
-    return Plan(schedule, timesteps(spacing, steps), eta)
+    """A plan for about ``steps`` steps, see :func:`timesteps`; each ends where the next begins, the last at 0."""
+    chosen = timesteps(spacing, steps)
+    return Plan(schedule, chosen, eta, [0, *chosen[:-1]])
+
+
+def make_strided_plan(schedule: Schedule, steps: int, eta: float) -> Plan:
+    """A plan of AnimateAnyone: each step ends ``1000 // steps`` before its timestep, not where the next begins.
+
+    The last one ends at clean latents, or at timestep 0 if 1000 is not a multiple of ``steps``.
+    """
+    chosen = timesteps("uniform_trailing", steps)
+    return Plan(schedule, chosen, eta, [max(-1, t - TRAIN_STEPS // steps) for t in chosen])

@@ -25,7 +25,7 @@ any exception it raises stops the run within a step."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchOutcome:
     """How a run ended."""
 
     records: tuple[JobRecord, ...]
@@ -53,7 +53,7 @@ def batch(
     workers: int = 1,
     shard: tuple[int, int] = (1, 1),
     progress: BatchProgress | None = None,
-) -> Outcome:
+) -> BatchOutcome:
     """Generate the jobs of the file ``listing`` that are not finished yet, with their clips and records in ``folder``.
 
     ``model`` is that of jobs that name none. Each of ``devices`` has as many ``workers``; if there are several in all,
@@ -80,7 +80,7 @@ def run_jobs(
     progress: BatchProgress | None = None,
     finished: Callable[[JobRecord], None] | None = None,
     say: Callable[[DynamiCrafterError], str] = str,
-) -> Outcome:
+) -> BatchOutcome:
     """Generate the jobs of :func:`~dynamicrafter.jobs.lines.read_jobs` that are not finished yet.
 
     ``folder`` is one of :func:`~dynamicrafter.jobs.ledger.clip_folder`, and nobody else writes to it meanwhile. A job
@@ -124,7 +124,7 @@ def run_jobs(
     if ready:
         gone = work_off(ready, workers, keep, ended, glance, lambda job: evaluations(job.settings))
     records = {**done, **made}
-    return Outcome(
+    return BatchOutcome(
         tuple(records[job.line] for job in jobs if job.line in records),
         len(done),
         len(jobs) - len(records),

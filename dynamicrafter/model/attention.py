@@ -29,9 +29,12 @@ class SelfAttention(nn.Module):
         self.to_v = ops.Linear(channels, channels, bias=False, **operations.factory)
         self.to_out = nn.ModuleList([ops.Linear(channels, channels, **operations.factory)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[b, n, c]`` in and out."""
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+    def forward(self, x: Tensor, also: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """``[b, n, c]`` in and out; ``also`` are keys and values ``[b, m, c]`` to attend to besides its own."""
+        keys, values = self.to_k(x), self.to_v(x)
+        if also is not None:
+            keys, values = torch.cat([keys, also[0]], dim=1), torch.cat([values, also[1]], dim=1)
+        return self.to_out[0](self.attention(self.to_q(x), keys, values, self.heads))
 
 
 class CrossAttention(nn.Module):

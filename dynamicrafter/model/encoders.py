@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from .configs import TEXT_TOKENS, TextConfig, VisionConfig
 from .open_clip_modules import open_clip_module
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Pixel statistics of CLIP's training set."""
 
 
@@ -44,7 +44,7 @@ class _WithoutValues(TorchFunctionMode):
 
 
 @contextmanager
-def _creating(device: torch.device | str) -> Generator[None, None, None]:
+def creating_on(device: torch.device | str) -> Generator[None, None, None]:
     """Within the context, open_clip's constructors create parameters on ``device``."""
     place = torch.device(device)
     with place, _WithoutValues() if place.type == "meta" else nullcontext():
@@ -56,7 +56,7 @@ class CLIPTextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
-        with _creating(device):
+        with creating_on(device):
             tower = open_clip_module("transformer").TextTransformer(
                 context_length=TEXT_TOKENS,
                 vocab_size=config.vocabulary,
@@ -89,7 +89,7 @@ class CLIPImageEncoder(nn.Module):
 
     def __init__(self, config: VisionConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
-        with _creating(device):
+        with creating_on(device):
             tower = open_clip_module("transformer").VisionTransformer(
                 image_size=config.image_size,
                 patch_size=config.patch,
@@ -151,6 +151,6 @@ def clip_pixels(pictures: Tensor, size: int = 224) -> Tensor:
         pixels = resize(
             pictures.float(), (size, size), interpolation="bicubic", align_corners=True, antialias=True
         )
-    mean = torch.tensor(_MEAN, device=pixels.device)[:, None, None]
-    std = torch.tensor(_STD, device=pixels.device)[:, None, None]
+    mean = torch.tensor(CLIP_MEAN, device=pixels.device)[:, None, None]
+    std = torch.tensor(CLIP_STD, device=pixels.device)[:, None, None]
     return ((pixels + 1) / 2 - mean) / std

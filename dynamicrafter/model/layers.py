@@ -107,12 +107,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling followed by a convolution."""
+    """Nearest-neighbour doubling, or enlargement to a given size, followed by a convolution."""
 
     def __init__(self, channels: int, operations: Operations) -> None:
         super().__init__()
         self.conv = operations.layers.Conv2d(channels, channels, 3, padding=1, **operations.factory)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, h, w]`` to ``[n, c, 2 h, 2 w]``."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """``[n, c, h, w]`` to ``[n, c, 2 h, 2 w]``, or to the height and width in ``size``."""
+        if size is None:
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..model.configs import QUANTISED, Quantised
 from ..model.quantised import SCALE, STORED
 from ..model.variants import Variant
 from .formats.entries import Entry
-from .layout import PREFIXES, Place, locate
+from .layout import PREFIXES, UNUSED, Place, locate
 from .networks import TITLES, Component, described
 
 _PARTS = 3
@@ -34,11 +34,11 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Stock:
-    """The tensors of a variant's networks in a file."""
+    """The tensors of a model's networks in a file or in several."""
 
-    placed: Mapping[Component, Mapping[str, Place]]
+    placed: Mapping[str, Mapping[str, Place]]
     """By network, the tensors' names in the file and their places."""
-    missing: Mapping[Component, tuple[str, ...]]
+    missing: Mapping[str, tuple[str, ...]]
     """By network, released names of the missing tensors."""
     misfits: tuple[Misfit, ...]
     unexpected: tuple[str, ...]
@@ -47,7 +47,7 @@ class Stock:
     quantised: Quantised | None
     """How the layers of the denoising network are stored; None for plain weights."""
 
-    def holds(self, component: Component) -> bool:
+    def holds(self, component: str) -> bool:
         """Whether any tensor of a network is present."""
         return bool(self.placed[component])
 
@@ -55,41 +55,61 @@ class Stock:
 def take_stock(entries: Mapping[str, Entry], variant: Variant, components: Collection[Component]) -> Stock:
     """Compare a file's tensors with those of the named networks of a variant."""
     kind = stored_kind(entries)
-    wanted: dict[Component, dict[str, Entry]] = {
+
+    def place_of(key: str) -> Place | None:
+        place = locate(key)
+        return UNUSED if place is not None and _never_run(place, variant) else place
+
+    wanted = {
         component: {name: Entry(shape, dtype) for name, shape, dtype in described(variant, component, kind)}
         for component in components
     }
-    placed: dict[Component, dict[str, Place]] = {component: {} for component in components}
-    filled: dict[tuple[Component, str], set[int]] = {}
+    return account(entries, wanted, place_of, PREFIXES, kind)
+
+
+def account(
+    entries: Mapping[str, Entry],
+    wanted: Mapping[str, Mapping[str, Entry]],
+    place_of: Callable[[str], Place | None],
+    prefixes: Mapping[str, str],
+    kind: Quantised | None = None,
+) -> Stock:
+    """Compare tensors with those of ``wanted`` networks, by name; float32 stands for any floating dtype.
+
+    ``place_of`` tells a tensor's place from its name, and None of an unknown one. ``prefixes`` stand before the names
+    of missing tensors. ``kind`` is how layers are quantised.
+    """
+    placed: dict[str, dict[str, Place]] = {network: {} for network in wanted}
+    filled: dict[tuple[str, str], set[int]] = {}
     misfits: list[Misfit] = []
     unexpected: list[str] = []
     unused: list[str] = []
     for key, entry in entries.items():
-        place = locate(key)
+        place = place_of(key)
         if place is None:
             unexpected.append(key)
-        elif place.component is None or place.component not in wanted:
+            continue
+        network = place.component
+        if network is None or network not in wanted:
             unused.append(key)
-        elif _never_run(place, variant):
-            unused.append(key)
-        elif place.name not in wanted[place.component]:
+        elif place.name not in wanted[network]:
             unexpected.append(key)
         else:
-            taken = filled.setdefault((place.component, place.name), set())
+            taken = filled.setdefault((network, place.name), set())
             stretch = {place.part} if place.parts > 1 else set(range(_PARTS))
             if taken & stretch:
                 unexpected.append(key)
                 continue
             taken |= stretch
-            placed[place.component][key] = place
-            misfit = _compare(key, entry, wanted[place.component][place.name], place)
+            placed[network][key] = place
+            misfit = _compare(key, entry, wanted[network][place.name], place)
             if misfit is not None:
                 misfits.append(misfit)
-    missing: dict[Component, tuple[str, ...]] = {
-        component: tuple(
-            PREFIXES[component] + name for name in names if len(filled.get((component, name), ())) < _PARTS
+    missing: dict[str, tuple[str, ...]] = {
+        network: tuple(
+            prefixes[network] + name for name in names if len(filled.get((network, name), ())) < _PARTS
         )
-        for component, names in wanted.items()
+        for network, names in wanted.items()
     }
     return Stock(placed, missing, tuple(misfits), tuple(unexpected), tuple(unused), kind)
 
@@ -115,7 +135,8 @@ def _compare(key: str, entry: Entry, wanted: Entry, place: Place) -> Misfit | No
     shape = wanted.shape
     if place.parts > 1:
         shape = (shape[0] // place.parts, *shape[1:])
-    if entry.shape != shape:
+    # A linear layer over pixels is stored with or without the two sides of its kernel, which are 1.
+    if entry.shape not in (shape, shape[:2] if shape[2:] == (1, 1) else shape):
         return Misfit(key, str(list(entry.shape)), str(list(shape)))
     if wanted.dtype != torch.float32 and entry.dtype != wanted.dtype:
         return Misfit(key, f"stored as {_plain(entry)}", f"{_plain(wanted)}, like the other layers")
@@ -131,20 +152,26 @@ def _plain(entry: Entry) -> str:
 def require(stock: Stock, components: Iterable[Component], path: Path, variant: Variant) -> None:
     """Raise CheckpointError unless the file contains the named networks completely and no unknown tensors."""
     components = list(components)
-    missing = [name for component in components for name in stock.missing[component]]
-    problems: list[str] = []
-    if missing:
-        problems.append(f"{len(missing)} tensors are missing ({_first(missing)})")
-    if stock.misfits:
-        problems.append(f"{len(stock.misfits)} do not fit ({_first(map(str, stock.misfits))})")
-    if stock.unexpected:
-        problems.append(f"{len(stock.unexpected)} are unexpected ({_first(stock.unexpected)})")
-    if problems:
+    wrong = problems(stock, components)
+    if wrong:
         what = "" if "unet" in components else f"the {TITLES[components[0]]} of "
         cause, remedy = _cause(stock, components)
         raise CheckpointError(
-            f"{path} does not contain exactly {what}{variant.name}: {', '.join(problems)}; {cause}", remedy
+            f"{path} does not contain exactly {what}{variant.name}: {', '.join(wrong)}; {cause}", remedy
         )
+
+
+def problems(stock: Stock, networks: Iterable[str]) -> list[str]:
+    """What keeps the named networks from being loaded, and tensors that are unknown, as phrases with examples."""
+    found: list[str] = []
+    missing = [name for network in networks for name in stock.missing[network]]
+    if missing:
+        found.append(f"{len(missing)} tensors are missing ({_first(missing)})")
+    if stock.misfits:
+        found.append(f"{len(stock.misfits)} do not fit ({_first(map(str, stock.misfits))})")
+    if stock.unexpected:
+        found.append(f"{len(stock.unexpected)} are unexpected ({_first(stock.unexpected)})")
+    return found
 
 
 def _cause(stock: Stock, components: list[Component]) -> tuple[str, Remedy | None]:

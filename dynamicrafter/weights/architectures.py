@@ -64,7 +64,18 @@ _KNOWN: tuple[tuple[str, Callable[[_Entries], bool]], ...] = (
         "Stable Video Diffusion",
         _any(r"(diffusion_model\..*time_stack|time_mixer\.|temporal_transformer_blocks\.)"),
     ),
-    ("an AnimateDiff motion module", _any(r"motion_modules\.")),
+    ("a complete AnimateAnyone model", _any(r"^reference_unet\.conv_in\.")),
+    ("a motion module of AnimateDiff or AnimateAnyone", _any(r"motion_modules\.")),
+    (
+        "the reference network of AnimateAnyone",
+        lambda entries: (
+            "up_blocks.1.attentions.0.proj_in.weight" in entries and "conv_norm_out.weight" not in entries
+        ),
+    ),
+    (
+        "the pose guider of AnimateAnyone",
+        lambda entries: "blocks.0.weight" in entries and "conv_in.weight" in entries,
+    ),
     ("a ControlNet", _any(r"(^|\.)(control_model|controlnet_cond_embedding|zero_convs)\.")),
     ("a Flux model", _any(r"double_blocks\.\d+\.")),
     ("Stable Diffusion 3", _any(r"joint_blocks\.\d+\.")),
@@ -72,6 +83,12 @@ _KNOWN: tuple[tuple[str, Callable[[_Entries], bool]], ...] = (
     ("Stable Diffusion XL", _any(r"conditioner\.embedders\.1\.")),
     ("Stable Diffusion 1.5", _context(768)),
     ("Stable Diffusion 2.1", _context(1024)),
+    (
+        "a Stable Diffusion network with diffusers' tensor names, such as the denoising network of AnimateAnyone",
+        lambda entries: (
+            "conv_norm_out.weight" in entries and "down_blocks.0.resnets.0.norm1.weight" in entries
+        ),
+    ),
     (
         "a network with diffusers' tensor names instead of those of the released checkpoints",
         _any(r"^(down|mid|up)_blocks?\."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,11 +48,8 @@ def convert(
     does not end in ``.safetensors``, and CheckpointError as loading does or if there is not enough disk space.
     """
     target = Path(target)
-    if target.suffix != ".safetensors":
-        raise UsageError(f"{target} must end in .safetensors, the only output format")
     file = open_weights(source)
-    if target.exists() and any(target.samefile(part) for part in file.files):
-        raise UsageError(f"{target} is also the input file; choose another output name")
+    check_conversion(target, file.files)
     chosen = choose(detect(file), variant, file)
     stock = _stock(file, chosen, prune)
     names = _names(stock, keep_unused=not prune)
@@ -62,11 +59,19 @@ def convert(
         scales = [name for name in expected(chosen, "unet", "int8") if name.endswith(SCALE)]
         layers = {PREFIXES["unet"] + name.removesuffix("_scale"): wanted for name in scales}
     entries = _entries(file, names, stock, dtype, layers)
-    pieces = _cast(file, names, entries, layers, progress)
+    pieces = cast_pieces(file, names, entries, layers, progress)
     metadata = variant_metadata(chosen) | preview_metadata(preview_of(file))
     with single_thread():
         write_safetensors(target, entries, pieces, metadata)
     return chosen
+
+
+def check_conversion(target: Path, sources: Sequence[Path]) -> None:
+    """Raise UsageError if ``target`` does not end in ``.safetensors`` or is one of the files that are read."""
+    if target.suffix != ".safetensors":
+        raise UsageError(f"{target} must end in .safetensors, the only output format")
+    if target.exists() and any(target.samefile(part) for part in sources):
+        raise UsageError(f"{target} is also the input file; choose another output name")
 
 
 def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
@@ -111,17 +116,18 @@ def _entries(
             elif name in layers:
                 entries[name] = Entry(entry.shape, plain or torch.float32)
         else:
-            entries[name] = Entry(entry.shape, _stored(entry, None if key in stock.unused else plain))
+            entries[name] = Entry(entry.shape, stored_dtype(entry, None if key in stock.unused else plain))
     return entries
 
 
-def _stored(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+def stored_dtype(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+    """The precision to store a tensor in if ``dtype`` is asked for; its own if None."""
     if dtype is None or not entry.dtype.is_floating_point:
         return entry.dtype
     return torch.bfloat16 if dtype.itemsize == 1 and len(entry.shape) < 2 else dtype
 
 
-def _cast(
+def cast_pieces(
     file: WeightsFile,
     names: Mapping[str, str],
     entries: Mapping[str, Entry],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .networks import Component
 
-PREFIXES: dict[Component, str] = {
+PREFIXES: Mapping[str, str] = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
     "resampler": "image_proj_model.",
@@ -21,7 +22,7 @@ PREFIXES: dict[Component, str] = {
 class Place:
     """The place of a file's tensor in a network."""
 
-    component: Component | None
+    component: str | None
     """None for tensors that are known but never used."""
     name: str = ""
     """Name in the network."""
@@ -124,11 +125,11 @@ def locate(key: str) -> Place | None:
         return UNUSED
     for prefix in _CLIP_PREFIXES:
         if key.startswith(prefix):
-            return _locate_clip(key.removeprefix(prefix))
-    return _locate_clip(key)
+            return locate_clip(key.removeprefix(prefix))
+    return locate_clip(key)
 
 
-def _locate_clip(key: str) -> Place | None:
+def locate_clip(key: str) -> Place | None:
     """The place of a tensor with one of CLIP's own names."""
     if _UNUSED_CLIP.fullmatch(key):
         return UNUSED

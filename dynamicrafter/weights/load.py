@@ -120,11 +120,11 @@ def load_components(
             network = build(chosen, component, as_stored).train(False)
             if component == "unet" and stored is None and wanted is not None:
                 complete = _quantising(network, part.stock, wanted)
-            _allocate(network, device)
+            allocate(network, device)
             networks[component] = network
             stretches.update(targets(network, part.stock.placed[component]))
         found.append((part.file, stretches))
-    _copy(found, complete, progress)
+    copy_all(found, complete, progress)
     if stored is not None and stored != wanted:
         _keep_otherwise(networks["unet"], wanted, dtype)
     return Components(
@@ -173,7 +173,7 @@ def _keep_otherwise(network: nn.Module, kind: Quantised | None, dtype: torch.dty
                 layer.store(layer.widened(torch.float32), kind)
 
 
-def _allocate(network: nn.Module, device: torch.device | str) -> None:
+def allocate(network: nn.Module, device: torch.device | str) -> None:
     """Allocate uninitialised memory for every parameter of a network built on the meta device."""
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -182,11 +182,15 @@ def _allocate(network: nn.Module, device: torch.device | str) -> None:
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
-def _copy(
+def copy_all(
     found: list[tuple[WeightsFile, dict[str, Tensor]]],
     complete: Mapping[str, Callable[[], object]],
     progress: ByteProgress | None,
 ) -> None:
+    """Copy the tensors of files to flat slices of parameters, by name in the file; each is read once.
+
+    ``complete`` says what to do when one of them is there.
+    """
     total = sum(file.entries[key].nbytes for file, stretches in found for key in stretches)
     done = 0
     with single_thread():

@@ -21,7 +21,7 @@ from dynamicrafter.errors import Cancelled, UsageError
 from dynamicrafter.jobs import servers
 from dynamicrafter.jobs.ledger import clip_folder
 from dynamicrafter.jobs.lines import Job, ModelChoice, named_variant, read_jobs
-from dynamicrafter.jobs.run import Outcome, run_jobs
+from dynamicrafter.jobs.run import BatchOutcome, run_jobs
 from dynamicrafter.jobs.servers import check_sendable, server_workers
 from dynamicrafter.media.video import read_frames, read_metadata
 
@@ -130,7 +130,7 @@ def read(tmp_path: Path, pictures: dict[str, Path]) -> Callable[..., list[Job]]:
     return jobs
 
 
-def ran(jobs: list[Job], folder: Path, *urls: str, depth: int = 1, **how: Any) -> Outcome:
+def ran(jobs: list[Job], folder: Path, *urls: str, depth: int = 1, **how: Any) -> BatchOutcome:
     return run_jobs(jobs, folder / "out", server_workers(urls, depth, jobs), **how)
 
 

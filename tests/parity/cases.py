@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from comparison import EXACT, Comparison, Comparisons
 from einops import rearrange
 from golden import Golden
 from torch import Tensor, nn
@@ -48,21 +49,8 @@ MODULE = 5e-6
 """A module's tolerance; wrong norm epsilons show from 6e-6 on."""
 LOOP = 5e-5
 """A sampling loop's or a whole pipeline's tolerance."""
-EXACT = 0.0
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One tensor of a golden: our value, theirs and the largest relative error allowed."""
-
-    name: str
-    ours: Tensor
-    theirs: Tensor
-    tolerance: float | None
-    """None where the error is only reported (reduced precision)."""
-
-
-Comparisons = Iterator[Comparison]
 Network = TypeVar("Network", bound=nn.Module)
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from cases import KINDS
 from golden import read_golden, relative_error
+from person_cases import PERSON_KINDS
+
+EVERY = {**KINDS, **PERSON_KINDS}
 
 
 def test_golden(sidecar: Path, report: list[str]) -> None:
     case = read_golden(sidecar)
-    repeat = next((run for kind, run in KINDS.items() if case.info["what"].startswith(kind)), None)
+    repeat = next((run for kind, run in EVERY.items() if case.info["what"].startswith(kind)), None)
     assert repeat is not None, f"{sidecar.name} is of an unknown kind: {case.info['what']}"
     failed: list[str] = []
     largest = 0.0

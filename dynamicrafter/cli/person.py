@@ -1,0 +1,148 @@
+"""The command that moves a person by poses."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..animate_anyone.alignment import filled, fit_to, fitted, smoothed
+from ..animate_anyone.api import MOST_FRAMES, PersonSettings, person
+from ..animate_anyone.drawing import draw
+from ..animate_anyone.keypoints import Person
+from ..animate_anyone.pose_files import poses_of_json
+from ..animate_anyone.weights import load_person
+from ..api import pick_device, pick_dtype
+from ..bounded_json import parse_json
+from ..errors import PictureError, UsageError
+from ..media.pictures import read_picture
+from ..media.video import check_clip_path, read_frames, write_clip
+from .plan import size_text
+from .progress import Bars
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LARGEST_JSON = 200_000_000
+"""Bytes; 20,000 frames of a whole body take 80 MB."""
+
+
+def run(given: Namespace, written: list[str]) -> object:
+    """Run the command and return what ``--json`` prints."""
+    from PIL import Image
+
+    width, height = given.size
+    settings = PersonSettings(
+        width=width,
+        height=height,
+        steps=given.steps,
+        cfg=given.cfg,
+        eta=given.eta,
+        seed=given.seed,
+        window=given.window,
+        overlap=given.overlap,
+        exact=given.exact,
+        noise_dtype=given.noise_dtype,
+    )
+    device = pick_device(given.device)
+    dtype = pick_dtype(given.dtype, device)
+    shown = read_picture(given.picture)
+    poses = _poses(given, width, height)
+    target = check_clip_path(given.output or f"{Path(given.picture).stem}-person.mp4")
+    result: dict[str, Any] = {
+        "output": str(target),
+        "frames": len(poses),
+        "fps": given.fps,
+        "settings": asdict(settings),
+    }
+    size = size_text(width, height, len(poses), given.fps)
+    if given.dry_run:
+        windows = len(settings.windows(len(poses)))
+        if not given.json:
+            print(f"{target}: {size}, seed {settings.seed}, {windows} windows a step")
+        return result
+    with Bars(str(given.model), hidden=given.quiet or given.json) as bars:
+        model = load_person(given.model, device=device, dtype=dtype, progress=bars.loading)
+        started = time.monotonic()
+        frames = person(
+            model,
+            Image.fromarray(shown.pixels.numpy()),
+            poses,
+            settings,
+            progress=lambda stage, done, total: bars.clip(target.name, stage, done, total),
+        )
+        if given.side_by_side:
+            frames = _side_by_side(shown.pixels, poses, frames)
+    write_clip(frames, target, given.fps, {"person": asdict(settings)})
+    written.append(str(target))
+    result["seconds"] = round(time.monotonic() - started, 3)
+    if not given.json:
+        print(f"{target}: {size}, seed {settings.seed}, {result['seconds']:.1f} s")
+    return result
+
+
+def _poses(given: Namespace, width: int, height: int) -> list[Image]:
+    """Drawn poses: those of a clip or a folder as they are, or keypoints."""
+    from PIL import Image
+
+    source = Path(given.poses)
+    if source.suffix.lower() == ".json":
+        people = _chosen(_keypoints(source), given)
+        if given.fit_to is not None:
+            reference = _keypoints(given.fit_to)[0]
+            try:
+                people = fitted(people, fit_to(reference, people, width / height))
+            except ValueError as problem:
+                raise PictureError(str(problem)) from problem
+        if given.smooth:
+            people = smoothed(filled(people), given.smooth)
+        drawn = (draw(one, height, width, hands=given.hands, face=given.face) for one in people)
+        return [Image.fromarray(pixels) for pixels in drawn]
+    for option, value in (("--fit-to", given.fit_to), ("--smooth", given.smooth)):
+        if value:
+            raise UsageError(f"{option} needs keypoints, but {source} holds drawings; use a JSON file")
+    return [Image.fromarray(frame.numpy()) for frame in _chosen(list(read_frames(source)), given)]
+
+
+def _keypoints(path: Path) -> list[Person]:
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise PictureError(f"{path} has more than {_LARGEST_JSON // 10**6} MB; split it")
+        values = parse_json(path.read_bytes())
+    except OSError as problem:
+        raise PictureError(
+            f"{path} cannot be read ({problem.strerror or problem}); check the path"
+        ) from problem
+    except ValueError as problem:
+        raise PictureError(
+            f"{path} is not JSON ({problem}); use keypoints as OpenPose writes them"
+        ) from problem
+    return poses_of_json(values, str(path))
+
+
+def _chosen(poses: list[Any], given: Namespace) -> list[Any]:
+    """Every n-th pose from a first one on, as many as are asked for."""
+    kept = poses[given.first :: given.every][: given.frames or MOST_FRAMES]
+    if len(kept) < (given.frames or 1):
+        raise UsageError(
+            f"{given.poses} gives {len(kept)} poses of the {given.frames or 1} that are asked for; "
+            "ask for fewer --frames, or choose with --first and --every"
+        )
+    return kept
+
+
+def _side_by_side(picture: torch.Tensor, poses: list[Image], frames: torch.Tensor) -> torch.Tensor:
+    """Reference, pose and result in one clip."""
+    import numpy as np
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    reference = torch.as_tensor(np.array(Image.fromarray(picture.numpy()).resize((width, height))))
+    drawn = torch.stack(
+        [torch.as_tensor(np.array(pose.convert("RGB").resize((width, height)))) for pose in poses]
+    )
+    return torch.cat([reference.expand_as(drawn), drawn, frames], dim=2)

@@ -1,0 +1,160 @@
+"""The command that moves a person, on a small model with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dynamicrafter.animate_anyone.drawing import draw
+from dynamicrafter.cli import main
+from dynamicrafter.media.video import read_frames, read_metadata, write_clip
+from tests.animate_anyone.small_person import small_person, write_person
+from tests.animate_anyone.test_poses import SOMEBODY, STANDING, flat
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("person")
+    write_person(folder / "model.safetensors", small_person())
+    Image.new("RGB", (50, 80), (200, 30, 60)).save(folder / "dancer.png")
+    frame = {"people": [{"pose_keypoints_2d": flat(STANDING)}]}
+    (folder / "dance.json").write_text(json.dumps([frame] * 5), encoding="utf-8")
+    drawn = torch.as_tensor(draw(SOMEBODY, 72, 64)).expand(5, -1, -1, -1)
+    write_clip(drawn, folder / "drawn", 8, {})
+    return folder
+
+
+def run(
+    folder: Path, capsys: pytest.CaptureFixture[str], *more: str, poses: str = "dance.json"
+) -> tuple[int, Any, str]:
+    words = ["person", str(folder / "dancer.png"), "--poses", str(folder / poses)]
+    words += ["--model", str(folder / "model.safetensors"), "--size", "64x72", "--steps", "2", "--json"]
+    code = main([*words, "--device", "cpu", *more])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out else None, err
+
+
+def test_a_clip_has_a_frame_for_each_pose(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "clip.mp4"
+    code, result, _ = run(folder, capsys, "-o", str(target))
+    assert (code, result["frames"], result["output"]) == (0, 5, str(target))
+    assert read_frames(target).shape == (5, 72, 64, 3)
+    assert read_metadata(target)["person"]["steps"] == 2
+
+
+def test_drawings_and_keypoints_give_the_same_clip(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips: list[torch.Tensor] = []
+    for name, poses in (("a", "dance.json"), ("b", "drawn")):
+        assert run(folder, capsys, "-o", str(tmp_path / name), "--frames", "2", poses=poses)[0] == 0
+        clips.append(read_frames(tmp_path / name))
+    assert torch.equal(*clips)
+
+
+def test_a_seed_repeats_and_another_does_not(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips: list[torch.Tensor] = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run(folder, capsys, "-o", str(tmp_path / name), "--frames", "1", "--seed", seed)
+        clips.append(read_frames(tmp_path / name))
+    assert torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
+
+
+def test_windows_cover_a_longer_clip(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts = ("24", "4"), ("3", "1")
+    clips: list[torch.Tensor] = []
+    for name, (window, overlap) in (("whole", whole), ("parts", parts)):
+        run(
+            folder, capsys, "-o", str(tmp_path / name), "--window", window, "--overlap", overlap, "--cfg", "1"
+        )
+        clips.append(read_frames(tmp_path / name))
+    assert clips[0].shape == clips[1].shape
+    assert not torch.equal(*clips)
+
+
+def test_side_by_side_shows_image_pose_and_result(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder, capsys, "-o", str(tmp_path / "row"), "--frames", "1", "--side-by-side")
+    row = read_frames(tmp_path / "row")
+    assert row.shape == (1, 72, 3 * 64, 3)
+    assert row[0, 5, 5].tolist() == [200, 30, 60]
+    assert torch.equal(row[0, :, 64:128], torch.as_tensor(draw(SOMEBODY, 72, 64)))
+
+
+def test_a_dry_run_makes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result, _ = run(folder, capsys, "-o", str(tmp_path / "clip.mp4"), "--dry-run", "--every", "2")
+    assert (code, result["frames"]) == (0, 3)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--size", "60x64"), "width must be a multiple of 8 from 64 to 2048, but 60 was given"),
+        (("--steps", "0"), "steps must be 1 to 1000, but 0 was given"),
+        (("--window", "33"), "window must be 2 to 32, but 33 was given"),
+        (("--window", "4"), "overlap must be 0 to 3, less than the window, but 4 was given"),
+        (("--frames", "9"), "gives 5 poses of the 9 that are asked for; ask for fewer --frames"),
+        (("--poses", "missing.json"), r"missing.json cannot be read \(No such file"),
+        (("--model", "missing"), "missing"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    import re
+
+    code, result, _ = run(folder, capsys, "-o", str(tmp_path / "clip.mp4"), *words)
+    assert code in (1, 2)
+    assert re.search(message, result["error"]), result["error"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_drawings_cannot_be_fitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result, _ = run(folder, capsys, "--fit-to", str(folder / "dance.json"), poses="drawn")
+    assert code == 2
+    assert "--fit-to needs keypoints, but" in result["error"]
+
+
+def test_keypoints_are_fitted_to_the_reference(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"people": [{"pose_keypoints_2d": flat(tuple((x / 2, y / 2) for x, y in STANDING))}]}
+    (tmp_path / "small.json").write_text(json.dumps([small]), encoding="utf-8")
+    run(
+        folder,
+        capsys,
+        "--poses",
+        str(tmp_path / "small.json"),
+        "--fit-to",
+        str(folder / "dance.json"),
+        "-o",
+        str(tmp_path / "row"),
+        "--side-by-side",
+    )
+    row = read_frames(tmp_path / "row")
+    assert torch.equal(row[0, :, 64:128], torch.as_tensor(draw(SOMEBODY, 72, 64)))
+
+
+def test_a_model_is_converted_and_inspected(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made.safetensors"
+    assert main(["convert", str(folder / "model.safetensors"), str(made), "--dtype", "bf16"]) == 0
+    assert "made.safetensors: AnimateAnyone, 0.00 GB" in capsys.readouterr().out
+    assert main(["inspect", str(made)]) == 0
+    assert "a complete AnimateAnyone model" in capsys.readouterr().out
+    assert run(folder, capsys, "-o", str(tmp_path / "clip"), "--model", str(made), "--frames", "1")[0] == 0
