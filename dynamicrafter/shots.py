@@ -123,8 +123,10 @@ def make(
         if progress is not None:
             progress(title, work, done, total)
 
+    if means.backend == TORCH:
+        means = replace(means, memory=residence_for(shots, files, means))
     model = load_with(
-        replace(means, memory=residence_for(shots, files, means)),
+        means,
         files,
         lambda done, total: shown(files.asked, "load", done, total),
     )

@@ -457,6 +457,11 @@ def _run_by_options(group: Any, default: str | None, said: str) -> None:
         help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
         f"export (default: {said})",
     )
+    _storage_options(group)
+
+
+def _storage_options(group: Any) -> None:
+    """How PyTorch keeps the weights of the networks."""
     group.add_argument(
         "--weights",
         choices=WEIGHTS,
@@ -779,7 +784,7 @@ def _toy_options(parser: argparse.ArgumentParser) -> None:
     quality = parser.add_argument_group("sampling")
     _option(quality, PARAMETERS["steps"])
     _option(quality, PARAMETERS["cfg"])
-    _model_options(parser, _TINY_HELP, dtype=False)
+    _storage_options(_model_options(parser, _TINY_HELP, dtype=False))
 
 
 def _folder_options(parser: argparse.ArgumentParser) -> None:

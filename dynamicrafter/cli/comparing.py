@@ -84,7 +84,9 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
         for note in notes:
             print(f"note: {note}\n", end="", file=sys.stderr)
     if given.dry_run or given.verbose:
-        plans = [plan_of([Shot(w.settings, paths, w.name, target)], w.files, w.means, piped) for w in (a, b)]
+        plans = [
+            plan_of([Shot(w.settings, paths, w.name, target)], w.files, w.means, streams) for w in (a, b)
+        ]
         if not given.json:
             _print_plans((a, b), plans, sys.stdout if given.dry_run else sys.stderr)
         if given.dry_run:

@@ -252,13 +252,13 @@ def test_a_model_is_loaded_once_for_all_its_jobs(
     run: Run, jobs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    load = studio.load
+    load = studio.load_with
 
-    def counted(files: Any, **how: Any) -> Any:
+    def counted(means: Any, files: Any, *rest: Any) -> Any:
         loaded.append(files.asked)
-        return load(files, **how)
+        return load(means, files, *rest)
 
-    monkeypatch.setattr(studio, "load", counted)
+    monkeypatch.setattr(studio, "load_with", counted)
     models = ["random", "tiny", "random", "tiny"]
     listing = jobs(*({"seed": seed, "model": model} for seed, model in enumerate(models)))
     ran = run("batch", listing, "--out", "out", "--json")

@@ -121,6 +121,9 @@ def test_the_record_names_model_and_pictures_with_their_hashes(
         "text_encoder": None,
         "image_encoder": None,
         "loras": [],
+        "stored": "full",
+        "backend": "torch",
+        "exported": "",
     }
 
 

@@ -229,7 +229,7 @@ def test_a_pruned_model_with_towers_from_elsewhere_makes_the_same_clip(
         ("out.ckpt", (), "out.ckpt must end in .safetensors, the only output format"),
         (
             "out.safetensors",
-            ("--dtype", "int8"),
+            ("--dtype", "int4"),
             "argument --dtype: must be fp32, bf16, fp16, fp8_e4m3fn",
         ),
         ("out.safetensors", ("--variant", "512x"), "there is no variant '512x'; did you mean '512_v1'?"),

@@ -180,7 +180,7 @@ def test_a_clip_is_made_and_made_again(
     words = ["animate", str(image), "--model", str(weights), "--frames", "2", "--steps", "1", "-o", "clip/"]
     assert main([*words, "--backend", "openvino", "-q"]) == 0
     record = read_record(tmp_path / "clip")
-    assert record.model.backend == "openvino:CPU" and record.model.stored == "fp16"
+    assert record.model.backend == "openvino:CPU" and record.model.exported == "fp16"
     shutil.copy(weights, tmp_path)
     assert main(["again", "clip", "-q", "-o", "more/"]) == 0
     assert read_record(tmp_path / "more").model == record.model
