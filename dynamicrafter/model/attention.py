@@ -31,10 +31,19 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, also: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """``[b, n, c]`` in and out; ``also`` are keys and values ``[b, m, c]`` to attend to besides its own."""
-        keys, values = self.to_k(x), self.to_v(x)
-        if also is not None:
-            keys, values = torch.cat([keys, also[0]], dim=1), torch.cat([values, also[1]], dim=1)
-        return self.to_out[0](self.attention(self.to_q(x), keys, values, self.heads))
+        # No names here, so that an attention function can free what it has split into heads.
+        return self.to_out[0](
+            self.attention(
+                self.to_q(x),
+                _with(self.to_k(x), None if also is None else also[0]),
+                _with(self.to_v(x), None if also is None else also[1]),
+                self.heads,
+            )
+        )
+
+
+def _with(tokens: Tensor, more: Tensor | None) -> Tensor:
+    return tokens if more is None else torch.cat([tokens, more], dim=1)
 
 
 class CrossAttention(nn.Module):
