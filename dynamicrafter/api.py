@@ -268,14 +268,27 @@ def _exports_folder(sources: Sequence[Source]) -> Path:
     return weights_folder() / "openvino" / identity(sources)[:16]
 
 
-def exported_files() -> frozenset[str]:
-    """File names of the models whose exports are in the weights folder; damaged exports are skipped."""
-    found: set[str] = set()
-    for path in (weights_folder() / "openvino").glob("*"):
+def exported_files() -> dict[str, Path]:
+    """Exports in the weights folder by the name of the weights file, whatever encoders they were made with.
+
+    Damaged exports are skipped, and those with adapters, which are not the file's alone.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted((weights_folder() / "openvino").glob("*")):
         with suppress(CheckpointError):
             if is_export(path):
-                found.add(read_manifest(path).sources[0].file)
-    return frozenset(found)
+                sources = read_manifest(path).sources
+                if all(source.role != "lora" for source in sources):
+                    found[sources[0].file] = path
+    return found
+
+
+def export_with(weights: Path) -> Path:
+    """The export of a weights file in :func:`exported_files`; raises UsageError if it was not exported or changed."""
+    folder = exported_files().get(weights.resolve().name)
+    if folder is None or read_manifest(folder).sources[0].sha256 != remembered_hash(weights):
+        raise UsageError(f"{weights} has not been exported for OpenVINO", Remedy("export", (str(weights),)))
+    return folder
 
 
 def export_of(files: ModelFiles, backend: str) -> Path | None:

@@ -22,7 +22,10 @@ SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; 130 is what shells report for Ctrl-C."""
 
 _KINDS = {FAILURE: "failure", USAGE: "usage", INTERRUPTED: "cancelled"}
-_MEMORY = "there is not enough memory; try a smaller --size, fewer --frames, --batch 1 or a 16-bit --dtype"
+_MEMORY = (
+    "there is not enough memory; try --memory low or min, --weights int8, a smaller --size, fewer --frames, --batch 1 "
+    "or a 16-bit --dtype"
+)
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """Parts of PyTorch's out-of-memory messages on GPUs, on Linux and macOS, and on Windows."""
 

@@ -17,8 +17,11 @@ _KNOWN = {
     "model": _MODELS,
     "names": _MODELS,
     "a": _MODELS,
+    "b": _MODELS,
+    "name": _MODELS,
     "variant": tuple(VARIANTS),
     "device": ("auto", "cpu", "cuda", "mps"),
+    "backend": ("torch", "openvino", "openvino:CPU", "openvino:GPU", "openvino:NPU"),
 }
 """Words for options and arguments whose other values, such as paths, are not listed."""
 

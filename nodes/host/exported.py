@@ -10,11 +10,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...dynamicrafter.api import export_of, find_model
+from ...dynamicrafter.api import export_with
 from ...dynamicrafter.backends.choice import parse_backend
 from ...dynamicrafter.backends.openvino.compiled import check_device
 from ...dynamicrafter.backends.openvino.manifest import read_manifest, variant_in
 from ...dynamicrafter.backends.openvino.running import ExportedNetwork, compile_graphs
+from ...dynamicrafter.errors import UsageError
 from ...dynamicrafter.model.preview import PreviewColours
 from ...dynamicrafter.model.protocols import Context, Network
 from .model import HostConfig, HostModel, refuse_extras
@@ -72,13 +73,15 @@ def build_exported_model(path: Path, variant: str, preview: PreviewColours | Non
     """A model patcher for the export of a checkpoint, which must be in the weights folder.
 
     OpenVINO holds the weights, in main memory, and the host cannot unload them. Raises CheckpointError and UsageError
-    as :func:`dynamicrafter.api.export_of`.
+    as :func:`dynamicrafter.api.export_with`.
     """
     device = parse_backend(_BACKEND).device
     check_device(device)
-    folder = export_of(find_model(path, variant=variant), _BACKEND)
-    assert folder is not None
+    folder = export_with(path)
     manifest = read_manifest(folder)
+    if variant_in(folder, manifest).name != variant:
+        other = variant_in(folder, manifest).name
+        raise UsageError(f"{folder} is an export of {other}, not of {variant}; export it again")
     compiled = compile_graphs(folder, manifest, ("unet",), device, torch.float32)
     chosen = variant_in(folder, manifest)
     config = HostConfig(chosen, preview)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 import folder_paths
 
 from ...dynamicrafter.api import RANDOM, exported_files, find_model, provide
+from ...dynamicrafter.backends.openvino.manifest import MANIFEST
 from ...dynamicrafter.model.variants import TINY
 from ...dynamicrafter.weights.catalogue import TOWERS, find
 from ...dynamicrafter.weights.formats.files import SUFFIXES
@@ -83,13 +84,16 @@ def encoders_path() -> Path | None:
 
 
 def fingerprint(name: str) -> str:
-    """Changes when the file of a name does, or the file with the encoders that a pruned one needs.
+    """Changes when the file of a name does, its export, or the file with the encoders that a pruned one needs.
 
     It is a hash, because the host stores it in the files that it saves.
     """
     encoders = None if name.removesuffix(EXPORTED) in BUILT_IN else encoders_path()
     seen: list[tuple[str, int, int]] = []
-    for path in (checkpoint_path(name), encoders):
+    export = (
+        exported_files().get(_file_name(name.removesuffix(EXPORTED))) if name.endswith(EXPORTED) else None
+    )
+    for path in (checkpoint_path(name), encoders, None if export is None else export / MANIFEST):
         if path is not None:
             status = path.stat()
             seen.append((str(path), status.st_size, status.st_mtime_ns))

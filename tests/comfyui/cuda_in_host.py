@@ -60,7 +60,7 @@ class Chain:
         """The latent of our sampler."""
         positive, negative, _, latent = conditions
         inputs = {"model": parts[0], "positive": positive, "negative": negative, "latent": latent}
-        return self.run("Sampler", **inputs, **STEPS, **choices)[0]
+        return self.run("Sampler", **inputs, **{**STEPS, **choices})[0]
 
     def core_sample(self, parts: Any, conditions: Any, sampler: str) -> Any:
         """The latent of core's KSampler."""
@@ -177,7 +177,13 @@ class Findings:
         parts = chain.load(checkpoint)
         conditions = chain.condition(parts, kind)
         samplers = self.host.pack("dynamicrafter.diffusion.samplers").SAMPLERS
-        latents = {f"latent of {name}": chain.sample(parts, conditions, sampler=name) for name in samplers}
+        silent = self.host.pack("dynamicrafter.diffusion.config").WITHOUT_ETA
+        latents = {
+            f"latent of {name}": chain.sample(
+                parts, conditions, sampler=name, **({"eta": 0.0} if name in silent else {})
+            )
+            for name in samplers
+        }
         for name in ("euler", "dpmpp_2m"):
             latents[f"latent of core {name}"] = chain.core_sample(parts, conditions, name)
         network = parts[0].model.diffusion_model

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from comfyui_client import Client, Run
     from comfyui_server import Server
 
+    from dynamicrafter.model.variants import Preset
+
 NODES = {
     "DynamiCrafterAnimate",
     "DynamiCrafterCheckpointLoader",
@@ -201,32 +203,32 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
 
 def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
     """Height, width, frames and frames per second of the video that a graph writes."""
-    height, width, frames, rate = 0, 0, 0, 0.0
+    height, width, frames, rate, own_rate = 0, 0, 0, 0.0, 0
     for entry in flow.values():
         inputs = entry["inputs"]
         if "checkpoint" in inputs:
-            height, width = own_size(inputs["checkpoint"])
+            preset = own_preset(inputs["checkpoint"])
+            height, width, own_rate = preset.height, preset.width, preset.fps
         if "frames" in inputs:
             loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
             frames += inputs["frames"] - loop
         if entry["class_type"] == "ImageFromBatch":
             frames -= inputs["batch_index"]
         rate = float(inputs.get("fps", rate))
-    return height, width, frames, rate
+    return height, width, frames, rate or own_rate
 
 
-def own_size(checkpoint: str) -> tuple[int, int]:
-    """Height and width of the clips that a built-in model makes of a picture wider than tall."""
+def own_preset(checkpoint: str) -> Preset:
+    """Size and rate of the clips that a built-in model makes of a picture wider than tall."""
     from dynamicrafter.api import find_model
     from dynamicrafter.model.variants import SMALL
     from dynamicrafter.weights.detect import choose, detect
     from dynamicrafter.weights.formats.files import open_weights
 
     if checkpoint == BUILT_IN:
-        return SMALL.preset.height, SMALL.preset.width
+        return SMALL.preset
     file = open_weights(find_model(checkpoint.removesuffix(MARK).strip()).weights)
-    preset = choose(detect(file), None, file).preset
-    return preset.height, preset.width
+    return choose(detect(file), None, file).preset
 
 
 class TestShippedGraphs:

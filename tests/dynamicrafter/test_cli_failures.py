@@ -200,7 +200,7 @@ def test_too_little_memory_is_said_to_be_that(
 ) -> None:
     fail_in_network(monkeypatch, problem)
     sentence = complaint(run("animate", pictures["wide"], *QUICK), 1)
-    assert sentence.startswith("there is not enough memory; try a smaller --size")
+    assert sentence.startswith("there is not enough memory; try --memory low or min, --weights int8")
 
 
 def test_a_surprise_is_one_sentence_without_debug(
