@@ -178,16 +178,16 @@ class Findings:
         conditions = chain.condition(parts, kind)
         samplers = self.host.pack("dynamicrafter.diffusion.samplers").SAMPLERS
         silent = self.host.pack("dynamicrafter.diffusion.config").WITHOUT_ETA
-        latents = {
-            f"latent of {name}": chain.sample(
-                parts, conditions, sampler=name, **({"eta": 0.0} if name in silent else {})
-            )
-            for name in samplers
-        }
+        network = parts[0].model.diffusion_model
+        latents: dict[str, Any] = {}
+        for name in samplers:
+            eta = {"eta": 0.0} if name in silent else {}
+            latents[f"latent of {name}"] = chain.sample(parts, conditions, sampler=name, **eta)
+            if name == "ddim":
+                # The host loads more of the network each time, as it is told that the same memory is free.
+                self.places = sorted({p.device.type for p in network.parameters()})
         for name in ("euler", "dpmpp_2m"):
             latents[f"latent of core {name}"] = chain.core_sample(parts, conditions, name)
-        network = parts[0].model.diffusion_model
-        self.places = sorted({p.device.type for p in network.parameters()})
         found = {name: latent["samples"] for name, latent in latents.items()}
         found["text"], found["empty latent"] = conditions[0][0][0], conditions[3]["samples"] + 1
         for name in ("latent of ddim", "latent of core euler"):
