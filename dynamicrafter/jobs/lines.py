@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from ..api import RANDOM, Lora, ModelFiles, find_model, variant_of
+from ..backends.openvino.manifest import is_export
 from ..bounded_json import parse_json
 from ..errors import ClipError, DynamiCrafterError, Remedy, UsageError
 from ..forms import Form
@@ -55,8 +56,14 @@ class ModelChoice:
 
 
 def local_variant(model: ModelChoice) -> Variant:
-    """The variant of a model whose files are on this machine."""
-    return variant_of(model.files())
+    """The variant of a model whose files are on this machine; raises UsageError if PyTorch cannot run them."""
+    files = model.files()
+    if is_export(files.weights):
+        raise UsageError(
+            f"the model must be weights for PyTorch, but {files.weights} is an export for OpenVINO; use the weights "
+            f"that it was made of"
+        )
+    return variant_of(files)
 
 
 def named_variant(model: ModelChoice) -> Variant:
