@@ -157,19 +157,13 @@ class ComfyServer:
 
     def make(self, job: Job, tell: Tell) -> Take:
         """The frames of a job; raises _Trouble if the server does not do what it should."""
-        names = [self._uploaded(path) for path in job.pictures]
         prompt_id = str(uuid.uuid4())
-        body = {
-            "prompt": _graph(job, names, self._checkpoint(job.model)),
-            "client_id": self._id,
-            "prompt_id": prompt_id,
-        }
-        status, answer = self._ask("/prompt", json.dumps(body).encode(), "application/json")
-        if status == 400:
-            raise DynamiCrafterError(f"{self.url} rejects the job: {_rejection(answer)}")
-        self._require_success("/prompt", status)
         try:
+            self._send(job, prompt_id)
             files = self._wait(prompt_id, tell)
+        except Lost:
+            self._forget(job.pictures)
+            raise
         except BaseException:
             self._withdraw(prompt_id)
             raise
@@ -182,6 +176,35 @@ class ComfyServer:
             tell("decode", len(frames), count)
             frames.append(self._frame(file, settings))
         return Take(np.stack(frames), None)
+
+    def _send(self, job: Job, prompt_id: str) -> None:
+        """Upload the images of a job and queue it."""
+        kept = [self._uploads.get(str(path)) for path in job.pictures]
+        names = [self._uploaded(path) for path in job.pictures]
+        status, answer = self._queue(job, names, prompt_id)
+        if status == 400 and any(name in kept for name in names):
+            # Images that were sent before are gone if the server was started again.
+            self._forget(job.pictures)
+            names = [self._uploaded(path) for path in job.pictures]
+            status, answer = self._queue(job, names, prompt_id)
+        if status == 400:
+            raise DynamiCrafterError(f"{self.url} rejects the job: {_rejection(answer)}")
+        self._require_success("/prompt", status)
+
+    def _queue(self, job: Job, names: Sequence[str], prompt_id: str) -> tuple[int, bytes]:
+        """HTTP status and body of the answer to a job."""
+        body = {
+            "prompt": _graph(job, names, self._checkpoint(job.model)),
+            "client_id": self._id,
+            "prompt_id": prompt_id,
+        }
+        return self._ask("/prompt", json.dumps(body).encode(), "application/json")
+
+    def _forget(self, pictures: Sequence[Path]) -> None:
+        """Upload these images again when they are needed next."""
+        with self._uploading:
+            for path in pictures:
+                self._uploads.pop(str(path), None)
 
     def _uploaded(self, picture: Path) -> str:
         """The server's name for an image, which is sent as it is used here, without its metadata, and only once."""
@@ -204,7 +227,6 @@ class ComfyServer:
                 stored, folder = _at(answer, "name"), _at(answer, "subfolder")
                 if not isinstance(stored, str) or not isinstance(folder, str):
                     raise _Trouble("does not say where it stored an image")
-                # Temporary files are removed when the server starts.
                 self._uploads[key] = "/".join(filter(None, (folder, stored))) + " [temp]"
             return self._uploads[key]
 

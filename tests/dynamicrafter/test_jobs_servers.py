@@ -340,6 +340,31 @@ def test_a_job_that_is_no_longer_in_the_queue_is_sent_again(
     )
     (record,) = ran(read({}), tmp_path, server.url).records
     assert (record.state, record.attempts, len(server.prompts)) == ("done", 2, 2)
+    assert [path for path, _ in server.asked].count("/upload") == 2
+
+
+def test_images_that_a_server_removed_are_sent_again(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    """As it does when it is started again."""
+    there: list[str] = []
+    usual = server._usual
+
+    def upload(sent: Any) -> Any:
+        there.append(f"{len(server.asked)}.png")
+        return {"name": there[-1], "subfolder": "", "type": "temp"}
+
+    def queue(sent: Any) -> Any:
+        if sent["prompt"]["first"]["inputs"]["image"].removesuffix(" [temp]") not in there:
+            return 400, {"error": {"message": "Invalid image file"}}, {}
+        if len(server.prompts) == 1:
+            there.clear()
+        return usual("/prompt", "", sent)
+
+    server.instead |= {"/upload": upload, "/prompt": queue}
+    outcome = ran(read({}, {"seed": 2}, {"seed": 3}), tmp_path, server.url)
+    assert [record.state for record in outcome.records] == ["done"] * 3
+    assert [path for path, _ in server.asked].count("/upload") == 2
 
 
 def test_the_jobs_of_a_lost_server_go_to_the_others_and_queues_stay_short(
