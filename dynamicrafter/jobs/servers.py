@@ -23,7 +23,7 @@ import numpy as np
 
 from ..api import BUILT_IN
 from ..bounded_json import parse_json
-from ..errors import DynamiCrafterError, UsageError
+from ..errors import Cancelled, DynamiCrafterError, UsageError
 from ..forms import shortened
 from ..media.pictures import read_picture
 from ..settings import Settings, make_settings
@@ -55,6 +55,10 @@ _MISSED = 20
 
 class _Trouble(Exception):
     """What a server did instead of answering, to follow its address in a sentence."""
+
+
+class _NoAnswer(_Trouble):
+    """There was no connection, or it ended before the answer."""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -164,8 +168,10 @@ class ComfyServer:
         except Lost:
             self._forget(job.pictures)
             raise
-        except BaseException:
-            self._withdraw(prompt_id)
+        except BaseException as problem:
+            # After an error of the job, it is not there any more.
+            if isinstance(problem, Cancelled) or not isinstance(problem, DynamiCrafterError):
+                self._withdraw(prompt_id)
             raise
         settings = job.settings
         count = settings.frames - (settings.mode == "loop")
@@ -190,15 +196,32 @@ class ComfyServer:
         if status == 400:
             raise DynamiCrafterError(f"{self.url} rejects the job: {_rejection(answer)}")
         self._require_success("/prompt", status)
+        queued = _at(_parsed(answer), "prompt_id")
+        if queued != prompt_id:
+            # A server that ignores the id interrupts whatever it is working on.
+            self._withdraw(queued, running=False)
+            raise Lost(
+                f"{self.url} is too old, as it does not queue jobs under the ids that are sent; update ComfyUI there",
+                gone=True,
+            )
 
     def _queue(self, job: Job, names: Sequence[str], prompt_id: str) -> tuple[int, bytes]:
-        """HTTP status and body of the answer to a job."""
+        """HTTP status and body of the answer to a job, which is sent once, even if the answer is lost."""
         body = {
             "prompt": _graph(job, names, self._checkpoint(job.model)),
             "client_id": self._id,
             "prompt_id": prompt_id,
         }
-        return self._ask("/prompt", json.dumps(body).encode(), "application/json")
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._ask("/prompt", json.dumps(body).encode(), "application/json", tries=1)
+            except _NoAnswer:
+                if not left:
+                    raise
+            time.sleep(_PAUSE)
+            if self._has(prompt_id):
+                break
+        return 200, json.dumps({"prompt_id": prompt_id}).encode()
 
     def _forget(self, pictures: Sequence[Path]) -> None:
         """Upload these images again when they are needed next."""
@@ -239,22 +262,25 @@ class ComfyServer:
             if entry is not None:
                 break
             missed += 1
-            if missed % _MISSED == 0 and not self._is_queued(prompt_id):
-                if _at(self._value(f"/history/{prompt_id}"), prompt_id) is None:
-                    raise Lost(f"{self.url} no longer has the job in its queue", gone=False)
+            if missed % _MISSED == 0 and not self._has(prompt_id):
+                raise Lost(f"{self.url} no longer has the job in its queue", gone=False)
             time.sleep(_POLL)
         if _at(entry, "status", "status_str") != "success":
             raise DynamiCrafterError(f"{self.url} could not generate it: {_failure(entry)}")
         return _list(_at(entry, "outputs", _FRAMES, "images"))
 
-    def _is_queued(self, prompt_id: str) -> bool:
+    def _has(self, prompt_id: str) -> bool:
+        """Whether a job is queued, at work or finished."""
         queue = self._value("/queue")
         entries = _list(_at(queue, "queue_running")) + _list(_at(queue, "queue_pending"))
-        return any(_list(entry)[1:2] == [prompt_id] for entry in entries)
+        if any(_list(entry)[1:2] == [prompt_id] for entry in entries):
+            return True
+        return _at(self._value(f"/history/{prompt_id}"), prompt_id) is not None
 
-    def _withdraw(self, prompt_id: str) -> None:
-        """Take a job out of the queue or stop it, if the server still answers."""
-        for path, body in (("/queue", {"delete": [prompt_id]}), ("/interrupt", {"prompt_id": prompt_id})):
+    def _withdraw(self, prompt_id: Any, *, running: bool = True) -> None:
+        """Take a job out of the queue or, if ``running``, stop it, if the server still answers."""
+        calls = [("/queue", {"delete": [prompt_id]}), ("/interrupt", {"prompt_id": prompt_id})]
+        for path, body in calls if running else calls[:1]:
             try:
                 self._ask(path, json.dumps(body).encode(), "application/json", tries=1)
             except _Trouble:
@@ -294,12 +320,7 @@ class ComfyServer:
         if status == 404 and body is None:
             return None
         self._require_success(path, status)
-        try:
-            return parse_json(content)
-        except ValueError as problem:
-            raise _Trouble(
-                "is not a ComfyUI server, or a broken one: it does not answer in JSON"
-            ) from problem
+        return _parsed(content)
 
     def _ask(
         self,
@@ -324,7 +345,7 @@ class ComfyServer:
                 if not left:
                     reason = getattr(problem, "reason", None) or problem
                     reason = getattr(reason, "strerror", None) or reason
-                    raise _Trouble(f"does not answer ({shortened(str(reason))})") from problem
+                    raise _NoAnswer(f"does not answer ({shortened(str(reason))})") from problem
             time.sleep(_PAUSE)
         raise AssertionError("there is at least one try")
 
@@ -360,6 +381,14 @@ def _bounded(answer: Any, limit: int) -> bytes:
         if time.monotonic() > until:
             raise _Trouble(f"took more than {_SECONDS:.0f} s for an answer")
     return b"".join(parts)
+
+
+def _parsed(content: bytes) -> Any:
+    """The JSON of an answer."""
+    try:
+        return parse_json(content)
+    except ValueError as problem:
+        raise _Trouble("is not a ComfyUI server, or a broken one: it does not answer in JSON") from problem
 
 
 def _graph(job: Job, pictures: Sequence[str], checkpoint: str) -> dict[str, Any]:

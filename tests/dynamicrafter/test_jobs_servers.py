@@ -57,6 +57,8 @@ class Pretended:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # What an answer raises ends its connection.
+        self._server.handle_error = lambda request, client_address: None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -341,6 +343,55 @@ def test_a_job_that_is_no_longer_in_the_queue_is_sent_again(
     (record,) = ran(read({}), tmp_path, server.url).records
     assert (record.state, record.attempts, len(server.prompts)) == ("done", 2, 2)
     assert [path for path, _ in server.asked].count("/upload") == 2
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_job_is_queued_once_even_if_the_answer_is_lost(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, arrived: bool
+) -> None:
+    usual = server._usual
+    queued: list[str] = []
+
+    def queue(sent: Any) -> Any:
+        first = [path for path, _ in server.asked].count("/prompt") == 1
+        if arrived or not first:
+            queued.append(sent["prompt_id"])
+        if first:
+            raise ConnectionError("the answer is lost")
+        return usual("/prompt", "", sent)
+
+    def history(group: str, path: str, sent: Any) -> Any:
+        there = group != "/history" or path.rpartition("/")[2] in queued
+        return usual(group, path, sent) if there else {}
+
+    server.instead["/prompt"] = queue
+    server._usual = history  # type: ignore[method-assign]
+    (record,) = ran(read({}), tmp_path, server.url).records
+    assert (record.state, record.attempts) == ("done", 1)
+    assert [path for path, _ in server.asked].count("/prompt") == (1 if arrived else 2)
+    assert queued == list(server.prompts)
+
+
+def test_a_server_that_names_jobs_itself_gets_none_and_nothing_there_is_stopped(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    server.instead["/prompt"] = {"prompt_id": "its own", "number": 1}
+    outcome = ran(read({}), tmp_path, server.url)
+    assert (outcome.left, len(outcome.gone)) == (1, 1)
+    assert re.match(f"{server.url} is too old, .*; update ComfyUI there", outcome.gone[0])
+    assert ("/queue", {"delete": ["its own"]}) in server.asked
+    assert "/interrupt" not in [path for path, _ in server.asked]
+
+
+def test_a_job_that_has_ended_is_not_withdrawn(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    usual = server._usual
+    server._usual = lambda group, path, sent: (  # type: ignore[method-assign]
+        {path.rpartition("/")[2]: server.entry("error")} if group == "/history" else usual(group, path, sent)
+    )
+    assert ran(read({}), tmp_path, server.url).failed == 1
+    assert not {"/queue", "/interrupt"} & {path for path, _ in server.asked}
 
 
 def test_images_that_a_server_removed_are_sent_again(
