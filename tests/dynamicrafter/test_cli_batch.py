@@ -86,6 +86,18 @@ BAD = {
     "output elsewhere": ({"output": "../clip.mp4"}, "output must be the name of a clip in the folder"),
     "output on a drive": ({"output": "c:clip.mp4"}, "output must be the name of a clip in the folder"),
     "output of records": ({"output": "Records"}, "output must be the name of a clip in the folder"),
+    "output too long": (
+        {"output": "ü" * 124 + ".mp4"},
+        r"output must have at most 250 bytes, but .* has 252; give it a shorter one",
+    ),
+    "output of no text": (
+        {"output": "\ud800.mp4"},
+        "output must be a name that files can have, but .* was given",
+    ),
+    "model of no name": (
+        {"model": "a\0b.ckpt"},
+        r"the path of a model, encoder or LoRA file must be one that files can have, but 'a\\x00b.ckpt'",
+    ),
     "output of no kind": ({"output": "clip.avi"}, "clip.avi has the extension .avi, but a clip can be"),
     "output of another": ({"output": "A.mp4"}, "its output A.mp4 is that of line 1; give it another one"),
 }
