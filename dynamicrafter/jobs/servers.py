@@ -106,8 +106,14 @@ def server_workers(urls: Sequence[str], depth: int, jobs: Sequence[Job]) -> list
 
 
 def _address(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # What cannot be read as a port or sent as a host's name raises ValueError.
+        host = (parts.hostname or "").encode("idna") if parts.port != 0 else b""
+        known = parts.scheme in ("http", "https") and host and parts.path.isascii()
+    except ValueError:
+        known = False
+    if not known or any(sign in url for sign in "?#@"):
         raise UsageError(
             f"the server {shortened(url)!r} is not an address; use one such as http://127.0.0.1:8188"
         )

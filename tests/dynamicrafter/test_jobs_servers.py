@@ -220,6 +220,13 @@ def test_what_is_no_comfyui_with_the_pack_is_told_before_anything_is_sent(
         ),
         (["file:///etc/passwd"], "is not an address"),
         (["http://me:secret@host"], "is not an address"),
+        (["http://:secret@host"], "is not an address"),
+        (["http://host/#part"], "is not an address"),
+        (["http://host/ä"], "is not an address"),
+        (["http://["], "is not an address"),
+        (["http://\u2100x"], "is not an address"),
+        (["http://" + "x" * 64], "is not an address"),
+        (["http://host:99999"], "is not an address"),
         (["http://127.0.0.1:9/"] * 2, "the server http://127.0.0.1:9 is specified more than once"),
         (
             ["http://127.0.0.1:9"],
