@@ -77,7 +77,8 @@ def check_sendable(job: Job) -> None:
             f"it on this machine"
         )
     usual = make_settings(named_variant(model), job.settings.mode)
-    for name, value in vars(job.settings).items():
+    # The sampler first, as the default of eta follows from it.
+    for name, value in sorted(vars(job.settings).items(), key=lambda item: item[0] != "sampler"):
         if name not in (*_INPUTS, "mode") and value != getattr(usual, name):
             raise UsageError(
                 f"line {job.line} sets {name} to {value!r}, for which the node of a server has no input; remove it, or "

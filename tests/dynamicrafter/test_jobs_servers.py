@@ -464,6 +464,7 @@ def test_what_is_cancelled_is_withdrawn_and_nothing_else(
     ("line", "told"),
     [
         ({"eta": 0.5}, "line 1 sets eta to 0.5, for which the node of a server has no input; remove it"),
+        ({"sampler": "euler", "model": "512"}, "line 1 sets sampler to 'euler', for which the node"),
         (
             {"loras": [{"file": "a.safetensors"}]},
             "line 1 has LoRA files or encoders, which are not sent to a server",
