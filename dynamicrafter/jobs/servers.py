@@ -61,6 +61,10 @@ class _NoAnswer(_Trouble):
     """There was no connection, or it ended before the answer."""
 
 
+class _WrongFrames(_Trouble):
+    """It finished a job, but its frames are not those of the job."""
+
+
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirection: it could lead anywhere."""
 
@@ -183,7 +187,7 @@ class ComfyServer:
         settings = job.settings
         count = settings.frames - (settings.mode == "loop")
         if len(files) != count:
-            raise _Trouble(f"answered with {len(files)} frames instead of {count}")
+            raise _WrongFrames(f"answered with {len(files)} frames instead of {count}")
         frames: list[np.ndarray[Any, Any]] = []
         for file in files:
             tell("decode", len(frames), count)
@@ -309,11 +313,11 @@ class ComfyServer:
                 return np.array(picture.convert("RGB"))
         # Decoders raise all kinds of exceptions for damaged files.
         except Exception as problem:
-            raise _Trouble(
+            raise _WrongFrames(
                 f"answered with a frame that is not a PNG ({shortened(str(problem))})"
             ) from problem
         size = "{}x{}".format(*picture.size)
-        raise _Trouble(
+        raise _WrongFrames(
             f"answered with a frame of {size} instead of {settings.width}x{settings.height} pixels"
         )
 
@@ -365,9 +369,13 @@ class ServerPlace:
         self._server = server
 
     def make(self, job: Job, tell: Tell) -> Take:
-        """The frames of a job; raises Lost if the server cannot be relied upon any more."""
+        """The frames of a job; raises Lost if the server does not give them, or cannot be relied upon any more."""
         try:
             return self._server.make(job, tell)
+        except _WrongFrames as problem:
+            raise Lost(
+                f"{self.name} {problem}", gone=False, advice="update ComfyUI and this pack there"
+            ) from problem
         except _Trouble as problem:
             raise Lost(f"{self.name} {problem}", gone=True) from problem
 

@@ -245,13 +245,6 @@ def test_wrong_addresses(
 LOSING: dict[str, tuple[dict[str, Any], str]] = {
     "prose": ({"/history": PROSE}, "is not a ComfyUI server, or a broken one: it does not answer in JSON"),
     "too much": ({"/view": bytes(70_000)}, "answered with more than 0 MB"),
-    "not a picture": (
-        {"/view": PROSE},
-        r"answered with a frame that is not a PNG \(cannot identify image file",
-    ),
-    "another kind of picture": ({"/view": png(kind="GIF")}, "answered with a frame that is not a PNG"),
-    "half a picture": ({"/view": png()[:90]}, "answered with a frame that is not a PNG"),
-    "a large picture": ({"/view": png(640, 64)}, "answered with a frame of 640x64 instead of 64x64 pixels"),
     "no picture": ({"/view": (404, b"", {})}, "answers /view with HTTP status 404"),
     "no name": ({"/upload": {}}, "does not say where it stored an image"),
     "an error": ({"/prompt": (500, PROSE, {})}, "answers /prompt with HTTP status 500"),
@@ -271,13 +264,38 @@ def test_a_server_that_answers_nonsense_gets_no_more_jobs(
     assert everything(tmp_path) == before
 
 
+WRONG: dict[str, tuple[bytes, str]] = {
+    "not a picture": (PROSE, r"answered with a frame that is not a PNG \(cannot identify image file"),
+    "another kind of picture": (png(kind="GIF"), "answered with a frame that is not a PNG"),
+    "half a picture": (png()[:90], "answered with a frame that is not a PNG"),
+    "a large picture": (png(640, 64), "answered with a frame of 640x64 instead of 64x64 pixels"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_frames_fail_their_job_and_the_server_gets_others(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, case: str
+) -> None:
+    frame, told = WRONG[case]
+    usual = server._usual
+    # A job that is lost is tried three times before the next one.
+    server.instead["/view"] = lambda sent: frame if len(server.prompts) <= 3 else usual("/view", "", sent)
+    outcome = ran(read({}, {"seed": 2}), tmp_path, server.url)
+    wrong, right = outcome.records
+    assert re.match(f"{server.url} {told}", wrong.error), wrong.error
+    assert wrong.error.endswith(", as did 2 before; update ComfyUI and this pack there")
+    assert (right.state, outcome.gone) == ("done", ())
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_as_many_frames_as_asked_for_are_taken(
     server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, count: int
 ) -> None:
     server.files = [server.files[0]] * count
     outcome = ran(read({}), tmp_path, server.url)
-    assert outcome.gone == (f"{server.url} answered with {count} frames instead of 2",)
+    told = f"{server.url} answered with {count} frames instead of 2, as did 2 before"
+    assert outcome.records[0].error == f"{told}; update ComfyUI and this pack there"
+    assert outcome.gone == ()
 
 
 @pytest.mark.parametrize(
