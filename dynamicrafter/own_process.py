@@ -50,7 +50,8 @@ def run_apart(work: Callable[..., Any], *arguments: Any, report: Callable[..., N
         while True:
             try:
                 kind, values = receiver.recv()
-            except EOFError:
+            # A process that is killed while it sends leaves half a message.
+            except (EOFError, OSError):
                 process.join()
                 return Failed(DynamiCrafterError(_lost(process.exitcode)))
             if kind != "report":
@@ -101,6 +102,9 @@ def _ctrl_c_ignored() -> Generator[None]:
 
 def _lost(code: int | None) -> str:
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:  # Real-time signals have no names.
+            name = f"signal {-code}"
         return f"its process was ended by {name}; if nobody did that, there was not enough memory"
     return f"its process ended with exit code {code} and without a result; what it printed says why"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -15,9 +16,10 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from ..api import RANDOM, Lora, ModelFiles, find_model, variant_of
+from ..backends.openvino.manifest import is_export
 from ..bounded_json import parse_json
 from ..errors import ClipError, DynamiCrafterError, Remedy, UsageError
-from ..forms import Form
+from ..forms import Form, shortened
 from ..hashing import file_sha256
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path
@@ -30,6 +32,8 @@ RECORDS = "records"
 """The folder with the records of the jobs, next to their clips."""
 _NAME = re.compile(r"[^\x00-\x1f/\\:]+")
 """What an output may be called: a name that no system takes for a path."""
+_NAME_BYTES = 250
+"""Maximum length of such a name: file systems allow 255 bytes, and records add an extension."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,14 @@ class ModelChoice:
 
 
 def local_variant(model: ModelChoice) -> Variant:
-    """The variant of a model whose files are on this machine."""
-    return variant_of(model.files())
+    """The variant of a model whose files are on this machine; raises UsageError if PyTorch cannot run them."""
+    files = model.files()
+    if is_export(files.weights):
+        raise UsageError(
+            f"the model must be weights for PyTorch, but {files.weights} is an export for OpenVINO; use the weights "
+            f"that it was made of"
+        )
+    return variant_of(files)
 
 
 def named_variant(model: ModelChoice) -> Variant:
@@ -245,8 +255,21 @@ def _output(line: _Line, number: int) -> str:
     """The name of a job's clip; the number of the line is part of the default, so that the clips are in order."""
     if line.output is None:
         picture = PurePath(line.pictures[0]).stem if line.pictures else ""
-        return f"{number:04d}-{picture}-{_mode(line)}.mp4"
-    name = line.output
+        name = f"{number:04d}-{picture}-{_mode(line)}.mp4"
+    else:
+        name = _checked_name(line.output)
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError as problem:
+        raise UsageError(f"output must be a name that files can have, but {name!r} was given") from problem
+    if size > _NAME_BYTES:
+        raise UsageError(
+            f"output must have at most {_NAME_BYTES} bytes, but {shortened(name)!r} has {size}; give it a shorter one"
+        )
+    return name
+
+
+def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name) or name.startswith(".") or name.casefold() == RECORDS:
         raise UsageError(
             f"output must be the name of a clip in the folder, such as clip.mp4, without a path, not {name!r}"
@@ -302,7 +325,12 @@ class _Reader:
 
     def _placed(self, path: str) -> str:
         """A path of a line as seen from here; a name alone would be taken for that of a model."""
-        return str((self._beside / path).resolve())
+        try:
+            return str((self._beside / path).resolve())
+        except ValueError as problem:
+            raise UsageError(
+                f"the path of a model, encoder or LoRA file must be one that files can have, but {path!r} was given"
+            ) from problem
 
     def _picture(self, path: Path) -> tuple[tuple[int, int], str]:
         """(width, height) and SHA-256 of an image file."""

@@ -42,9 +42,13 @@ class Take:
 class Lost(Exception):
     """The worker could not finish a job for a reason that is probably not the job's."""
 
-    def __init__(self, reason: str, *, gone: bool) -> None:
+    def __init__(
+        self, reason: str, *, gone: bool, advice: str = "it may need more memory than there is"
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.advice = advice
+        """What to say if the job was lost too often."""
         self.gone = gone
         """Whether the worker will not finish any other job either."""
 
@@ -191,7 +195,7 @@ class _Pool:
                 elif not self.cancelled.is_set():
                     if lost is not None:
                         problem = DynamiCrafterError(
-                            f"{lost.reason}, as did {attempts - 1} before; it may need more memory than there is"
+                            f"{lost.reason}, as did {attempts - 1} before; {lost.advice}"
                         )
                     self._left -= 1
                     self._done += self._works[job.line]

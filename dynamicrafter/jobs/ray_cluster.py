@@ -34,7 +34,7 @@ def ray_workers(address: str, dtype: str, count: int | None = None) -> list[Work
     """Workers on the cluster at ``address``: one for each GPU, or for each machine if there are none, or ``count``.
 
     ``local`` starts a cluster on this machine that listens on loopback only. Raises UsageError if Ray is not installed,
-    and if there is no cluster at the address.
+    if there is no cluster at the address, and if the workers do not fit on it.
     """
     if count is not None and count < 1:
         raise UsageError(f"there must be at least 1 worker, but {count} were given")
@@ -48,8 +48,7 @@ def ray_workers(address: str, dtype: str, count: int | None = None) -> list[Work
     how: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
         ray.init(address, log_to_driver=False, configure_logging=False, **how)
-        resources = ray.cluster_resources()
-        machines = len(ray.nodes())
+        machines: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # Ray raises all kinds of exceptions for an address at which it does not find what it expects.
     except Exception as problem:
         raise UsageError(
@@ -62,11 +61,32 @@ def ray_workers(address: str, dtype: str, count: int | None = None) -> list[Work
         raise UsageError(
             f"Ray would listen on {own}, because it was imported before; start a program of its own for it"
         )
-    gpus = int(resources.get("GPU", 0))
-    count = count or gpus or machines
-    processors = max(1, int(resources.get("CPU", 1)) // max(count, machines))
-    needs = {"num_gpus": 1 if gpus else 0, "num_cpus": 1 if gpus else processors}
+    count, needs = _shares(machines, count)
     return [RayWorker(f"ray, worker {number}", Means("auto", dtype), needs) for number in range(1, count + 1)]
+
+
+def _shares(machines: Sequence[dict[str, float]], count: int | None) -> tuple[int, dict[str, int]]:
+    """The number of workers on machines with these resources, and what of them each needs, so that all have a place.
+
+    Raises UsageError if there are too few; Ray would wait for more machines without end.
+    """
+    gpus = [int(resources.get("GPU", 0)) for resources in machines]
+    processors = [int(resources.get("CPU", 0)) for resources in machines]
+    usable = max(1, sum(map(bool, processors)))
+    count = count or sum(gpus) or usable
+    most = 1 if any(gpus) else max(1, sum(processors) // max(count, usable))
+    places = 0
+    for each in range(most, 0, -1):
+        places = sum(
+            min(own // each, cards) if any(gpus) else own // each
+            for own, cards in zip(processors, gpus, strict=True)
+        )
+        if count <= places:
+            return count, {"num_gpus": int(any(gpus)), "num_cpus": each}
+    raise UsageError(
+        f"the Ray cluster has places for at most {places} worker(s), each with a processor, and a GPU if there are any, "
+        f"but {count} are wanted; use fewer workers or add machines"
+    )
 
 
 def leave_ray() -> None:

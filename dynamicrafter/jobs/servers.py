@@ -23,7 +23,7 @@ import numpy as np
 
 from ..api import BUILT_IN
 from ..bounded_json import parse_json
-from ..errors import DynamiCrafterError, UsageError
+from ..errors import Cancelled, DynamiCrafterError, UsageError
 from ..forms import shortened
 from ..media.pictures import read_picture
 from ..settings import Settings, make_settings
@@ -57,6 +57,14 @@ class _Trouble(Exception):
     """What a server did instead of answering, to follow its address in a sentence."""
 
 
+class _NoAnswer(_Trouble):
+    """There was no connection, or it ended before the answer."""
+
+
+class _WrongFrames(_Trouble):
+    """It finished a job, but its frames are not those of the job."""
+
+
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirection: it could lead anywhere."""
 
@@ -73,7 +81,8 @@ def check_sendable(job: Job) -> None:
             f"it on this machine"
         )
     usual = make_settings(named_variant(model), job.settings.mode)
-    for name, value in vars(job.settings).items():
+    # The sampler first, as the default of eta follows from it.
+    for name, value in sorted(vars(job.settings).items(), key=lambda item: item[0] != "sampler"):
         if name not in (*_INPUTS, "mode") and value != getattr(usual, name):
             raise UsageError(
                 f"line {job.line} sets {name} to {value!r}, for which the node of a server has no input; remove it, or "
@@ -102,8 +111,14 @@ def server_workers(urls: Sequence[str], depth: int, jobs: Sequence[Job]) -> list
 
 
 def _address(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # What cannot be read as a port or sent as a host's name raises ValueError.
+        host = (parts.hostname or "").encode("idna") if parts.port != 0 else b""
+        known = parts.scheme in ("http", "https") and host and parts.path.isascii()
+    except ValueError:
+        known = False
+    if not known or any(sign in url for sign in "?#@"):
         raise UsageError(
             f"the server {shortened(url)!r} is not an address; use one such as http://127.0.0.1:8188"
         )
@@ -157,31 +172,73 @@ class ComfyServer:
 
     def make(self, job: Job, tell: Tell) -> Take:
         """The frames of a job; raises _Trouble if the server does not do what it should."""
-        names = [self._uploaded(path) for path in job.pictures]
         prompt_id = str(uuid.uuid4())
-        body = {
-            "prompt": _graph(job, names, self._checkpoint(job.model)),
-            "client_id": self._id,
-            "prompt_id": prompt_id,
-        }
-        status, answer = self._ask("/prompt", json.dumps(body).encode(), "application/json")
-        if status == 400:
-            raise DynamiCrafterError(f"{self.url} rejects the job: {_rejection(answer)}")
-        self._require_success("/prompt", status)
         try:
+            self._send(job, prompt_id)
             files = self._wait(prompt_id, tell)
-        except BaseException:
-            self._withdraw(prompt_id)
+        except Lost:
+            self._forget(job.pictures)
+            raise
+        except BaseException as problem:
+            # After an error of the job, it is not there any more.
+            if isinstance(problem, Cancelled) or not isinstance(problem, DynamiCrafterError):
+                self._withdraw(prompt_id)
             raise
         settings = job.settings
         count = settings.frames - (settings.mode == "loop")
         if len(files) != count:
-            raise _Trouble(f"answered with {len(files)} frames instead of {count}")
+            raise _WrongFrames(f"answered with {len(files)} frames instead of {count}")
         frames: list[np.ndarray[Any, Any]] = []
         for file in files:
             tell("decode", len(frames), count)
             frames.append(self._frame(file, settings))
         return Take(np.stack(frames), None)
+
+    def _send(self, job: Job, prompt_id: str) -> None:
+        """Upload the images of a job and queue it."""
+        kept = [self._uploads.get(str(path)) for path in job.pictures]
+        names = [self._uploaded(path) for path in job.pictures]
+        status, answer = self._queue(job, names, prompt_id)
+        if status == 400 and any(name in kept for name in names):
+            # Images that were sent before are gone if the server was started again.
+            self._forget(job.pictures)
+            names = [self._uploaded(path) for path in job.pictures]
+            status, answer = self._queue(job, names, prompt_id)
+        if status == 400:
+            raise DynamiCrafterError(f"{self.url} rejects the job: {_rejection(answer)}")
+        self._require_success("/prompt", status)
+        queued = _at(_parsed(answer), "prompt_id")
+        if queued != prompt_id:
+            # A server that ignores the id interrupts whatever it is working on.
+            self._withdraw(queued, running=False)
+            raise Lost(
+                f"{self.url} is too old, as it does not queue jobs under the ids that are sent; update ComfyUI there",
+                gone=True,
+            )
+
+    def _queue(self, job: Job, names: Sequence[str], prompt_id: str) -> tuple[int, bytes]:
+        """HTTP status and body of the answer to a job, which is sent once, even if the answer is lost."""
+        body = {
+            "prompt": _graph(job, names, self._checkpoint(job.model)),
+            "client_id": self._id,
+            "prompt_id": prompt_id,
+        }
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._ask("/prompt", json.dumps(body).encode(), "application/json", tries=1)
+            except _NoAnswer:
+                if not left:
+                    raise
+            time.sleep(_PAUSE)
+            if self._has(prompt_id):
+                break
+        return 200, json.dumps({"prompt_id": prompt_id}).encode()
+
+    def _forget(self, pictures: Sequence[Path]) -> None:
+        """Upload these images again when they are needed next."""
+        with self._uploading:
+            for path in pictures:
+                self._uploads.pop(str(path), None)
 
     def _uploaded(self, picture: Path) -> str:
         """The server's name for an image, which is sent as it is used here, without its metadata, and only once."""
@@ -204,7 +261,6 @@ class ComfyServer:
                 stored, folder = _at(answer, "name"), _at(answer, "subfolder")
                 if not isinstance(stored, str) or not isinstance(folder, str):
                     raise _Trouble("does not say where it stored an image")
-                # Temporary files are removed when the server starts.
                 self._uploads[key] = "/".join(filter(None, (folder, stored))) + " [temp]"
             return self._uploads[key]
 
@@ -217,22 +273,25 @@ class ComfyServer:
             if entry is not None:
                 break
             missed += 1
-            if missed % _MISSED == 0 and not self._is_queued(prompt_id):
-                if _at(self._value(f"/history/{prompt_id}"), prompt_id) is None:
-                    raise Lost(f"{self.url} no longer has the job in its queue", gone=False)
+            if missed % _MISSED == 0 and not self._has(prompt_id):
+                raise Lost(f"{self.url} no longer has the job in its queue", gone=False)
             time.sleep(_POLL)
         if _at(entry, "status", "status_str") != "success":
             raise DynamiCrafterError(f"{self.url} could not generate it: {_failure(entry)}")
         return _list(_at(entry, "outputs", _FRAMES, "images"))
 
-    def _is_queued(self, prompt_id: str) -> bool:
+    def _has(self, prompt_id: str) -> bool:
+        """Whether a job is queued, at work or finished."""
         queue = self._value("/queue")
         entries = _list(_at(queue, "queue_running")) + _list(_at(queue, "queue_pending"))
-        return any(_list(entry)[1:2] == [prompt_id] for entry in entries)
+        if any(_list(entry)[1:2] == [prompt_id] for entry in entries):
+            return True
+        return _at(self._value(f"/history/{prompt_id}"), prompt_id) is not None
 
-    def _withdraw(self, prompt_id: str) -> None:
-        """Take a job out of the queue or stop it, if the server still answers."""
-        for path, body in (("/queue", {"delete": [prompt_id]}), ("/interrupt", {"prompt_id": prompt_id})):
+    def _withdraw(self, prompt_id: Any, *, running: bool = True) -> None:
+        """Take a job out of the queue or, if ``running``, stop it, if the server still answers."""
+        calls = [("/queue", {"delete": [prompt_id]}), ("/interrupt", {"prompt_id": prompt_id})]
+        for path, body in calls if running else calls[:1]:
             try:
                 self._ask(path, json.dumps(body).encode(), "application/json", tries=1)
             except _Trouble:
@@ -254,11 +313,11 @@ class ComfyServer:
                 return np.array(picture.convert("RGB"))
         # Decoders raise all kinds of exceptions for damaged files.
         except Exception as problem:
-            raise _Trouble(
+            raise _WrongFrames(
                 f"answered with a frame that is not a PNG ({shortened(str(problem))})"
             ) from problem
         size = "{}x{}".format(*picture.size)
-        raise _Trouble(
+        raise _WrongFrames(
             f"answered with a frame of {size} instead of {settings.width}x{settings.height} pixels"
         )
 
@@ -272,12 +331,7 @@ class ComfyServer:
         if status == 404 and body is None:
             return None
         self._require_success(path, status)
-        try:
-            return parse_json(content)
-        except ValueError as problem:
-            raise _Trouble(
-                "is not a ComfyUI server, or a broken one: it does not answer in JSON"
-            ) from problem
+        return _parsed(content)
 
     def _ask(
         self,
@@ -302,7 +356,7 @@ class ComfyServer:
                 if not left:
                     reason = getattr(problem, "reason", None) or problem
                     reason = getattr(reason, "strerror", None) or reason
-                    raise _Trouble(f"does not answer ({shortened(str(reason))})") from problem
+                    raise _NoAnswer(f"does not answer ({shortened(str(reason))})") from problem
             time.sleep(_PAUSE)
         raise AssertionError("there is at least one try")
 
@@ -315,9 +369,13 @@ class ServerPlace:
         self._server = server
 
     def make(self, job: Job, tell: Tell) -> Take:
-        """The frames of a job; raises Lost if the server cannot be relied upon any more."""
+        """The frames of a job; raises Lost if the server does not give them, or cannot be relied upon any more."""
         try:
             return self._server.make(job, tell)
+        except _WrongFrames as problem:
+            raise Lost(
+                f"{self.name} {problem}", gone=False, advice="update ComfyUI and this pack there"
+            ) from problem
         except _Trouble as problem:
             raise Lost(f"{self.name} {problem}", gone=True) from problem
 
@@ -338,6 +396,14 @@ def _bounded(answer: Any, limit: int) -> bytes:
         if time.monotonic() > until:
             raise _Trouble(f"took more than {_SECONDS:.0f} s for an answer")
     return b"".join(parts)
+
+
+def _parsed(content: bytes) -> Any:
+    """The JSON of an answer."""
+    try:
+        return parse_json(content)
+    except ValueError as problem:
+        raise _Trouble("is not a ComfyUI server, or a broken one: it does not answer in JSON") from problem
 
 
 def _graph(job: Job, pictures: Sequence[str], checkpoint: str) -> dict[str, Any]:

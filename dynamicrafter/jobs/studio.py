@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import gc
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..api import pick_device
+from ..backends.choice import TORCH
+from ..forecast import memory_of
+from ..model.configs import Residence
 from ..pipeline import Model
 from ..records import KnownModel, know_model
-from ..shots import Means, Shot, load_with, render_batch
+from ..settings import Settings
+from ..shots import Means, Shot, load_with, render_batch, residence_for
+from ..weights.footprint import free_bytes
 from .lines import Job, ModelChoice
 from .pool import Take, Tell
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The model of the last job."""
+
+    choice: ModelChoice
+    model: Model
+    known: KnownModel
+    residence: Residence
+    room: float
+    """Bytes on the device that were enough for the model and the clip that it was loaded for; infinite where no clip
+    would be generated in another way."""
+
+    def fits(self, settings: Settings) -> bool:
+        """Whether a clip needs no more memory than the one that the model was loaded for."""
+        # What is needed is counted only where it matters: the first time, all networks are built for it.
+        return self.room == math.inf or _needed(self.model, settings, self.residence) <= self.room
 
 
 class Studio:
@@ -15,26 +46,49 @@ class Studio:
     def __init__(self, means: Means, name: str = "") -> None:
         self.name = name or means.device
         self._means = means
-        self._choice: ModelChoice | None = None
-        self._model: tuple[Model, KnownModel] | None = None
+        self._last: _Loaded | None = None
 
     def make(self, job: Job, tell: Tell) -> Take:
-        """The frames of a job; its model is loaded if it is another one than that of the last job."""
-        model, known = self._loaded(job.model, tell)
+        """The frames of a job; its model is loaded if it is another one than that of the last job, or if this one needs
+        more memory."""
         shot = Shot(job.settings, job.pictures, job.output)
-        (clip,) = render_batch(model, [shot], lambda _, work, done, total: tell(work, done, total))
-        return Take(clip.frames.numpy(), known)
+        last = self._loaded(job.model, shot, tell)
+        (clip,) = render_batch(last.model, [shot], lambda _, work, done, total: tell(work, done, total))
+        return Take(clip.frames.numpy(), last.known)
 
     def close(self) -> None:
         """Forget the model."""
-        self._choice = self._model = None
+        self._last = None
 
-    def _loaded(self, choice: ModelChoice, tell: Tell) -> tuple[Model, KnownModel]:
-        if self._model is None or self._choice != choice:
+    def _loaded(self, choice: ModelChoice, shot: Shot, tell: Tell) -> _Loaded:
+        last = self._last
+        if last is None or last.choice != choice or not last.fits(shot.settings):
             # Two models at once might not fit.
+            last = None
             self.close()
-            files = choice.files()
-            model = load_with(self._means, files, lambda done, total: tell("load", done, total))
-            known = know_model(model, files, lambda done, total: tell("hash", done, total))
-            self._choice, self._model = choice, (model, known)
-        return self._model
+            self._last = last = self._load(choice, shot, tell)
+        return last
+
+    def _load(self, choice: ModelChoice, shot: Shot, tell: Tell) -> _Loaded:
+        files, backend = choice.files(), self._means.backend
+        device = pick_device(self._means.device, backend)
+        _give_back(device)
+        residence = residence_for([shot], files, self._means)
+        means = replace(self._means, memory=residence) if backend == TORCH else self._means
+        model = load_with(means, files, lambda done, total: tell("load", done, total))
+        known = know_model(model, files, lambda done, total: tell("hash", done, total), backend)
+        bounded = residence != "min" and free_bytes(device) != math.inf
+        room = _needed(model, shot.settings, residence) if bounded else math.inf
+        return _Loaded(choice, model, known, residence, room)
+
+
+def _needed(model: Model, settings: Settings, residence: Residence) -> float:
+    return memory_of(model.variant, [settings], model.dtype, model.quantised, residence).total
+
+
+def _give_back(device: torch.device) -> None:
+    """Return what the last model took to the device, so that it counts as free."""
+    gc.collect()
+    backend: Any = getattr(torch, device.type, None)
+    if hasattr(backend, "empty_cache"):
+        backend.empty_cache()

@@ -1,6 +1,6 @@
 """Workers in processes of their own, one for each device: what kills one of them leaves the others at work.
 
-This is the only module that starts processes; they are copies of this program, and end with it.
+The processes are copies of this program, and end with it.
 """
 
 from __future__ import annotations

@@ -15,14 +15,19 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from cli_runs import Run, complaint
 
 import dynamicrafter
 from dynamicrafter.atomic import replacing
+from dynamicrafter.backends.openvino.manifest import MANIFEST
 from dynamicrafter.jobs import studio
 from dynamicrafter.jobs.ledger import only_run
 from dynamicrafter.jobs.lines import Shard
 from dynamicrafter.media.video import read_frames, read_metadata
+from dynamicrafter.model.variants import SMALL
+from dynamicrafter.weights import footprint
+from dynamicrafter.weights.footprint import ClipSize
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"model": "random", "steps": 2, "frames": 2}
@@ -81,6 +86,18 @@ BAD = {
     "output elsewhere": ({"output": "../clip.mp4"}, "output must be the name of a clip in the folder"),
     "output on a drive": ({"output": "c:clip.mp4"}, "output must be the name of a clip in the folder"),
     "output of records": ({"output": "Records"}, "output must be the name of a clip in the folder"),
+    "output too long": (
+        {"output": "ü" * 124 + ".mp4"},
+        r"output must have at most 250 bytes, but .* has 252; give it a shorter one",
+    ),
+    "output of no text": (
+        {"output": "\ud800.mp4"},
+        "output must be a name that files can have, but .* was given",
+    ),
+    "model of no name": (
+        {"model": "a\0b.ckpt"},
+        r"the path of a model, encoder or LoRA file must be one that files can have, but 'a\\x00b.ckpt'",
+    ),
     "output of no kind": ({"output": "clip.avi"}, "clip.avi has the extension .avi, but a clip can be"),
     "output of another": ({"output": "A.mp4"}, "its output A.mp4 is that of line 1; give it another one"),
 }
@@ -96,6 +113,15 @@ def test_a_broken_line_is_rejected_with_its_number_before_the_first_clip(
     assert re.search(told, sentence), sentence
     assert sentence.count("line 2 of ") == 1
     assert [path.name for path in Path("out").iterdir()] == ["records"]
+
+
+def test_an_export_is_rejected_with_its_line(run: Run, jobs: Callable[..., Path]) -> None:
+    listing = jobs({}, {"model": "./exported"})
+    folder = listing.parent / "exported"
+    folder.mkdir()
+    (folder / MANIFEST).write_text("{}", encoding="utf-8")
+    told = complaint(run("batch", listing, "--out", "out"), 2)
+    assert re.match("line 2 of .*: the model must be weights for PyTorch, but .*exported is an export", told)
 
 
 def test_the_same_job_twice_is_rejected(run: Run, jobs: Callable[..., Path]) -> None:
@@ -265,6 +291,27 @@ def test_a_model_is_loaded_once_for_all_its_jobs(
     assert ran.code == 0
     assert loaded == ["random", "tiny"]
     assert [one["line"] for one in ran.json["jobs"]] == [1, 2, 3, 4]
+
+
+def test_a_model_is_loaded_again_for_a_clip_that_needs_more_memory(
+    run: Run, jobs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose memory is bounded."""
+    residences: list[str] = []
+    load, room = studio.load_with, footprint._ROOM
+
+    def noted(means: Any, files: Any, *rest: Any) -> Any:
+        residences.append(means.memory)
+        return load(means, files, *rest)
+
+    sizes = [ClipSize(1, frames, 64, 64) for frames in (2, 16)]
+    small, large = (footprint.footprint(SMALL, size, torch.float32, None, "high").total for size in sizes)
+    monkeypatch.setattr(studio, "load_with", noted)
+    for module in (studio, footprint):
+        monkeypatch.setattr(module, "free_bytes", lambda _: room + (small + large) / 2)
+    listing = jobs(*({"frames": frames, "output": f"{n}.mp4"} for n, frames in enumerate((2, 1, 16, 2))))
+    assert run("batch", listing, "--out", "out").code == 0
+    assert residences == ["high", "low"]
 
 
 def test_shards_are_every_nth_line_and_share_a_folder(run: Run, jobs: Callable[..., Path]) -> None:

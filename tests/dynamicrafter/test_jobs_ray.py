@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -51,6 +53,61 @@ def test_without_ray_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     told = r"a Ray cluster needs the ray package; install it with pip install 'dynamicrafter-studio\[ray\]'"
     with pytest.raises(UsageError, match=told):
         ray_workers(LOCAL, "auto")
+
+
+class PretendedRay:
+    """A cluster of machines with these resources, and one that has left."""
+
+    def __init__(self, *machines: dict[str, float]) -> None:
+        self._machines = machines
+        self.util = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+
+    def init(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def nodes(self) -> list[dict[str, Any]]:
+        there = [{"Alive": True, "Resources": resources} for resources in self._machines]
+        return [*there, {"Alive": False, "Resources": {}}]
+
+
+@pytest.mark.parametrize(
+    ("machines", "count", "workers", "needs"),
+    [
+        ([{"CPU": 8.0}, {"CPU": 8.0}], None, 2, {"num_gpus": 0, "num_cpus": 8}),
+        ([{"CPU": 8.0}, {"memory": 1.0}], None, 1, {"num_gpus": 0, "num_cpus": 8}),
+        # Three of 5 processors each would not fit.
+        ([{"CPU": 8.0}, {"CPU": 8.0}], 3, 3, {"num_gpus": 0, "num_cpus": 4}),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}], None, 2, {"num_gpus": 1, "num_cpus": 1}),
+    ],
+)
+def test_all_workers_have_a_place(
+    monkeypatch: pytest.MonkeyPatch,
+    machines: list[dict[str, float]],
+    count: int | None,
+    workers: int,
+    needs: dict[str, int],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", PretendedRay(*machines))
+    made = ray_workers("10.0.0.1:6379", "auto", count)
+    assert [vars(worker)["_needs"] for worker in made] == [needs] * workers
+
+
+@pytest.mark.parametrize(
+    ("machines", "count", "places"),
+    [
+        ([{"CPU": 2.0}, {"CPU": 1.0}], 4, 3),
+        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}], 2, 1),
+        ([{"CPU": 1.0, "GPU": 2.0}], None, 1),
+        ([{}], None, 0),
+    ],
+)
+def test_workers_without_a_place_are_refused(
+    monkeypatch: pytest.MonkeyPatch, machines: list[dict[str, float]], count: int | None, places: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", PretendedRay(*machines))
+    told = rf"places for at most {places} worker\(s\), .* are wanted; use fewer workers or add machines"
+    with pytest.raises(UsageError, match=told):
+        ray_workers("10.0.0.1:6379", "auto", count)
 
 
 @needs_ray

@@ -57,6 +57,8 @@ class Pretended:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # What an answer raises ends its connection.
+        self._server.handle_error = lambda request, client_address: None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -218,6 +220,13 @@ def test_what_is_no_comfyui_with_the_pack_is_told_before_anything_is_sent(
         ),
         (["file:///etc/passwd"], "is not an address"),
         (["http://me:secret@host"], "is not an address"),
+        (["http://:secret@host"], "is not an address"),
+        (["http://host/#part"], "is not an address"),
+        (["http://host/ä"], "is not an address"),
+        (["http://["], "is not an address"),
+        (["http://\u2100x"], "is not an address"),
+        (["http://" + "x" * 64], "is not an address"),
+        (["http://host:99999"], "is not an address"),
         (["http://127.0.0.1:9/"] * 2, "the server http://127.0.0.1:9 is specified more than once"),
         (
             ["http://127.0.0.1:9"],
@@ -236,13 +245,6 @@ def test_wrong_addresses(
 LOSING: dict[str, tuple[dict[str, Any], str]] = {
     "prose": ({"/history": PROSE}, "is not a ComfyUI server, or a broken one: it does not answer in JSON"),
     "too much": ({"/view": bytes(70_000)}, "answered with more than 0 MB"),
-    "not a picture": (
-        {"/view": PROSE},
-        r"answered with a frame that is not a PNG \(cannot identify image file",
-    ),
-    "another kind of picture": ({"/view": png(kind="GIF")}, "answered with a frame that is not a PNG"),
-    "half a picture": ({"/view": png()[:90]}, "answered with a frame that is not a PNG"),
-    "a large picture": ({"/view": png(640, 64)}, "answered with a frame of 640x64 instead of 64x64 pixels"),
     "no picture": ({"/view": (404, b"", {})}, "answers /view with HTTP status 404"),
     "no name": ({"/upload": {}}, "does not say where it stored an image"),
     "an error": ({"/prompt": (500, PROSE, {})}, "answers /prompt with HTTP status 500"),
@@ -262,13 +264,38 @@ def test_a_server_that_answers_nonsense_gets_no_more_jobs(
     assert everything(tmp_path) == before
 
 
+WRONG: dict[str, tuple[bytes, str]] = {
+    "not a picture": (PROSE, r"answered with a frame that is not a PNG \(cannot identify image file"),
+    "another kind of picture": (png(kind="GIF"), "answered with a frame that is not a PNG"),
+    "half a picture": (png()[:90], "answered with a frame that is not a PNG"),
+    "a large picture": (png(640, 64), "answered with a frame of 640x64 instead of 64x64 pixels"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_frames_fail_their_job_and_the_server_gets_others(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, case: str
+) -> None:
+    frame, told = WRONG[case]
+    usual = server._usual
+    # A job that is lost is tried three times before the next one.
+    server.instead["/view"] = lambda sent: frame if len(server.prompts) <= 3 else usual("/view", "", sent)
+    outcome = ran(read({}, {"seed": 2}), tmp_path, server.url)
+    wrong, right = outcome.records
+    assert re.match(f"{server.url} {told}", wrong.error), wrong.error
+    assert wrong.error.endswith(", as did 2 before; update ComfyUI and this pack there")
+    assert (right.state, outcome.gone) == ("done", ())
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_as_many_frames_as_asked_for_are_taken(
     server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, count: int
 ) -> None:
     server.files = [server.files[0]] * count
     outcome = ran(read({}), tmp_path, server.url)
-    assert outcome.gone == (f"{server.url} answered with {count} frames instead of 2",)
+    told = f"{server.url} answered with {count} frames instead of 2, as did 2 before"
+    assert outcome.records[0].error == f"{told}; update ComfyUI and this pack there"
+    assert outcome.gone == ()
 
 
 @pytest.mark.parametrize(
@@ -340,6 +367,80 @@ def test_a_job_that_is_no_longer_in_the_queue_is_sent_again(
     )
     (record,) = ran(read({}), tmp_path, server.url).records
     assert (record.state, record.attempts, len(server.prompts)) == ("done", 2, 2)
+    assert [path for path, _ in server.asked].count("/upload") == 2
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_job_is_queued_once_even_if_the_answer_is_lost(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, arrived: bool
+) -> None:
+    usual = server._usual
+    queued: list[str] = []
+
+    def queue(sent: Any) -> Any:
+        first = [path for path, _ in server.asked].count("/prompt") == 1
+        if arrived or not first:
+            queued.append(sent["prompt_id"])
+        if first:
+            raise ConnectionError("the answer is lost")
+        return usual("/prompt", "", sent)
+
+    def history(group: str, path: str, sent: Any) -> Any:
+        there = group != "/history" or path.rpartition("/")[2] in queued
+        return usual(group, path, sent) if there else {}
+
+    server.instead["/prompt"] = queue
+    server._usual = history  # type: ignore[method-assign]
+    (record,) = ran(read({}), tmp_path, server.url).records
+    assert (record.state, record.attempts) == ("done", 1)
+    assert [path for path, _ in server.asked].count("/prompt") == (1 if arrived else 2)
+    assert queued == list(server.prompts)
+
+
+def test_a_server_that_names_jobs_itself_gets_none_and_nothing_there_is_stopped(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    server.instead["/prompt"] = {"prompt_id": "its own", "number": 1}
+    outcome = ran(read({}), tmp_path, server.url)
+    assert (outcome.left, len(outcome.gone)) == (1, 1)
+    assert re.match(f"{server.url} is too old, .*; update ComfyUI there", outcome.gone[0])
+    assert ("/queue", {"delete": ["its own"]}) in server.asked
+    assert "/interrupt" not in [path for path, _ in server.asked]
+
+
+def test_a_job_that_has_ended_is_not_withdrawn(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    usual = server._usual
+    server._usual = lambda group, path, sent: (  # type: ignore[method-assign]
+        {path.rpartition("/")[2]: server.entry("error")} if group == "/history" else usual(group, path, sent)
+    )
+    assert ran(read({}), tmp_path, server.url).failed == 1
+    assert not {"/queue", "/interrupt"} & {path for path, _ in server.asked}
+
+
+def test_images_that_a_server_removed_are_sent_again(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
+) -> None:
+    """As it does when it is started again."""
+    there: list[str] = []
+    usual = server._usual
+
+    def upload(sent: Any) -> Any:
+        there.append(f"{len(server.asked)}.png")
+        return {"name": there[-1], "subfolder": "", "type": "temp"}
+
+    def queue(sent: Any) -> Any:
+        if sent["prompt"]["first"]["inputs"]["image"].removesuffix(" [temp]") not in there:
+            return 400, {"error": {"message": "Invalid image file"}}, {}
+        if len(server.prompts) == 1:
+            there.clear()
+        return usual("/prompt", "", sent)
+
+    server.instead |= {"/upload": upload, "/prompt": queue}
+    outcome = ran(read({}, {"seed": 2}, {"seed": 3}), tmp_path, server.url)
+    assert [record.state for record in outcome.records] == ["done"] * 3
+    assert [path for path, _ in server.asked].count("/upload") == 2
 
 
 def test_the_jobs_of_a_lost_server_go_to_the_others_and_queues_stay_short(
@@ -381,6 +482,7 @@ def test_what_is_cancelled_is_withdrawn_and_nothing_else(
     ("line", "told"),
     [
         ({"eta": 0.5}, "line 1 sets eta to 0.5, for which the node of a server has no input; remove it"),
+        ({"sampler": "euler", "model": "512"}, "line 1 sets sampler to 'euler', for which the node"),
         (
             {"loras": [{"file": "a.safetensors"}]},
             "line 1 has LoRA files or encoders, which are not sent to a server",

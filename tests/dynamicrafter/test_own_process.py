@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,12 @@ def tells(report: Report, count: int) -> tuple[int, int]:
 def fails(report: Report, how: str) -> None:
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "kill while sending":
+        (pipe,) = (cell.cell_contents for cell in report.__closure__ or ())
+        os.write(pipe.fileno(), struct.pack("!i", 1000) + b"less than was announced")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "unnamed signal":
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)
     if how == "leave":
         os._exit(3)
     if how == "foreign":
@@ -86,6 +93,14 @@ def test_an_exception_that_cannot_be_sent_comes_back_as_text() -> None:
     ("how", "message"),
     [
         ("kill", "its process was ended by SIGKILL; if nobody did that, there was not enough memory"),
+        (
+            "kill while sending",
+            "its process was ended by SIGKILL; if nobody did that, there was not enough memory",
+        ),
+        (
+            "unnamed signal",
+            f"its process was ended by signal {signal.SIGRTMIN + 1}; if nobody did that, there was not enough memory",
+        ),
         ("leave", "its process ended with exit code 3 and without a result; what it printed says why"),
     ],
 )
