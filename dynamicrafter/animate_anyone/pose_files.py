@@ -105,7 +105,7 @@ def _of_mmpose(frame: Mapping[str, Any], instances: list[Any], where: str) -> Pe
     if canvas is None and not _are_fractions(
         [value for person in people for point in person for value in point]
     ):
-        raise PictureError(f"{where} has pixels but neither width nor height; add them")
+        raise PictureError(f"{where} has pixels but neither width nor height of 1 or more; add them")
     width, height = (1.0, 1.0) if canvas is None else canvas
     return person_of_coco(people, scores, width, height)
 
@@ -130,7 +130,9 @@ def _points(
     width, height = 1.0, 1.0
     if not _are_fractions([value for point in present for value in point]):
         if canvas is None:
-            raise PictureError(f"{where} has pixels but neither canvas_width nor canvas_height; add them")
+            raise PictureError(
+                f"{where} has pixels but neither canvas_width nor canvas_height of 1 or more; add them"
+            )
         width, height = canvas
     least = CONFIDENCE if {score for _, _, score in triplets} - {0.0, 1.0} else 0.0
     return tuple(
@@ -145,7 +147,7 @@ def _are_fractions(values: Sequence[float]) -> bool:
 
 def _canvas(frame: Mapping[str, Any], keys: tuple[str, str]) -> tuple[float, float] | None:
     width, height = (frame.get(key) for key in keys)
-    numbers = all(isinstance(side, (int, float)) and 0 < side < 1e6 for side in (width, height))
+    numbers = all(isinstance(side, (int, float)) and 1 <= side < 1e6 for side in (width, height))
     return (float(cast(float, width)), float(cast(float, height))) if numbers else None
 
 
