@@ -70,7 +70,7 @@ def draw(person: Person, height: int, width: int, hands: bool = True, face: bool
     with other than 0 or at least 21 points.
     """
     canvas = np.zeros((height, width, 3), dtype=np.uint8)
-    ends = np.array([width, height])
+    ends = np.array([width, height], dtype=np.float64)
     joints = [_place(point, ends) for point in person.body]
     for (first, second), colour in zip(_LIMBS, _COLOURS, strict=False):
         a, b = joints[first], joints[second]
@@ -90,7 +90,7 @@ def draw(person: Person, height: int, width: int, hands: bool = True, face: bool
     return canvas
 
 
-def _place(point: Point | None, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
+def _place(point: Point | None, ends: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     """A point in pixels, or None if it was not found or is too far outside; comparisons with NaN are false."""
     if point is None or not all(-_FARTHEST <= value <= 1 + _FARTHEST for value in point):
         return None

@@ -73,13 +73,10 @@ def _of_openpose(frame: Mapping[str, Any], people: list[Any], where: str) -> Per
             continue
         hands: list[Points] = []
         for key in ("hand_left_keypoints_2d", "hand_right_keypoints_2d"):
-            hand = _triplets(arrays.get(key), key, where)
-            hands.append(_points(hand[:_HAND_POINTS], canvas, where))
-        face = _triplets(arrays.get("face_keypoints_2d"), "face_keypoints_2d", where)
+            hands.append(_points(_first(arrays, key, _HAND_POINTS, where), canvas, where))
         # Points 68 and 69 are the pupils, which the models have not seen.
-        person = Person(
-            _points(body, canvas, where), tuple(hands), _points(face[:_FACE_POINTS], canvas, where)
-        )
+        face = _first(arrays, "face_keypoints_2d", _FACE_POINTS, where)
+        person = Person(_points(body, canvas, where), tuple(hands), _points(face, canvas, where))
         found.append((sum(score for _, _, score in body), person))
     return max(found, key=lambda scored: scored[0])[1] if found else NOBODY
 
@@ -118,6 +115,17 @@ def _triplets(values: object, key: str, where: str) -> list[tuple[float, float, 
         raise PictureError(f"{key} in {where} must be a list of x, y and confidence for each point")
     numbers = [_number(value, where) for value in cast(list[Any], values)]
     return [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
+
+
+def _first(arrays: Mapping[str, Any], key: str, count: int, where: str) -> list[tuple[float, float, float]]:
+    """The first ``count`` points of an array; none if it is empty."""
+    found = _triplets(arrays.get(key), key, where)
+    if 0 < len(found) < count:
+        raise PictureError(
+            f"{key} in {where} must have {count} points or none, but {len(found)} came; "
+            "give points that were not found a confidence of 0"
+        )
+    return found[:count]
 
 
 def _points(

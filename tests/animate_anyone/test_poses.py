@@ -111,6 +111,14 @@ class TestFiles:
                 [{**frame(flat(STANDING, size=(640, 480))), "canvas_width": 1e-9, "canvas_height": 1e-9}],
                 "frame 1 of walk.json has pixels but neither canvas_width nor canvas_height of 1 or more; add",
             ),
+            (
+                [frame(hand_left_keypoints_2d=flat(((0.1, 0.2),) * 20))],
+                "hand_left_keypoints_2d in frame 1 of walk.json must have 21 points or none, but 20 came; give",
+            ),
+            (
+                [frame(face_keypoints_2d=flat(((0.1, 0.2),)))],
+                "face_keypoints_2d in frame 1 of walk.json must have 68 points or none, but 1 came; give",
+            ),
             ([{"instances": [{"keypoints": []}]}], "has an instance without keypoints and keypoint_scores"),
             (
                 [{"instances": [{"keypoints": [[1, 2]], "keypoint_scores": [1]}]}],
@@ -197,6 +205,10 @@ class TestDrawing:
 
         assert (draw(with_first((far, far)), 64, 48) == draw(with_first(None), 64, 48)).all()
         assert (draw(with_first((0.5, far)), 64, 48) != draw(whole, 64, 48)).any()
+
+    def test_a_part_of_a_hand_is_refused(self) -> None:
+        with pytest.raises(PictureError, match="a hand must have 21 points or none, but 20 came; put None"):
+            draw(Person(STANDING, (((0.1, 0.2),) * 20,)), 64, 48)
 
     def test_a_limb_to_a_point_outside_is_drawn_as_far_as_the_border(self) -> None:
         below = Person((*STANDING[:10], (0.45, 4.9), *STANDING[11:]))
