@@ -679,7 +679,7 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything and print what would be generated, without the model",
+        help="check everything and print what would be generated, without loading the model",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from argparse import Namespace
 from dataclasses import asdict
@@ -15,14 +16,18 @@ from ..animate_anyone.api import MOST_FRAMES, PersonSettings, person
 from ..animate_anyone.drawing import draw
 from ..animate_anyone.keypoints import Person
 from ..animate_anyone.pose_files import poses_of_json
-from ..animate_anyone.weights import load_person
+from ..animate_anyone.weights import check_person, load_person
 from ..api import pick_device, pick_dtype
 from ..bounded_json import parse_json
 from ..errors import PictureError, UsageError
+from ..forms import program_version
 from ..media.pictures import read_picture
-from ..media.video import check_clip_path, read_frames, write_clip
+from ..media.video import FASTEST, read_frames, write_clip
+from ..settings import PROGRAM
+from ..shots import clip_targets
 from .plan import size_text
 from .progress import Bars
+from .streams import STANDARD
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,13 +53,20 @@ def run(given: Namespace, written: list[str]) -> object:
         exact=given.exact,
         noise_dtype=given.noise_dtype,
     )
+    # Everything that can be checked is checked before the poses are read and the weights are loaded.
+    if not 1 <= given.fps <= FASTEST:
+        raise UsageError(f"--fps must be 1 to {FASTEST}, but {given.fps:g} was given")
+    if (given.frames or 1) > MOST_FRAMES:
+        raise UsageError(f"--frames must be 1 to {MOST_FRAMES}, but {given.frames} was given")
     device = pick_device(given.device)
     dtype = pick_dtype(given.dtype, device)
+    target = _target(given)
+    check_person(given.model)
     shown = read_picture(given.picture)
     poses = _poses(given, width, height)
-    target = check_clip_path(given.output or f"{Path(given.picture).stem}-person.mp4")
+    name = Path(target).name
     result: dict[str, Any] = {
-        "output": str(target),
+        "output": target,
         "frames": len(poses),
         "fps": given.fps,
         "settings": asdict(settings),
@@ -73,16 +85,31 @@ def run(given: Namespace, written: list[str]) -> object:
             Image.fromarray(shown.pixels.numpy()),
             poses,
             settings,
-            progress=lambda stage, done, total: bars.clip(target.name, stage, done, total),
+            progress=lambda stage, done, total: bars.clip(name, stage, done, total),
         )
         if given.side_by_side:
             frames = _side_by_side(shown.pixels, poses, frames)
-    write_clip(frames, target, given.fps, {"person": asdict(settings)})
-    written.append(str(target))
+    metadata = {"program": PROGRAM, "version": program_version(), "person": asdict(settings)}
+    write_clip(frames, target, given.fps, metadata)
+    written.append(target)
     result["seconds"] = round(time.monotonic() - started, 3)
     if not given.json:
         print(f"{target}: {size}, seed {settings.seed}, {result['seconds']:.1f} s")
     return result
+
+
+def _target(given: Namespace) -> str:
+    """Absolute path of the clip, which replaces none of the files it is made from."""
+    if given.output == STANDARD:
+        raise UsageError("person cannot write to standard output; name a file with --output")
+    name = given.output or f"{Path(given.picture).stem}-person.mp4"
+    (target,) = clip_targets([name], [Path(given.picture)])
+    for option, path in (("--poses", given.poses), ("--fit-to", given.fit_to)):
+        if path is not None and os.path.realpath(path) == os.path.realpath(target):
+            raise UsageError(
+                f"--output and {option} are the same, {os.path.realpath(target)}; name another file with --output"
+            )
+    return target
 
 
 def _poses(given: Namespace, width: int, height: int) -> list[Image]:

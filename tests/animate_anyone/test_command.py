@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from dynamicrafter.animate_anyone.drawing import draw
 from dynamicrafter.cli import main
+from dynamicrafter.forms import program_version
 from dynamicrafter.media.video import read_frames, read_metadata, write_clip
 from tests.animate_anyone.small_person import small_person, write_person
 from tests.animate_anyone.test_poses import SOMEBODY, STANDING, flat
@@ -46,7 +48,9 @@ def test_a_clip_has_a_frame_for_each_pose(
     code, result, _ = run(folder, capsys, "-o", str(target))
     assert (code, result["frames"], result["output"]) == (0, 5, str(target))
     assert read_frames(target).shape == (5, 72, 64, 3)
-    assert read_metadata(target)["person"]["steps"] == 2
+    metadata = read_metadata(target)
+    assert metadata["person"]["steps"] == 2
+    assert (metadata["program"], metadata["version"]) == ("dynamicrafter", program_version())
 
 
 def test_drawings_and_keypoints_give_the_same_clip(
@@ -110,17 +114,26 @@ def test_a_dry_run_makes_nothing(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (("--frames", "9"), "gives 5 poses of the 9 that are asked for; ask for fewer --frames"),
         (("--poses", "missing.json"), r"missing.json cannot be read \(No such file"),
         (("--model", "missing"), "missing"),
+        (("--model", "missing", "--dry-run", "--poses", "missing.json"), "missing(?!.json)"),
+        (("--fps", "0"), "--fps must be 1 to 240, but 0 was given"),
+        (("--fps", "nan"), "--fps must be 1 to 240, but nan was given"),
+        (("--frames", "2001", "--poses", "missing.json"), "--frames must be 1 to 2000, but 2001 was given"),
+        (("-o", "-"), "person cannot write to standard output; name a file with --output"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    import re
-
     code, result, _ = run(folder, capsys, "-o", str(tmp_path / "clip.mp4"), *words)
     assert code in (1, 2)
     assert re.search(message, result["error"]), result["error"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_does_not_replace_its_poses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result, _ = run(folder, capsys, "-o", str(folder / "drawn"), poses="drawn")
+    assert code == 2
+    assert re.search("--output and --poses are the same, .*drawn; name another file", result["error"])
 
 
 def test_drawings_cannot_be_fitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
