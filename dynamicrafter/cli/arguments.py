@@ -620,9 +620,9 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
     )
     poses.add_argument(
         "--smooth",
-        type=_positive,
+        type=_smoothing,
         metavar="N",
-        help="fill gaps of up to 5 frames, and average keypoints over N frames, an odd number",
+        help="fill gaps of up to 5 frames, and average keypoints over N frames, an odd number up to 31",
     )
     poses.add_argument("--no-hands", dest="hands", action="store_false", help="do not draw hands")
     poses.add_argument("--no-face", dest="face", action="store_false", help="do not draw the face")
@@ -694,6 +694,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError
+    return value
+
+
+def _smoothing(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 31 or value % 2 == 0:
+        raise argparse.ArgumentTypeError(f"must be an odd number from 1 to 31, not {text!r}")
     return value
 
 

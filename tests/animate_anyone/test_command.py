@@ -118,6 +118,8 @@ def test_a_dry_run_makes_nothing(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (("--fps", "0"), "--fps must be 1 to 240, but 0 was given"),
         (("--fps", "nan"), "--fps must be 1 to 240, but nan was given"),
         (("--frames", "2001", "--poses", "missing.json"), "--frames must be 1 to 2000, but 2001 was given"),
+        (("--smooth", "4"), "argument --smooth: must be an odd number from 1 to 31, not '4'"),
+        (("--smooth", "33"), "argument --smooth: must be an odd number from 1 to 31, not '33'"),
         (("-o", "-"), "person cannot write to standard output; name a file with --output"),
     ],
 )

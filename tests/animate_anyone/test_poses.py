@@ -159,6 +159,14 @@ class TestAlignment:
         with pytest.raises(ValueError, match="there is no person in the clip of poses"):
             fit_to(SOMEBODY, [NOBODY])
 
+    def test_limbs_of_no_length_and_absurd_scales_are_told(self) -> None:
+        dot = fitted([SOMEBODY], Alignment(1e-320))
+        with pytest.raises(ValueError, match="have no limb in common"):
+            fit_to(SOMEBODY, dot)
+        giant = fitted([SOMEBODY], Alignment(1e4))
+        with pytest.raises(ValueError, match="must be 0.01 to 100 times as large as .* but is 0.0001 times"):
+            fit_to(SOMEBODY, giant)
+
     def test_short_gaps_are_filled_and_long_ones_are_not(self) -> None:
         there = [fitted([SOMEBODY], Alignment(shift=(0.01 * i, 0.0)))[0] for i in range(10)]
         for missing, frames in (((3, 4), True), (tuple(range(2, 9)), False)):
