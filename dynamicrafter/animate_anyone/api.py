@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -47,6 +48,10 @@ class PersonSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        for name in ("width", "height", "steps", "seed", "window", "overlap"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise UsageError(f"{name} must be a whole number, but {value!r} was given")
         for side in ("width", "height"):
             _within(side, getattr(self, side), 64, 2048, multiple=8)
         _within("steps", self.steps, 1, 1000)
