@@ -13,6 +13,7 @@ _OF_BODY_25 = (*range(8), *range(9, 15), *range(15, 19))
 """OpenPose's 18 joints among its 25, which have the middle of the hips at 8."""
 _COCO_POINTS = 133
 _MOST_FRAMES = 20_000
+"""Of bodies alone; a JSON text of whole bodies has too many parts from about 3,700 (mmpose) or 4,800 frames on."""
 _MOST_PEOPLE = 100
 
 _HAND_POINTS, _FACE_POINTS = 21, 68

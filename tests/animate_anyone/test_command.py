@@ -138,6 +138,25 @@ def test_a_clip_does_not_replace_its_poses(folder: Path, capsys: pytest.CaptureF
     assert re.search("--output and --poses are the same, .*drawn; name another file", result["error"])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[" + "0," * 2_000_000 + "0]",
+            r"long.json is too long \(it has more than 2,000,000 parts\); split it",
+        ),
+        ("[", r"long.json is not JSON \(.*\); use keypoints as OpenPose writes them"),
+    ],
+)
+def test_a_long_file_of_keypoints_is_not_called_broken(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "long.json").write_text(text, encoding="utf-8")
+    code, result, _ = run(folder, capsys, "--poses", str(tmp_path / "long.json"))
+    assert code == 1
+    assert re.search(message, result["error"]), result["error"]
+
+
 def test_drawings_cannot_be_fitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, result, _ = run(folder, capsys, "--fit-to", str(folder / "dance.json"), poses="drawn")
     assert code == 2
