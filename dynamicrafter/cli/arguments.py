@@ -209,7 +209,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "convert model.ckpt model.safetensors",
         "convert model.ckpt small.safetensors --dtype fp16 --prune",
     )
-    convert.add_argument("source", type=_path, metavar="IN")
+    convert.add_argument(
+        "source", type=_path, metavar="IN", help="weights file, or a folder of AnimateAnyone's files"
+    )
     convert.add_argument("target", type=_path, metavar="OUT", help="file to write, .safetensors")
     convert.add_argument(
         "--dtype",

@@ -192,3 +192,14 @@ def test_a_model_is_converted_and_inspected(
     assert main(["inspect", str(made)]) == 0
     assert "a complete AnimateAnyone model" in capsys.readouterr().out
     assert run(folder, capsys, "-o", str(tmp_path / "clip"), "--model", str(made), "--frames", "1")[0] == 0
+
+
+@pytest.mark.parametrize("words", [("--prune",), ("--variant", "512")])
+def test_options_that_do_nothing_for_a_person_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    made = tmp_path / "made.safetensors"
+    assert main(["convert", str(folder / "model.safetensors"), str(made), *words]) == 2
+    message = rf"{words[0]} is for DynamiCrafter, but .*model.safetensors is AnimateAnyone; leave it out"
+    assert re.search(message, capsys.readouterr().err)
+    assert not made.exists()
