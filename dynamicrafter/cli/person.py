@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from ..bounded_json import parse_json
 from ..errors import PictureError, UsageError
 from ..forms import program_version
 from ..media.pictures import read_picture
-from ..media.video import FASTEST, read_frames, write_clip
+from ..media.video import FASTEST, FrameStream, read_frames, write_clip
 from ..settings import PROGRAM
 from ..shots import clip_targets
 from .plan import size_text
@@ -34,6 +35,20 @@ if TYPE_CHECKING:
 
 _LARGEST_JSON = 100_000_000
 """Bytes; the 2 million parts that are parsed take 40 MB with all digits, and 85 MB indented."""
+
+
+@dataclass(frozen=True)
+class _Drawings:
+    """Drawings that are made each time they are read; those of a long clip take gigabytes."""
+
+    poses: Sequence[Any]
+    draw: Callable[[Any], Image]
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __iter__(self) -> Iterator[Image]:
+        return map(self.draw, self.poses)
 
 
 def run(given: Namespace, written: list[str]) -> object:
@@ -87,10 +102,9 @@ def run(given: Namespace, written: list[str]) -> object:
             settings,
             progress=lambda stage, done, total: bars.clip(name, stage, done, total),
         )
-        if given.side_by_side:
-            frames = _side_by_side(shown.pixels, poses, frames)
     metadata = {"program": PROGRAM, "version": program_version(), "person": asdict(settings)}
-    write_clip(frames, target, given.fps, metadata)
+    clip = _side_by_side(shown.pixels, poses, frames) if given.side_by_side else frames
+    write_clip(clip, target, given.fps, metadata)
     written.append(target)
     result["seconds"] = round(time.monotonic() - started, 3)
     if not given.json:
@@ -112,9 +126,9 @@ def _target(given: Namespace) -> str:
     return target
 
 
-def _poses(given: Namespace, width: int, height: int) -> list[Image]:
+def _poses(given: Namespace, width: int, height: int) -> _Drawings:
     """Drawn poses: those of a clip or a folder as they are, or keypoints."""
-    from PIL import Image
+    from PIL.Image import fromarray
 
     source = Path(given.poses)
     if source.suffix.lower() == ".json":
@@ -127,12 +141,16 @@ def _poses(given: Namespace, width: int, height: int) -> list[Image]:
                 raise PictureError(str(problem)) from problem
         if given.smooth:
             people = smoothed(filled(people), given.smooth)
-        drawn = (draw(one, height, width, hands=given.hands, face=given.face) for one in people)
-        return [Image.fromarray(pixels) for pixels in drawn]
+
+        def drawn(one: Person) -> Image:
+            return fromarray(draw(one, height, width, hands=given.hands, face=given.face))
+
+        return _Drawings(people, drawn)
     for option, value in (("--fit-to", given.fit_to), ("--smooth", given.smooth)):
         if value:
             raise UsageError(f"{option} needs keypoints, but {source} holds drawings; use a JSON file")
-    return [Image.fromarray(frame.numpy()) for frame in _chosen(list(read_frames(source)), given)]
+    frames = _chosen(list(read_frames(source)), given)
+    return _Drawings(frames, lambda frame: fromarray(frame.numpy()))
 
 
 def _keypoints(path: Path) -> list[Person]:
@@ -164,14 +182,19 @@ def _chosen(poses: list[Any], given: Namespace) -> list[Any]:
     return kept
 
 
-def _side_by_side(picture: torch.Tensor, poses: list[Image], frames: torch.Tensor) -> torch.Tensor:
+def _side_by_side(picture: torch.Tensor, poses: _Drawings, frames: torch.Tensor) -> FrameStream:
     """Reference, pose and result in one clip."""
     import numpy as np
-    from PIL import Image
+    from PIL.Image import fromarray
 
-    height, width = frames.shape[1:3]
-    reference = torch.as_tensor(np.array(Image.fromarray(picture.numpy()).resize((width, height))))
-    drawn = torch.stack(
-        [torch.as_tensor(np.array(pose.convert("RGB").resize((width, height)))) for pose in poses]
+    count, height, width = frames.shape[:3]
+
+    def stretched(shown: Image) -> torch.Tensor:
+        return torch.as_tensor(np.array(shown.convert("RGB").resize((width, height))))
+
+    reference = stretched(fromarray(picture.numpy()))
+    rows = (
+        torch.cat([reference, stretched(pose), frame], dim=1)[None]
+        for pose, frame in zip(poses, frames, strict=True)
     )
-    return torch.cat([reference.expand_as(drawn), drawn, frames], dim=2)
+    return FrameStream(rows, count, 3 * width, height)
