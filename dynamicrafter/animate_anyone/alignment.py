@@ -18,6 +18,9 @@ _TRUNK = ((1, 2), (1, 5), (1, 8), (1, 11), (2, 8), (5, 11))
 _LIMBS = (*_TRUNK, (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (0, 1))
 _ANCHORS = (1, 8, 11)
 """Neck and hips, whose middle is a person's place."""
+_SHORTEST = 1e-3
+"""Length of a limb that counts, as a fraction of the image's height; the ratio of shorter ones is chance."""
+_SCALES = (0.01, 100.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ def fit_to(reference: Person, clip: Sequence[Person], aspect: float = 1.0) -> Al
 
     The scale is the median ratio of the limbs that both have, each at its longest in the clip, since limbs are
     foreshortened. Those of the reference may be too, so the trunk alone decides where both have it. ``aspect`` is width
-    over height. Raises ValueError if the two have no limb in common or the clip nobody.
+    over height. Raises ValueError if the two have no limb in common or the clip nobody, or if the scale is not 0.01 to
+    100.
     """
     first = next((person for person in clip if person is not NOBODY), None)
     if first is None:
@@ -49,14 +53,19 @@ def fit_to(reference: Person, clip: Sequence[Person], aspect: float = 1.0) -> Al
         ratios = [
             _length(reference, limb, aspect) / longest
             for limb in limbs
-            if (longest := max(_length(person, limb, aspect) for person in clip)) > 0
-            and _length(reference, limb, aspect) > 0
+            if (longest := max(_length(person, limb, aspect) for person in clip)) > _SHORTEST
+            and _length(reference, limb, aspect) > _SHORTEST
         ]
         if ratios:
             break
     else:
         raise ValueError("the reference and the clip of poses have no limb in common; set the scale by hand")
     scale = statistics.median(ratios)
+    if not _SCALES[0] <= scale <= _SCALES[1]:
+        raise ValueError(
+            f"the reference must be {_SCALES[0]:g} to {_SCALES[1]:g} times as large as the person in the clip of "
+            f"poses, but is {scale:g} times; set the scale by hand"
+        )
     about, place = _place(first), _place(reference)
     return Alignment(scale, about, (place[0] - about[0], place[1] - about[1]))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .config import MAX_WINDOW
-from .pipeline import PersonModel, condition_person, person_frames, sample_person
+from .pipeline import PersonModel, Poses, condition_person, person_frames, sample_person
 from .windows import Window, plain_windows, wrapping_windows
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class PersonSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        for name in ("width", "height", "steps", "seed", "window", "overlap"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise UsageError(f"{name} must be a whole number, but {value!r} was given")
         for side in ("width", "height"):
             _within(side, getattr(self, side), 64, 2048, multiple=8)
         _within("steps", self.steps, 1, 1000)
@@ -76,16 +80,16 @@ def _within(name: str, value: float, low: float, high: float, multiple: int = 1)
 def person(
     model: PersonModel,
     picture: Image,
-    poses: Sequence[Image],
+    poses: Poses,
     settings: PersonSettings | None = None,
     *,
     progress: Progress | None = None,
 ) -> Tensor:
     """A clip of the character in ``picture`` in the poses of ``poses``, one frame each, uint8 ``[t, h, w, 3]``.
 
-    ``poses`` are drawings as :func:`~.drawing.draw` makes them. Image and poses are stretched to the clip's size, as in
-    the original. ``progress`` is called with "encode", "sample" or "decode", the steps done and their total, and may
-    raise. Raises UsageError for a clip of more than 2000 frames or of none.
+    ``poses`` are drawings as :func:`~.drawing.draw` makes them, read once. Image and poses are stretched to the clip's
+    size, as in the original. ``progress`` is called with "encode", "sample" or "decode", the steps done and their
+    total, and may raise. Raises UsageError for a clip of more than 2000 frames or of none.
     """
     chosen = settings or PersonSettings()
     if not 1 <= len(poses) <= MOST_FRAMES:

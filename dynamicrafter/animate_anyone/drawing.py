@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .keypoints import Person
+from ..errors import PictureError
+from .keypoints import Person, Point
 
 Canvas = npt.NDArray[np.uint8]
 Pixel = tuple[int, int]
@@ -53,16 +54,24 @@ _FINGERS = tuple((0 if i % 4 == 0 else i, i + 1) for i in range(20))
 _FINGER_RADIUS = 1
 _HAND_POINT: _Colour = (0, 0, 255)
 _FACE_POINT: _Colour = (255, 255, 255)
+_HAND_POINTS = 21
+
+_FARTHEST = 4
+"""Canvas sizes outside of the canvas where a point still counts; the time to draw a limb grows with its length."""
 
 _DISCS = {1: (1, 3, 1), 3: (1, 5, 5, 7, 5, 5, 1), 4: (1, 5, 7, 7, 9, 7, 7, 5, 1)}
 """Lengths of the rows of OpenCV's filled circles, by radius."""
 
 
 def draw(person: Person, height: int, width: int, hands: bool = True, face: bool = True) -> Canvas:
-    """``[height, width, 3]`` RGB with the body and, unless switched off, the hands and the face that were found."""
+    """``[height, width, 3]`` RGB with the body and, unless switched off, the hands and the face that were found.
+
+    Points that are not finite, or more than 4 canvas sizes outside, count as not found. Raises PictureError for a hand
+    with other than 0 or at least 21 points.
+    """
     canvas = np.zeros((height, width, 3), dtype=np.uint8)
-    ends = np.array([width, height])
-    joints = [None if point is None else np.array(point) * ends for point in person.body]
+    ends = np.array([width, height], dtype=np.float64)
+    joints = [_place(point, ends) for point in person.body]
     for (first, second), colour in zip(_LIMBS, _COLOURS, strict=False):
         a, b = joints[first], joints[second]
         if a is not None and b is not None:
@@ -72,17 +81,31 @@ def draw(person: Person, height: int, width: int, hands: bool = True, face: bool
         if joint is not None:
             _disc(canvas, _pixel(joint), 4, colour)
     for hand in person.hands if hands else ():
-        _hand(canvas, [None if point is None else _pixel(np.array(point) * ends) for point in hand])
+        places = [_place(point, ends) for point in hand]
+        _hand(canvas, [None if place is None else _pixel(place) for place in places])
     for point in person.face if face else ():
-        if point is not None and min(pixel := _pixel(np.array(point) * ends)) >= 1:
+        place = _place(point, ends)
+        if place is not None and min(pixel := _pixel(place)) >= 1:
             _disc(canvas, pixel, 3, _FACE_POINT)
     return canvas
+
+
+def _place(point: Point | None, ends: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """A point in pixels, or None if it was not found or is too far outside; comparisons with NaN are false."""
+    if point is None or not all(-_FARTHEST <= value <= 1 + _FARTHEST for value in point):
+        return None
+    return np.array(point) * ends
 
 
 def _hand(canvas: Canvas, points: Sequence[Pixel | None]) -> None:
     """Fingers and points of one hand, or nothing if its 21 points are not known."""
     if not points:
         return
+    if len(points) < _HAND_POINTS:
+        raise PictureError(
+            f"a hand must have {_HAND_POINTS} points or none, but {len(points)} came; "
+            "put None where a point was not found"
+        )
     for i, (first, second) in enumerate(_FINGERS):
         a, b = points[first], points[second]
         if a is not None and b is not None and min(*a, *b) >= 1:
@@ -129,8 +152,13 @@ def _line(canvas: Canvas, a: Pixel, b: Pixel, colour: _Colour) -> None:
 def _fill(canvas: Canvas, vertices: Sequence[Pixel], colour: _Colour) -> None:
     """A closed convex polygon with its outline: every row from its leftmost to its rightmost pixel."""
     rows: dict[int, tuple[int, int]] = {}
+    height = canvas.shape[0]
     for start, end in zip(vertices, vertices[1:], strict=False):
+        if max(start[1], end[1]) < 0 or min(start[1], end[1]) >= height:
+            continue
         for x, y in _outline(start, end):
+            if not 0 <= y < height:
+                continue
             left, right = rows.get(y, (x, x))
             rows[y] = (min(left, x), max(right, x))
     for y, (left, right) in rows.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 DIFFUSION = DiffusionConfig(prediction="v", zero_snr=True, base_scale=None, betas="linear")
 """The noise process of the released files."""
+
+
+class Poses(Protocol):
+    """Drawings of poses, a list or what makes them as it is read, so that they need not all be in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Image]: ...
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,13 @@ def features_of(model: PersonModel, picture: Image, width: int, height: int) -> 
 
 
 def condition_person(
-    model: PersonModel, picture: Image, poses: Sequence[Image], width: int, height: int
+    model: PersonModel, picture: Image, poses: Poses, width: int, height: int
 ) -> PersonConditioning:
     """Conditioning of a clip of ``width`` x ``height`` pixels with as many frames as there are poses."""
     context, features = features_of(model, picture, width, height)
-    drawn = torch.stack([resized(pose, width, height) for pose in poses])
+    drawn = torch.empty((len(poses), 3, height - height % 8, width - width % 8), dtype=torch.uint8)
+    for place, pose in zip(drawn, poses, strict=True):
+        place.copy_(resized(pose, width, height))
     return PersonConditioning(context, model.denoising.project(features), drawn)
 
 

@@ -13,6 +13,7 @@ _OF_BODY_25 = (*range(8), *range(9, 15), *range(15, 19))
 """OpenPose's 18 joints among its 25, which have the middle of the hips at 8."""
 _COCO_POINTS = 133
 _MOST_FRAMES = 20_000
+"""Of bodies alone; a JSON text of whole bodies has too many parts from about 3,700 (mmpose) or 4,800 frames on."""
 _MOST_PEOPLE = 100
 
 _HAND_POINTS, _FACE_POINTS = 21, 68
@@ -73,13 +74,10 @@ def _of_openpose(frame: Mapping[str, Any], people: list[Any], where: str) -> Per
             continue
         hands: list[Points] = []
         for key in ("hand_left_keypoints_2d", "hand_right_keypoints_2d"):
-            hand = _triplets(arrays.get(key), key, where)
-            hands.append(_points(hand[:_HAND_POINTS], canvas, where))
-        face = _triplets(arrays.get("face_keypoints_2d"), "face_keypoints_2d", where)
+            hands.append(_points(_first(arrays, key, _HAND_POINTS, where), canvas, where))
         # Points 68 and 69 are the pupils, which the models have not seen.
-        person = Person(
-            _points(body, canvas, where), tuple(hands), _points(face[:_FACE_POINTS], canvas, where)
-        )
+        face = _first(arrays, "face_keypoints_2d", _FACE_POINTS, where)
+        person = Person(_points(body, canvas, where), tuple(hands), _points(face, canvas, where))
         found.append((sum(score for _, _, score in body), person))
     return max(found, key=lambda scored: scored[0])[1] if found else NOBODY
 
@@ -105,7 +103,7 @@ def _of_mmpose(frame: Mapping[str, Any], instances: list[Any], where: str) -> Pe
     if canvas is None and not _are_fractions(
         [value for person in people for point in person for value in point]
     ):
-        raise PictureError(f"{where} has pixels but neither width nor height; add them")
+        raise PictureError(f"{where} has pixels but neither width nor height of 1 or more; add them")
     width, height = (1.0, 1.0) if canvas is None else canvas
     return person_of_coco(people, scores, width, height)
 
@@ -120,6 +118,17 @@ def _triplets(values: object, key: str, where: str) -> list[tuple[float, float, 
     return [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
 
 
+def _first(arrays: Mapping[str, Any], key: str, count: int, where: str) -> list[tuple[float, float, float]]:
+    """The first ``count`` points of an array; none if it is empty."""
+    found = _triplets(arrays.get(key), key, where)
+    if 0 < len(found) < count:
+        raise PictureError(
+            f"{key} in {where} must have {count} points or none, but {len(found)} came; "
+            "give points that were not found a confidence of 0"
+        )
+    return found[:count]
+
+
 def _points(
     triplets: Sequence[tuple[float, float, float]], canvas: tuple[float, float] | None, where: str
 ) -> Points:
@@ -130,7 +139,9 @@ def _points(
     width, height = 1.0, 1.0
     if not _are_fractions([value for point in present for value in point]):
         if canvas is None:
-            raise PictureError(f"{where} has pixels but neither canvas_width nor canvas_height; add them")
+            raise PictureError(
+                f"{where} has pixels but neither canvas_width nor canvas_height of 1 or more; add them"
+            )
         width, height = canvas
     least = CONFIDENCE if {score for _, _, score in triplets} - {0.0, 1.0} else 0.0
     return tuple(
@@ -145,7 +156,7 @@ def _are_fractions(values: Sequence[float]) -> bool:
 
 def _canvas(frame: Mapping[str, Any], keys: tuple[str, str]) -> tuple[float, float] | None:
     width, height = (frame.get(key) for key in keys)
-    numbers = all(isinstance(side, (int, float)) and 0 < side < 1e6 for side in (width, height))
+    numbers = all(isinstance(side, (int, float)) and 1 <= side < 1e6 for side in (width, height))
     return (float(cast(float, width)), float(cast(float, height))) if numbers else None
 
 

@@ -98,6 +98,11 @@ def holds_person(path: Path | str) -> bool:
     return kind_of(open_weights(place)) == "all"
 
 
+def check_person(path: Path | str) -> None:
+    """Raise what :func:`load_person` raises for a model that is not there or not complete, without reading tensors."""
+    _stock(*_open(Path(path)))
+
+
 def build_person_network(config: PersonConfig, part: Part, operations: Operations) -> nn.Module:
     """Build one network with the layers, dtype and device of ``operations``, and their initial weights."""
     if part == "reference":

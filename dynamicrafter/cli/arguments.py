@@ -209,7 +209,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "convert model.ckpt model.safetensors",
         "convert model.ckpt small.safetensors --dtype fp16 --prune",
     )
-    convert.add_argument("source", type=_path, metavar="IN")
+    convert.add_argument(
+        "source", type=_path, metavar="IN", help="weights file, or a folder of AnimateAnyone's files"
+    )
     convert.add_argument("target", type=_path, metavar="OUT", help="file to write, .safetensors")
     convert.add_argument(
         "--dtype",
@@ -620,9 +622,9 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
     )
     poses.add_argument(
         "--smooth",
-        type=_positive,
+        type=_smoothing,
         metavar="N",
-        help="fill gaps of up to 5 frames, and average keypoints over N frames, an odd number",
+        help="fill gaps of up to 5 frames, and average keypoints over N frames, an odd number up to 31",
     )
     poses.add_argument("--no-hands", dest="hands", action="store_false", help="do not draw hands")
     poses.add_argument("--no-face", dest="face", action="store_false", help="do not draw the face")
@@ -679,7 +681,7 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything and print what would be generated, without the model",
+        help="check everything and print what would be generated, without loading the model",
     )
 
 
@@ -694,6 +696,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError
+    return value
+
+
+def _smoothing(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 31 or value % 2 == 0:
+        raise argparse.ArgumentTypeError(f"must be an odd number from 1 to 31, not {text!r}")
     return value
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from argparse import Namespace
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +17,38 @@ from ..animate_anyone.api import MOST_FRAMES, PersonSettings, person
 from ..animate_anyone.drawing import draw
 from ..animate_anyone.keypoints import Person
 from ..animate_anyone.pose_files import poses_of_json
-from ..animate_anyone.weights import load_person
+from ..animate_anyone.weights import check_person, load_person
 from ..api import pick_device, pick_dtype
 from ..bounded_json import parse_json
 from ..errors import PictureError, UsageError
+from ..forms import program_version
 from ..media.pictures import read_picture
-from ..media.video import check_clip_path, read_frames, write_clip
+from ..media.video import FASTEST, FrameStream, read_frames, write_clip
+from ..settings import PROGRAM
+from ..shots import clip_targets
 from .plan import size_text
 from .progress import Bars
+from .streams import STANDARD
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_LARGEST_JSON = 200_000_000
-"""Bytes; 20,000 frames of a whole body take 80 MB."""
+_LARGEST_JSON = 100_000_000
+"""Bytes; the 2 million parts that are parsed take 40 MB with all digits, and 85 MB indented."""
+
+
+@dataclass(frozen=True)
+class _Drawings:
+    """Drawings that are made each time they are read; those of a long clip take gigabytes."""
+
+    poses: Sequence[Any]
+    draw: Callable[[Any], Image]
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __iter__(self) -> Iterator[Image]:
+        return map(self.draw, self.poses)
 
 
 def run(given: Namespace, written: list[str]) -> object:
@@ -48,13 +68,20 @@ def run(given: Namespace, written: list[str]) -> object:
         exact=given.exact,
         noise_dtype=given.noise_dtype,
     )
+    # Everything that can be checked is checked before the poses are read and the weights are loaded.
+    if not 1 <= given.fps <= FASTEST:
+        raise UsageError(f"--fps must be 1 to {FASTEST}, but {given.fps:g} was given")
+    if (given.frames or 1) > MOST_FRAMES:
+        raise UsageError(f"--frames must be 1 to {MOST_FRAMES}, but {given.frames} was given")
     device = pick_device(given.device)
     dtype = pick_dtype(given.dtype, device)
+    target = _target(given)
+    check_person(given.model)
     shown = read_picture(given.picture)
     poses = _poses(given, width, height)
-    target = check_clip_path(given.output or f"{Path(given.picture).stem}-person.mp4")
+    name = Path(target).name
     result: dict[str, Any] = {
-        "output": str(target),
+        "output": target,
         "frames": len(poses),
         "fps": given.fps,
         "settings": asdict(settings),
@@ -73,21 +100,35 @@ def run(given: Namespace, written: list[str]) -> object:
             Image.fromarray(shown.pixels.numpy()),
             poses,
             settings,
-            progress=lambda stage, done, total: bars.clip(target.name, stage, done, total),
+            progress=lambda stage, done, total: bars.clip(name, stage, done, total),
         )
-        if given.side_by_side:
-            frames = _side_by_side(shown.pixels, poses, frames)
-    write_clip(frames, target, given.fps, {"person": asdict(settings)})
-    written.append(str(target))
+    metadata = {"program": PROGRAM, "version": program_version(), "person": asdict(settings)}
+    clip = _side_by_side(shown.pixels, poses, frames) if given.side_by_side else frames
+    write_clip(clip, target, given.fps, metadata)
+    written.append(target)
     result["seconds"] = round(time.monotonic() - started, 3)
     if not given.json:
         print(f"{target}: {size}, seed {settings.seed}, {result['seconds']:.1f} s")
     return result
 
 
-def _poses(given: Namespace, width: int, height: int) -> list[Image]:
+def _target(given: Namespace) -> str:
+    """Absolute path of the clip, which replaces none of the files it is made from."""
+    if given.output == STANDARD:
+        raise UsageError("person cannot write to standard output; name a file with --output")
+    name = given.output or f"{Path(given.picture).stem}-person.mp4"
+    (target,) = clip_targets([name], [Path(given.picture)])
+    for option, path in (("--poses", given.poses), ("--fit-to", given.fit_to)):
+        if path is not None and os.path.realpath(path) == os.path.realpath(target):
+            raise UsageError(
+                f"--output and {option} are the same, {os.path.realpath(target)}; name another file with --output"
+            )
+    return target
+
+
+def _poses(given: Namespace, width: int, height: int) -> _Drawings:
     """Drawn poses: those of a clip or a folder as they are, or keypoints."""
-    from PIL import Image
+    from PIL.Image import fromarray
 
     source = Path(given.poses)
     if source.suffix.lower() == ".json":
@@ -100,12 +141,16 @@ def _poses(given: Namespace, width: int, height: int) -> list[Image]:
                 raise PictureError(str(problem)) from problem
         if given.smooth:
             people = smoothed(filled(people), given.smooth)
-        drawn = (draw(one, height, width, hands=given.hands, face=given.face) for one in people)
-        return [Image.fromarray(pixels) for pixels in drawn]
+
+        def drawn(one: Person) -> Image:
+            return fromarray(draw(one, height, width, hands=given.hands, face=given.face))
+
+        return _Drawings(people, drawn)
     for option, value in (("--fit-to", given.fit_to), ("--smooth", given.smooth)):
         if value:
             raise UsageError(f"{option} needs keypoints, but {source} holds drawings; use a JSON file")
-    return [Image.fromarray(frame.numpy()) for frame in _chosen(list(read_frames(source)), given)]
+    frames = _chosen(list(read_frames(source)), given)
+    return _Drawings(frames, lambda frame: fromarray(frame.numpy()))
 
 
 def _keypoints(path: Path) -> list[Person]:
@@ -118,6 +163,8 @@ def _keypoints(path: Path) -> list[Person]:
             f"{path} cannot be read ({problem.strerror or problem}); check the path"
         ) from problem
     except ValueError as problem:
+        if str(problem).endswith("parts"):
+            raise PictureError(f"{path} is too long ({problem}); split it") from problem
         raise PictureError(
             f"{path} is not JSON ({problem}); use keypoints as OpenPose writes them"
         ) from problem
@@ -135,14 +182,19 @@ def _chosen(poses: list[Any], given: Namespace) -> list[Any]:
     return kept
 
 
-def _side_by_side(picture: torch.Tensor, poses: list[Image], frames: torch.Tensor) -> torch.Tensor:
+def _side_by_side(picture: torch.Tensor, poses: _Drawings, frames: torch.Tensor) -> FrameStream:
     """Reference, pose and result in one clip."""
     import numpy as np
-    from PIL import Image
+    from PIL.Image import fromarray
 
-    height, width = frames.shape[1:3]
-    reference = torch.as_tensor(np.array(Image.fromarray(picture.numpy()).resize((width, height))))
-    drawn = torch.stack(
-        [torch.as_tensor(np.array(pose.convert("RGB").resize((width, height)))) for pose in poses]
+    count, height, width = frames.shape[:3]
+
+    def stretched(shown: Image) -> torch.Tensor:
+        return torch.as_tensor(np.array(shown.convert("RGB").resize((width, height))))
+
+    reference = stretched(fromarray(picture.numpy()))
+    rows = (
+        torch.cat([reference, stretched(pose), frame], dim=1)[None]
+        for pose, frame in zip(poses, frames, strict=True)
     )
-    return torch.cat([reference.expand_as(drawn), drawn, frames], dim=2)
+    return FrameStream(rows, count, 3 * width, height)

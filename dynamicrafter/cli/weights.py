@@ -138,6 +138,11 @@ def _convert(given: Namespace) -> dict[str, Any]:
                 raise UsageError(
                     f"AnimateAnyone cannot be stored in {dtype}; use fp32, bf16, fp16 or fp8_e4m3fn"
                 )
+            for option, chosen in (("--prune", given.prune), ("--variant", given.variant)):
+                if chosen:
+                    raise UsageError(
+                        f"{option} is for DynamiCrafter, but {given.source} is AnimateAnyone; leave it out"
+                    )
             convert_person(given.source, given.target, dtype=dtype, progress=progress)
             name = "AnimateAnyone"
         else:

@@ -55,7 +55,7 @@ _FRAME_NAME = re.compile(r"frame_\d{4,}\.png")
 _IMAGE_DESCRIPTION_TAG = 0x010E  # EXIF 2.32, section 4.6.4
 _EBML = b"\x1a\x45\xdf\xa3"
 """How a Matroska file, which a WebM is, begins (RFC 8794)."""
-_FASTEST = 240  # Frames a second.
+FASTEST = 240  # Frames a second.
 _GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
 
 _LARGEST_FRAME = 40_000_000
@@ -141,7 +141,7 @@ class _Record:
                 f"use version {writer} or a newer one"
             )
         record = Form(f"the record in {source}", ClipError, writer).read(_Record, stored)
-        return record if 1 <= record.fps <= _FASTEST and record.frames >= 1 else None
+        return record if 1 <= record.fps <= FASTEST and record.frames >= 1 else None
 
 
 def check_clip_path(path: str | os.PathLike[str]) -> Path:
@@ -179,8 +179,8 @@ def write_clip(
     fails, for example because the disk is full. No partial file is left then, and an existing clip is kept.
     """
     stream = frames if isinstance(frames, FrameStream) else _whole(frames)
-    if not 1 <= fps <= _FASTEST:
-        raise ClipError(f"fps must be 1 to {_FASTEST}, but {fps} was given")
+    if not 1 <= fps <= FASTEST:
+        raise ClipError(f"fps must be 1 to {FASTEST}, but {fps} was given")
     record = _Record(fps=fps, frames=stream.count, metadata=dict(metadata))
     text = record.to_text()
     target = _target(path)

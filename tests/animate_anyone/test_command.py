@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from dynamicrafter.animate_anyone.drawing import draw
 from dynamicrafter.cli import main
+from dynamicrafter.forms import program_version
 from dynamicrafter.media.video import read_frames, read_metadata, write_clip
 from tests.animate_anyone.small_person import small_person, write_person
 from tests.animate_anyone.test_poses import SOMEBODY, STANDING, flat
@@ -46,7 +48,9 @@ def test_a_clip_has_a_frame_for_each_pose(
     code, result, _ = run(folder, capsys, "-o", str(target))
     assert (code, result["frames"], result["output"]) == (0, 5, str(target))
     assert read_frames(target).shape == (5, 72, 64, 3)
-    assert read_metadata(target)["person"]["steps"] == 2
+    metadata = read_metadata(target)
+    assert metadata["person"]["steps"] == 2
+    assert (metadata["program"], metadata["version"]) == ("dynamicrafter", program_version())
 
 
 def test_drawings_and_keypoints_give_the_same_clip(
@@ -110,17 +114,47 @@ def test_a_dry_run_makes_nothing(folder: Path, tmp_path: Path, capsys: pytest.Ca
         (("--frames", "9"), "gives 5 poses of the 9 that are asked for; ask for fewer --frames"),
         (("--poses", "missing.json"), r"missing.json cannot be read \(No such file"),
         (("--model", "missing"), "missing"),
+        (("--model", "missing", "--dry-run", "--poses", "missing.json"), "missing(?!.json)"),
+        (("--fps", "0"), "--fps must be 1 to 240, but 0 was given"),
+        (("--fps", "nan"), "--fps must be 1 to 240, but nan was given"),
+        (("--frames", "2001", "--poses", "missing.json"), "--frames must be 1 to 2000, but 2001 was given"),
+        (("--smooth", "4"), "argument --smooth: must be an odd number from 1 to 31, not '4'"),
+        (("--smooth", "33"), "argument --smooth: must be an odd number from 1 to 31, not '33'"),
+        (("-o", "-"), "person cannot write to standard output; name a file with --output"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_sentence(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    import re
-
     code, result, _ = run(folder, capsys, "-o", str(tmp_path / "clip.mp4"), *words)
     assert code in (1, 2)
     assert re.search(message, result["error"]), result["error"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_does_not_replace_its_poses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result, _ = run(folder, capsys, "-o", str(folder / "drawn"), poses="drawn")
+    assert code == 2
+    assert re.search("--output and --poses are the same, .*drawn; name another file", result["error"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[" + "0," * 2_000_000 + "0]",
+            r"long.json is too long \(it has more than 2,000,000 parts\); split it",
+        ),
+        ("[", r"long.json is not JSON \(.*\); use keypoints as OpenPose writes them"),
+    ],
+)
+def test_a_long_file_of_keypoints_is_not_called_broken(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "long.json").write_text(text, encoding="utf-8")
+    code, result, _ = run(folder, capsys, "--poses", str(tmp_path / "long.json"))
+    assert code == 1
+    assert re.search(message, result["error"]), result["error"]
 
 
 def test_drawings_cannot_be_fitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,3 +192,14 @@ def test_a_model_is_converted_and_inspected(
     assert main(["inspect", str(made)]) == 0
     assert "a complete AnimateAnyone model" in capsys.readouterr().out
     assert run(folder, capsys, "-o", str(tmp_path / "clip"), "--model", str(made), "--frames", "1")[0] == 0
+
+
+@pytest.mark.parametrize("words", [("--prune",), ("--variant", "512")])
+def test_options_that_do_nothing_for_a_person_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    made = tmp_path / "made.safetensors"
+    assert main(["convert", str(folder / "model.safetensors"), str(made), *words]) == 2
+    message = rf"{words[0]} is for DynamiCrafter, but .*model.safetensors is AnimateAnyone; leave it out"
+    assert re.search(message, capsys.readouterr().err)
+    assert not made.exists()

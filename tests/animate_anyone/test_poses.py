@@ -107,6 +107,18 @@ class TestFiles:
                 "frame 1 of walk.json has 'a' where a coordinate or a score must be",
             ),
             ([frame([float("nan")] * 54)], "has 'nan' where a coordinate"),
+            (
+                [{**frame(flat(STANDING, size=(640, 480))), "canvas_width": 1e-9, "canvas_height": 1e-9}],
+                "frame 1 of walk.json has pixels but neither canvas_width nor canvas_height of 1 or more; add",
+            ),
+            (
+                [frame(hand_left_keypoints_2d=flat(((0.1, 0.2),) * 20))],
+                "hand_left_keypoints_2d in frame 1 of walk.json must have 21 points or none, but 20 came; give",
+            ),
+            (
+                [frame(face_keypoints_2d=flat(((0.1, 0.2),)))],
+                "face_keypoints_2d in frame 1 of walk.json must have 68 points or none, but 1 came; give",
+            ),
             ([{"instances": [{"keypoints": []}]}], "has an instance without keypoints and keypoint_scores"),
             (
                 [{"instances": [{"keypoints": [[1, 2]], "keypoint_scores": [1]}]}],
@@ -147,6 +159,14 @@ class TestAlignment:
         with pytest.raises(ValueError, match="there is no person in the clip of poses"):
             fit_to(SOMEBODY, [NOBODY])
 
+    def test_limbs_of_no_length_and_absurd_scales_are_told(self) -> None:
+        dot = fitted([SOMEBODY], Alignment(1e-320))
+        with pytest.raises(ValueError, match="have no limb in common"):
+            fit_to(SOMEBODY, dot)
+        giant = fitted([SOMEBODY], Alignment(1e4))
+        with pytest.raises(ValueError, match="must be 0.01 to 100 times as large as .* but is 0.0001 times"):
+            fit_to(SOMEBODY, giant)
+
     def test_short_gaps_are_filled_and_long_ones_are_not(self) -> None:
         there = [fitted([SOMEBODY], Alignment(shift=(0.01 * i, 0.0)))[0] for i in range(10)]
         for missing, frames in (((3, 4), True), (tuple(range(2, 9)), False)):
@@ -182,3 +202,22 @@ class TestDrawing:
     def test_what_is_outside_is_cut_off(self, place: Point) -> None:
         outside = Person((place, *STANDING[1:]))
         assert draw(outside, 64, 48).shape == (64, 48, 3)
+
+    @pytest.mark.parametrize("far", [300.0, -300.0, 1e300, float("inf"), float("nan")])
+    def test_a_point_far_outside_counts_as_not_found(self, far: float) -> None:
+        hand = tuple((0.2 + 0.01 * i, 0.3) for i in range(21))
+        whole = Person(STANDING, (hand,), ((0.5, 0.05),) * 68)
+
+        def with_first(point: Point | None) -> Person:
+            return Person((point, *STANDING[1:]), ((point, *hand[1:]),), (point, *((0.5, 0.05),) * 67))
+
+        assert (draw(with_first((far, far)), 64, 48) == draw(with_first(None), 64, 48)).all()
+        assert (draw(with_first((0.5, far)), 64, 48) != draw(whole, 64, 48)).any()
+
+    def test_a_part_of_a_hand_is_refused(self) -> None:
+        with pytest.raises(PictureError, match="a hand must have 21 points or none, but 20 came; put None"):
+            draw(Person(STANDING, (((0.1, 0.2),) * 20,)), 64, 48)
+
+    def test_a_limb_to_a_point_outside_is_drawn_as_far_as_the_border(self) -> None:
+        below = Person((*STANDING[:10], (0.45, 4.9), *STANDING[11:]))
+        assert draw(below, 64, 48)[63, 20:23].any()
