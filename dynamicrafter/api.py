@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, overload
@@ -477,8 +477,8 @@ def render_each(
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
-    clips = stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)
-    return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
+    with closing(stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)) as clips:
+        return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
 
 
 def stream_each(
@@ -489,11 +489,12 @@ def stream_each(
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,
-) -> Iterator[Iterator[Tensor]]:
+) -> Generator[Iterator[Tensor]]:
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
 
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
-    before the next clip is requested.
+    before the next clip is requested. Close the generator, as that of
+    :func:`~dynamicrafter.pipeline.generate_each`.
     """
     _require_loaded(model)
     if not firsts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -137,19 +137,21 @@ def make(
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
         started = time.monotonic()
-        clips = stream_batch(model, batch, shown)
-        for shot, sources in zip(batch, pictures, strict=True):
-            with threads_that_pay(model):
-                stream = next(clips)
-                write_clip(
-                    stream, shot.target, shot.settings.fps, to_json(Record(shot.settings, sources, known))
-                )
-            seconds = round(time.monotonic() - started, 3)
-            if shot is batch[-1]:
-                watch.remember(
-                    [each.settings for each in batch], model.variant, model.device, model.dtype, means.backend
-                )
-            yield Made(shot, seconds)
+        with closing(stream_batch(model, batch, shown)) as clips:
+            for shot, sources in zip(batch, pictures, strict=True):
+                record = to_json(Record(shot.settings, sources, known))
+                with threads_that_pay(model):
+                    write_clip(next(clips), shot.target, shot.settings.fps, record)
+                seconds = round(time.monotonic() - started, 3)
+                if shot is batch[-1]:
+                    watch.remember(
+                        [each.settings for each in batch],
+                        model.variant,
+                        model.device,
+                        model.dtype,
+                        means.backend,
+                    )
+                yield Made(shot, seconds)
 
 
 def residence_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Residence:
@@ -180,14 +182,13 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
 
 def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
     """The clips of one of the :func:`batches`."""
-    with threads_that_pay(model):
-        clips = stream_batch(model, batch, progress)
+    with threads_that_pay(model), closing(stream_batch(model, batch, progress)) as clips:
         return [Clip(torch.cat(list(c.parts)), shot.settings) for c, shot in zip(clips, batch, strict=True)]
 
 
 def stream_batch(
     model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None
-) -> Iterator[FrameStream]:
+) -> Generator[FrameStream]:
     """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
 
     Images are read only now, as hundreds would not fit into memory.
@@ -204,9 +205,10 @@ def stream_batch(
         lasts,
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
-    for parts, shot in zip(clips, batch, strict=True):
-        chosen = shot.settings
-        yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
+    with closing(clips):
+        for parts, shot in zip(clips, batch, strict=True):
+            chosen = shot.settings
+            yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
-from dynamicrafter.api import find_model, provide
+from dynamicrafter.api import find_model, load, provide, render_each
 from dynamicrafter.errors import Cancelled, UsageError
 from dynamicrafter.media.video import read_frames
 from dynamicrafter.model.variants import SMALL
+from dynamicrafter.pipeline import KeyPictures, generate
 from dynamicrafter.records import read_record
 from dynamicrafter.settings import Settings, make_settings
-from dynamicrafter.shots import Means, Shot, batches, clip_targets, make
+from dynamicrafter.shots import Means, Shot, batches, clip_targets, make, render_batch
 
 QUICK = make_settings(SMALL, "animate", steps=1, frames=2)
 
@@ -90,6 +92,41 @@ def test_whatever_progress_raises_stops_the_work(
     with pytest.raises(Cancelled, match="enough"):
         list(make([one], find_model("random"), Means("cpu"), stop))
     assert not list(tmp_path.glob("*.webp"))
+
+
+@pytest.mark.parametrize("way", ["make", "render_batch", "render_each", "generate"])
+def test_an_error_in_decoding_frees_the_device_at_once(
+    home: Path, tmp_path: Path, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    placement = _Placement()
+    model = replace(load("random", device="cpu"), placement=cast(Any, placement))
+    monkeypatch.setattr("dynamicrafter.shots.load", lambda *_, **__: model)
+    one = Shot(QUICK, (pictures["wide"],), "clip", str(tmp_path / "clip.webp"))
+
+    def stop(*told: Any) -> None:
+        if "decode" in told:
+            raise Cancelled("enough")
+
+    # What was caught keeps the frames of all functions, and with them suspended generators.
+    with pytest.raises(Cancelled, match="enough") as caught:
+        if way == "make":
+            list(make([one], find_model("random"), Means("cpu"), stop))
+        elif way == "render_batch":
+            render_batch(model, [one], stop)
+        elif way == "render_each":
+            render_each(model, [QUICK], [pictures["wide"]], None, progress=stop)
+        else:
+            generate(model, KeyPictures(torch.zeros(1, 3, 64, 64)), [QUICK], stop)
+    assert caught.tb is not None and placement.left == 1
+
+
+class _Placement:
+    """Counts how often the networks are taken off the device."""
+
+    left = 0
+
+    def leave(self) -> None:
+        self.left += 1
 
 
 def test_a_batch_has_clips() -> None:
