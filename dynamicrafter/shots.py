@@ -102,6 +102,11 @@ def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], No
     )
 
 
+def means_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Means:
+    """``means`` with memory "auto" decided for these clips; without this, loading decides for one of the usual size."""
+    return means if means.backend != TORCH else replace(means, memory=residence_for(shots, files, means))
+
+
 def make(
     shots: Sequence[Shot],
     files: ModelFiles,
@@ -123,8 +128,7 @@ def make(
         if progress is not None:
             progress(title, work, done, total)
 
-    if means.backend == TORCH:
-        means = replace(means, memory=residence_for(shots, files, means))
+    means = means_for(shots, files, means)
     model = load_with(
         means,
         files,

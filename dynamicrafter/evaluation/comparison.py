@@ -20,7 +20,7 @@ from ..own_process import Failed, run_apart
 from ..pipeline import Model, Stage
 from ..process_memory import peak_resident
 from ..settings import Settings
-from ..shots import Means, ShotProgress, Work, load_with, threads_that_pay
+from ..shots import Means, Shot, ShotProgress, Work, load_with, means_for, threads_that_pay
 from ..weights.formats.files import open_weights
 from .figures import psnr, ssim
 
@@ -166,7 +166,8 @@ def _measured(report: Callable[..., None], way: Way, pictures: list[Picture]) ->
     """What :class:`Outcome` holds, with arrays, because tensors would be shared with a process that ends."""
     before = peak_resident()
     watch = _Watch()
-    model = load_with(way.means, way.files, lambda done, total: report("load", done, total))
+    means = means_for([Shot(way.settings, (), way.name)], way.files, way.means)
+    model = load_with(means, way.files, lambda done, total: report("load", done, total))
     watch.lap("load")
     watch.model = model
     latents: list[Tensor] = []

@@ -11,12 +11,17 @@ import torch
 
 from dynamicrafter.api import find_model, load, provide, render_each
 from dynamicrafter.errors import Cancelled, UsageError
+from dynamicrafter.evaluation import comparison
+from dynamicrafter.evaluation.comparison import Way
+from dynamicrafter.media.pictures import as_picture
 from dynamicrafter.media.video import read_frames
-from dynamicrafter.model.variants import SMALL
+from dynamicrafter.model.configs import Memory, Residence
+from dynamicrafter.model.variants import SMALL, Variant
 from dynamicrafter.pipeline import KeyPictures, generate
 from dynamicrafter.records import read_record
 from dynamicrafter.settings import Settings, make_settings
-from dynamicrafter.shots import Means, Shot, batches, clip_targets, make, render_batch
+from dynamicrafter.shots import Means, Shot, batches, clip_targets, make, means_for, render_batch
+from dynamicrafter.weights.footprint import ClipSize
 
 QUICK = make_settings(SMALL, "animate", steps=1, frames=2)
 
@@ -127,6 +132,29 @@ class _Placement:
 
     def leave(self) -> None:
         self.left += 1
+
+
+def test_the_memory_of_a_comparison_is_that_of_its_clips(
+    home: Path, monkeypatch: pytest.MonkeyPatch, pictures: dict[str, Path]
+) -> None:
+    files = provide(find_model("random"))
+    known: list[Memory] = []
+
+    def noted(means: Means, *_: Any) -> None:
+        known.append(means.memory)
+        raise Cancelled
+
+    def picked(memory: Memory, variant: Variant, works: list[ClipSize], *_: Any) -> Residence:
+        assert memory == "auto" and [work.frames for work in works] == [2]
+        return "low"
+
+    monkeypatch.setattr("dynamicrafter.shots.pick_residence", picked)
+    monkeypatch.setattr(comparison, "load_with", noted)
+    with pytest.raises(Cancelled):
+        comparison._measured(print, Way("a", files, QUICK), [as_picture(pictures["wide"])])
+    assert known == ["low"]
+    other = Means(backend="openvino")
+    assert means_for([shot(QUICK)], files, other) is other
 
 
 def test_a_batch_has_clips() -> None:
