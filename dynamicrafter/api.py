@@ -226,6 +226,26 @@ def pick_device(device: str = "auto", backend: str = TORCH) -> torch.device:
     return place
 
 
+def find_place(
+    files: ModelFiles,
+    device: str = "auto",
+    backend: str = TORCH,
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+) -> tuple[torch.device, Path | None]:
+    """Where :func:`load` would run a model with these choices: :func:`pick_device` and :func:`export_of`.
+
+    Raises what they raise, and UsageError for choices that the backend does not have.
+    """
+    place = pick_device(device, backend)
+    if backend != TORCH and (weights, memory) != ("auto", "auto"):
+        raise UsageError(
+            f"{backend} keeps weights and memory its own way, but weights {weights} and memory {memory} were given; "
+            f"omit both"
+        )
+    return place, export_of(files, backend)
+
+
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; "auto" is float32 on the CPU, bfloat16 on GPUs that compute in it, and float16 on others."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -396,15 +416,9 @@ def load(
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
-    place = pick_device(device, backend)
+    place, folder = find_place(model, device, backend, weights, memory)
     precision = pick_dtype(dtype, place)
-    folder = export_of(model, backend)
     if folder is not None:
-        if (weights, memory) != ("auto", "auto"):
-            raise UsageError(
-                f"{backend} keeps weights and memory its own way, but weights {weights} and memory {memory} were "
-                "given; omit both"
-            )
         return load_export(folder, parse_backend(backend).device, precision, progress)
     provide(model)
     kind = stored_as(model, weights)

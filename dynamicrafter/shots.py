@@ -16,6 +16,7 @@ from torch import nn
 from .api import (
     Clip,
     ModelFiles,
+    find_place,
     load,
     notes_on,
     pick_device,
@@ -87,6 +88,13 @@ class Made:
     shot: Shot
     seconds: float
     """Time from reading the images of its batch until the clip was written."""
+
+
+def check_means(means: Means, files: ModelFiles) -> Path | None:
+    """The export that a model would be run from, if any; raises what :func:`load_with` would, for wrong ``means``."""
+    device, folder = find_place(files, means.device, means.backend, means.weights, means.memory)
+    pick_dtype(means.dtype, device)
+    return folder
 
 
 def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> Model:

@@ -222,6 +222,25 @@ def test_export_says_what_it_wrote(
     assert "exists and is not an export; choose another folder" in capsys.readouterr().err
 
 
+@needs_openvino
+def test_what_openvino_does_not_have_is_told_before_it_starts(
+    weights: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, other = str(paint(tmp_path / "boat.png", 64, 64)), tmp_path / "other.safetensors"
+    write_random_checkpoint(other, MINI, seed=6)
+    options = ["--backend", "openvino", "--dry-run"]
+    words = ["animate", image, "--model", str(weights), *options]
+    assert main([*words, "--weights", "int8", "--memory", "low"]) == 2
+    assert "openvino keeps weights and memory its own way, but weights int8 and memory low were given" in (
+        capsys.readouterr().err
+    )
+    assert main(["compare", str(weights), str(other), image, *options]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"dynamicrafter: B, {other}: ") and "has not been exported for OpenVINO" in said
+    assert main(["evaluate", "folder", str(tmp_path), "--model", str(other), *options[:2], "--plain"]) == 2
+    assert "has not been exported for OpenVINO" in capsys.readouterr().err
+
+
 # What is refused
 
 
