@@ -319,9 +319,15 @@ def export_of(files: ModelFiles, backend: str) -> Path | None:
     sources = _sources(files)
     folder = _exports_folder(sources)
     if not is_export(folder):
+        given = " and ".join(
+            [
+                *(["adapters"] if files.loras else []),
+                *(["encoders"] if files.text_encoder or files.image_encoder else []),
+            ]
+        )
+        how = f" with its {given}, which exporting takes in the same way" if given else ""
         raise UsageError(
-            f"{files.asked}{' with these adapters' if files.loras else ''} has not been exported for OpenVINO",
-            Remedy("export", (files.asked,)),
+            f"{files.asked} has not been exported for OpenVINO{how}", Remedy("export", (files.asked,))
         )
     manifest = read_manifest(folder)
     # Files of several variants can have the same tensors.
@@ -352,7 +358,8 @@ def export_model(
         check_target(Path(target))
     sources = _sources(files)
     folder = _exports_folder(sources) if target is None else Path(target)
-    loaded = load(files, device="cpu", dtype="float32", progress=loading)
+    # The export has a precision of its own: layers in 8 bits would be traced as they are.
+    loaded = load(files, device="cpu", dtype="float32", weights="full", progress=loading)
     return folder, write_export(loaded, folder, files.asked, sources, stored, progress=progress)
 
 
