@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, overload
@@ -226,6 +226,26 @@ def pick_device(device: str = "auto", backend: str = TORCH) -> torch.device:
     return place
 
 
+def find_place(
+    files: ModelFiles,
+    device: str = "auto",
+    backend: str = TORCH,
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+) -> tuple[torch.device, Path | None]:
+    """Where :func:`load` would run a model with these choices: :func:`pick_device` and :func:`export_of`.
+
+    Raises what they raise, and UsageError for choices that the backend does not have.
+    """
+    place = pick_device(device, backend)
+    if backend != TORCH and (weights, memory) != ("auto", "auto"):
+        raise UsageError(
+            f"{backend} keeps weights and memory its own way, but weights {weights} and memory {memory} were given; "
+            f"omit both"
+        )
+    return place, export_of(files, backend)
+
+
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; "auto" is float32 on the CPU, bfloat16 on GPUs that compute in it, and float16 on others."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -312,9 +332,15 @@ def export_of(files: ModelFiles, backend: str) -> Path | None:
     sources = _sources(files)
     folder = _exports_folder(sources)
     if not is_export(folder):
+        given = " and ".join(
+            [
+                *(["adapters"] if files.loras else []),
+                *(["encoders"] if files.text_encoder or files.image_encoder else []),
+            ]
+        )
+        how = f" with its {given}, which exporting takes in the same way" if given else ""
         raise UsageError(
-            f"{files.asked}{' with these adapters' if files.loras else ''} has not been exported for OpenVINO",
-            Remedy("export", (files.asked,)),
+            f"{files.asked} has not been exported for OpenVINO{how}", Remedy("export", (files.asked,))
         )
     manifest = read_manifest(folder)
     # Files of several variants can have the same tensors.
@@ -345,7 +371,8 @@ def export_model(
         check_target(Path(target))
     sources = _sources(files)
     folder = _exports_folder(sources) if target is None else Path(target)
-    loaded = load(files, device="cpu", dtype="float32", progress=loading)
+    # The export has a precision of its own: layers in 8 bits would be traced as they are.
+    loaded = load(files, device="cpu", dtype="float32", weights="full", progress=loading)
     return folder, write_export(loaded, folder, files.asked, sources, stored, progress=progress)
 
 
@@ -409,15 +436,9 @@ def load(
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
-    place = pick_device(device, backend)
+    place, folder = find_place(model, device, backend, weights, memory)
     precision = pick_dtype(dtype, place)
-    folder = export_of(model, backend)
     if folder is not None:
-        if (weights, memory) != ("auto", "auto"):
-            raise UsageError(
-                f"{backend} keeps weights and memory its own way, but weights {weights} and memory {memory} were "
-                "given; omit both"
-            )
         return load_export(folder, parse_backend(backend).device, precision, progress)
     provide(model)
     kind = stored_as(model, weights)
@@ -490,8 +511,8 @@ def render_each(
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
-    clips = stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)
-    return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
+    with closing(stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)) as clips:
+        return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
 
 
 def stream_each(
@@ -502,11 +523,12 @@ def stream_each(
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,
-) -> Iterator[Iterator[Tensor]]:
+) -> Generator[Iterator[Tensor]]:
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
 
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
-    before the next clip is requested.
+    before the next clip is requested. Close the generator, as that of
+    :func:`~dynamicrafter.pipeline.generate_each`.
     """
     _require_loaded(model)
     if not firsts:

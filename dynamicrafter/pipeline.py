@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -277,8 +278,8 @@ def generate(
     The last frame of a loop, which repeats the first, is dropped so that it loops without a pause. Raises UsageError
     for settings that cannot share a batch.
     """
-    clips = generate_each(model, pictures, settings, progress, callback)
-    return torch.stack([torch.cat(list(parts)) for parts in clips])
+    with closing(generate_each(model, pictures, settings, progress, callback)) as clips:
+        return torch.stack([torch.cat(list(parts)) for parts in clips])
 
 
 def generate_each(
@@ -287,11 +288,12 @@ def generate_each(
     settings: Sequence[Settings],
     progress: Progress | None = None,
     callback: Callback | None = None,
-) -> Iterator[Iterator[Tensor]]:
+) -> Generator[Iterator[Tensor]]:
     """:func:`generate` as it goes: for each clip, an iterator over its frames, uint8 ``[n, H, W, 3]``.
 
     The latents of all clips are sampled when the first iterator is requested. A clip's frames are decoded while they
-    are read, and must be read before the next clip is requested.
+    are read, and must be read before the next clip is requested. Close the generator, because an error in decoding
+    reaches the reader of the frames alone: until then, the networks stay on the device.
     """
     common = settings[0]
     if not all(may_share_a_batch(common, each) for each in settings):

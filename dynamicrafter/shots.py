@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import nn
 from .api import (
     Clip,
     ModelFiles,
+    find_place,
     load,
     notes_on,
     pick_device,
@@ -89,6 +90,13 @@ class Made:
     """Time from reading the images of its batch until the clip was written."""
 
 
+def check_means(means: Means, files: ModelFiles) -> Path | None:
+    """The export that a model would be run from, if any; raises what :func:`load_with` would, for wrong ``means``."""
+    device, folder = find_place(files, means.device, means.backend, means.weights, means.memory)
+    pick_dtype(means.dtype, device)
+    return folder
+
+
 def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> Model:
     """Load a model to be run by ``means``; ``progress`` and errors as in :func:`~dynamicrafter.api.load`."""
     return load(
@@ -100,6 +108,11 @@ def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], No
         backend=means.backend,
         progress=progress,
     )
+
+
+def means_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Means:
+    """``means`` with memory "auto" decided for these clips; without this, loading decides for one of the usual size."""
+    return means if means.backend != TORCH else replace(means, memory=residence_for(shots, files, means))
 
 
 def make(
@@ -123,8 +136,7 @@ def make(
         if progress is not None:
             progress(title, work, done, total)
 
-    if means.backend == TORCH:
-        means = replace(means, memory=residence_for(shots, files, means))
+    means = means_for(shots, files, means)
     model = load_with(
         means,
         files,
@@ -137,19 +149,21 @@ def make(
     for batch in batches(shots, means.batch):
         pictures = [know_pictures(shot.pictures) for shot in batch]
         started = time.monotonic()
-        clips = stream_batch(model, batch, shown)
-        for shot, sources in zip(batch, pictures, strict=True):
-            with threads_that_pay(model):
-                stream = next(clips)
-                write_clip(
-                    stream, shot.target, shot.settings.fps, to_json(Record(shot.settings, sources, known))
-                )
-            seconds = round(time.monotonic() - started, 3)
-            if shot is batch[-1]:
-                watch.remember(
-                    [each.settings for each in batch], model.variant, model.device, model.dtype, means.backend
-                )
-            yield Made(shot, seconds)
+        with closing(stream_batch(model, batch, shown)) as clips:
+            for shot, sources in zip(batch, pictures, strict=True):
+                record = to_json(Record(shot.settings, sources, known))
+                with threads_that_pay(model):
+                    write_clip(next(clips), shot.target, shot.settings.fps, record)
+                seconds = round(time.monotonic() - started, 3)
+                if shot is batch[-1]:
+                    watch.remember(
+                        [each.settings for each in batch],
+                        model.variant,
+                        model.device,
+                        model.dtype,
+                        means.backend,
+                    )
+                yield Made(shot, seconds)
 
 
 def residence_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Residence:
@@ -180,14 +194,13 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
 
 def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
     """The clips of one of the :func:`batches`."""
-    with threads_that_pay(model):
-        clips = stream_batch(model, batch, progress)
+    with threads_that_pay(model), closing(stream_batch(model, batch, progress)) as clips:
         return [Clip(torch.cat(list(c.parts)), shot.settings) for c, shot in zip(clips, batch, strict=True)]
 
 
 def stream_batch(
     model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None
-) -> Iterator[FrameStream]:
+) -> Generator[FrameStream]:
     """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
 
     Images are read only now, as hundreds would not fit into memory.
@@ -204,9 +217,10 @@ def stream_batch(
         lasts,
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
-    for parts, shot in zip(clips, batch, strict=True):
-        chosen = shot.settings
-        yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
+    with closing(clips):
+        for parts, shot in zip(clips, batch, strict=True):
+            chosen = shot.settings
+            yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..api import ModelFiles, export_of, pick_device, pick_dtype, variant_of
+from ..api import ModelFiles, variant_of
 from ..backends.choice import TORCH
 from ..backends.openvino.manifest import read_manifest
 from ..errors import Cancelled, ClipError, UsageError
@@ -15,7 +15,7 @@ from ..media.pictures import read_picture
 from ..model.variants import VARIANTS, Preset, Variant
 from ..records import Record, find_model_of, find_pictures, read_record
 from ..settings import Settings
-from ..shots import Means, Shot
+from ..shots import Means, Shot, check_means
 from .clips import make_and_print, model_files, targets_of
 from .plan import brief_of
 from .streams import Streams
@@ -49,9 +49,8 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
         memory=given.memory,
         backend=backend,
     )
-    pick_dtype(means.dtype, pick_device(means.device, backend))
     files = _files(record, given, clip.parent)
-    _check_export(record, given, files, backend)
+    _check_export(record, given, check_means(means, files), backend)
     times = times_usual(record.settings, variant_of(files))
     (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
     shots = [Shot(record.settings, pictures, Path(target).name, target)]
@@ -89,9 +88,9 @@ def _ask(clip: Path, times: float, given: Namespace) -> None:
         raise Cancelled
 
 
-def _check_export(record: Record, given: Namespace, files: ModelFiles, backend: str) -> None:
+def _check_export(record: Record, given: Namespace, folder: Path | None, backend: str) -> None:
     """Raise ClipError if the clip's model is there, but not as it was exported then."""
-    folder, stored = export_of(files, backend), record.model.exported
+    stored = record.model.exported
     if folder is None or given.model is not None or given.backend is not None:
         return
     found = read_manifest(folder).stored

@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..api import Lora, ModelFiles, export_of, find_model, notes_on, pick_device, variant_of
+from ..api import Lora, ModelFiles, find_model, notes_on, variant_of
 from ..media.pictures import read_picture
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..settings import Settings, clip_length, make_settings, settings_to_json
-from ..shots import Made, Means, Shot, clip_targets, make
+from ..shots import Made, Means, Shot, check_means, clip_targets, make
 from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
@@ -30,10 +30,9 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
 def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> object:
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
-    pick_device(given.device, given.backend)
-    export_of(files, given.backend)
-    variant = variant_of(files)
     means = means_of(given)
+    check_means(means, files)
+    variant = variant_of(files)
     sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
     # Read as named, because a Path is not the same for the empty name and for a URL.
     sizes = [read_picture(source).size for source in sources]

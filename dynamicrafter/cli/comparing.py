@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..api import notes_on, pick_device, variant_of
+from ..api import notes_on, variant_of
 from ..errors import ClipError, DynamiCrafterError, UsageError
 from ..evaluation.comparison import (
     Comparison,
@@ -28,7 +28,7 @@ from ..media.video import write_clip
 from ..model.variants import TINY, Mode
 from ..own_process import Failed
 from ..settings import PROGRAM, settings_to_json
-from ..shots import Shot
+from ..shots import Shot, check_means
 from . import verdict
 from .arguments import CLIP_COMMANDS, make_parser
 from .clips import clip_settings, means_of, model_files, targets_of
@@ -148,9 +148,9 @@ def _way(side: str, text: str, given: Namespace, mode: Mode, size: tuple[int, in
     if model:
         chosen.model = model
     try:
-        pick_device(chosen.device)
-        files = model_files(chosen)
-        return Way(text, files, clip_settings(chosen, variant_of(files), mode, size), means_of(chosen))
+        files, means = model_files(chosen), means_of(chosen)
+        check_means(means, files)
+        return Way(text, files, clip_settings(chosen, variant_of(files), mode, size), means)
     except DynamiCrafterError as problem:
         raise type(problem)(f"{side}, {text}: {problem.facts}", problem.remedy) from problem
 

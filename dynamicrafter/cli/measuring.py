@@ -30,7 +30,7 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
 from ..settings import clip_metadata, unusual_fs
-from ..shots import Means, Shot, batches, load_with, render_batch
+from ..shots import Means, Shot, batches, check_means, load_with, means_for, render_batch
 from .clips import clip_settings, means_of, model_files
 from .progress import Bars
 from .words import WORDS, tiny_knows
@@ -187,9 +187,9 @@ def _jobs(
     given: Namespace, items: Sequence[Item], sizes: Sequence[tuple[int, int]], files: ModelFiles
 ) -> tuple[Means, list[tuple[Item, Shot]]]:
     """The clips to generate and their items; everything possible is checked before the weights are loaded."""
-    pick_device(given.device)
-    variant = variant_of(files)
     means = means_of(given)
+    check_means(means, files)
+    variant = variant_of(files)
     jobs: list[tuple[Item, Shot]] = []
     for number, (item, size) in enumerate(zip(items, sizes, strict=True), 1):
         mode: Mode = "loop" if given.loop else "animate" if item.end is None else "interpolate"
@@ -233,8 +233,9 @@ def _made(
     longest = 0
     items = iter(item for item, _ in jobs)
     with Bars(files.asked, hidden, clips=len(jobs)) as bars:
-        model = load_with(means, files, bars.loading)
-        for batch in batches([shot for _, shot in jobs], means.batch):
+        shots = [shot for _, shot in jobs]
+        model = load_with(means_for(shots, files, means), files, bars.loading)
+        for batch in batches(shots, means.batch):
             finished = render_batch(model, batch, bars.clip)
             bars.close()
             for shot, clip in zip(batch, finished, strict=True):

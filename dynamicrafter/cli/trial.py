@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..model.variants import Variant
 from ..pipeline import KeyPictures, Model, decode, encode, make_generators, sample
+from ..process_memory import peak_resident
 from ..settings import Settings, make_settings
 
 GOLDEN_STEPS = 4
@@ -102,9 +102,4 @@ def _peak(device: torch.device) -> int | None:
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.driver_allocated_memory())
-    if device.type != "cpu" or sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return peak_resident() if device.type == "cpu" else None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..api import ModelFiles
+from ..backends.openvino.manifest import is_export
 from ..errors import CheckpointError
 from ..model.configs import TextConfig, VisionConfig
 from ..model.encoders import (
@@ -84,7 +85,9 @@ def find_towers(model: ModelFiles | None, given: Path | None = None) -> Path | N
         return given
     places: list[Path | None] = []
     if model is not None:
-        places += [model.weights, model.text_encoder, model.image_encoder]
+        # An export is no file of weights.
+        weights = None if is_export(model.weights) else model.weights
+        places += [weights, model.text_encoder, model.image_encoder]
     places += [local_path(find(TOWERS)), _cached()]
     return next((place for place in places if place and _complete(open_weights(place), V512.text)), None)
 

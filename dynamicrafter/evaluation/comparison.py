@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..api import ModelFiles, render_each
+from ..api import ModelFiles, export_of, render_each
+from ..backends.choice import TORCH, parse_backend
 from ..diffusion.samplers import Step
 from ..errors import UsageError
 from ..media.pictures import Picture, PictureLike, as_picture
@@ -20,7 +21,7 @@ from ..own_process import Failed, run_apart
 from ..pipeline import Model, Stage
 from ..process_memory import peak_resident
 from ..settings import Settings
-from ..shots import Means, ShotProgress, Work, load_with, threads_that_pay
+from ..shots import Means, Shot, ShotProgress, Work, load_with, means_for, threads_that_pay
 from ..weights.formats.files import open_weights
 from .figures import psnr, ssim
 
@@ -135,7 +136,9 @@ def check_comparable(a: Way, b: Way) -> None:
 def likeness(a: Outcome, b: Outcome) -> Likeness:
     """How much ``b`` resembles ``a``."""
     low, high = a.latents.min(), a.latents.max()
-    latents = [(each.latents - low).transpose(0, 1) / (high - low) * 2 - 1 for each in (a, b)]
+    # Equal latents have no range.
+    span = (high - low).clamp(min=torch.finfo(high.dtype).eps)
+    latents = [(each.latents - low).transpose(0, 1) / span * 2 - 1 for each in (a, b)]
     frames = [each.frames.permute(0, 3, 1, 2).float() / 127.5 - 1 for each in (a, b)]
     return Likeness(*_alike(*latents), *_alike(*frames))
 
@@ -166,7 +169,8 @@ def _measured(report: Callable[..., None], way: Way, pictures: list[Picture]) ->
     """What :class:`Outcome` holds, with arrays, because tensors would be shared with a process that ends."""
     before = peak_resident()
     watch = _Watch()
-    model = load_with(way.means, way.files, lambda done, total: report("load", done, total))
+    means = means_for([Shot(way.settings, (), way.name)], way.files, way.means)
+    model = load_with(means, way.files, lambda done, total: report("load", done, total))
     watch.lap("load")
     watch.model = model
     latents: list[Tensor] = []
@@ -190,19 +194,22 @@ def _measured(report: Callable[..., None], way: Way, pictures: list[Picture]) ->
         sample=sum(watch.laps["sample"]),
         step=statistics.median(watch.laps["sample"][1:]),
         decode=sum(watch.laps["decode"]),
-        disk=disk_bytes(way.files),
+        disk=disk_bytes(way.files, means.backend),
         memory_before=before,
         memory=peak_resident(),
         device_memory=torch.cuda.max_memory_allocated(model.device) if cuda else None,
-        device=str(model.device),
+        device=str(model.device if means.backend == TORCH else parse_backend(means.backend)),
         dtype=str(model.dtype).removeprefix("torch."),
     )
     return cost, latents[0][0].float().cpu().numpy(), np.asarray(clip.frames)
 
 
-def disk_bytes(files: ModelFiles) -> int:
-    """Size of all files of a model; a file that contains several of its parts counts once."""
+def disk_bytes(files: ModelFiles, backend: str = TORCH) -> int:
+    """Size of all files that a model is loaded from; a file that contains several of its parts counts once."""
     paths = [files.weights, files.text_encoder, files.image_encoder, *(lora.path for lora in files.loras)]
+    folder = export_of(files, backend)
+    if folder is not None:
+        paths = [folder]
     found: set[Path] = set()
     for path in filter(None, paths):
         parts = path.rglob("*") if path.is_dir() else open_weights(path).files

@@ -54,8 +54,12 @@ def quantise(weight: Tensor, kind: Quantised) -> tuple[Tensor, Tensor]:
 
 
 def widen(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weights that stored values and scales stand for, in ``dtype``."""
-    return weight.to(dtype).mul_(scale.to(dtype).view(-1, *[1] * (weight.ndim - 1)))
+    """The weights that stored values and scales stand for, in ``dtype``.
+
+    For float16 they are multiplied in float32, because the scales of small weights are below its range.
+    """
+    wide = torch.float32 if dtype == torch.float16 else dtype
+    return weight.to(wide).mul_(scale.to(wide).view(-1, *[1] * (weight.ndim - 1))).to(dtype)
 
 
 class QuantisedLayer(nn.Module):

@@ -20,8 +20,10 @@ class _Quantised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """As the plain layer, in the dtype of ``x``."""
         weight, bias = comfy.ops.cast_bias_weight(self, x)
-        scale = self.get_parameter(SCALE).to(x.device, x.dtype)
-        return self.applied(x, weight * scale.view(-1, *[1] * (weight.ndim - 1)), bias)
+        # In float16, the scales of small weights would be 0 or nearly so.
+        wide = torch.float32 if x.dtype == torch.float16 else x.dtype
+        scale = self.get_parameter(SCALE).to(x.device, wide).view(-1, *[1] * (weight.ndim - 1))
+        return self.applied(x, (weight.to(wide) * scale).to(x.dtype), bias)
 
     def applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with a weight."""

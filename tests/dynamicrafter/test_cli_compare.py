@@ -240,6 +240,8 @@ def test_likeness_is_that_of_known_differences() -> None:
     same = likeness(outcome(latents, frames), outcome(latents, frames))
     assert (same.latents_ssim, same.frames_ssim) == (pytest.approx(1), pytest.approx(1))
     assert min(same.latents_psnr, same.frames_psnr) > 120
+    flat = outcome(torch.zeros_like(latents), frames)
+    assert likeness(flat, flat) == likeness(outcome(latents, frames), outcome(latents, frames))
 
 
 def test_files_that_hold_several_parts_count_once(tmp_path: Path, random_weights: Path) -> None:

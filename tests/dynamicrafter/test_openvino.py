@@ -9,23 +9,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from cli_runs import paint
 from torch import Tensor
 
-from dynamicrafter.api import animate, export_model, exported_files, load, pick_device
+from dynamicrafter.api import (
+    Lora,
+    ModelFiles,
+    animate,
+    export_model,
+    export_of,
+    exported_files,
+    find_model,
+    load,
+    pick_device,
+)
 from dynamicrafter.backends.choice import parse_backend
 from dynamicrafter.backends.openvino.manifest import MANIFEST, read_manifest
+from dynamicrafter.backends.openvino.running import ExportedTextEncoder
 from dynamicrafter.backends.openvino.untrusted import check_graph
 from dynamicrafter.cli import main
-from dynamicrafter.errors import Cancelled, CheckpointError, UsageError
+from dynamicrafter.errors import Cancelled, CheckpointError, DynamiCrafterError, UsageError
+from dynamicrafter.evaluation.clip_score import find_towers
+from dynamicrafter.evaluation.comparison import disk_bytes
 from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model, TorchModel
 from dynamicrafter.records import read_record
+from dynamicrafter.weights.convert import convert
 from dynamicrafter.weights.random_model import write_random_checkpoint
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
@@ -222,6 +236,63 @@ def test_export_says_what_it_wrote(
     assert "exists and is not an export; choose another folder" in capsys.readouterr().err
 
 
+@needs_openvino
+def test_what_openvino_does_not_have_is_told_before_it_starts(
+    weights: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, other = str(paint(tmp_path / "boat.png", 64, 64)), tmp_path / "other.safetensors"
+    write_random_checkpoint(other, MINI, seed=6)
+    options = ["--backend", "openvino", "--dry-run"]
+    words = ["animate", image, "--model", str(weights), *options]
+    assert main([*words, "--weights", "int8", "--memory", "low"]) == 2
+    assert "openvino keeps weights and memory its own way, but weights int8 and memory low were given" in (
+        capsys.readouterr().err
+    )
+    assert main(["compare", str(weights), str(other), image, *options]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"dynamicrafter: B, {other}: ") and "has not been exported for OpenVINO" in said
+    assert main(["evaluate", "folder", str(tmp_path), "--model", str(other), *options[:2], "--plain"]) == 2
+    assert "has not been exported for OpenVINO" in capsys.readouterr().err
+
+
+@needs_openvino
+def test_a_comparison_counts_the_export(weights: Path, exported: Path) -> None:
+    files = find_model(weights)
+    told = sum(file.bytes for file in read_manifest(exported).files)
+    assert disk_bytes(files, "openvino") == told + (exported / MANIFEST).stat().st_size
+    assert disk_bytes(files) == weights.stat().st_size
+
+
+def test_layers_in_8_bits_are_exported_as_whole_ones(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small.safetensors"
+    convert(weights, small, dtype="int8")
+    assert load(small, device="cpu").quantised == "int8"
+    kept: list[TorchModel] = []
+    monkeypatch.setattr("dynamicrafter.api.write_export", lambda model, *_, **__: kept.append(model))
+    export_model(small, tmp_path / "out")
+    assert [model.quantised for model in kept] == [None]
+
+
+def test_metrics_do_not_look_for_encoders_in_an_export(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).touch()
+    assert find_towers(ModelFiles(tmp_path)) == find_towers(None)
+
+
+@needs_openvino
+def test_an_error_of_the_device_is_a_sentence(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Check failed at src/plugin.cpp:7:\nout of memory\n")
+
+    graph = cast(ExportedTextEncoder, model.text).graph
+    monkeypatch.setattr(graph, "_compiled", fail)
+    with pytest.raises(
+        DynamiCrafterError, match=r"^OpenVINO cannot run text on CPU \(out of memory\); gener"
+    ):
+        model.text(["a boat"])
+
+
 # What is refused
 
 
@@ -274,6 +345,12 @@ def test_a_model_that_was_not_exported(weights: Path, tmp_path: Path) -> None:
         UsageError, match=r"other.* has not been exported for OpenVINO; export it with dynamicrafter"
     ):
         load(other, backend="openvino")
+    files = replace(find_model(other), loras=(Lora(other),), text_encoder=other)
+    with pytest.raises(
+        UsageError,
+        match="OpenVINO with its adapters and encoders, which exporting takes in the same way; export",
+    ):
+        export_of(files, "openvino")
 
 
 @needs_openvino

@@ -78,6 +78,13 @@ def test_what_stored_weights_stand_for_is_stored_the_same(kind: Quantised, dtype
     values, scale = quantise(torch.randn(40, 50, generator=torch.Generator().manual_seed(0)), kind)
     exact = values.double() * scale.double()[:, None]
     assert torch.equal(widen(values, scale, dtype), exact.to(dtype)), "rounded more than once"
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_small_weights_are_not_lost_in_float16(kind: Quantised) -> None:
+    values, scale = quantise(1e-4 * torch.randn(40, 50, generator=torch.Generator().manual_seed(0)), kind)
+    exact = values.double() * scale.double()[:, None]
+    assert torch.equal(widen(values, scale, torch.float16), exact.half()), "a scale was rounded"
     again, same = quantise(widen(values, scale, torch.float32), kind)
     assert torch.equal(again.float(), values.float()) and torch.equal(same, scale)
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
-from dynamicrafter.api import find_model, provide
+from dynamicrafter.api import find_model, load, provide, render_each
 from dynamicrafter.errors import Cancelled, UsageError
+from dynamicrafter.evaluation import comparison
+from dynamicrafter.evaluation.comparison import Way
+from dynamicrafter.media.pictures import as_picture
 from dynamicrafter.media.video import read_frames
-from dynamicrafter.model.variants import SMALL
+from dynamicrafter.model.configs import Memory, Residence
+from dynamicrafter.model.variants import SMALL, Variant
+from dynamicrafter.pipeline import KeyPictures, generate
 from dynamicrafter.records import read_record
 from dynamicrafter.settings import Settings, make_settings
-from dynamicrafter.shots import Means, Shot, batches, clip_targets, make
+from dynamicrafter.shots import Means, Shot, batches, clip_targets, make, means_for, render_batch
+from dynamicrafter.weights.footprint import ClipSize
 
 QUICK = make_settings(SMALL, "animate", steps=1, frames=2)
 
@@ -90,6 +97,64 @@ def test_whatever_progress_raises_stops_the_work(
     with pytest.raises(Cancelled, match="enough"):
         list(make([one], find_model("random"), Means("cpu"), stop))
     assert not list(tmp_path.glob("*.webp"))
+
+
+@pytest.mark.parametrize("way", ["make", "render_batch", "render_each", "generate"])
+def test_an_error_in_decoding_frees_the_device_at_once(
+    home: Path, tmp_path: Path, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    placement = _Placement()
+    model = replace(load("random", device="cpu"), placement=cast(Any, placement))
+    monkeypatch.setattr("dynamicrafter.shots.load", lambda *_, **__: model)
+    one = Shot(QUICK, (pictures["wide"],), "clip", str(tmp_path / "clip.webp"))
+
+    def stop(*told: Any) -> None:
+        if "decode" in told:
+            raise Cancelled("enough")
+
+    # What was caught keeps the frames of all functions, and with them suspended generators.
+    with pytest.raises(Cancelled, match="enough") as caught:
+        if way == "make":
+            list(make([one], find_model("random"), Means("cpu"), stop))
+        elif way == "render_batch":
+            render_batch(model, [one], stop)
+        elif way == "render_each":
+            render_each(model, [QUICK], [pictures["wide"]], None, progress=stop)
+        else:
+            generate(model, KeyPictures(torch.zeros(1, 3, 64, 64)), [QUICK], stop)
+    assert caught.tb is not None and placement.left == 1
+
+
+class _Placement:
+    """Counts how often the networks are taken off the device."""
+
+    left = 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+def test_the_memory_of_a_comparison_is_that_of_its_clips(
+    home: Path, monkeypatch: pytest.MonkeyPatch, pictures: dict[str, Path]
+) -> None:
+    files = provide(find_model("random"))
+    known: list[Memory] = []
+
+    def noted(means: Means, *_: Any) -> None:
+        known.append(means.memory)
+        raise Cancelled
+
+    def picked(memory: Memory, variant: Variant, works: list[ClipSize], *_: Any) -> Residence:
+        assert memory == "auto" and [work.frames for work in works] == [2]
+        return "low"
+
+    monkeypatch.setattr("dynamicrafter.shots.pick_residence", picked)
+    monkeypatch.setattr(comparison, "load_with", noted)
+    with pytest.raises(Cancelled):
+        comparison._measured(print, Way("a", files, QUICK), [as_picture(pictures["wide"])])
+    assert known == ["low"]
+    other = Means(backend="openvino")
+    assert means_for([shot(QUICK)], files, other) is other
 
 
 def test_a_batch_has_clips() -> None:

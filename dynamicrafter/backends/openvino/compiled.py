@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError, UsageError
+from ...errors import CheckpointError, DynamiCrafterError, UsageError
 from ...forms import shortened
 from ...weights.download import weights_folder
 from .graphs import Signature
@@ -37,6 +37,7 @@ class CompiledGraph:
     def __init__(
         self, path: Path, found: Signature, device: str, dtype: torch.dtype, cache: Path | None
     ) -> None:
+        self._name = f"{shortened(path.stem)} on {device}"
         self._integers = [name in found.integers for name in found.inputs]
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[dtype]}
         if device == "CPU":
@@ -60,12 +61,20 @@ class CompiledGraph:
             )
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Outputs, float32, of the inputs in the order of the signature."""
+        """Outputs, float32, of the inputs in the order of the signature.
+
+        Raises DynamiCrafterError if the device fails, for example for lack of memory.
+        """
         arrays = [
             tensor.detach().to("cpu", torch.int64 if integer else torch.float32).contiguous().numpy()
             for tensor, integer in zip(inputs, self._integers, strict=True)
         ]
-        results = self._compiled(arrays, share_inputs=True)
+        try:
+            results = self._compiled(arrays, share_inputs=True)
+        except RuntimeError as problem:
+            raise DynamiCrafterError(
+                f"OpenVINO cannot run {self._name} ({_reason(problem)}); generate smaller clips, or use openvino:CPU"
+            ) from problem
         return [torch.as_tensor(results[index]) for index in range(len(self._compiled.outputs))]
 
 
