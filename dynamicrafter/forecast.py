@@ -63,10 +63,16 @@ class Speed:
 
 
 def speed_of(
-    variant: Variant, device: torch.device, dtype: torch.dtype, backend: str = TORCH
+    variant: Variant,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str = TORCH,
+    stored: str = "full",
+    memory: str = "high",
 ) -> Speed | None:
-    """The speed of the last run, or None if there was none on this machine."""
-    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype, backend))
+    """The speed of the last run with weights ``stored`` and ``memory`` used like this, or None if there was none on
+    this machine."""
+    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype, backend, stored, memory))
     names = Speed.__dataclass_fields__
     if not isinstance(values, dict) or cast(dict[str, Any], values).keys() != names.keys():
         return None
@@ -98,6 +104,8 @@ class Stopwatch:
         device: torch.device,
         dtype: torch.dtype,
         backend: str = TORCH,
+        stored: str = "full",
+        memory: str = "high",
     ) -> None:
         """Store the speed of the run so far, of which the clips ``finished`` are the last; failures are ignored."""
         self._clips += finished
@@ -110,7 +118,8 @@ class Stopwatch:
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             # Read again, because another process may have added entries in the meantime.
-            known = {**_read(place), _key(variant, device, dtype, backend): asdict(speed)}
+            key = _key(variant, device, dtype, backend, stored, memory)
+            known = {**_read(place), key: asdict(speed)}
             with replacing(place) as part:
                 part.write_text(json.dumps(known, indent=1), encoding="utf-8")
 
@@ -134,11 +143,14 @@ def _branches(one: Settings) -> int:
     return len(make_guidance(one.cfg, one.image_cfg, one.guidance_rescale).branches)
 
 
-def _key(variant: Variant, device: torch.device, dtype: torch.dtype, backend: str) -> str:
+def _key(
+    variant: Variant, device: torch.device, dtype: torch.dtype, backend: str, stored: str, memory: str
+) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if backend != TORCH:
         name = str(parse_backend(backend))
-    return f"{variant.name}, {name}, {str(dtype).removeprefix('torch.')}"
+    unusual = [each for each in (stored, memory) if each not in ("full", "high")]
+    return ", ".join([variant.name, name, str(dtype).removeprefix("torch."), *unusual])
 
 
 def _read(place: Path) -> Mapping[str, Any]:

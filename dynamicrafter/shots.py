@@ -162,6 +162,8 @@ def make(
                         model.device,
                         model.dtype,
                         means.backend,
+                        known.exported or known.stored,
+                        "high" if means.memory == "auto" else means.memory,
                     )
                 yield Made(shot, seconds)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..api import ModelFiles, pick_device, pick_dtype, stored_as, variant_of
-from ..backends.choice import TORCH, parse_backend
+from ..api import ModelFiles, find_place, pick_dtype, stored_as, variant_of
+from ..backends.choice import parse_backend
+from ..backends.openvino.manifest import read_manifest
 from ..forecast import memory_of, speed_of
 from ..parameters import PARAMETERS
 from ..settings import clip_length, settings_to_json
@@ -28,21 +29,26 @@ class RunPlan:
     dtype: str
     weights: str
     """How the weights of the denoising network's layers are kept."""
-    memory: str
-    """How the networks use the device's memory."""
+    memory: str | None
+    """How the networks use the device's memory; None if not known, as for OpenVINO."""
     weights_bytes: int
-    activations_bytes: int
+    """On the device, or in the files of an export."""
+    activations_bytes: int | None
+    """None if not known."""
     seconds: float | None
-    """None if no clip was generated with this model, device and precision on this machine."""
+    """None if no clip was generated in this way on this machine."""
 
     def lines(self) -> Iterator[str]:
         """The same for a person."""
         yield from _brief(self.clips, self.model)
         yield f"computed on: {self.device} in {self.dtype}"
-        weights, activations = _size(self.weights_bytes), _size(self.activations_bytes)
-        kept = _KEPT[self.memory]
-        yield f"memory: about {weights} for weights{kept} and {activations} for activations, besides PyTorch itself"
-        source = "the last run with this model, device and precision"
+        weights = _size(self.weights_bytes)
+        if self.memory is None or self.activations_bytes is None:
+            yield f"memory: not known; the export has {weights} of weights in {self.weights}"
+        else:
+            kept, activations = _KEPT[self.memory], _size(self.activations_bytes)
+            yield f"memory: about {weights} for weights{kept} and {activations} for activations, besides PyTorch itself"
+        source = "the last run with this model, device, precision, weights and memory"
         if self.seconds is None:
             yield f"time: unknown, because it is estimated from {source}"
         else:
@@ -56,25 +62,32 @@ def brief_of(shots: Sequence[Shot], files: ModelFiles, streams: Streams) -> list
 
 def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Streams) -> RunPlan:
     """The plan of ``shots``, with the files of ``streams`` under the name of standard input and output."""
-    variant, device = variant_of(files), pick_device(means.device, means.backend)
+    variant = variant_of(files)
+    device, folder = find_place(files, means.device, means.backend, means.weights, means.memory)
     dtype = pick_dtype(means.dtype, device)
-    kind = stored_as(files, means.weights) if means.backend == TORCH else None
     residence = residence_for(shots, files, means)
-    memories = [
-        memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
-        for batch in batches(shots, means.batch)
-    ]
-    most = max(memories, key=lambda memory: memory.total)
-    speed = speed_of(variant, device, dtype, means.backend)
+    if folder is None:
+        kind = stored_as(files, means.weights)
+        memories = [
+            memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
+            for batch in batches(shots, means.batch)
+        ]
+        most = max(memories, key=lambda memory: memory.total)
+        stored, weights, activations = kind or "full", most.weights, round(most.activations)
+    else:
+        manifest = read_manifest(folder)
+        stored, activations = manifest.stored, None
+        weights = sum(file.bytes for file in manifest.files if file.name.endswith(".bin"))
+    speed = speed_of(variant, device, dtype, means.backend, stored, residence)
     return RunPlan(
         clips=_clips(shots, streams),
         model=_model(files),
-        device=str(device) if means.backend == TORCH else str(parse_backend(means.backend)),
+        device=str(device) if folder is None else str(parse_backend(means.backend)),
         dtype=str(dtype).removeprefix("torch."),
-        weights=kind or "full",
-        memory=residence,
-        weights_bytes=most.weights,
-        activations_bytes=round(most.activations),
+        weights=stored,
+        memory=residence if folder is None else None,
+        weights_bytes=weights,
+        activations_bytes=activations,
         seconds=None if speed is None else round(speed.seconds([shot.settings for shot in shots]), 1),
     )
 

@@ -100,6 +100,8 @@ def test_a_clip_like_the_last_one_takes_as_long(folder: Path, monkeypatch: pytes
     assert speed.seconds([replace(ONE, width=128, frames=8)]) == pytest.approx(27.0)
     for other in ((V512, CPU, torch.float32), (SMALL, CPU, torch.bfloat16)):
         assert speed_of(*other) is None
+    assert speed_of(SMALL, CPU, torch.float32, stored="int8") is None
+    assert speed_of(SMALL, CPU, torch.float32, memory="low") is None
 
 
 def test_the_speed_of_a_run_is_that_of_all_its_clips(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

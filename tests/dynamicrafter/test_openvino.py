@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -215,6 +216,12 @@ def test_an_export_elsewhere_is_a_model_of_its_own(
     assert main([*words, "--backend", "openvino"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["device"] == "openvino:CPU" and plan["model"]["variant"] == "mini"
+    assert (plan["weights"], plan["memory"], plan["activations_bytes"]) == ("fp16", None, None)
+    assert plan["weights_bytes"] == sum(file.stat().st_size for file in copied.glob("*.bin"))
+    assert main([*words[:-1], "--backend", "openvino"]) == 0
+    assert re.search(
+        r"^memory: not known; the export has \d+ MB of weights in fp16$", capsys.readouterr().out, re.M
+    )
     assert main([*words, "--backend", "openvino", "--lora", "some.safetensors"]) == 2
     assert "export the model with the ones to use" in capsys.readouterr().out
 
