@@ -84,8 +84,8 @@ def _shares(machines: Sequence[dict[str, float]], count: int | None) -> tuple[in
         if count <= places:
             return count, {"num_gpus": int(any(gpus)), "num_cpus": each}
     raise UsageError(
-        f"the Ray cluster has places for at most {places} worker(s), each with a processor, and a GPU if there are "
-        f"any, but {count} are wanted; use fewer workers or add machines"
+        f"the Ray cluster has places for at most {places} worker(s), each with a processor and a GPU if there are any, "
+        f"but {count} are wanted; use fewer workers or add machines"
     )
 
 
