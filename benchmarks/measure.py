@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -11,6 +10,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from dynamicrafter.process_memory import peak_resident
 
 GIB = 2**30
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,15 +77,7 @@ def peak_bytes(device: torch.device) -> int:
     """Peak memory so far: tensors on a GPU, otherwise the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident()
 
 
 def default_device() -> str:

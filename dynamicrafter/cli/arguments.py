@@ -612,7 +612,7 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
         "--every", type=_positive, default=1, metavar="N", help="use every n-th pose (default: 1)"
     )
     poses.add_argument(
-        "--frames", type=_positive, metavar="N", help="number of frames (default: all poses, 2000 at most)"
+        "--frames", type=_positive, metavar="N", help="number of frames, at most 2000 (default: all poses)"
     )
     poses.add_argument(
         "--fit-to",

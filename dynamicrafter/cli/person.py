@@ -173,7 +173,12 @@ def _keypoints(path: Path) -> list[Person]:
 
 def _chosen(poses: list[Any], given: Namespace) -> list[Any]:
     """Every n-th pose from a first one on, as many as are asked for."""
-    kept = poses[given.first :: given.every][: given.frames or MOST_FRAMES]
+    kept = poses[given.first :: given.every][: given.frames]
+    if len(kept) > MOST_FRAMES:
+        raise UsageError(
+            f"{given.poses} gives {len(kept)} poses, but a clip has at most {MOST_FRAMES} frames; choose with "
+            "--frames, --first and --every"
+        )
     if len(kept) < (given.frames or 1):
         raise UsageError(
             f"{given.poses} gives {len(kept)} poses of the {given.frames or 1} that are asked for; "

@@ -161,7 +161,7 @@ def read_jobs(
     folder: Path,
     default: ModelChoice,
     variant_for: Callable[[ModelChoice], Variant] = local_variant,
-    shard: Shard = Shard(),  # noqa: B008 - a frozen value
+    shard: Shard = Shard(),
 ) -> list[Job]:
     """The jobs of a shard of the file ``listing``, for clips in ``folder``, which exists, in the order of their lines.
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ...dynamicrafter.api import export_with
@@ -17,8 +16,8 @@ from ...dynamicrafter.backends.openvino.manifest import read_manifest, variant_i
 from ...dynamicrafter.backends.openvino.running import ExportedNetwork, compile_graphs
 from ...dynamicrafter.errors import UsageError
 from ...dynamicrafter.model.preview import PreviewColours
-from ...dynamicrafter.model.protocols import Context, Network
-from .model import HostConfig, HostModel, refuse_extras
+from ...dynamicrafter.model.protocols import Network
+from .model import HostConfig, HostModel, evaluate_frames, refuse_extras
 
 _BACKEND = "openvino:CPU"
 
@@ -48,14 +47,9 @@ class HostExportedNetwork(torch.nn.Module):
     ) -> Tensor:
         """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; raises ValueError for what the network does not support."""
         refuse_extras(control, transformer_options or {})
-        tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
-        out = self.network(
-            rearrange(x, "(b t) c h w -> b c t h w", t=frames),
-            timesteps[::frames],
-            Context(context[::frames], tokens if per_frame else tokens[:, :1]),
-            fs[::frames],
-        )
-        return rearrange(out, "b c t h w -> (b t) c h w").to(x.device)
+        return evaluate_frames(
+            self.network, x, timesteps, context, image_tokens, fs, frames=frames, per_frame=per_frame
+        ).to(x.device)
 
 
 class ExportedPatcher(comfy.model_patcher.ModelPatcher):

@@ -20,7 +20,7 @@ from ...dynamicrafter.model.conditioning import KeyLatents
 from ...dynamicrafter.model.configs import UNetConfig
 from ...dynamicrafter.model.operations import Operations
 from ...dynamicrafter.model.preview import PreviewColours
-from ...dynamicrafter.model.protocols import Context
+from ...dynamicrafter.model.protocols import Context, Network
 from ...dynamicrafter.model.unet import VideoUNet
 from ...dynamicrafter.model.variants import Variant
 from ...dynamicrafter.weights.tensors import ComponentTensors
@@ -131,18 +131,38 @@ class HostUNet(VideoUNet):
         attention patches.
         """
         refuse_extras(control, transformer_options or {})
-        tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
         self.host_attention.options = transformer_options or {}
         try:
-            out = super().forward(
-                rearrange(x, "(b t) c h w -> b c t h w", t=frames),
-                timesteps[::frames],
-                Context(context[::frames], tokens if per_frame else tokens[:, :1]),
-                fs[::frames],
+            return evaluate_frames(
+                super().forward, x, timesteps, context, image_tokens, fs, frames=frames, per_frame=per_frame
             )
         finally:
             self.host_attention.options = {}
-        return rearrange(out, "b c t h w -> (b t) c h w")
+
+
+def evaluate_frames(
+    network: Network,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    image_tokens: Tensor,
+    fs: Tensor,
+    *,
+    frames: int,
+    per_frame: bool,
+) -> Tensor:
+    """A network of clips on what the host calls with, where every condition is repeated for each frame.
+
+    ``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; ``per_frame`` if each frame has image tokens of its own.
+    """
+    tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
+    out = network(
+        rearrange(x, "(b t) c h w -> b c t h w", t=frames),
+        timesteps[::frames],
+        Context(context[::frames], tokens if per_frame else tokens[:, :1]),
+        fs[::frames],
+    )
+    return rearrange(out, "b c t h w -> (b t) c h w")
 
 
 def latent_format(preview: PreviewColours | None) -> Any:

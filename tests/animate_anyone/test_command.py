@@ -157,6 +157,16 @@ def test_a_long_file_of_keypoints_is_not_called_broken(
     assert re.search(message, result["error"]), result["error"]
 
 
+def test_a_clip_longer_than_the_limit_is_not_cut_off(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = {"people": [{"pose_keypoints_2d": flat(STANDING)}]}
+    (tmp_path / "long.json").write_text(json.dumps([frame] * 2001), encoding="utf-8")
+    code, result, _ = run(folder, capsys, "--poses", str(tmp_path / "long.json"), "--dry-run")
+    assert code == 2
+    assert "gives 2001 poses, but a clip has at most 2000 frames; choose with --frames" in result["error"]
+
+
 def test_drawings_cannot_be_fitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, result, _ = run(folder, capsys, "--fit-to", str(folder / "dance.json"), poses="drawn")
     assert code == 2

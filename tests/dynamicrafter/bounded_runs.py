@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicrafter.errors import DynamiCrafterError
+from dynamicrafter.process_memory import peak_resident
 
 LINUX = Path("/proc/self/status").exists()
 
@@ -78,20 +78,4 @@ def _measure(
         ended = f"{type(error).__name__}: {error}"
     except BaseException as error:
         ended = f"foreign {error!r}"
-    result.send(Ran(max(0, _peak() - before), time.perf_counter() - begun, ended[:300]))
-
-
-def _peak() -> int:
-    """Bytes of this process at its largest."""
-    if LINUX:
-        # getrusage would count what this process inherited from the one that started it.
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        (line,) = (line for line in lines if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result.send(Ran(max(0, peak_resident() - before), time.perf_counter() - begun, ended[:300]))
