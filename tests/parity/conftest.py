@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from golden import OWN
 
-_REPORT = pytest.StashKey[list[str]]()
+_LARGEST = "largest error"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -22,9 +22,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> list[str]:
-    """Lines to print in the terminal summary."""
-    return request.config.stash.setdefault(_REPORT, [])
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Prints a line in the terminal summary, whichever process of pytest-xdist the test runs in."""
+    return lambda line: record_property(_LARGEST, line)
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +33,11 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash.get(_REPORT, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # A test's properties come with the report of its teardown as well.
+    reports = [one for outcome in ("passed", "failed") for one in terminalreporter.getreports(outcome)]
+    lines = [str(line) for one in reports for name, line in one.user_properties if name == _LARGEST]
     if lines:
         terminalreporter.section("parity: largest error relative to the original's largest value")
-        for line in lines:
+        for line in sorted(lines):
             terminalreporter.write_line(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cases import KINDS
@@ -11,7 +12,7 @@ from person_cases import PERSON_KINDS
 EVERY = {**KINDS, **PERSON_KINDS}
 
 
-def test_golden(sidecar: Path, report: list[str]) -> None:
+def test_golden(sidecar: Path, report: Callable[[str], None]) -> None:
     case = read_golden(sidecar)
     repeat = next((run for kind, run in EVERY.items() if case.info["what"].startswith(kind)), None)
     assert repeat is not None, f"{sidecar.name} is of an unknown kind: {case.info['what']}"
@@ -26,5 +27,5 @@ def test_golden(sidecar: Path, report: list[str]) -> None:
             largest = max(largest, error)
             if not error <= c.tolerance:
                 failed.append(f"{c.name}: {error:.2e} is above {c.tolerance:.0e}")
-    report.append(f"{case.name:40} {largest:.1e}  {'; '.join(reduced)}")
+    report(f"{case.name:40} {largest:.1e}  {'; '.join(reduced)}")
     assert not failed, "; ".join(failed)
