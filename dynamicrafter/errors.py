@@ -106,5 +106,9 @@ class ClipError(DynamiCrafterError):
     """A clip could not be written or read back."""
 
 
+class LanguageModelError(DynamiCrafterError):
+    """A language model did not answer, or not with what was asked for; its key is never part of the message."""
+
+
 class Cancelled(DynamiCrafterError):
     """Raised by a progress callback to stop the work within one step."""

@@ -16,9 +16,10 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "toy jobs person"),
+    "command": ("__main__ cli", "toy jobs person director"),
     "jobs": ("jobs", "shots"),
     "toy": ("toy", "training evaluation"),
+    "director": ("director", "evaluation"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "shots"),
     "person": ("animate_anyone", "weights pipeline media"),
@@ -33,7 +34,10 @@ BOXES = {
     "settings": ("settings", "parameters"),
     "parameters": ("parameters", "configs"),
     "configs": ("model.variants model.configs diffusion.config", "ground"),
-    "ground": ("atomic bounded_json errors forms hashing own_process process_memory toml_text", ""),
+    "ground": (
+        "atomic bounded_json errors forms hashing own_process process_memory toml_text user_folders",
+        "",
+    ),
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
@@ -51,6 +55,7 @@ ORDER = {
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
+    "director": "ambience loudness soundtrack plan profiles chat proposing",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
 }
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 from ..errors import UsageError
 from ..parameters import PARAMETERS
 from ..toml_text import parse_toml
+from ..user_folders import settings_folder
 from ..weights.download import weights_folder
 from .arguments import CLIP_COMMANDS, make_parser
 
@@ -108,17 +109,7 @@ def defaults_file() -> Path:
         if not place.exists():
             raise UsageError(f"there is no file {chosen}; correct or unset {FILE_VARIABLE}")
         return place
-    return _settings_folder(sys.platform) / "dynamicrafter" / "config.toml"
-
-
-def _settings_folder(platform: str) -> Path:
-    if platform == "win32":
-        folder = os.environ.get("APPDATA")
-        return Path(folder) if folder else Path.home() / "AppData" / "Roaming"
-    if platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
-    folder = os.environ.get("XDG_CONFIG_HOME")
-    return Path(folder) if folder else Path.home() / ".config"
+    return settings_folder(sys.platform) / "config.toml"
 
 
 def _read(place: Path) -> dict[str, Any]:
