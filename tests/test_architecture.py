@@ -16,10 +16,10 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "toy jobs person director"),
+    "command": ("__main__ cli", "director jobs person"),
     "jobs": ("jobs", "shots"),
     "toy": ("toy", "training evaluation"),
-    "director": ("director", "evaluation"),
+    "director": ("director", "toy"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "shots"),
     "person": ("animate_anyone", "weights pipeline media"),
@@ -55,7 +55,7 @@ ORDER = {
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
-    "director": "ambience loudness soundtrack plan profiles chat proposing",
+    "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
 }
 
