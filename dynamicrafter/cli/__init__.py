@@ -99,6 +99,14 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
+    if command == "direct":
+        from . import directing
+
+        return directing.run(arguments, written)
+    if command == "language-model":
+        from . import directing
+
+        return directing.run_language_model(arguments)
     if command == "batch":
         from . import batch
 

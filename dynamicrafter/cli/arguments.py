@@ -113,6 +113,18 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     _pictures(loop)
     _clip_options(loop)
 
+    directed = _command(
+        commands,
+        "direct",
+        "propose what moves in an image, and generate it",
+        "direct boat.png --model 512",
+        'direct boat.png --model 512 --llm gemini --idea "a storm is coming" --yes',
+    )
+    directed.add_argument("picture", type=_name, metavar="PICTURE", help="image file")
+    _directing_options(directed)
+    _clip_options(directed, batch=False, prompt=False)
+    directed.set_defaults(batch=1, prompt="")
+
     moved = _command(
         commands,
         "person",
@@ -309,6 +321,19 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "evaluate videos clips --prompts pictures --csv rows.csv",
     )
     _videos_options(videos)
+    profiles = "keep the addresses and keys of language models"
+    _language_model_options(
+        commands.add_parser(
+            "language-model",
+            help=profiles,
+            advice="use 'language-model add', 'list', 'remove' or 'agree'",
+            **_texts(
+                profiles,
+                "language-model add ollama --url http://localhost:11434/v1 --name qwen3-vl:8b --no-key",
+                "language-model list",
+            ),
+        )
+    )
     config = _command(
         commands,
         "config",
@@ -344,6 +369,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         animate,
         interpolate,
         loop,
+        directed,
         moved,
         again,
         batch,
@@ -522,9 +548,10 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     _source_options(parser.add_argument_group("model"))
 
 
-def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
+def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True, prompt: bool = True) -> None:
     picture = parser.add_argument_group("what should happen")
-    _option(picture, PARAMETERS["prompt"])
+    if prompt:
+        _option(picture, PARAMETERS["prompt"])
     _happening_options(picture, [123], "one or more seeds, one clip each (default: 123)")
     _shape_options(parser)
     _sampling_options(parser, batch=batch)
@@ -534,6 +561,64 @@ def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> Non
     output = parser.add_argument_group("output")
     _run_options(output, "PICTURE-COMMAND.mp4 in the current folder")
     _options(output, "output")
+
+
+def _directing_options(parser: argparse.ArgumentParser) -> None:
+    plan = parser.add_argument_group("plan")
+    plan.add_argument("--idea", default="", metavar="TEXT", help="what should happen, for the language model")
+    plan.add_argument(
+        "--llm",
+        metavar="PROFILE",
+        help="language model that looks at the image, see 'dynamicrafter language-model' (default: none; the motion "
+        "is suggested by CLIP)",
+    )
+    plan.add_argument(
+        "--towers", type=_path, metavar="FILE", help="complete CLIP encoders, for suggestions without one"
+    )
+    plan.add_argument(
+        "--phrases", type=_path, metavar="FILE", help="bank of motions to suggest (default: the built-in one)"
+    )
+    plan.add_argument("-y", "--yes", action="store_true", help="generate the first plan without asking")
+
+
+def _language_model_options(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    add = _command(
+        actions,
+        "add",
+        "add or replace a profile; the key is asked for, or read from standard input",
+        "language-model add ollama --url http://localhost:11434/v1 --name qwen3-vl:8b --no-key",
+        "language-model add gemini --url https://generativelanguage.googleapis.com/v1beta/openai "
+        "--name gemini-flash-latest --key-variable GEMINI_API_KEY",
+    )
+    add.add_argument("name", type=_name, metavar="PROFILE", help="name of the profile")
+    add.add_argument("--url", required=True, help="address that /chat/completions is appended to")
+    add.add_argument(
+        "--name", dest="named", required=True, metavar="MODEL", help="the model's name at the server"
+    )
+    keys = add.add_mutually_exclusive_group()
+    keys.add_argument("--key-variable", metavar="NAME", help="take the key from this environment variable")
+    keys.add_argument("--no-key", action="store_true", help="the server needs no key")
+    add.add_argument("--proxy", metavar="URL", help="HTTP proxy (default: none)")
+    add.add_argument("--pictures", action="store_true", help="agree that pictures are sent to this host")
+    _general_options(add)
+    listed = _command(
+        actions,
+        "list",
+        "list the profiles, without keys",
+        "language-model list",
+        "language-model list --json",
+    )
+    _general_options(listed)
+    for name, purpose in (
+        ("remove", "remove a profile and its key"),
+        ("agree", "agree that pictures are sent to a profile's host"),
+    ):
+        action = _command(
+            actions, name, purpose, f"language-model {name} gemini", f"language-model {name} gemini --json"
+        )
+        action.add_argument("name", type=_name, metavar="PROFILE", help="name of the profile")
+        _general_options(action)
 
 
 def _batch_options(parser: argparse.ArgumentParser) -> None:

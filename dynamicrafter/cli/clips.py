@@ -24,10 +24,11 @@ from .words import tiny_knows
 def run(command: str, given: Namespace, written: list[str]) -> object:
     """Run one of the commands and return what ``--json`` prints."""
     with Streams() as streams:
-        return _run(cast(Mode, command), given, written, streams)
+        return clips_of(cast(Mode, command), given, written, streams)
 
 
-def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> object:
+def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> dict[str, Any]:
+    """Generate the clips of ``mode`` that the arguments ask for; as :func:`make_and_print`."""
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
     means = means_of(given)
