@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py
     python benchmarks/memory.py --network unet --where
+    python benchmarks/memory.py --network person --attention fused
     python benchmarks/memory.py --check
     python benchmarks/memory.py --check --device cuda
 
@@ -29,6 +30,10 @@ from measure import Table, machine, versions
 from torch import Tensor, nn
 from unet import inputs
 
+from dynamicrafter.animate_anyone.config import PersonConfig
+from dynamicrafter.animate_anyone.memory import WindowSize, denoising_bytes, reference_bytes
+from dynamicrafter.animate_anyone.pose_guider import PoseGuider
+from dynamicrafter.animate_anyone.unet import DenoisingUNet, ReferenceUNet
 from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS
 from dynamicrafter.model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from dynamicrafter.model.memory import SLICE, unet_bytes, vae_decode_bytes, vae_encode_bytes
@@ -40,10 +45,11 @@ from dynamicrafter.model.video_decoder import VideoAutoencoder, build_autoencode
 
 SIZES = ((256, 256), (320, 512), (576, 1024))
 """Heights and widths of the released models."""
+PERSON_SIZES = ((512, 448), (768, 512))
 FRAMES = (1, 8, 16, 32)
 DTYPES = {"fp16, bf16": torch.float16, "float32": torch.float32}
 """Both half precisions take the same space."""
-NETWORKS = ("unet", "vae", "toon", "small")
+NETWORKS = ("unet", "vae", "toon", "small", "person")
 MIB = 2**20
 META = torch.device("meta")
 
@@ -186,6 +192,35 @@ def small_cases(variant: Variant, setup: Setup) -> Iterator[Case]:
     yield Case("resampler", 1, patches, 2, lambda: resampler(seen))
 
 
+def person_cases(config: PersonConfig, setup: Setup, shapes: list[tuple[int, int, int]]) -> Iterator[Case]:
+    """AnimateAnyone: the reference, and a window of ``(frames, height, width)`` with its pose features."""
+    operations = setup.operations()
+    seeing: ReferenceUNet = ready(ReferenceUNet(config.pair, operations))
+    network: DenoisingUNet = ready(DenoisingUNet(config.pair, operations))
+    guider: PoseGuider = ready(PoseGuider(config.pose_guider, operations))
+    context = setup.empty(1, 1, config.pair.context_dim)
+    for frames, height, width in shapes:
+        rows, columns = height // LATENT_FACTOR, width // LATENT_FACTOR
+        picture, x = setup.empty(1, 4, rows, columns), setup.empty(1, 4, frames, rows, columns)
+        pose = setup.empty(1, 3, 1, height, width)
+        size = WindowSize(frames, width, height)
+
+        def project(picture: Tensor = picture) -> Any:
+            return network.project(seeing(picture, context))
+
+        def window(x: Tensor = x, pose: Tensor = pose, picture: Tensor = picture) -> Tensor:
+            bank = project(picture)
+            features = torch.cat([guider(pose) for _ in range(x.shape[2])], dim=2)
+            return network(x, torch.zeros(1, device=x.device), context, features, bank)
+
+        known = setup.attention == "fused"
+        if frames == shapes[0][0]:
+            formula = reference_bytes(config.pair, size, setup.dtype)
+            yield Case("reference", height, width, 1, project, formula if known else None)
+        formula = denoising_bytes(config, size, setup.dtype)
+        yield Case("window", height, width, frames, window, formula if known else None)
+
+
 def cases(network: str, setup: Setup) -> Iterator[Case]:
     """All cases of one network."""
     if network == "unet":
@@ -194,6 +229,10 @@ def cases(network: str, setup: Setup) -> Iterator[Case]:
         yield from vae_cases(V512, setup, list(SIZES))
     elif network == "toon":
         yield from toon_cases(TOON_512, setup, [(f, 320, 512) for f in FRAMES])
+    elif network == "person":
+        yield from person_cases(
+            PersonConfig(), setup, [(f, h, w) for h, w in PERSON_SIZES for f in (1, 8, 24)]
+        )
     else:
         yield from small_cases(V512, setup)
 

@@ -11,6 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .animate_anyone.api import PersonSettings, person
+    from .animate_anyone.pose_clips import PoseChoices, read_poses
+    from .animate_anyone.weights import load_person
     from .api import Clip, animate, interpolate, load, loop, render, save
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
@@ -23,14 +26,19 @@ __all__ = [
     "Clip",
     "DynamiCrafterError",
     "Model",
+    "PersonSettings",
+    "PoseChoices",
     "Settings",
     "UsageError",
     "animate",
     "batch",
     "interpolate",
     "load",
+    "load_person",
     "loop",
     "make_settings",
+    "person",
+    "read_poses",
     "render",
     "save",
 ]
@@ -46,6 +54,11 @@ _HOMES = {
     "CheckpointError": "errors",
     "DynamiCrafterError": "errors",
     "UsageError": "errors",
+    "PersonSettings": "animate_anyone.api",
+    "person": "animate_anyone.api",
+    "PoseChoices": "animate_anyone.pose_clips",
+    "read_poses": "animate_anyone.pose_clips",
+    "load_person": "animate_anyone.weights",
     "batch": "jobs.run",
     "Model": "pipeline",
     "Choices": "settings",

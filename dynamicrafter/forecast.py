@@ -46,24 +46,39 @@ def memory_of(
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How much work a clip is."""
+
+    evaluations: int
+    """Evaluations of the network times frames times the pixels of a latent."""
+    cells: int
+    """Frames times the pixels of a latent."""
+
+
+@dataclass(frozen=True)
 class Speed:
     """Seconds that a model took on a device."""
 
     load: float
     """For loading and hashing the weights."""
     evaluation: float
-    """For sampling, by evaluations of the network times frames times the pixels of a latent."""
+    """For sampling, by :attr:`Amount.evaluations`."""
     frame: float
-    """For everything else, by frames times the pixels of a latent."""
+    """For everything else, by :attr:`Amount.cells`."""
 
-    def seconds(self, clips: Sequence[Settings]) -> float:
+    def seconds(self, clips: Sequence[Settings | Amount]) -> float:
         """For loading the model and generating ``clips``, assuming that both parts grow in proportion."""
-        work = sum(evaluations(one) * self.evaluation + _cells(one) * self.frame for one in clips)
-        return self.load + work
+        work = (one.evaluations * self.evaluation + one.cells * self.frame for one in map(amount_of, clips))
+        return self.load + sum(work)
+
+
+def amount_of(clip: Settings | Amount) -> Amount:
+    """The work of a clip of DynamiCrafter; another model's is given as such."""
+    return clip if isinstance(clip, Amount) else Amount(evaluations(clip), _cells(clip))
 
 
 def speed_of(
-    variant: Variant,
+    model: Variant | str,
     device: torch.device,
     dtype: torch.dtype,
     backend: str = TORCH,
@@ -71,8 +86,8 @@ def speed_of(
     memory: str = "high",
 ) -> Speed | None:
     """The speed of the last run with weights ``stored`` and ``memory`` used like this, or None if there was none on
-    this machine."""
-    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype, backend, stored, memory))
+    this machine. A model without variants goes by its name."""
+    values = _read(weights_folder() / _FILE).get(_key(model, device, dtype, backend, stored, memory))
     names = Speed.__dataclass_fields__
     if not isinstance(values, dict) or cast(dict[str, Any], values).keys() != names.keys():
         return None
@@ -88,7 +103,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self._last = time.monotonic()
         self._spent = {"load": 0.0, "sample": 0.0, "other": 0.0}
-        self._clips: list[Settings] = []
+        self._clips: list[Amount] = []
 
     def report(self, work: str) -> None:
         """Count the time since the last report as spent on ``work``, a stage of :class:`dynamicrafter.shots.Work`."""
@@ -99,8 +114,8 @@ class Stopwatch:
 
     def remember(
         self,
-        finished: Sequence[Settings],
-        variant: Variant,
+        finished: Sequence[Settings | Amount],
+        model: Variant | str,
         device: torch.device,
         dtype: torch.dtype,
         backend: str = TORCH,
@@ -108,17 +123,17 @@ class Stopwatch:
         memory: str = "high",
     ) -> None:
         """Store the speed of the run so far, of which the clips ``finished`` are the last; failures are ignored."""
-        self._clips += finished
+        self._clips += map(amount_of, finished)
         speed = Speed(
             self._spent["load"],
-            self._spent["sample"] / sum(map(evaluations, self._clips)),
-            self._spent["other"] / sum(map(_cells, self._clips)),
+            self._spent["sample"] / sum(one.evaluations for one in self._clips),
+            self._spent["other"] / sum(one.cells for one in self._clips),
         )
         place = weights_folder() / _FILE
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             # Read again, because another process may have added entries in the meantime.
-            key = _key(variant, device, dtype, backend, stored, memory)
+            key = _key(model, device, dtype, backend, stored, memory)
             known = {**_read(place), key: asdict(speed)}
             with replacing(place) as part:
                 part.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -144,13 +159,14 @@ def _branches(one: Settings) -> int:
 
 
 def _key(
-    variant: Variant, device: torch.device, dtype: torch.dtype, backend: str, stored: str, memory: str
+    model: Variant | str, device: torch.device, dtype: torch.dtype, backend: str, stored: str, memory: str
 ) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if backend != TORCH:
         name = str(parse_backend(backend))
     unusual = [each for each in (stored, memory) if each not in ("full", "high")]
-    return ", ".join([variant.name, name, str(dtype).removeprefix("torch."), *unusual])
+    known = model if isinstance(model, str) else model.name
+    return ", ".join([known, name, str(dtype).removeprefix("torch."), *unusual])
 
 
 def _read(place: Path) -> Mapping[str, Any]:

@@ -198,7 +198,7 @@ def sample(
 
     def checked(step: Step) -> None:
         # After each step, so that a lost clip does not run to its end.
-        _require_finite(model, "denoising network", step.x)
+        require_finite(step.x, "denoising network", model.dtype)
         if callback is not None:
             callback(step)
 
@@ -253,7 +253,7 @@ def _decode_clip(
         shown = shown.to(model.device, model.dtype)
     for part in model.vae.frames(latents, shown):
         frames = part.float().cpu()
-        _require_finite(model, "autoencoder", frames)
+        require_finite(frames, "autoencoder", model.dtype)
         done += len(frames)
         if callback is not None:
             callback(done, total)
@@ -343,9 +343,10 @@ def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:
     )
 
 
-def _require_finite(model: Model, network: str, values: Tensor) -> None:
+def require_finite(values: Tensor, network: str, dtype: torch.dtype) -> None:
+    """Raise DynamiCrafterError if the output of a ``network``, which computes in ``dtype``, is not finite."""
     if torch.isfinite(values).all():
         return
-    remedy = Remedy("lower_cfg" if model.dtype == torch.float32 else "widen_dtype")
-    name = str(model.dtype).removeprefix("torch.")
+    remedy = Remedy("lower_cfg" if dtype == torch.float32 else "widen_dtype")
+    name = str(dtype).removeprefix("torch.")
     raise DynamiCrafterError(f"the {network}'s output is not finite in {name}", remedy)

@@ -220,12 +220,9 @@ def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) ->
     found: list[Path] = []
     for index, known in enumerate(record.pictures):
         places = known.places((beside, Path.cwd())) if given is None else [given[index]]
-        path = _find(known, "image", places, _is_picture, remedy)
-        if path is None and given is not None:
+        if given is not None and not _mode(given[index]):
             raise ClipError(f"there is no image {given[index]}", remedy)
-        if path is None:
-            raise _missing(known, "image", places, remedy)
-        found.append(path)
+        found.append(find_recorded(known, "image", places, has_bytes, remedy))
     return tuple(found)
 
 
@@ -250,10 +247,7 @@ def find_model_of(model: KnownModel, beside: Path) -> ModelFiles:
         return path
 
     def lora(known: KnownLora) -> Lora:
-        places = known.places(folders)
-        path = _find(known, "LoRA file", places, KnownFile.is_at, Remedy("name_lora"))
-        if path is None:
-            raise _missing(known, "LoRA file", places, Remedy("name_lora"))
+        path = find_recorded(known, "LoRA file", known.places(folders), KnownFile.is_at, Remedy("name_lora"))
         return Lora(path, known.strength)
 
     weights = found(model.weights, named.weights if named else None)
@@ -277,6 +271,20 @@ def _by_name(model: KnownModel) -> tuple[ModelFiles | None, UsageError | None]:
         return provide(find_model(model.asked, variant=model.variant)), None
     except UsageError as problem:
         return None, problem
+
+
+def find_recorded(
+    known: KnownFile,
+    what: str,
+    places: Sequence[Path],
+    fits: Callable[[KnownFile, Path], bool],
+    remedy: Remedy,
+) -> Path:
+    """The first of ``places`` with the recorded contents; raises ClipError if there is none."""
+    path = _find(known, what, places, fits, remedy)
+    if path is None:
+        raise _missing(known, what, places, remedy)
+    return path
 
 
 def _find(
@@ -317,7 +325,8 @@ def _missing(known: KnownFile, what: str, places: Sequence[Path], remedy: Remedy
     )
 
 
-def _is_picture(known: KnownFile, path: Path) -> bool:
+def has_bytes(known: KnownFile, path: Path) -> bool:
+    """Whether ``path`` is a file with the recorded bytes."""
     return file_sha256(path) == known.sha256
 
 

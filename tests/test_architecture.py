@@ -22,7 +22,7 @@ BOXES = {
     "director": ("director", "toy"),
     "training": ("training", "api"),
     "evaluation": ("evaluation", "shots"),
-    "person": ("animate_anyone", "weights pipeline media"),
+    "person": ("animate_anyone", "shots"),
     "shots": ("shots records forecast", "api"),
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
@@ -49,8 +49,8 @@ ORDER = {
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "media": "lists provenance pictures video",
-    "animate_anyone": "config keypoints pose_files alignment drawing windows layout layers attention pose_guider "
-    "embedder unet pipeline weights api",
+    "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips windows "
+    "layout layers attention pose_guider embedder unet memory pipeline weights api clips",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",

@@ -22,6 +22,7 @@ STYLE_AND_TYPES = (
 """Modules and their arguments."""
 
 SLOW = (
+    "tests/animate_anyone/test_person_memory.py",
     "tests/benchmarks",
     "tests/comfyui",
     "tests/dynamicrafter/test_api.py",

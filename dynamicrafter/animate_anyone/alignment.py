@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from .keypoints import NOBODY, Person, Point, Points
+from .keypoints import NOBODY, Person, Point, Points, moved
 
 _TRUNK = ((1, 2), (1, 5), (1, 8), (1, 11), (2, 8), (5, 11))
 """Shoulders, and from neck and shoulders to the hips: what bends least."""
@@ -46,7 +46,7 @@ def fit_to(reference: Person, clip: Sequence[Person], aspect: float = 1.0) -> Al
     over height. Raises ValueError if the two have no limb in common or the clip nobody, or if the scale is not 0.01 to
     100.
     """
-    first = next((person for person in clip if person is not NOBODY), None)
+    first = next((person for person in clip if any(person.body)), None)
     if first is None:
         raise ValueError("there is no person in the clip of poses to be fitted to the reference")
     for limbs in (_TRUNK, _LIMBS):
@@ -70,13 +70,15 @@ def fit_to(reference: Person, clip: Sequence[Person], aspect: float = 1.0) -> Al
     return Alignment(scale, about, (place[0] - about[0], place[1] - about[1]))
 
 
+def by_hand(clip: Sequence[Person], scale: float, shift: Point) -> Alignment:
+    """A change of size about the place of the first person of ``clip``, and of place by fractions of the image."""
+    first = next((person for person in clip if any(person.body)), NOBODY)
+    return Alignment(scale, _place(first), shift)
+
+
 def fitted(clip: Sequence[Person], fit: Alignment) -> list[Person]:
-    """Every point of every person moved by ``fit``."""
-
-    def moved(points: Points) -> Points:
-        return tuple(None if point is None else fit(point) for point in points)
-
-    return [_each(person, moved) for person in clip]
+    """Every point of every person moved by ``fit``; frames without a person stay :data:`~.keypoints.NOBODY`."""
+    return [person if person is NOBODY else moved(person, fit) for person in clip]
 
 
 def filled(clip: Sequence[Person], longest: int = 5) -> list[Person]:
@@ -140,10 +142,6 @@ def _tracks(
     count = max(map(len, frames), default=0)
     tracks = [change([points[i] if i < len(points) else None for points in frames]) for i in range(count)]
     return [tuple(track[frame] for track in tracks) for frame in range(len(frames))]
-
-
-def _each(person: Person, change: Callable[[Points], Points]) -> Person:
-    return Person(change(person.body), tuple(change(hand) for hand in person.hands), change(person.face))
 
 
 def _length(person: Person, limb: tuple[int, int], aspect: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..media.pictures import PictureLike, as_picture
+from ..media.video import FrameStream
+from ..settings import Fit
 from .config import MAX_WINDOW
+from .framing import FITS, framed
 from .pipeline import PersonModel, Poses, condition_person, person_frames, sample_person
 from .windows import Window, plain_windows, wrapping_windows
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from ..pipeline import Progress
 
 MOST_FRAMES = 2000
+_MOST_BETWEEN = 8
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,14 @@ class PersonSettings:
     """Whether windows wrap around and have flat weights, as the original's."""
     noise_dtype: Literal["float32", "float16"] = "float32"
     """Precision in which the noise is drawn; float16 gives the noise of clips that the original made in it."""
+    fit: Fit = "stretch"
+    """How an image with a different aspect ratio is resized; the original stretches it."""
+    interpolate: int = 1
+    """Frames of the clip for each pose: from 2 on, the latents between each two are interpolated."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("width", "height", "steps", "seed", "window", "overlap"):
+        for name in ("width", "height", "steps", "seed", "window", "overlap", "interpolate"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise UsageError(f"{name} must be a whole number, but {value!r} was given")
@@ -62,6 +72,9 @@ class PersonSettings:
             raise UsageError(
                 f"overlap must be 0 to {self.window - 1}, less than the window, but {self.overlap} was given"
             )
+        _within("interpolate", self.interpolate, 1, _MOST_BETWEEN)
+        if self.fit not in FITS:
+            raise UsageError(f"fit must be {', '.join(FITS)}, but {self.fit!r} was given")
         if self.noise_dtype not in ("float32", "float16"):
             raise UsageError(f"noise_dtype must be float32 or float16, but {self.noise_dtype!r} was given")
 
@@ -69,6 +82,10 @@ class PersonSettings:
         """The windows of a clip."""
         plan = wrapping_windows if self.exact else plain_windows
         return plan(frames, self.window, self.overlap)
+
+    def length(self, poses: int) -> int:
+        """Frames of a clip of that many poses."""
+        return (poses - 1) * self.interpolate + 1
 
 
 def _within(name: str, value: float, low: float, high: float, multiple: int = 1) -> None:
@@ -79,7 +96,7 @@ def _within(name: str, value: float, low: float, high: float, multiple: int = 1)
 
 def person(
     model: PersonModel,
-    picture: Image,
+    picture: PictureLike,
     poses: Poses,
     settings: PersonSettings | None = None,
     *,
@@ -87,42 +104,89 @@ def person(
 ) -> Tensor:
     """A clip of the character in ``picture`` in the poses of ``poses``, one frame each, uint8 ``[t, h, w, 3]``.
 
-    ``poses`` are drawings as :func:`~.drawing.draw` makes them, read once. Image and poses are stretched to the clip's
-    size, as in the original. ``progress`` is called with "encode", "sample" or "decode", the steps done and their
-    total, and may raise. Raises UsageError for a clip of more than 2000 frames or of none.
+    ``picture`` is a path, a Pillow image, a numpy array or a tensor; ``poses`` are drawings as
+    :func:`~.drawing.draw` or :func:`~.pose_clips.read_poses` make them, read once, which are stretched to the clip's
+    size. ``progress`` is called with "encode", "sample" or "decode", the steps done and their total, and may raise.
+    Raises UsageError for a clip of more than 2000 poses or of none, and DynamiCrafterError if the networks' output is
+    not finite.
+    """
+    stream = stream_person(model, picture, poses, settings, progress=progress)
+    frames = torch.empty((stream.count, stream.height, stream.width, 3), dtype=torch.uint8)
+    for place, part in zip(frames, stream.parts, strict=True):
+        place.copy_(part[0])
+    return frames
+
+
+def stream_person(
+    model: PersonModel,
+    picture: PictureLike,
+    poses: Poses,
+    settings: PersonSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> FrameStream:
+    """:func:`person` as it goes: the frames are sampled when the first is read, and decoded while they are read.
+
+    The device has no more of a clip than a window of its latents and a frame, whatever its length.
     """
     chosen = settings or PersonSettings()
     if not 1 <= len(poses) <= MOST_FRAMES:
         raise UsageError(f"a clip must have 1 to {MOST_FRAMES} poses, but {len(poses)} were given")
-    tell = progress or _silent
-    with torch.inference_mode():
-        tell("encode", 0, 1)
-        conditioning = condition_person(model, picture, poses, chosen.width, chosen.height)
-        tell("encode", 1, 1)
-        generator = torch.Generator().manual_seed(chosen.seed)
+    image = framed(as_picture(picture), chosen.width, chosen.height, chosen.fit)
+    return FrameStream(
+        _frames(model, image, poses, chosen, progress or _silent),
+        chosen.length(len(poses)),
+        chosen.width,
+        chosen.height,
+    )
 
-        def draw() -> Tensor:
-            precision = getattr(torch, chosen.noise_dtype)
-            noise = torch.randn(conditioning.latent_shape, generator=generator, dtype=precision)
-            return noise.float().to(model.device)
 
-        latents = sample_person(
-            model,
-            conditioning,
-            chosen.windows(len(poses)),
-            draw(),
-            draw,
-            steps=chosen.steps,
-            cfg=chosen.cfg,
-            eta=chosen.eta,
-            callback=lambda step: tell("sample", step.index + 1, step.total),
-        )
-        frames: list[Tensor] = []
-        for frame in person_frames(model, latents):
-            # Truncated, as the original writes its clips.
-            frames.append((frame * 255).to(torch.uint8).movedim(0, -1).cpu())
-            tell("decode", len(frames), len(poses))
-    return torch.stack(frames)
+def _frames(
+    model: PersonModel, picture: Image, poses: Poses, chosen: PersonSettings, tell: Progress
+) -> Generator[Tensor]:
+    """Frames, uint8 ``[1, h, w, 3]`` each."""
+    try:
+        latents = _latents(model, picture, poses, chosen, tell)
+        total = chosen.length(len(poses))
+        decoded = person_frames(model, latents, chosen.interpolate)
+        for done in range(1, total + 1):
+            # Not around the loop, in which whoever reads the frames may record gradients.
+            with torch.inference_mode():
+                # Truncated, as the original writes its clips.
+                pixels = (next(decoded) * 255).to(torch.uint8).movedim(0, -1)[None].cpu()
+            tell("decode", done, total)
+            yield pixels
+    finally:
+        if model.placement is not None:
+            model.placement.leave()
+
+
+@torch.inference_mode()
+def _latents(
+    model: PersonModel, picture: Image, poses: Poses, chosen: PersonSettings, tell: Progress
+) -> Tensor:
+    """Latents ``[1, 4, f, h, w]`` on the CPU, which has the room for any clip."""
+    tell("encode", 0, 1)
+    conditioning = condition_person(model, picture, poses, chosen.width, chosen.height)
+    tell("encode", 1, 1)
+    generator = torch.Generator().manual_seed(chosen.seed)
+
+    def draw() -> Tensor:
+        precision = getattr(torch, chosen.noise_dtype)
+        return torch.randn(conditioning.latent_shape, generator=generator, dtype=precision).float()
+
+    tell("sample", 0, chosen.steps)
+    return sample_person(
+        model,
+        conditioning,
+        chosen.windows(len(poses)),
+        draw(),
+        draw,
+        steps=chosen.steps,
+        cfg=chosen.cfg,
+        eta=chosen.eta,
+        callback=lambda step: tell("sample", step.index + 1, step.total),
+    )
 
 
 def _silent(*_: object) -> None:

@@ -157,8 +157,9 @@ class MotionTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """``[(b f), c, h, w]`` in and out."""
         height = x.shape[-2]
-        h = rearrange(self.norm(x), "(b f) c h w -> (b h w) f c", f=frames).contiguous()
-        h = self.proj_out(self.transformer_blocks[0](self.proj_in(h)))
+        # Each tensor is freed when the next one is there.
+        h = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> (b h w) f c", f=frames).contiguous())
+        h = self.proj_out(self.transformer_blocks[0](h))
         return x + rearrange(h, "(b h w) f c -> (b f) c h w", h=height, w=x.shape[-1])
 
 

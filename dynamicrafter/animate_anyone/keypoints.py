@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Point = tuple[float, float]
@@ -28,6 +28,15 @@ class Person:
     """The left, then the right hand, 21 points each."""
     face: Points = ()
     """68 points."""
+
+
+def moved(person: Person, change: Callable[[Point], Point]) -> Person:
+    """A person with every point that was found where ``change`` puts it."""
+
+    def each(points: Points) -> Points:
+        return tuple(None if point is None else change(point) for point in points)
+
+    return Person(each(person.body), tuple(each(hand) for hand in person.hands), each(person.face))
 
 
 NOBODY = Person(body=(None,) * 18)

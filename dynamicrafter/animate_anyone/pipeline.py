@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,9 +14,12 @@ from torch import Tensor
 from ..diffusion.config import DiffusionConfig
 from ..diffusion.denoiser import Evaluate, make_denoiser
 from ..diffusion.guidance import Branch, make_guidance
-from ..diffusion.samplers import Callback, Sampler, sample_ddim
+from ..diffusion.samplers import Callback, Sampler, Step, sample_ddim
 from ..diffusion.schedule import Schedule, make_schedule, make_strided_plan
 from ..model.autoencoder import Autoencoder
+from ..model.configs import Quantised
+from ..model.placement import Placement
+from ..pipeline import require_finite
 from .attention import Features, Reference
 from .config import PersonConfig
 from .embedder import ImageEmbedder, embedder_pixels
@@ -51,6 +54,10 @@ class PersonModel:
     embedder: ImageEmbedder
     device: torch.device
     dtype: torch.dtype
+    quantised: Quantised | None = field(default=None, kw_only=True)
+    """How the weights of the denoising network's layers are stored; None if in ``dtype``."""
+    placement: Placement | None = field(default=None, kw_only=True)
+    """What moves the networks to ``device`` when they work; None if they stay there."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,13 @@ def condition_person(
 ) -> PersonConditioning:
     """Conditioning of a clip of ``width`` x ``height`` pixels with as many frames as there are poses."""
     context, features = features_of(model, picture, width, height)
+    if model.placement is not None:
+        model.placement.enter(model.denoising)
+    reference = model.denoising.project(features)
     drawn = torch.empty((len(poses), 3, height - height % 8, width - width % 8), dtype=torch.uint8)
     for place, pose in zip(drawn, poses, strict=True):
         place.copy_(resized(pose, width, height))
-    return PersonConditioning(context, model.denoising.project(features), drawn)
+    return PersonConditioning(context, reference, drawn)
 
 
 def person_evaluator(
@@ -106,15 +116,20 @@ def person_evaluator(
 ) -> Evaluate:
     """The network's outputs over a whole clip, window by window.
 
-    The unconditional branch sees the poses, a context of zeros and no reference. Memory does not grow with the number
-    of windows: of the pose features, only those of one window are kept.
+    The unconditional branch sees the poses, a context of zeros and no reference. The clip may be on another device than
+    the networks, of which only a window and its pose features are then on theirs: that memory does not grow with the
+    number of windows.
     """
     nothing = torch.zeros_like(conditioning.context)
 
     @lru_cache(maxsize=1)
     def pose_of(frames: tuple[int, ...]) -> Tensor:
-        poses = conditioning.poses[list(frames)].to(model.device, model.dtype) / 255
-        return model.pose_guider(poses.movedim(0, 1)[None])
+        # Frame by frame, because the first layers have the size of the image.
+        features = [
+            model.pose_guider(pose.to(model.device, model.dtype)[None, :, None] / 255)
+            for pose in conditioning.poses[list(frames)]
+        ]
+        return torch.cat(features, dim=2)
 
     def evaluate(x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
         sums = {branch: torch.zeros_like(x) for branch in branches}
@@ -123,15 +138,15 @@ def person_evaluator(
             chosen = torch.tensor(window.frames, device=x.device)
             weights = torch.tensor(window.weights, device=x.device, dtype=x.dtype)
             weight.index_add_(0, chosen, weights)
-            part = x[:, :, chosen].to(model.dtype)
-            times = torch.full((x.shape[0],), timestep, device=x.device)
+            part = x[:, :, chosen].to(model.device, model.dtype)
+            times = torch.full((x.shape[0],), timestep, device=model.device)
             pose = pose_of(window.frames)
             for branch in branches:
                 if branch == "full":
                     output = model.denoising(part, times, conditioning.context, pose, conditioning.reference)
                 else:
                     output = model.denoising(part, times, nothing, pose)
-                sums[branch].index_add_(2, chosen, output.float() * weights[:, None, None])
+                sums[branch].index_add_(2, chosen, output.to(x) * weights[:, None, None])
         return [sums[branch] / weight[:, None, None] for branch in branches]
 
     return evaluate
@@ -151,9 +166,11 @@ def sample_person(
     sampler: Sampler = sample_ddim,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Latents ``[1, 4, f, h, w]`` from noise of that shape, both float32 on the model's device.
+    """Latents ``[1, 4, f, h, w]`` from noise of that shape, both float32 on one device.
 
-    ``draw`` returns new noise for each step. Defaults are those of the original's demo.
+    That may be another device than the networks': with noise on the CPU, theirs has no more than a window of the clip.
+    ``draw`` returns new noise for each step. Defaults are those of the original's demo. Raises DynamiCrafterError after
+    the first step whose result is not finite.
     """
     schedule = schedule or make_schedule(DIFFUSION)
     denoise = make_denoiser(
@@ -161,13 +178,26 @@ def sample_person(
         schedule,
         make_guidance(cfg, None, guidance_rescale=0.0),
     )
-    return sampler(denoise, make_strided_plan(schedule, steps, eta), noise, draw, callback)
+
+    def checked(step: Step) -> None:
+        require_finite(step.x, "denoising network", model.dtype)
+        if callback is not None:
+            callback(step)
+
+    return sampler(denoise, make_strided_plan(schedule, steps, eta), noise, draw, checked)
 
 
-def person_frames(model: PersonModel, latents: Tensor) -> Iterator[Tensor]:
-    """Frames ``[3, H, W]`` in [0, 1] of latents ``[1, 4, f, h, w]``, one by one."""
-    for frame in model.vae.frames(latents[0].movedim(1, 0).to(model.dtype)):
-        yield (frame[0].float() / 2 + 0.5).clamp(0, 1)
+def person_frames(model: PersonModel, latents: Tensor, interpolate: int = 1) -> Iterator[Tensor]:
+    """Frames ``[3, H, W]`` in [0, 1] of latents ``[1, 4, f, h, w]``, decoded one by one while they are read.
+
+    Between each two, ``interpolate - 1`` more are decoded, as :func:`interpolated`. Raises DynamiCrafterError for a
+    frame that is not finite.
+    """
+    for latent in _with_between(latents, interpolate):
+        (frame,) = model.vae.frames(latent.to(model.device, model.dtype))
+        pixels = frame[0].float()
+        require_finite(pixels, "autoencoder", model.dtype)
+        yield (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def interpolated(latents: Tensor, factor: int) -> Tensor:
@@ -176,20 +206,24 @@ def interpolated(latents: Tensor, factor: int) -> Tensor:
     Neighbours that are almost parallel (cosine above 0.9995) are connected by a straight line. The cosine is that of
     whole frames, as in the original.
     """
+    return torch.stack(list(_with_between(latents, factor)), dim=2)
+
+
+def _with_between(latents: Tensor, factor: int) -> Iterator[Tensor]:
+    """The frames of :func:`interpolated`, ``[1, 4, h, w]`` each."""
     frames = latents.unbind(2)
-    made: list[Tensor] = []
     for first, second in zip(frames, frames[1:], strict=False):
-        made.append(first)
+        yield first
         cosine = torch.sum(_unit(first) * _unit(second))
         angle = torch.acos(cosine)
         for i in range(1, factor):
             t = i / factor
             if abs(cosine.item()) > 0.9995:
-                made.append((1 - t) * first + t * second)
+                yield (1 - t) * first + t * second
             else:
                 ahead, behind = torch.sin((1 - t) * angle), torch.sin(t * angle)
-                made.append((ahead * first + behind * second) / torch.sin(angle))
-    return torch.stack([*made, frames[-1]], dim=2)
+                yield (ahead * first + behind * second) / torch.sin(angle)
+    yield frames[-1]
 
 
 def _unit(frame: Tensor) -> Tensor:

@@ -44,6 +44,30 @@ def poses_of_json(values: object, name: str) -> list[Person]:
     return people
 
 
+def canvas_of(values: object) -> tuple[float, float] | None:
+    """Width and height of the first frame of a parsed file that says them; None if none does."""
+    for frame in _frames(values):
+        for keys in (("canvas_width", "canvas_height"), ("width", "height")):
+            canvas = _canvas(frame, keys)
+            if canvas is not None:
+                return canvas
+    return None
+
+
+def crowded(values: object) -> int:
+    """Number of frames of a parsed file with several people."""
+    found = [frame.get("people", frame.get("instances")) for frame in _frames(values)]
+    return sum(isinstance(people, list) and len(cast(list[Any], people)) > 1 for people in found)
+
+
+def _frames(values: object) -> list[Mapping[str, Any]]:
+    """The frames of a file that :func:`poses_of_json` has read."""
+    if isinstance(values, Mapping):
+        held = cast(Mapping[str, Any], values)
+        return held.get("instance_info", [held])
+    return cast(list[Mapping[str, Any]], values)
+
+
 _WANTED = "it must be keypoints as OpenPose or mmpose write them"
 
 

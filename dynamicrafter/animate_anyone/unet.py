@@ -125,30 +125,35 @@ class _Trunk(nn.Module):
         del h
         for i, stage in enumerate(cast(Iterable[UNetStage], self.down_blocks)):
             for j in range(self.config.blocks):
-                made.append(_step(stage, f"down_blocks.{i}", j, made[-1], embedding, surroundings))
+                h = _residual(stage, j, made[-1], embedding)
+                made.append(_attended(stage, f"down_blocks.{i}", j, h, surroundings))
+                del h
             if hasattr(stage, "downsamplers"):
                 made.append(stage.get_submodule("downsamplers.0")(made[-1]))
 
         # Middle
-        h = _step(self.mid_block, "mid_block", 0, made[-1], embedding, surroundings)
-        h = _step(self.mid_block, "mid_block", 1, h, embedding, surroundings)
+        h = _residual(self.mid_block, 0, made[-1], embedding)
+        h = _attended(self.mid_block, "mid_block", 0, h, surroundings)
+        h = _residual(self.mid_block, 1, h, embedding)
 
         # Up
         for i, stage in enumerate(cast(Iterable[UNetStage], self.up_blocks)):
             for j in range(self.config.blocks + 1):
-                joined = torch.cat([h, made.pop()], dim=1)
-                h = _step(stage, f"up_blocks.{i}", j, joined, embedding, surroundings)
+                # Without a name, the widest tensor is freed before attention.
+                h = _residual(stage, j, torch.cat([h, made.pop()], dim=1), embedding)
+                h = _attended(stage, f"up_blocks.{i}", j, h, surroundings)
             if hasattr(stage, "upsamplers"):
                 # The size of the next skip connection, which is not the double where the sizes are odd.
                 h = stage.get_submodule("upsamplers.0")(h, made[-1].shape[-2:])
         return h
 
 
-def _step(
-    stage: UNetStage, name: str, index: int, h: Tensor, embedding: Tensor, surroundings: _Surroundings
-) -> Tensor:
-    """One residual block, and the transformer and motion module that follow it if the stage has them."""
-    h = stage.get_submodule(f"resnets.{index}")(h, embedding)
+def _residual(stage: UNetStage, index: int, h: Tensor, embedding: Tensor) -> Tensor:
+    return stage.get_submodule(f"resnets.{index}")(h, embedding)
+
+
+def _attended(stage: UNetStage, name: str, index: int, h: Tensor, surroundings: _Surroundings) -> Tensor:
+    """The transformer and the motion module that follow a residual block, if the stage has them."""
     if index < stage.attended:
         path = f"{name}.attentions.{index}"
         transformer = stage.get_submodule(f"attentions.{index}")

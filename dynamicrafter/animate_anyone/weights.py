@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,22 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from ..bounded_json import parse_json
-from ..errors import CheckpointError
+from ..errors import CheckpointError, Remedy, UsageError
 from ..forms import Form, program_version, to_json
 from ..model.autoencoder import Autoencoder
+from ..model.configs import WEIGHTS, Memory, Quantised, Weights
 from ..model.operations import Operations
-from ..weights.accounting import Stock, account, problems
-from ..weights.convert import cast_pieces, check_conversion, stored_dtype
+from ..model.placement import Placement
+from ..model.quantised import SCALE, quantised
+from ..weights.accounting import Stock, account, problems, stored_kind
+from ..weights.architectures import recognise
+from ..weights.catalogue import PERSON, find, with_requirements
+from ..weights.convert import cast_pieces, check_conversion, target_entries
 from ..weights.detect import FORMAT, FORMAT_KEY, WRITER_KEY
+from ..weights.download import local_path, weights_folder
 from ..weights.fill import single_thread, targets
+from ..weights.footprint import fitting_residence
 from ..weights.formats.entries import ByteProgress, Entry, Piece, WeightsFile
-from ..weights.formats.files import SUFFIXES, open_weights
+from ..weights.formats.files import SUFFIXES, open_weights, tensors_sha256
 from ..weights.formats.safetensors_file import write_safetensors
+from ..weights.identity import remembered_hash
 from ..weights.layout import Place
-from ..weights.load import allocate, copy_all
+from ..weights.load import allocate, copy_all, keep_otherwise, quantising
 from .config import RELEASED_SIZES, PersonConfig
 from .embedder import ImageEmbedder
 from .layout import PARTS, Part, locate_person
+from .memory import USUAL_WINDOW, person_footprint
 from .pipeline import PersonModel
 from .pose_guider import PoseGuider
 from .unet import DenoisingUNet, ReferenceUNet
@@ -93,14 +103,33 @@ def holds_person(path: Path | str) -> bool:
     """Whether a file holds all of a model, or a folder the reference network and others of the original's files."""
     place = Path(path)
     if place.is_dir():
-        kinds = _sorted(place)
+        kinds = _sorted(_files(place), place)
         return "all" in kinds or {"reference", "pose_guider"} <= kinds.keys()
     return kind_of(open_weights(place)) == "all"
 
 
-def check_person(path: Path | str) -> None:
-    """Raise what :func:`load_person` raises for a model that is not there or not complete, without reading tensors."""
-    _stock(*_open(Path(path)))
+def check_person(path: Path | str) -> PersonConfig:
+    """The sizes of a model's networks, without reading tensors.
+
+    Raises what :func:`load_person` raises for a model that is not there or not complete.
+    """
+    config, sources = _open(Path(path))
+    _stock(config, sources)
+    return config
+
+
+def person_stored(path: Path | str, weights: Weights) -> Quantised | None:
+    """How the weights of the denoising network's layers are kept if a model is loaded with ``weights``."""
+    if weights == "auto":
+        return _stock(*_open(Path(path))).quantised
+    return None if weights == "full" else weights
+
+
+def person_sha256(path: Path | str, progress: ByteProgress | None = None) -> str:
+    """By which a model is known: a hash of its files' tensors, remembered for each file."""
+    _, sources = _open(Path(path))
+    hashes = [remembered_hash(source.file.path, tensors_sha256, progress) for source in sources]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
 
 def build_person_network(config: PersonConfig, part: Part, operations: Operations) -> nn.Module:
@@ -117,9 +146,12 @@ def build_person_network(config: PersonConfig, part: Part, operations: Operation
 
 
 @cache
-def person_tensors(config: PersonConfig, part: Part) -> Mapping[str, Entry]:
-    """All tensors of a network, by our names."""
-    network = build_person_network(config, part, Operations(dtype=torch.float32, device="meta"))
+def person_tensors(config: PersonConfig, part: Part, kind: Quantised | None = None) -> Mapping[str, Entry]:
+    """All tensors of a network, by our names; ``kind``: how the layers of the denoising one are quantised."""
+    operations = Operations(dtype=torch.float32, device="meta")
+    if kind is not None and part == "denoising":
+        operations = quantised(operations, kind)
+    network = build_person_network(config, part, operations)
     return {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
 
 
@@ -129,36 +161,57 @@ def load_person(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     operations: Operations | None = None,
+    weights: Weights = "auto",
+    memory: Memory = "auto",
     progress: ByteProgress | None = None,
 ) -> PersonModel:
     """Load a model from a file that holds all networks, or from a folder with the original's files.
 
-    In a folder, files are told by their contents, and by their names where it holds several of a kind. Every tensor is
-    read once, directly into a network of ``dtype`` on ``device``; ``progress`` is called with the bytes read and their
-    total. Raises CheckpointError if a network is missing, incomplete or of another architecture, or a tensor unknown.
+    "animate_anyone" is the release of that name, if downloaded. In a folder, files are told by their contents, and
+    by their names where it holds several of a kind. Every tensor is read once, directly into a network of ``dtype``;
+    ``progress`` is called with the bytes read and their total. ``weights`` is how the weights of the denoising
+    network's layers are kept, and ``memory`` how the networks use that of ``device``, both as in
+    :func:`dynamicrafter.api.load`: with "low", the reference network and the encoders are there only until the clip is
+    conditioned. Raises CheckpointError if a network is missing, incomplete or of another architecture, or a tensor
+    unknown, and UsageError for an unknown way to keep weights or to use memory.
     """
+    if weights not in WEIGHTS:
+        raise UsageError(f"weights must be {', '.join(WEIGHTS)}, not {weights!r}")
     config, sources = _open(Path(path))
     stock = _stock(config, sources)
-    kind = replace(operations or Operations(), dtype=dtype, device="meta")
+    wanted = stock.quantised if weights == "auto" else None if weights == "full" else weights
+    place = torch.device(device)
+    residence = fitting_residence(
+        memory, lambda way: person_footprint(config, USUAL_WINDOW, dtype, wanted, way).total, place
+    )
+    plain = replace(operations or Operations(), dtype=dtype, device="meta")
     networks: dict[Part, nn.Module] = {}
     slices: dict[str, Tensor] = {}
+    complete: dict[str, Callable[[], object]] = {}
     for part in PARTS:
-        network = build_person_network(config, part, kind).train(False)
-        allocate(network, device)
+        stored = part == "denoising" and stock.quantised
+        network = build_person_network(config, part, quantised(plain, stored) if stored else plain)
+        network.train(False)
+        if part == "denoising" and stock.quantised is None and wanted is not None:
+            complete = quantising(network, stock.placed[part], wanted)
+        allocate(network, place if residence == "high" else "cpu")
         networks[part] = network
         slices.update(targets(network, stock.placed[part]))
-    found = [
-        (
-            source.file,
-            {
-                key: slices[full]
-                for key, (part, name) in source.names.items()
-                if (full := PERSON_PREFIXES[part] + name) in slices
-            },
-        )
-        for source in sources
-    ]
-    copy_all(found, {}, progress)
+    found: list[tuple[WeightsFile, dict[str, Tensor], Mapping[str, Callable[[], object]]]] = []
+    for source in sources:
+        # Different networks' tensors can have the same name in different files.
+        full = {key: PERSON_PREFIXES[part] + name for key, (part, name) in source.names.items()}
+        stretches = {key: slices.pop(name) for key, name in full.items() if name in slices}
+        found.append((source.file, stretches, {key: complete[n] for key, n in full.items() if n in complete}))
+    copy_all(found, progress)
+    if stock.quantised is not None and stock.quantised != wanted:
+        keep_otherwise(networks["denoising"], wanted, dtype)
+    placement = None
+    if residence != "high":
+        # The two that work in turn, window by window, are one.
+        together = nn.ModuleList([networks["pose_guider"], networks["denoising"]])
+        others = [networks["embedder"], networks["vae"], networks["reference"]]
+        placement = Placement([*others, together], place, streamed=residence == "min")
     return PersonModel(
         config=config,
         reference=cast(ReferenceUNet, networks["reference"]),
@@ -166,8 +219,10 @@ def load_person(
         pose_guider=cast(PoseGuider, networks["pose_guider"]),
         vae=cast(Autoencoder, networks["vae"]),
         embedder=cast(ImageEmbedder, networks["embedder"]),
-        device=torch.device(device),
+        device=place,
         dtype=dtype,
+        quantised=wanted,
+        placement=placement,
     )
 
 
@@ -175,27 +230,33 @@ def convert_person(
     source: Path | str,
     target: Path | str,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Quantised | None = None,
     progress: ByteProgress | None = None,
 ) -> None:
     """Convert a model to one safetensors file that holds all networks, without the tensors that have no effect.
 
-    With ``dtype`` None every tensor keeps its precision. Only a few per cent of the files are in memory at a time, and
-    ``target`` is written atomically. Raises what :func:`load_person` raises, and UsageError for a bad ``target``.
+    ``dtype`` is as in :func:`dynamicrafter.weights.convert.convert`: with None every tensor keeps its precision, and
+    "int8" and "fp8_scaled" quantise the layers of the denoising network alone. Only a few per cent of the files are in
+    memory at a time, and ``target`` is written atomically. Raises what :func:`load_person` raises, and UsageError for a
+    bad ``target``.
     """
     config, sources = _open(Path(source))
     check_conversion(Path(target), [path for one in sources for path in one.file.files])
     stock = _stock(config, sources)
     used = {full for places in stock.placed.values() for full in places}
+    wanted = stock.quantised if dtype is None else dtype if isinstance(dtype, str) else None
+    layers: dict[str, Quantised | None] = {}
+    if wanted != stock.quantised:
+        scaled = {name for name in person_tensors(config, "denoising", "int8") if name.endswith(SCALE)}
+        places = stock.placed["denoising"].items()
+        layers = {full: wanted for full, place in places if f"{place.name}_scale" in scaled}
     entries: dict[str, Entry] = {}
     names: list[tuple[WeightsFile, dict[str, str]]] = []
     for one in sources:
         kept = {key: PERSON_PREFIXES[part] + name for key, (part, name) in one.names.items()}
         kept = {key: full for key, full in kept.items() if full in used}
         names.append((one.file, kept))
-        for key, full in kept.items():
-            entry = one.file.entries[key]
-            entries[full] = Entry(entry.shape, stored_dtype(entry, dtype))
+        entries.update(target_entries(one.file, kept, dtype, layers))
     total = sum(file.entries[key].nbytes for file, kept in names for key in kept)
 
     def pieces() -> Iterator[Piece]:
@@ -207,7 +268,7 @@ def convert_person(
                 if progress is not None:
                     progress(start + done, total)
 
-            yield from cast_pieces(file, kept, entries, {}, shown)
+            yield from cast_pieces(file, kept, entries, layers, shown)
             before += sum(file.entries[key].nbytes for key in kept)
 
     metadata = {
@@ -220,6 +281,8 @@ def convert_person(
 
 
 def _open(path: Path) -> tuple[PersonConfig, list[_Source]]:
+    if str(path) == PERSON and not path.exists():
+        return RELEASED_SIZES, _sources(_sorted(_downloaded(), weights_folder()), weights_folder())
     if not path.is_dir():
         file = open_weights(path)
         kind = kind_of(file)
@@ -229,11 +292,30 @@ def _open(path: Path) -> tuple[PersonConfig, list[_Source]]:
             raise CheckpointError(
                 f"{path} holds only {_TITLES[kind]} of AnimateAnyone; name the folder with all of its files"
             )
-        raise CheckpointError(f"{path} is not a file of AnimateAnyone; name its folder or a converted file")
-    found = _sorted(path)
+        raise CheckpointError(
+            f"{path} is not a file of AnimateAnyone but {recognise(file.entries)}; name its folder or a converted file"
+        )
+    found = _sorted(_files(path), path)
     if "all" in found:
         file = found["all"]
         return _config(file), [_Source(file, _split(file))]
+    return RELEASED_SIZES, _sources(found, path)
+
+
+def _downloaded() -> list[Path]:
+    """The files of the catalogue's release; raises UsageError if one is not downloaded."""
+    paths = [local_path(release) for release in with_requirements(find(PERSON))]
+    here = [path for path in paths if path is not None]
+    if len(here) < len(paths):
+        raise UsageError(f"the files of {PERSON} are not downloaded", Remedy("download", (PERSON,)))
+    return here
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+
+
+def _sources(found: Mapping[str, WeightsFile], path: Path) -> list[_Source]:
     absent = [title for kind, title in _TITLES.items() if kind not in found]
     if absent:
         raise CheckpointError(f"{path} lacks {' and '.join(absent)}; put all files of AnimateAnyone there")
@@ -241,13 +323,13 @@ def _open(path: Path) -> tuple[PersonConfig, list[_Source]]:
     for kind, file in found.items():
         part = cast(Part, "denoising" if kind == "motion" else kind)
         sources.append(_Source(file, {key: (part, key) for key in file.entries}))
-    return RELEASED_SIZES, sources
+    return sources
 
 
-def _sorted(folder: Path) -> dict[str, WeightsFile]:
-    """The file of each kind in a folder and the folders in it."""
+def _sorted(paths: Sequence[Path], folder: Path) -> dict[str, WeightsFile]:
+    """The file of each kind among those in a folder."""
     candidates: dict[str, list[WeightsFile]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file()):
+    for path in paths:
         try:
             file = open_weights(path)
         except CheckpointError:
@@ -349,9 +431,9 @@ def _stock(config: PersonConfig, sources: Sequence[_Source]) -> Stock:
         part = _part_of(full)
         return None if part is None else locate_person(part, full.removeprefix(PERSON_PREFIXES[part]), config)
 
-    stock = account(
-        entries, {part: person_tensors(config, part) for part in PARTS}, place_of, PERSON_PREFIXES
-    )
+    kind = stored_kind(entries, lambda key: _part_of(key) == "denoising")
+    wanted = {part: person_tensors(config, part, kind) for part in PARTS}
+    stock = account(entries, wanted, place_of, PERSON_PREFIXES, kind)
     wrong = problems(stock, PARTS)
     if wrong:
         path = sources[0].file.path if len(sources) == 1 else sources[0].file.path.parent

@@ -7,11 +7,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from ..animate_anyone.clips import is_person_record
 from ..api import ModelFiles, variant_of
 from ..backends.choice import TORCH
 from ..backends.openvino.manifest import read_manifest
 from ..errors import Cancelled, ClipError, UsageError
 from ..media.pictures import read_picture
+from ..media.video import read_metadata
 from ..model.variants import VARIANTS, Preset, Variant
 from ..records import Record, find_model_of, find_pictures, read_record
 from ..settings import Settings
@@ -36,7 +38,14 @@ def run(given: Namespace, written: list[str]) -> object:
 
 
 def _run(given: Namespace, written: list[str], streams: Streams) -> object:
+    metadata = read_metadata(given.clip)
+    if is_person_record(metadata):
+        from . import person
+
+        return person.repeat(given, metadata, written, lambda times: _ask(given.clip, times, given))
     record = read_record(given.clip)
+    if given.poses is not None:
+        raise UsageError(f"--poses is for clips of a person, but {given.clip} is none; omit it")
     clip: Path = given.clip.resolve()
     pictures = find_pictures(record, given.picture, clip.parent)
     for picture in pictures:

@@ -149,6 +149,12 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="new path of the image, if it was moved (twice for an interpolation)",
     )
+    again.add_argument(
+        "--poses",
+        type=_path,
+        metavar="FILE",
+        help="new path of the poses of a clip of a person, if they were moved",
+    )
     _run_by_options(_model_options(again, "the one the clip was made with"), None, "the clip's")
     _run_options(again.add_argument_group("output"), "CLIP-again")
     again.add_argument(
@@ -691,7 +697,19 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
         help="clip or folder of drawn poses, or keypoints of OpenPose or mmpose as JSON",
     )
     poses.add_argument(
-        "--first", type=_count, default=0, metavar="N", help="number of poses to skip (default: 0)"
+        "--detect",
+        action="store_true",
+        help="CLIP is a video of a person, whose poses are found by rtmlib (extra pose)",
+    )
+    poses.add_argument(
+        "--start",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="where to begin in the clip; keypoints count as 24 frames a second (default: 0)",
+    )
+    poses.add_argument(
+        "--seconds", type=float, metavar="SECONDS", help="how much of it to use (default: all)"
     )
     poses.add_argument(
         "--every", type=_positive, default=1, metavar="N", help="use every n-th pose (default: 1)"
@@ -702,12 +720,29 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
     poses.add_argument(
         "--fit-to",
         type=_path,
-        metavar="JSON",
-        help="keypoints of the person in PICTURE, whose size and place those of the clip get",
+        metavar="JSON|PICTURE",
+        help="keypoints of the person in PICTURE, whose size and place those of the clip get; with --detect, PICTURE "
+        "itself",
+    )
+    poses.add_argument(
+        "--scale", type=float, default=1.0, metavar="F", help="make the person of the poses F times as large"
+    )
+    poses.add_argument(
+        "--shift",
+        type=_shift,
+        default=(0.0, 0.0),
+        metavar="X,Y",
+        help="move the poses right and down by these fractions of the frame; write --shift=-0.1,0 for a negative one",
+    )
+    poses.add_argument(
+        "--preview-poses",
+        type=_path,
+        metavar="PATH",
+        help="also write the poses over the image as a clip, before the long work; alone with --dry-run",
     )
     poses.add_argument(
         "--smooth",
-        type=_smoothing,
+        type=int,
         metavar="N",
         help="fill gaps of up to 5 frames, and average keypoints over N frames, an odd number up to 31",
     )
@@ -719,7 +754,13 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
         type=_size,
         default=(512, 768),
         metavar="WxH",
-        help="image and poses are stretched to it; multiples of 8 (default: 512x768)",
+        help="size of the clip; multiples of 8 (default: 512x768)",
+    )
+    shape.add_argument(
+        "--fit",
+        choices=("crop", "pad", "stretch"),
+        default="stretch",
+        help="how an image or poses with a different aspect ratio are resized (default: stretch, as the original)",
     )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
@@ -743,6 +784,13 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="precision of the noise; float16 repeats seeds of clips made by the original (default: float32)",
     )
+    sampling.add_argument(
+        "--interpolate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="frames for each pose, 1 to 8: from 2 on, the latents between each two are interpolated (default: 1)",
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
@@ -753,6 +801,7 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
     )
     _device_option(model)
     _dtype_option(model)
+    _storage_options(model)
     output = parser.add_argument_group("output")
     output.add_argument(
         "-o",
@@ -761,20 +810,15 @@ def _person_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".mp4, .webm, .gif, .webp or a folder for PNGs (default: PICTURE-person.mp4 in the current folder)",
     )
-    output.add_argument("--fps", type=float, default=24.0, help="frames per second (default: 24)")
+    output.add_argument(
+        "--fps", type=float, help="frames per second (default: those of the poses, whose sound is then kept)"
+    )
     output.add_argument("--side-by-side", action="store_true", help="image, pose and result in one clip")
     output.add_argument(
         "--dry-run",
         action="store_true",
         help="check everything and print what would be generated, without loading the model",
     )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
 
 
 def _positive(text: str) -> int:
@@ -784,11 +828,12 @@ def _positive(text: str) -> int:
     return value
 
 
-def _smoothing(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 31 or value % 2 == 0:
-        raise argparse.ArgumentTypeError(f"must be an odd number from 1 to 31, not {text!r}")
-    return value
+def _shift(text: str) -> tuple[float, float]:
+    try:
+        across, down = map(float, text.split(","))
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"must be two numbers such as 0.1,-0.05, not {text!r}") from problem
+    return across, down
 
 
 def _happening_options(picture: Any, seeds: list[int], seed_help: str) -> None:

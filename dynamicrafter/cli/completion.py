@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model.variants import VARIANTS
-from ..weights.catalogue import RELEASES
+from ..weights.catalogue import ALL_RELEASES
 from .arguments import make_parser
 
 _BUILT_IN = ("tiny", "random")
-_MODELS = (*_BUILT_IN, *(release.name for release in RELEASES))
+_MODELS = (*_BUILT_IN, *(release.name for release in ALL_RELEASES))
 _KNOWN = {
     "model": _MODELS,
     "names": _MODELS,

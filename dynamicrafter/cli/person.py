@@ -3,58 +3,43 @@
 from __future__ import annotations
 
 import os
-import time
+import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from ..animate_anyone.alignment import filled, fit_to, fitted, smoothed
-from ..animate_anyone.api import MOST_FRAMES, PersonSettings, person
-from ..animate_anyone.drawing import draw
-from ..animate_anyone.keypoints import Person
-from ..animate_anyone.pose_files import poses_of_json
-from ..animate_anyone.weights import check_person, load_person
-from ..api import pick_device, pick_dtype
-from ..bounded_json import parse_json
-from ..errors import PictureError, UsageError
-from ..forms import program_version
+from ..animate_anyone.api import PersonSettings
+from ..animate_anyone.clips import (
+    PersonMeans,
+    PersonPlan,
+    PersonShot,
+    amount,
+    find_shot,
+    fps_of,
+    make_person,
+    plan_person,
+    poses_of,
+    preview_poses,
+    read_person_record,
+)
+from ..animate_anyone.detection import load_finder
+from ..animate_anyone.pose_clips import PoseChoices, PoseClip
+from ..animate_anyone.weights import check_person
+from ..errors import UsageError
 from ..media.pictures import read_picture
-from ..media.video import FASTEST, FrameStream, read_frames, write_clip
-from ..settings import PROGRAM
 from ..shots import clip_targets
-from .plan import size_text
+from .plan import memory_text, size_text, time_text
 from .progress import Bars
 from .streams import STANDARD
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_LARGEST_JSON = 100_000_000
-"""Bytes; the 2 million parts that are parsed take 40 MB with all digits, and 85 MB indented."""
-
-
-@dataclass(frozen=True)
-class _Drawings:
-    """Drawings that are made each time they are read; those of a long clip take gigabytes."""
-
-    poses: Sequence[Any]
-    draw: Callable[[Any], Image]
-
-    def __len__(self) -> int:
-        return len(self.poses)
-
-    def __iter__(self) -> Iterator[Image]:
-        return map(self.draw, self.poses)
+_USUAL_POSES = 24
+"""Of a clip of the original's demo."""
 
 
 def run(given: Namespace, written: list[str]) -> object:
     """Run the command and return what ``--json`` prints."""
-    from PIL import Image
-
     width, height = given.size
     settings = PersonSettings(
         width=width,
@@ -67,139 +52,149 @@ def run(given: Namespace, written: list[str]) -> object:
         overlap=given.overlap,
         exact=given.exact,
         noise_dtype=given.noise_dtype,
+        fit=given.fit,
+        interpolate=given.interpolate,
     )
-    # Everything that can be checked is checked before the poses are read and the weights are loaded.
-    if not 1 <= given.fps <= FASTEST:
-        raise UsageError(f"--fps must be 1 to {FASTEST}, but {given.fps:g} was given")
-    if (given.frames or 1) > MOST_FRAMES:
-        raise UsageError(f"--frames must be 1 to {MOST_FRAMES}, but {given.frames} was given")
-    device = pick_device(given.device)
-    dtype = pick_dtype(given.dtype, device)
-    target = _target(given)
-    check_person(given.model)
-    shown = read_picture(given.picture)
-    poses = _poses(given, width, height)
-    name = Path(target).name
-    result: dict[str, Any] = {
-        "output": target,
-        "frames": len(poses),
-        "fps": given.fps,
-        "settings": asdict(settings),
-    }
-    size = size_text(width, height, len(poses), given.fps)
-    if given.dry_run:
-        windows = len(settings.windows(len(poses)))
-        if not given.json:
-            print(f"{target}: {size}, seed {settings.seed}, {windows} windows a step")
-        return result
-    with Bars(str(given.model), hidden=given.quiet or given.json) as bars:
-        model = load_person(given.model, device=device, dtype=dtype, progress=bars.loading)
-        started = time.monotonic()
-        frames = person(
-            model,
-            Image.fromarray(shown.pixels.numpy()),
-            poses,
-            settings,
-            progress=lambda stage, done, total: bars.clip(name, stage, done, total),
-        )
-    metadata = {"program": PROGRAM, "version": program_version(), "person": asdict(settings)}
-    clip = _side_by_side(shown.pixels, poses, frames) if given.side_by_side else frames
-    write_clip(clip, target, given.fps, metadata)
-    written.append(target)
-    result["seconds"] = round(time.monotonic() - started, 3)
-    if not given.json:
-        print(f"{target}: {size}, seed {settings.seed}, {result['seconds']:.1f} s")
-    return result
-
-
-def _target(given: Namespace) -> str:
-    """Absolute path of the clip, which replaces none of the files it is made from."""
-    if given.output == STANDARD:
-        raise UsageError("person cannot write to standard output; name a file with --output")
+    choices = PoseChoices(
+        start=given.start,
+        seconds=given.seconds,
+        every=given.every,
+        frames=given.frames,
+        scale=given.scale,
+        shift=given.shift,
+        smooth=given.smooth,
+        hands=given.hands,
+        face=given.face,
+    )
+    shot = PersonShot(
+        settings,
+        choices,
+        picture=Path(given.picture),
+        poses=Path(given.poses),
+        model=given.model,
+        reference=given.fit_to,
+        detect=given.detect,
+        fps=given.fps,
+        side_by_side=given.side_by_side,
+    )
     name = given.output or f"{Path(given.picture).stem}-person.mp4"
-    (target,) = clip_targets([name], [Path(given.picture)])
-    for option, path in (("--poses", given.poses), ("--fit-to", given.fit_to)):
+    return _made(shot, name, given, written, preview=given.preview_poses)
+
+
+def repeat(
+    given: Namespace, metadata: dict[str, Any], written: list[str], ask: Callable[[float], None]
+) -> object:
+    """Generate a clip again from its record, for the command of that name.
+
+    ``ask`` is called with how many times the work of a clip of default settings it takes, and may raise.
+    """
+    for option in ("variant", "text_encoder", "image_encoder", "lora", "backend"):
+        if getattr(given, option) is not None:
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for DynamiCrafter, but {given.clip} is a clip of a person; omit it"
+            )
+    record = read_person_record(metadata, given.clip)
+    clip: Path = given.clip.resolve()
+    if len(given.picture or ()) > 1:
+        raise UsageError("a clip of a person has one image; pass --picture once")
+    shot = find_shot(
+        record,
+        clip.parent,
+        picture=given.picture[0] if given.picture else None,
+        poses=given.poses,
+        model=None if given.model is None else Path(given.model),
+    )
+    beside = f"{clip}-again{os.sep}" if clip.is_dir() else clip.with_name(f"{clip.stem}-again{clip.suffix}")
+    if given.dtype == "auto":
+        given = Namespace(**{**vars(given), "dtype": record.model.dtype})
+    if given.weights == "auto":
+        given = Namespace(**{**vars(given), "weights": record.model.stored})
+    return _made(shot, given.output or str(beside), given, written, ask=ask)
+
+
+def _made(
+    shot: PersonShot,
+    name: str,
+    given: Namespace,
+    written: list[str],
+    *,
+    preview: Path | None = None,
+    ask: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Generate a clip after everything that can be checked is."""
+    shot = replace(shot, target=_target(shot, name))
+    shown = None if preview is None else _target(shot, str(preview), "--preview-poses")
+    means = PersonMeans(given.device, given.dtype, given.weights, given.memory)
+    check_person(shot.model)
+    read_picture(shot.picture)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if not given.json:
+            print(f"note: {text}\n", end="", file=sys.stderr)
+
+    finder = load_finder() if shot.detect else None
+    poses = poses_of(shot, finder)
+    fps = fps_of(shot, poses)
+    plan = plan_person(shot, poses, means)
+    if ask is not None and not given.dry_run:
+        work, usual = amount(shot.settings, len(poses)), amount(PersonSettings(), _USUAL_POSES)
+        ask(max(work.evaluations / usual.evaluations, work.cells / usual.cells))
+    for text in poses.notes:
+        note(text)
+    result = _result(shot, poses, fps, plan)
+    if shown is not None:
+        preview_poses(shot, poses, shown)
+        written.append(shown)
+        result["preview"] = shown
+        if not given.json:
+            print(f"{shown}: the poses over the image")
+    if given.dry_run:
+        if not given.json:
+            print(_line(result))
+            print(memory_text(plan.memory.weights, plan.memory.activations, plan.residence))
+            print(time_text(plan.seconds))
+        return {**result, "seconds": plan.seconds, "notes": notes}
+    with Bars(str(shot.model), hidden=given.quiet or given.json) as bars:
+        seconds = make_person(shot, poses, plan, bars.clip, note)
+    written.append(shot.target)
+    if not given.json:
+        print(f"{_line(result)}, {seconds:.1f} s")
+    return {**result, "seconds": seconds, "notes": notes}
+
+
+def _result(shot: PersonShot, poses: PoseClip, fps: float, plan: PersonPlan) -> dict[str, Any]:
+    return {
+        "output": shot.target,
+        "frames": shot.settings.length(len(poses)),
+        "poses": len(poses),
+        "fps": fps,
+        "settings": asdict(shot.settings),
+        "device": str(plan.device),
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "weights": plan.stored or "full",
+        "memory": plan.residence,
+        "weights_bytes": plan.memory.weights,
+        "activations_bytes": round(plan.memory.activations),
+        "windows": len(shot.settings.windows(len(poses))),
+    }
+
+
+def _line(result: dict[str, Any]) -> str:
+    chosen = result["settings"]
+    size = size_text(chosen["width"], chosen["height"], result["frames"], result["fps"])
+    return f"{result['output']}: {size}, seed {chosen['seed']}, {result['windows']} window(s) a step"
+
+
+def _target(shot: PersonShot, name: str, own: str = "--output") -> str:
+    """Absolute path of the clip, which replaces none of the files it is made from."""
+    if name == STANDARD:
+        raise UsageError("person cannot write to standard output; name a file with --output")
+    (target,) = clip_targets([name], [shot.picture])
+    for option, path in (("--poses", shot.poses), ("--fit-to", shot.reference)):
         if path is not None and os.path.realpath(path) == os.path.realpath(target):
             raise UsageError(
-                f"--output and {option} are the same, {os.path.realpath(target)}; name another file with --output"
+                f"{own} and {option} are the same, {os.path.realpath(target)}; name another file with {own}"
             )
     return target
-
-
-def _poses(given: Namespace, width: int, height: int) -> _Drawings:
-    """Drawn poses: those of a clip or a folder as they are, or keypoints."""
-    from PIL.Image import fromarray
-
-    source = Path(given.poses)
-    if source.suffix.lower() == ".json":
-        people = _chosen(_keypoints(source), given)
-        if given.fit_to is not None:
-            reference = _keypoints(given.fit_to)[0]
-            try:
-                people = fitted(people, fit_to(reference, people, width / height))
-            except ValueError as problem:
-                raise PictureError(str(problem)) from problem
-        if given.smooth:
-            people = smoothed(filled(people), given.smooth)
-
-        def drawn(one: Person) -> Image:
-            return fromarray(draw(one, height, width, hands=given.hands, face=given.face))
-
-        return _Drawings(people, drawn)
-    for option, value in (("--fit-to", given.fit_to), ("--smooth", given.smooth)):
-        if value:
-            raise UsageError(f"{option} needs keypoints, but {source} holds drawings; use a JSON file")
-    frames = _chosen(list(read_frames(source)), given)
-    return _Drawings(frames, lambda frame: fromarray(frame.numpy()))
-
-
-def _keypoints(path: Path) -> list[Person]:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise PictureError(f"{path} has more than {_LARGEST_JSON // 10**6} MB; split it")
-        values = parse_json(path.read_bytes())
-    except OSError as problem:
-        raise PictureError(
-            f"{path} cannot be read ({problem.strerror or problem}); check the path"
-        ) from problem
-    except ValueError as problem:
-        if str(problem).endswith("parts"):
-            raise PictureError(f"{path} is too long ({problem}); split it") from problem
-        raise PictureError(
-            f"{path} is not JSON ({problem}); use keypoints as OpenPose writes them"
-        ) from problem
-    return poses_of_json(values, str(path))
-
-
-def _chosen(poses: list[Any], given: Namespace) -> list[Any]:
-    """Every n-th pose from a first one on, as many as are asked for."""
-    kept = poses[given.first :: given.every][: given.frames]
-    if len(kept) > MOST_FRAMES:
-        raise UsageError(
-            f"{given.poses} gives {len(kept)} poses, but a clip has at most {MOST_FRAMES} frames; choose with "
-            "--frames, --first and --every"
-        )
-    if len(kept) < (given.frames or 1):
-        raise UsageError(
-            f"{given.poses} gives {len(kept)} poses of the {given.frames or 1} that are asked for; "
-            "ask for fewer --frames, or choose with --first and --every"
-        )
-    return kept
-
-
-def _side_by_side(picture: torch.Tensor, poses: _Drawings, frames: torch.Tensor) -> FrameStream:
-    """Reference, pose and result in one clip."""
-    import numpy as np
-    from PIL.Image import fromarray
-
-    count, height, width = frames.shape[:3]
-
-    def stretched(shown: Image) -> torch.Tensor:
-        return torch.as_tensor(np.array(shown.convert("RGB").resize((width, height))))
-
-    reference = stretched(fromarray(picture.numpy()))
-    rows = (
-        torch.cat([reference, stretched(pose), frame], dim=1)[None]
-        for pose, frame in zip(poses, frames, strict=True)
-    )
-    return FrameStream(rows, count, 3 * width, height)

@@ -10,6 +10,7 @@ from ..api import ModelFiles, find_place, pick_dtype, stored_as, variant_of
 from ..backends.choice import parse_backend
 from ..backends.openvino.manifest import read_manifest
 from ..forecast import memory_of, speed_of
+from ..model.configs import Residence
 from ..parameters import PARAMETERS
 from ..settings import clip_length, settings_to_json
 from ..shots import Means, Shot, batches, residence_for
@@ -29,7 +30,7 @@ class RunPlan:
     dtype: str
     weights: str
     """How the weights of the denoising network's layers are kept."""
-    memory: str | None
+    memory: Residence | None
     """How the networks use the device's memory; None if not known, as for OpenVINO."""
     weights_bytes: int
     """On the device, or in the files of an export."""
@@ -46,13 +47,8 @@ class RunPlan:
         if self.memory is None or self.activations_bytes is None:
             yield f"memory: not known; the export has {weights} of weights in {self.weights}"
         else:
-            kept, activations = _KEPT[self.memory], _size(self.activations_bytes)
-            yield f"memory: about {weights} for weights{kept} and {activations} for activations, besides PyTorch itself"
-        source = "the last run with this model, device, precision, weights and memory"
-        if self.seconds is None:
-            yield f"time: unknown, because it is estimated from {source}"
-        else:
-            yield f"time: about {_time(self.seconds)}, in proportion to {source}"
+            yield memory_text(self.weights_bytes, self.activations_bytes, self.memory)
+        yield time_text(self.seconds)
 
 
 def brief_of(shots: Sequence[Shot], files: ModelFiles, streams: Streams) -> list[str]:
@@ -121,6 +117,23 @@ def _brief(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iter
         sampled = f"{chosen['steps']} steps{solver}, seed {chosen['seed']}"
         yield f"{clip['output']}: {size}, {sampled}, from {' and '.join(clip['pictures'])}"
     yield f"model: {model['variant']}, from {', '.join(model['files'])}"
+
+
+def memory_text(weights: float, activations: float, residence: Residence) -> str:
+    """Bytes on the device for a person."""
+    kept = _KEPT[residence]
+    return (
+        f"memory: about {_size(weights)} for weights{kept} and {_size(activations)} for activations, besides PyTorch "
+        "itself"
+    )
+
+
+def time_text(seconds: float | None) -> str:
+    """A forecast of time for a person."""
+    source = "the last run with this model, device, precision, weights and memory"
+    if seconds is None:
+        return f"time: unknown, because it is estimated from {source}"
+    return f"time: about {_time(seconds)}, in proportion to {source}"
 
 
 def size_text(width: int, height: int, frames: int, fps: float) -> str:

@@ -134,10 +134,6 @@ def _convert(given: Namespace) -> dict[str, Any]:
             bars.transfer("converting", done, total)
 
         if holds_person(given.source):
-            if isinstance(dtype, str):
-                raise UsageError(
-                    f"AnimateAnyone cannot be stored in {dtype}; use fp32, bf16, fp16 or fp8_e4m3fn"
-                )
             for option, chosen in (("--prune", given.prune), ("--variant", given.variant)):
                 if chosen:
                     raise UsageError(

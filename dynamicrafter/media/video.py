@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -48,6 +49,39 @@ class FrameStream:
     height: int
 
 
+@dataclass(frozen=True)
+class ClipSource:
+    """A clip whose frames are read as they are needed, as often as they are."""
+
+    path: Path
+    count: int
+    """Number of frames."""
+    fps: float | None
+    """Frames per second; None where it is not stored."""
+    width: int
+    height: int
+
+    def frames(self, start: int = 0, step: int = 1, count: int | None = None) -> Iterator[Tensor]:
+        """``count`` frames, uint8 ``[h, w, 3]`` each: every ``step``-th from ``start`` on; all of them by default.
+
+        Raises ClipError if one cannot be read.
+        """
+        stop = None if count is None else start + (count - 1) * step + 1
+        with _reading(self.path):
+            for frame in islice(_frames_of(self.path), start, stop, step):
+                yield torch.as_tensor(frame)
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """Sound of a clip."""
+
+    samples: np.ndarray[Any, Any]
+    """float32 ``[channels, n]`` with one or two channels, within [-1, 1]."""
+    rate: int = 48_000
+    """Samples per second."""
+
+
 _RECORD_KIND = "dynamicrafter clip"
 _RECORD_FORM = 1
 _RECORD_NAME = "clip.json"
@@ -65,6 +99,9 @@ _LARGEST_RECORD = 2**24
 _LARGEST_CLIP = 2 * 2**30
 """Maximum bytes of all frames that are read, 14 seconds of Full HD at 24 fps; a small file can decode to far more."""
 
+_SOUND_GAP = 4800
+"""Samples, a tenth of a second, from which on a difference of times is a gap in the sound."""
+
 # libav's numbers; 1 is BT.709 as a matrix, as primaries and as a transfer function (ITU-T H.273).
 _BT709 = 1
 _BT601 = 5
@@ -79,6 +116,8 @@ class _Codec:
     container: str
     name: str
     options: Mapping[str, str]
+    sound: str = ""
+    """Name of the codec of its sound."""
     container_options: Mapping[str, str] = field(default_factory=dict[str, str])
     avx512_options: Mapping[str, str] = field(default_factory=dict[str, str])
     """Additional options on a processor with AVX-512."""
@@ -90,6 +129,7 @@ _VIDEO = {
         container="mp4",
         name="libx264",
         options={"crf": "10", "profile": "high"},  # crf of the original script.
+        sound="aac",
         container_options={"movflags": "+faststart"},
         # x264's AVX-512 code for macroblock trees processes eight macroblocks at a time and reads uninitialised memory
         # beyond the end of a row. Clips whose width is not a multiple of 128 then differ from one write to the next.
@@ -101,6 +141,7 @@ _VIDEO = {
         container="webm",
         name="libvpx-vp9",
         options={"crf": "8", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+        sound="libopus",
     ),
 }
 
@@ -163,6 +204,7 @@ def write_clip(
     metadata: Mapping[str, Any],
     *,
     source: DigitalSource = "trainedAlgorithmicMedia",
+    sound: Sound | None = None,
 ) -> Path:
     """Write frames, uint8 ``[t, h, w, 3]`` or a stream, as a clip at ``fps`` frames per second; returns its full path.
 
@@ -172,7 +214,8 @@ def write_clip(
     gets ``frame_0001.png`` and so on, and ``clip.json``. ``metadata``, which must be JSON values, is stored in
     each format for :func:`read_metadata`. For other programs, every file (of a folder, every frame) also says which
     program wrote it and that it is of the digital ``source``: as XMP, or as tags in ``.webm``, which has no place for
-    XMP. An existing clip is replaced. On one machine the same clip gives the same file, except for the random
+    XMP. ``sound`` is for ``.mp4`` (AAC) and ``.webm`` (Opus) alone; :func:`takes_sound` tells. An existing clip is
+    replaced. On one machine the same clip gives the same file, except for the random
     identifiers in every ``.webm``.
 
     Raises ClipError for other dtypes and shapes, for a path that :func:`check_clip_path` rejects, and if writing
@@ -194,7 +237,8 @@ def write_clip(
     try:
         with _telling(f"{target} could not be written", target.parent), replacing(target) as part:
             if extension in _VIDEO:
-                _write_video(part, extension, pictures, (stream.width, stream.height), fps, text, source)
+                size = (stream.width, stream.height)
+                _write_video(part, extension, pictures, size, fps, text, source, sound)
             elif extension == ".gif":
                 _write_gif(part, _all(pictures, stream), fps, text, source)
             elif extension == ".webp":
@@ -206,6 +250,70 @@ def write_clip(
     else:
         return target
     raise cause
+
+
+def takes_sound(path: str | os.PathLike[str]) -> bool:
+    """Whether a clip of that name can have sound."""
+    return _extension(Path(path)) in _VIDEO
+
+
+def open_clip(path: str | os.PathLike[str]) -> ClipSource:
+    """A clip to be read frame by frame, with its number of frames, their size and their rate.
+
+    Raises ClipError if there is none, or if a frame has more than 40 million pixels.
+    """
+    with _reading(path):
+        source = _existing(path)
+        first = next(_frames_of(source), None)
+        if first is None:
+            raise ClipError(f"{source} contains no frames; generate the clip again")
+        if _extension(source) in _VIDEO:
+            with _opened(source) as container:
+                stream = container.streams.video[0]
+                fps = float(stream.average_rate) if stream.average_rate else None
+                count = sum(1 for packet in container.demux(stream) if packet.size)
+        else:
+            record = _read_record(source)
+            fps = None if record is None else record.fps
+            count = sum(1 for _ in _frames_of(source))
+        return ClipSource(source, count, fps, first.shape[1], first.shape[0])
+
+
+def read_sound(path: str | os.PathLike[str], start: float, seconds: float) -> Sound | None:
+    """``seconds`` of the sound of a clip from ``start`` on, at 48 kHz; None if it has none there.
+
+    More than two channels are mixed down to two. Raises ClipError if it cannot be read.
+    """
+    import av
+
+    with _reading(path):
+        source = _existing(path)
+        if _extension(source) not in _VIDEO:
+            return None
+        with _opened(source) as container:
+            if not container.streams.audio:
+                return None
+            stream = container.streams.audio[0]
+            layout = "mono" if stream.channels == 1 else "stereo"
+            resampler: Any = av.AudioResampler(format="fltp", layout=layout, rate=Sound.rate)
+            samples = np.zeros((1 if layout == "mono" else 2, round(seconds * Sound.rate)), np.float32)
+            place: int | None = None
+            ends = 0
+            for frame in container.decode(stream):
+                for part in resampler.resample(frame):
+                    begins = round((float(part.pts * part.time_base) - start) * Sound.rate)
+                    # Times are rounded, in WebM to a millisecond, so parts follow each other unless there is a gap.
+                    if place is None or abs(begins - place) > _SOUND_GAP:
+                        place = begins
+                    values = part.to_ndarray()[:, max(0, -place) :]
+                    values = values[:, : max(0, samples.shape[1] - max(0, place))]
+                    if values.shape[1]:
+                        samples[:, max(0, place) :][:, : values.shape[1]] = values
+                        ends = max(0, place) + values.shape[1]
+                    place += part.samples
+                if frame.time is not None and frame.time > start + seconds:
+                    break
+    return Sound(samples[:, :ends]) if ends else None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -233,16 +341,21 @@ def read_frames(path: str | os.PathLike[str]) -> Tensor:
     """
     with _reading(path):
         source = _existing(path)
-        extension = _extension(source)
-        if extension in _VIDEO:
-            frames = _read_video(source)
-        elif extension:
-            frames = _read_animation(source)
-        else:
-            frames = _read_folder(source)
+        frames: list[np.ndarray[Any, Any]] = []
+        for frame in _frames_of(source):
+            _check_room(frame.shape[1], frame.shape[0], len(frames) + 1)
+            frames.append(frame)
         if not frames:
             raise ClipError(f"{source} contains no frames; generate the clip again")
         return torch.as_tensor(np.stack(frames))
+
+
+def _frames_of(source: Path) -> Iterator[np.ndarray[Any, Any]]:
+    """The frames of a clip, each within the limit for one."""
+    extension = _extension(source)
+    if extension in _VIDEO:
+        return _video_frames(source)
+    return iter(_read_animation(source)) if extension else _folder_frames(source)
 
 
 class _StreamError(Exception):
@@ -444,6 +557,7 @@ def _write_video(
     fps: float,
     text: str,
     source: DigitalSource,
+    sound: Sound | None,
 ) -> None:
     import av
 
@@ -461,7 +575,14 @@ def _write_video(
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        for picture in pictures:
+        heard = None if sound is None else output.add_stream(codec.sound, rate=sound.rate)
+        if heard is not None and sound is not None:
+            heard.layout = "mono" if len(sound.samples) == 1 else "stereo"
+        for index, picture in enumerate(pictures):
+            if heard is not None and sound is not None:
+                # Together, so that a program that plays the file need not search in it.
+                begin, end = (round(i * sound.rate / fps) for i in (index, index + 1))
+                _write_sound(output, heard, sound, begin, end)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p",
                 src_colorspace=_BT709,
@@ -471,8 +592,21 @@ def _write_video(
             )
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+        if heard is not None:
+            output.mux(heard.encode(None))
     if extension == ".mp4":
         add_to_mp4(path, xmp_packet(source))
+
+
+def _write_sound(output: Any, stream: Any, sound: Sound, begin: int, end: int) -> None:
+    """Write the samples from ``begin`` to ``end``."""
+    import av
+
+    part = np.ascontiguousarray(sound.samples[:, begin:end])
+    if part.shape[1]:
+        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=stream.layout.name)
+        frame.sample_rate, frame.pts, frame.time_base = sound.rate, begin, Fraction(1, sound.rate)
+        output.mux(stream.encode(frame))
 
 
 def _matroska_tags(source: DigitalSource) -> dict[str, str]:
@@ -487,11 +621,10 @@ def _rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
-    frames: list[np.ndarray[Any, Any]] = []
+def _video_frames(path: Path) -> Iterator[np.ndarray[Any, Any]]:
     with _opened(path) as source:
         for frame in source.decode(video=0):
-            _check_room(frame.width, frame.height, len(frames) + 1)
+            _check_room(frame.width, frame.height, 1)
             matrix = _BT709 if frame.colorspace == _BT709 else _BT601
             rgb = frame.reformat(
                 format="rgb24",
@@ -500,8 +633,7 @@ def _read_video(path: Path) -> list[np.ndarray[Any, Any]]:
                 src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
                 dst_color_range=_FULL,
             )
-            frames.append(rgb.to_ndarray())
-    return frames
+            yield rgb.to_ndarray()
 
 
 def _write_gif(
@@ -590,21 +722,19 @@ def _write_folder(
     (path / _RECORD_NAME).write_text(text + "\n", encoding="ascii")
 
 
-def _read_folder(path: Path) -> list[np.ndarray[Any, Any]]:
+def _folder_frames(path: Path) -> Iterator[np.ndarray[Any, Any]]:
     from PIL import Image
 
     names = sorted(
         (entry.name for entry in path.iterdir() if _FRAME_NAME.fullmatch(entry.name)), key=_by_number
     )
-    frames: list[np.ndarray[Any, Any]] = []
     for name in names:
         if not stat.S_ISREG(_mode(path / name)):
             raise ClipError(f"{path / name} is not a regular file; write the clip again")
         with (path / name).open("rb") as file:
             picture = Image.open(file, formats=("PNG",))
-            _check_room(*picture.size, len(frames) + 1)
-            frames.append(np.array(picture.convert("RGB")))
-    return frames
+            _check_room(*picture.size, 1)
+            yield np.array(picture.convert("RGB"))
 
 
 def _check_room(width: int, height: int, count: int) -> None:

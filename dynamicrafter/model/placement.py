@@ -40,12 +40,19 @@ class Placement:
         before it runs, and all others when their network is called.
         """
         self._working: _Stay | None = None
+        self._stays: dict[int, _Stay] = {}
         for network in networks:
             stay = _Stay(network, device, list(streamed_layers(network, smallest)) if streamed else [])
-            # A network may be entered by its own name or, as an autoencoder is, by one of its parts.
+            # A network may be entered by its own name or, as an autoencoder is, by one of its parts. Networks that work
+            # in turn are the parts of one.
             for entrance in (network, *network.children()):
                 entrance.register_forward_pre_hook(partial(self._enter, stay))
+                self._stays[id(entrance)] = stay
             stay.watch()
+
+    def enter(self, network: nn.Module) -> None:
+        """Have a network, or one of its parts, arrive that is about to be used in another way than by calling it."""
+        self._enter(self._stays[id(network)])
 
     def _enter(self, stay: _Stay, *_: object) -> None:
         if self._working is not stay:

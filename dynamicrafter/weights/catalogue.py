@@ -22,7 +22,8 @@ from ..model.variants import VARIANTS
 HUB = "https://huggingface.co"
 """Server of the repositories; ``HF_ENDPOINT`` overrides it for downloads."""
 
-Kind = Literal["model", "towers"]
+Kind = Literal["model", "towers", "person", "poses"]
+"""DynamiCrafter, its encoders, a part of AnimateAnyone, or a detector of poses."""
 Precision = Literal["fp32", "fp16", "bf16"]
 
 TOWERS = "towers"
@@ -36,7 +37,8 @@ class Release:
     name: str
     """Short name, unique in the catalogue."""
     variant: str | None
-    """Key of :data:`~dynamicrafter.model.variants.VARIANTS`; None for ``towers``, which fits all of them."""
+    """Key of :data:`~dynamicrafter.model.variants.VARIANTS`; None for ``towers``, which fits all of them, and for the
+    files of other models."""
     repository: str
     """``owner/name`` on the hub."""
     filename: str
@@ -52,6 +54,8 @@ class Release:
     """Hash of the file in lower-case hexadecimal, if known."""
     revision: str = "main"
     kind: Kind = "model"
+    needs: tuple[str, ...] = ()
+    """Names of the other files of a model that is several."""
 
     @property
     def saved_as(self) -> str:
@@ -68,7 +72,7 @@ class Release:
     @property
     def requires(self) -> tuple[str, ...]:
         """Names of the releases that this one needs to generate a clip."""
-        return () if self.contains_towers else (TOWERS,)
+        return self.needs or (() if self.contains_towers else (TOWERS,))
 
     @property
     def resolution(self) -> str:
@@ -262,7 +266,114 @@ RELEASES: tuple[Release, ...] = (
         sha256="e259c201d34d497e57bc1ff1e7d2fbb03f3e9dbda660f7b8d16407e2305acbbb",
     ),
 )
-"""Every known file; the first one of each variant is the recommended one."""
+"""Every known file of DynamiCrafter; the first one of each variant is the recommended one."""
+
+PERSON = "animate_anyone"
+"""Name of the release of AnimateAnyone, of whose six files it is one."""
+POSES = "dwpose"
+"""Name of the release that finds the poses of a person in an image."""
+
+
+def _of_person(
+    name: str, filename: str, purpose: str, size_gb: float, needs: tuple[str, ...] = ()
+) -> Release:
+    """A file of AnimateAnyone's repository; its licence is the tag of its page."""
+    return Release(
+        name=name,
+        variant=None,
+        repository="patrolli/AnimateAnyone",
+        filename=filename,
+        licence="Apache-2.0",
+        purpose=f"{purpose} of AnimateAnyone, which moves a person by poses",
+        precision="fp32",
+        contains_towers=True,
+        size_gb=size_gb,
+        kind="person",
+        needs=needs,
+    )
+
+
+PERSON_RELEASES: tuple[Release, ...] = (
+    _of_person(
+        PERSON,
+        "denoising_unet.pth",
+        "denoising network",
+        3.44,
+        needs=(
+            "animate_anyone_motion",
+            "animate_anyone_reference",
+            "animate_anyone_pose_guider",
+            "sd_vae_ft_mse",
+            "sd_image_variations_encoder",
+        ),
+    ),
+    _of_person("animate_anyone_motion", "motion_module.pth", "motion modules", 1.82),
+    _of_person("animate_anyone_reference", "reference_unet.pth", "reference network", 3.44),
+    _of_person("animate_anyone_pose_guider", "pose_guider.pth", "pose guider", 0.004),
+    Release(
+        name="sd_vae_ft_mse",
+        variant=None,
+        repository="stabilityai/sd-vae-ft-mse",
+        filename="diffusion_pytorch_model.safetensors",
+        licence="MIT",
+        purpose="autoencoder of AnimateAnyone",
+        precision="fp32",
+        contains_towers=True,
+        size_gb=0.33,
+        size_bytes=334_643_276,
+        sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+        kind="person",
+    ),
+    Release(
+        name="sd_image_variations_encoder",
+        variant=None,
+        repository="lambdalabs/sd-image-variations-diffusers",
+        filename="image_encoder/pytorch_model.bin",
+        licence='"other" (of the OpenRAIL-M family, not certain)',
+        purpose="CLIP image encoder of AnimateAnyone",
+        precision="fp32",
+        contains_towers=True,
+        size_gb=1.22,
+        size_bytes=1_215_993_967,
+        sha256="89d2aa29b5fdf64f3ad4f45fb4227ea98bc45156bbae673b85be1af7783dbabb",
+        kind="person",
+    ),
+    Release(
+        name=POSES,
+        variant=None,
+        repository="yzd-v/DWPose",
+        filename="dw-ll_ucoco_384.onnx",
+        licence="Apache-2.0",
+        purpose="finds the joints, hands and face of a person in an image, for AnimateAnyone",
+        precision="fp32",
+        contains_towers=True,
+        size_gb=0.13,
+        size_bytes=134_399_116,
+        sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
+        kind="poses",
+        needs=("yolox_l",),
+    ),
+    Release(
+        name="yolox_l",
+        variant=None,
+        repository="yzd-v/DWPose",
+        filename="yolox_l.onnx",
+        licence="Apache-2.0",
+        purpose="finds the people in an image, for dwpose",
+        precision="fp32",
+        contains_towers=True,
+        size_gb=0.22,
+        size_bytes=216_746_733,
+        sha256="7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
+        kind="poses",
+    ),
+)
+"""The files of AnimateAnyone and of what finds poses for it.
+
+Those of the four from its own repository have sizes counted from their tensors, and no public record of a hash.
+"""
+
+ALL_RELEASES: tuple[Release, ...] = (*RELEASES, *PERSON_RELEASES)
 
 
 def find(name: str) -> Release:
@@ -272,13 +383,13 @@ def find(name: str) -> Release:
     such release.
     """
     key = name.strip().lower().replace("-", "_")
-    for release in RELEASES:
+    for release in ALL_RELEASES:
         if release.name == key:
             return release
-    for release in RELEASES:
+    for release in ALL_RELEASES:
         if release.variant == key:
             return release
-    names = [release.name for release in RELEASES]
+    names = [release.name for release in ALL_RELEASES]
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
     wrong = f"there is no model {name!r} to download"
     if nearest:

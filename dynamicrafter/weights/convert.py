@@ -58,7 +58,7 @@ def convert(
     if wanted != stock.quantised:
         scales = [name for name in expected(chosen, "unet", "int8") if name.endswith(SCALE)]
         layers = {PREFIXES["unet"] + name.removesuffix("_scale"): wanted for name in scales}
-    entries = _entries(file, names, stock, dtype, layers)
+    entries = target_entries(file, names, dtype, layers, stock.unused)
     pieces = cast_pieces(file, names, entries, layers, progress)
     metadata = variant_metadata(chosen) | preview_metadata(preview_of(file))
     with single_thread():
@@ -97,14 +97,17 @@ def _names(stock: Stock, keep_unused: bool) -> dict[str, str]:
     return names
 
 
-def _entries(
+def target_entries(
     file: WeightsFile,
     names: Mapping[str, str],
-    stock: Stock,
     dtype: torch.dtype | Quantised | None,
     layers: Collection[str],
+    unused: Collection[str] = (),
 ) -> dict[str, Entry]:
-    """The tensors of the target; ``layers`` are the names of the weights that are stored in another way."""
+    """The tensors of the target; ``layers`` are the names of the weights that are stored in another way.
+
+    Those that are ``unused`` keep their own precision.
+    """
     plain = dtype if isinstance(dtype, torch.dtype) else None
     entries: dict[str, Entry] = {}
     for key, name in names.items():
@@ -116,11 +119,11 @@ def _entries(
             elif name in layers:
                 entries[name] = Entry(entry.shape, plain or torch.float32)
         else:
-            entries[name] = Entry(entry.shape, stored_dtype(entry, None if key in stock.unused else plain))
+            entries[name] = Entry(entry.shape, _stored_dtype(entry, None if key in unused else plain))
     return entries
 
 
-def stored_dtype(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+def _stored_dtype(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
     """The precision to store a tensor in if ``dtype`` is asked for; its own if None."""
     if dtype is None or not entry.dtype.is_floating_point:
         return entry.dtype

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ..errors import DownloadError
-from .catalogue import HUB, RELEASES, Release
+from .catalogue import ALL_RELEASES, HUB, Release
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -94,7 +94,7 @@ def _if_complete(release: Release, path: Path) -> Path | None:
 
 def status_rows(folder: Path | None = None) -> list[tuple[Release, Path | None]]:
     """Every known release with its :func:`local_path`, in the catalogue's order."""
-    return [(release, local_path(release, folder)) for release in RELEASES]
+    return [(release, local_path(release, folder)) for release in ALL_RELEASES]
 
 
 def download(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -99,17 +99,28 @@ def pick_residence(
 
     Raises UsageError for an unknown name.
     """
+    each = list(works)
+
+    def needed(residence: Residence) -> float:
+        return max(footprint(variant, work, dtype, kind, residence).total for work in each)
+
+    return fitting_residence(memory, needed, device)
+
+
+def fitting_residence(
+    memory: Memory, needed: Callable[[Residence], float], device: torch.device
+) -> Residence:
+    """:func:`pick_residence` of a model that needs that many bytes in each way."""
     if memory not in MEMORY:
         raise UsageError(f"memory must be {', '.join(MEMORY)}, not {memory!r}")
     if memory != "auto":
         return memory
-    free, works = free_bytes(device), list(works)
+    free = free_bytes(device)
     if free == math.inf:
         return "high"
     ways: tuple[Residence, ...] = ("high", "low")
     for residence in ways:
-        needed = max(footprint(variant, work, dtype, kind, residence).total for work in works)
-        if needed <= free - _ROOM:
+        if needed(residence) <= free - _ROOM:
             return residence
     return "min"
 

@@ -26,6 +26,7 @@ from .detect import choose, detect
 from .fill import copy_piece, single_thread, targets
 from .formats.entries import ByteProgress, WeightsFile
 from .formats.files import open_weights
+from .layout import Place
 from .networks import CORE, TOWER_COMPONENTS, Component, build
 from .preview import preview_of
 
@@ -111,22 +112,22 @@ def load_components(
     stored = parts[0].stock.quantised
     wanted = stored if weights == "auto" else None if weights == "full" else weights
     networks: dict[Component, nn.Module] = {}
-    found: list[tuple[WeightsFile, dict[str, Tensor]]] = []
-    complete: dict[str, Callable[[], object]] = {}
+    found: list[tuple[WeightsFile, dict[str, Tensor], Mapping[str, Callable[[], object]]]] = []
     for part in parts:
         stretches: dict[str, Tensor] = {}
+        complete: dict[str, Callable[[], object]] = {}
         for component in part.components:
             as_stored = kind if stored is None or component != "unet" else quantised(kind, stored)
             network = build(chosen, component, as_stored).train(False)
             if component == "unet" and stored is None and wanted is not None:
-                complete = _quantising(network, part.stock, wanted)
+                complete = quantising(network, part.stock.placed[component], wanted)
             allocate(network, device)
             networks[component] = network
             stretches.update(targets(network, part.stock.placed[component]))
-        found.append((part.file, stretches))
-    copy_all(found, complete, progress)
+        found.append((part.file, stretches, complete))
+    copy_all(found, progress)
     if stored is not None and stored != wanted:
-        _keep_otherwise(networks["unet"], wanted, dtype)
+        keep_otherwise(networks["unet"], wanted, dtype)
     return Components(
         variant=chosen,
         unet=cast(VideoUNet, networks["unet"]),
@@ -148,12 +149,15 @@ def _part(file: WeightsFile, variant: Variant, components: tuple[Component, ...]
     return _Part(file, stock, components)
 
 
-def _quantising(network: nn.Module, stock: Stock, kind: Quantised) -> dict[str, Callable[[], object]]:
+def quantising(
+    network: nn.Module, placed: Mapping[str, Place], kind: Quantised
+) -> dict[str, Callable[[], object]]:
     """What to do when a tensor of the file is complete: quantise the layer that it fills.
 
-    Such a weight is read in float32, so that the result is that of a file quantised before; each is released at once.
+    ``placed`` are the network's places by the names in the file. Such a weight is read in float32, so that the result
+    is that of a file quantised before; each is released at once.
     """
-    keys = {place.name: key for key, place in stock.placed["unet"].items()}
+    keys = {place.name: key for key, place in placed.items()}
     complete: dict[str, Callable[[], object]] = {}
     layers: Iterable[tuple[str, nn.Module]] = cast(Any, network).named_modules()
     for name, layer in layers:
@@ -163,7 +167,7 @@ def _quantising(network: nn.Module, stock: Stock, kind: Quantised) -> dict[str, 
     return complete
 
 
-def _keep_otherwise(network: nn.Module, kind: Quantised | None, dtype: torch.dtype) -> None:
+def keep_otherwise(network: nn.Module, kind: Quantised | None, dtype: torch.dtype) -> None:
     """Keep the weights of a quantised network's layers as ``kind``, or plainly in ``dtype``."""
     for layer in network.modules():
         if isinstance(layer, QuantisedLayer):
@@ -183,18 +187,17 @@ def allocate(network: nn.Module, device: torch.device | str) -> None:
 
 
 def copy_all(
-    found: list[tuple[WeightsFile, dict[str, Tensor]]],
-    complete: Mapping[str, Callable[[], object]],
+    found: list[tuple[WeightsFile, dict[str, Tensor], Mapping[str, Callable[[], object]]]],
     progress: ByteProgress | None,
 ) -> None:
     """Copy the tensors of files to flat slices of parameters, by name in the file; each is read once.
 
-    ``complete`` says what to do when one of them is there.
+    With each file comes what to do when one of its tensors is there.
     """
-    total = sum(file.entries[key].nbytes for file, stretches in found for key in stretches)
+    total = sum(file.entries[key].nbytes for file, stretches, _ in found for key in stretches)
     done = 0
     with single_thread():
-        for file, stretches in found:
+        for file, stretches, complete in found:
             for piece in file.pieces(tuple(stretches)):
                 length = piece.values.numel()
                 copy_piece(piece, stretches[piece.name][piece.start : piece.start + length], file.path)

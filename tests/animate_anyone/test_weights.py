@@ -165,7 +165,8 @@ def test_one_file_of_six_is_told(tmp_path: Path) -> None:
 
 def test_another_model_is_told(small_weights: Path) -> None:
     with pytest.raises(
-        CheckpointError, match="is not a file of AnimateAnyone; name its folder or a converted file"
+        CheckpointError,
+        match="is not a file of AnimateAnyone but .*; name its folder or a converted file",
     ):
         load_person(small_weights)
 
@@ -219,3 +220,51 @@ def test_the_output_of_a_conversion_is_checked_first(whole: Path, tmp_path: Path
         convert_person(whole, tmp_path / "made.ckpt")
     with pytest.raises(UsageError, match="is also the input file"):
         convert_person(whole, whole)
+
+
+def test_the_release_of_the_catalogue_is_taken_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match="the files of animate_anyone are not downloaded; download them with"
+    ):
+        load_person("animate_anyone")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {
+                "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.ones(
+                    2, 768
+                )
+            },
+            "is not a file of AnimateAnyone but Stable Diffusion 1.5; name its folder",
+        ),
+        (
+            {"down_blocks.0.attentions.0.to_q.lora_down.weight": torch.ones(2, 2)},
+            "is not a file of AnimateAnyone but a LoRA, which extends a model",
+        ),
+        (
+            {"mid_block.motion_modules.0.temporal_transformer.norm.weight": torch.ones(2)},
+            r"holds only the motion modules \(motion_module.pth\) of AnimateAnyone; name the folder",
+        ),
+    ],
+)
+def test_a_file_of_another_family_is_told(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_person(tmp_path / "other.safetensors")
+
+
+def test_a_pose_guider_of_other_widths_is_told(tmp_path: Path) -> None:
+    wide = {f"pose_guider.{name}": torch.ones(9, 3, 3, 3) for name in ("conv_in.weight",)}
+    path = write_person(tmp_path / "person.safetensors", small_person(), **wide)
+    message = r"1 do not fit \(pose_guider.conv_in.weight is \[9, 3, 3, 3\] instead of \[4, 3, 3, 3\]\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_person(path)

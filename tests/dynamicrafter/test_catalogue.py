@@ -8,7 +8,7 @@ import pytest
 
 from dynamicrafter.errors import UsageError
 from dynamicrafter.model.variants import VARIANTS
-from dynamicrafter.weights.catalogue import RELEASES, TOWERS, Release, find, with_requirements
+from dynamicrafter.weights.catalogue import ALL_RELEASES, RELEASES, TOWERS, Release, find, with_requirements
 
 # Parameters of the released networks: UNet, VAE and resampler; those with both CLIP towers as the originals
 # keep them; the two complete CLIP towers alone; what ToonCrafter's decoder has more than the ordinary one.
@@ -25,8 +25,8 @@ def parameters(release: Release) -> int:
 
 
 def test_names_and_files_are_unique() -> None:
-    assert len({release.name for release in RELEASES}) == len(RELEASES)
-    assert len({release.url for release in RELEASES}) == len(RELEASES)
+    assert len({release.name for release in ALL_RELEASES}) == len(ALL_RELEASES)
+    assert len({release.url for release in ALL_RELEASES}) == len(ALL_RELEASES)
 
 
 def test_every_real_variant_has_a_release_and_every_release_a_real_variant() -> None:
@@ -45,7 +45,7 @@ def test_size_fits_what_the_file_is_said_to_hold(release: Release) -> None:
         assert release.size_gb == round(release.size_bytes / 1e9, digits)
 
 
-@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+@pytest.mark.parametrize("release", ALL_RELEASES, ids=lambda release: release.name)
 def test_fields_are_well_formed(release: Release) -> None:
     assert release.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", release.sha256)
     assert re.fullmatch(r"main|[0-9a-f]{40}", release.revision)
@@ -53,6 +53,31 @@ def test_fields_are_well_formed(release: Release) -> None:
     assert release.licence
     assert release.purpose
     assert release.url == f"{release.source}/resolve/{release.revision}/{release.filename}"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("animate_anyone", 859_520_964),
+        ("animate_anyone_motion", 454_417_600),
+        ("animate_anyone_reference", 859_508_800),
+        ("animate_anyone_pose_guider", 1_086_480),
+        ("sd_vae_ft_mse", 83_653_863),
+        ("sd_image_variations_encoder", 303_966_208),
+    ],
+)
+def test_sizes_of_a_person_are_those_of_its_tensors(name: str, count: int) -> None:
+    release = find(name)
+    assert release.size_gb == pytest.approx(4 * count / 1e9, rel=0.1 if count < 1e7 else 0.02)
+    if release.size_bytes is not None:
+        assert 4 * count < release.size_bytes < 4 * count * 1.001
+
+
+def test_a_person_is_six_files_and_poses_are_found_by_two() -> None:
+    assert {release.kind for release in with_requirements(find("animate-anyone"))} == {"person"}
+    assert len(with_requirements(find("animate_anyone"))) == 6
+    assert [release.name for release in with_requirements(find("dwpose"))] == ["dwpose", "yolox_l"]
+    assert all(release.sha256 for release in with_requirements(find("dwpose"))), "never run unchecked"
 
 
 def test_no_file_depends_on_the_repository_that_is_gone() -> None:

@@ -15,7 +15,7 @@ from local_hub import Hub, Server
 
 from dynamicrafter.errors import Cancelled
 from dynamicrafter.media.video import read_frames, read_metadata
-from dynamicrafter.weights.catalogue import RELEASES, Release
+from dynamicrafter.weights.catalogue import ALL_RELEASES, Release
 
 # models
 
@@ -23,7 +23,7 @@ from dynamicrafter.weights.catalogue import RELEASES, Release
 def test_models_lists_every_release_with_what_one_chooses_by(run: Run, home: Path) -> None:
     ran = run("models")
     assert (ran.code, ran.err) == (0, "")
-    for release in RELEASES:
+    for release in ALL_RELEASES:
         assert f"\n{release.name} " in f"\n{ran.out}"
         assert f"{release.size_gb:.2f} GB" in ran.out
         for text in (release.purpose, release.licence, release.source):
@@ -37,7 +37,7 @@ def test_models_tells_programs_the_same(run: Run, home: Path) -> None:
     told = run("models", "--json").json
     assert told["folder"] == str(home)
     rows = {row["name"]: row for row in told["models"]}
-    assert list(rows) == [release.name for release in RELEASES]
+    assert list(rows) == [release.name for release in ALL_RELEASES]
     row = rows["512"]
     assert (row["size_gb"], row["precision"], row["requires"], row["path"]) == (
         3.14,
@@ -79,8 +79,8 @@ def toy(
         monkeypatch.delenv(variable.lower(), raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("dynamicrafter.weights.catalogue.RELEASES", (release,))
-    monkeypatch.setattr("dynamicrafter.weights.download.RELEASES", (release,))
+    monkeypatch.setattr("dynamicrafter.weights.catalogue.ALL_RELEASES", (release,))
+    monkeypatch.setattr("dynamicrafter.weights.download.ALL_RELEASES", (release,))
     huggingface_hub.close_session()
     yield release, hub
     huggingface_hub.close_session()

@@ -203,7 +203,8 @@ def catalogue(monkeypatch: pytest.MonkeyPatch, folder: Path, *releases: Release)
     """Let these be all releases, and ``folder`` the weights folder."""
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(folder))
     for module in ("weights.catalogue", "weights.download", "cli.doctor"):
-        monkeypatch.setattr(f"dynamicrafter.{module}.RELEASES", releases)
+        monkeypatch.setattr(f"dynamicrafter.{module}.ALL_RELEASES", releases)
+    monkeypatch.setattr("dynamicrafter.cli.doctor.RELEASES", releases)
 
 
 def downloaded(folder: Path, name: str, variant: Variant = SMALL) -> Path:

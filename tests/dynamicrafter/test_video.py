@@ -23,9 +23,13 @@ from dynamicrafter.errors import Cancelled, ClipError, UsageError
 from dynamicrafter.media.video import (
     EXTENSIONS,
     FrameStream,
+    Sound,
     check_clip_path,
+    open_clip,
     read_frames,
     read_metadata,
+    read_sound,
+    takes_sound,
     write_clip,
 )
 from dynamicrafter.own_process import run_apart
@@ -713,3 +717,68 @@ def test_an_endless_record_is_not_read(tmp_path: Path) -> None:
         file.truncate(10**10)
     with pytest.raises(ClipError, match="contains no settings"):
         read_metadata(folder)
+
+
+# Frame by frame, and sound
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_some_frames_are_read_as_often_as_they_are_asked_for(tmp_path: Path, name: str) -> None:
+    path = write_clip(moving(), tmp_path / name, 8, {})
+    clip, whole = open_clip(path), read_frames(path)
+    assert (clip.count, clip.fps, clip.width, clip.height) == (5, 8, 64, 48)
+    for chosen, wanted in (
+        (clip.frames(), whole),
+        (clip.frames(1, 2), whole[1::2]),
+        (clip.frames(1, 1, 2), whole[1:3]),
+    ):
+        assert torch.equal(torch.stack(list(chosen)), wanted)
+    assert list(clip.frames(5)) == []
+
+
+def test_a_clip_to_be_read_frame_by_frame_must_be_one(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no clip")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ClipError, match="text.mp4 cannot be read .*; it may be damaged"):
+        open_clip(tmp_path / "text.mp4")
+    with pytest.raises(ClipError, match="contains no frames; generate the clip again"):
+        open_clip(tmp_path / "empty")
+    with pytest.raises(ClipError, match="there is no clip .*none.mp4; check its name and folder"):
+        open_clip(tmp_path / "none.mp4")
+
+
+def tone(channels: int, seconds: float = 1.0) -> Sound:
+    """A sine that is twice as high in the second channel."""
+    time = np.arange(round(seconds * 48_000)) / 48_000
+    waves = [0.5 * np.sin(2 * np.pi * 440 * (channel + 1) * time) for channel in range(channels)]
+    return Sound(np.stack(waves).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_comes_back_where_it_was(tmp_path: Path, name: str, channels: int) -> None:
+    sound = tone(channels)
+    path = write_clip(moving(8), tmp_path / name, 8, SETTINGS, sound=sound)
+    assert takes_sound(path)
+    assert (len(read_frames(path)), read_metadata(path)) == (8, SETTINGS)
+    for start in (0.0, 0.25):
+        back = read_sound(path, start, 0.5)
+        assert back is not None
+        first = round(start * 48_000)
+        length = back.samples.shape[1]
+        assert 0.45 * 48_000 < length <= 0.5 * 48_000
+        # Times in WebM are whole milliseconds. Codecs lose some, most at the beginning; a sine of another phase would
+        # differ by 0.3 to 0.6.
+        lags = range(-96, 97) if name == "clip.webm" else (0,)
+        heard = back.samples[:, 4800 : length - 4800]
+        begins = [first + 4800 + lag for lag in lags]
+        losses = [np.abs(heard - sound.samples[:, i : i + heard.shape[1]]).mean() for i in begins]
+        assert min(losses) < 0.04
+    assert read_sound(path, 5.0, 1.0) is None, "after its end"
+
+
+def test_a_clip_without_sound_has_none(tmp_path: Path) -> None:
+    for name in NAMES:
+        path = write_clip(moving(), tmp_path / name, 8, {})
+        assert read_sound(path, 0, 1) is None
+        assert takes_sound(path) == (name in ("clip.mp4", "clip.webm"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamicrafter.weights.catalogue import RELEASES, Release, find
+from dynamicrafter.weights.catalogue import ALL_RELEASES, Release, find
 from dynamicrafter.weights.download import local_path, status_rows, weights_folder
 
 UNSIZED = find("512_interp_full")
@@ -23,10 +23,10 @@ def put(release: Release, folder: Path) -> Path:
 
 def test_status_rows_tell_what_is_there(tmp_path: Path) -> None:
     rows = status_rows(tmp_path)
-    assert [release for release, _ in rows] == list(RELEASES)
+    assert [release for release, _ in rows] == list(ALL_RELEASES)
     assert {path for _, path in rows} == {None}
     path = put(UNSIZED, tmp_path)
-    assert dict(status_rows(tmp_path)) == {release: None for release in RELEASES} | {UNSIZED: path}
+    assert dict(status_rows(tmp_path)) == {release: None for release in ALL_RELEASES} | {UNSIZED: path}
 
 
 def test_file_of_another_size_is_not_there(tmp_path: Path) -> None:
