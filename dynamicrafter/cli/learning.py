@@ -12,8 +12,9 @@ from ..toy.tiny import STAGES, RecipeStage, train_tiny
 from ..training.config import TinyConfig, load_config
 from ..training.finetune import finetune, listed_clips
 from ..training.printing import as_toml
-from ..training.processes import join_processes, process_index
+from ..training.processes import heeding_termination, join_processes, process_index
 from ..training.run_log import Report
+from ..training.trainer import Stopped
 from .progress import Bars
 
 _UNITS = {"encoding": "clip", "training": "step"}
@@ -56,7 +57,7 @@ def run(given: Namespace) -> dict[str, Any]:
     notes: list[str] = []
 
     bars = _Bars("train", hidden=quiet)
-    with bars:
+    with bars, heeding_termination():
 
         def say(line: str) -> None:
             if not quiet:
@@ -75,9 +76,9 @@ def run(given: Namespace) -> dict[str, Any]:
             notes.append(text)
             say(f"note: {text}")
 
-        if isinstance(config, TinyConfig):
-            path = train_tiny(folder, lambda stage, line: report(line, stage), stages)
-        else:
+        def train() -> Path:
+            if isinstance(config, TinyConfig):
+                return train_tiny(folder, lambda stage, line: report(line, stage), stages)
             # An invalid list is reported before gigabytes are read.
             listed_clips(config)
             model = load(
@@ -91,7 +92,15 @@ def run(given: Namespace) -> dict[str, Any]:
                 memory="high",
                 progress=bars.loading,
             )
-            path = finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
+            return finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
+
+        path: Path | None = None
+        try:
+            path = train()
+        except Stopped as stop:
+            note(f"{stop}; the same command goes on from there")
+    if path is None:
+        return {"file": None, "left_out": skipped, "notes": notes}
     if not given.json and process_index() == 0:
         print(path)
     return {"file": str(path), "left_out": skipped, "notes": notes}
