@@ -16,10 +16,11 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "toy jobs person"),
+    "command": ("__main__ cli", "cartoon jobs"),
     "jobs": ("jobs", "shots"),
+    "cartoon": ("cartoon", "toy person"),
     "toy": ("toy", "training evaluation"),
-    "training": ("training", "api"),
+    "training": ("training", "api person"),
     "evaluation": ("evaluation", "shots"),
     "person": ("animate_anyone", "weights pipeline media"),
     "shots": ("shots records forecast", "api"),
@@ -47,9 +48,10 @@ ORDER = {
     "media": "lists provenance pictures video",
     "animate_anyone": "config keypoints pose_files alignment drawing windows layout layers attention pose_guider "
     "embedder unet pipeline weights api",
-    "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
-    "encoding samples finetune",
-    "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
+    "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
+    "data encoding samples finetune",
+    "cartoon": "motions characters autoencoder pools tiny_person",
+    "toy": "world known stages autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
 }

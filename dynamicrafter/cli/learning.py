@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..api import load, pick_device
+from ..cartoon.tiny_person import PERSON_STAGES, train_tiny_person
 from ..errors import UsageError
-from ..toy.tiny import STAGES, RecipeStage, train_tiny
-from ..training.config import TinyConfig, load_config
+from ..toy.tiny import STAGES, train_tiny
+from ..training.config import FinetuneConfig, TinyConfig, load_config
 from ..training.finetune import finetune, listed_clips
 from ..training.printing import as_toml
 from ..training.processes import heeding_termination, join_processes, process_index
@@ -44,12 +45,14 @@ def run(given: Namespace) -> dict[str, Any]:
             print(text, end="")
         return {"toml": text}
     folder = given.folder or Path(Path(given.config).stem)
-    stages: tuple[RecipeStage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
-    if isinstance(config, TinyConfig):
+    stages: tuple[str, ...] = ()
+    if not isinstance(config, FinetuneConfig):
+        known = STAGES if isinstance(config, TinyConfig) else PERSON_STAGES
+        stages = tuple(stage for stage in known if given.stage in (None, stage))
         if not stages:
-            raise UsageError(f"the stages are {', '.join(STAGES)}, not {given.stage!r}")
+            raise UsageError(f"the stages are {', '.join(known)}, not {given.stage!r}")
     elif given.stage is not None:
-        raise UsageError("only the tiny recipe has stages; omit --stage")
+        raise UsageError("only the recipes of built-in models have stages; omit --stage")
     device = join_processes(None if given.device == "auto" else pick_device(given.device))
     # Only one of several processes prints.
     quiet = given.quiet or given.json or process_index() != 0
@@ -77,8 +80,9 @@ def run(given: Namespace) -> dict[str, Any]:
             say(f"note: {text}")
 
         def train() -> Path:
-            if isinstance(config, TinyConfig):
-                return train_tiny(folder, lambda stage, line: report(line, stage), stages)
+            if not isinstance(config, FinetuneConfig):
+                recipe = train_tiny if isinstance(config, TinyConfig) else train_tiny_person
+                return recipe(folder, lambda stage, line: report(line, stage), stages)
             # An invalid list is reported before gigabytes are read.
             listed_clips(config)
             model = load(
