@@ -50,7 +50,7 @@ ORDER = {
     "embedder unet pipeline weights api",
     "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
     "data encoding samples finetune",
-    "cartoon": "motions characters autoencoder pools tiny_person",
+    "cartoon": "motions characters autoencoder pools tiny_person gauges behaviour",
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
