@@ -16,11 +16,12 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "director jobs person"),
+    "command": ("__main__ cli", "cartoon director jobs"),
     "jobs": ("jobs", "shots"),
+    "cartoon": ("cartoon", "toy person"),
     "toy": ("toy", "training evaluation"),
     "director": ("director", "toy"),
-    "training": ("training", "api"),
+    "training": ("training", "api person"),
     "evaluation": ("evaluation", "shots"),
     "person": ("animate_anyone", "shots"),
     "shots": ("shots records forecast", "api"),
@@ -51,9 +52,10 @@ ORDER = {
     "media": "lists provenance pictures video",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips windows "
     "layout layers attention pose_guider embedder unet memory pipeline weights api clips",
-    "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
-    "encoding samples finetune",
-    "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
+    "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
+    "data encoding samples finetune",
+    "cartoon": "motions characters autoencoder pools tiny_person gauges behaviour",
+    "toy": "world known stages autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",

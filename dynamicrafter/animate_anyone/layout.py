@@ -48,6 +48,16 @@ def locate_person(part: Part, key: str, config: PersonConfig) -> Place | None:
     return Place(part, key.replace(".downsamplers.0.conv.", ".downsamplers.0.op."))
 
 
+def released_name(part: Part, name: str) -> str:
+    """A name in a file, one that is read back, of the tensor that a network calls ``name``."""
+    if part == "embedder":
+        # CLIP's own name of this norm stands for one that DynamiCrafter does not use.
+        if name.startswith("ln_post."):
+            return name.replace("ln_post.", "vision_model.post_layernorm.")
+        return name if name.startswith("visual_projection.") else f"visual.{name}"
+    return name if part == "vae" else name.replace(".downsamplers.0.op.", ".downsamplers.0.conv.")
+
+
 def _vae_name(key: str, levels: int) -> str:
     """The name in :class:`~dynamicrafter.model.autoencoder.Autoencoder` of one of diffusers'."""
     block = _VAE_BLOCK.fullmatch(key)

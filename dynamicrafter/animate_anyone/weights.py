@@ -37,7 +37,7 @@ from ..weights.layout import Place
 from ..weights.load import allocate, copy_all, keep_otherwise, quantising
 from .config import RELEASED_SIZES, PersonConfig
 from .embedder import ImageEmbedder
-from .layout import PARTS, Part, locate_person
+from .layout import PARTS, Part, locate_person, released_name
 from .memory import USUAL_WINDOW, person_footprint
 from .pipeline import PersonModel
 from .pose_guider import PoseGuider
@@ -271,13 +271,30 @@ def convert_person(
             yield from cast_pieces(file, kept, entries, layers, shown)
             before += sum(file.entries[key].nbytes for key in kept)
 
-    metadata = {
+    with single_thread():
+        write_safetensors(Path(target), entries, pieces(), _metadata(config))
+
+
+def save_person(
+    config: PersonConfig, weights: Mapping[Part, Mapping[str, Tensor]], path: Path, dtype: torch.dtype
+) -> None:
+    """Write one file that holds all networks, whose ``weights`` have our names; ``path`` is written atomically."""
+    named = {
+        PERSON_PREFIXES[part] + released_name(part, name): value.to(dtype).contiguous()
+        for part, values in weights.items()
+        for name, value in values.items()
+    }
+    entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in named.items()}
+    pieces = (Piece(name, 0, value.flatten()) for name, value in named.items())
+    write_safetensors(path, entries, pieces, _metadata(config))
+
+
+def _metadata(config: PersonConfig) -> dict[str, str]:
+    return {
         FORMAT_KEY: FORMAT,
         WRITER_KEY: program_version(),
         PERSON_KEY: json.dumps(to_json(config), separators=(",", ":")),
     }
-    with single_thread():
-        write_safetensors(Path(target), entries, pieces(), metadata)
 
 
 def _open(path: Path) -> tuple[PersonConfig, list[_Source]]:

@@ -279,7 +279,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         type=_path,
         help="folder for state, log and result, from which an interrupted run resumes (default: CONFIG's name)",
     )
-    train.add_argument("--stage", metavar="NAME", help="run one stage of the tiny recipe (default: all)")
+    train.add_argument(
+        "--stage", metavar="NAME", help="run one stage of a built-in model's recipe (default: all)"
+    )
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
 
     toys = _command(
@@ -299,7 +301,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help=measure,
-        advice="use 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'",
+        advice="use 'evaluate toy', 'evaluate person', 'evaluate folder FOLDER' or 'evaluate videos PATH'",
         **_texts(measure, "evaluate folder pictures --model 512 --csv rows.csv", "evaluate videos clips"),
     )
     subjects = evaluate.add_subparsers(dest="subject", metavar="SUBJECT", required=True, parser_class=Parser)
@@ -311,6 +313,14 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "evaluate toy --scales",
     )
     _toy_options(toy)
+    moved = _command(
+        subjects,
+        "person",
+        "measure a model of persons in the world of characters on which tiny_person is trained",
+        "evaluate person --model tiny_person.safetensors --seed 0,1,2",
+        "evaluate person --model tiny_person.safetensors --items 16 --cfg 2",
+    )
+    _characters_options(moved)
     folder = _command(
         subjects,
         "folder",
@@ -924,6 +934,21 @@ def _toy_options(parser: argparse.ArgumentParser) -> None:
     _option(quality, PARAMETERS["steps"])
     _option(quality, PARAMETERS["cfg"])
     _storage_options(_model_options(parser, _TINY_HELP, dtype=False))
+
+
+def _characters_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--items", type=int, help="characters (default: 64)")
+    _seed_option(parser, [0], "one or more seeds; the median of each metric is reported (default: 0)")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", type=int, default=12, help="denoising steps (default: 12)")
+    sampling.add_argument("--cfg", type=float, default=1.0, help="guidance scale, 1 for none (default: 1)")
+    sampling.add_argument("--window", type=int, default=8, help="frames seen together, 2 to 32 (default: 8)")
+    sampling.add_argument("--overlap", type=int, default=2, help="frames shared by two windows (default: 2)")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", type=_path, required=True, metavar="FILE", help="model of persons, as 'train' wrote it"
+    )
+    _device_option(model)
 
 
 def _folder_options(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ..api import load, variant_of
+from ..animate_anyone.weights import check_person, load_person
+from ..api import load, pick_device, variant_of
+from ..cartoon.behaviour import SETTINGS, measure_person
 from ..errors import UsageError
 from ..pipeline import Model
 from ..settings import check_seed
@@ -35,6 +38,9 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     if given.subject == "toy":
         _check_seeds(given.seed, _MOST_TOY_SEED, " in the toy world")
         return _toy_world(given)
+    if given.subject == "person":
+        _check_seeds(given.seed, _MOST_TOY_SEED, " in the world of characters")
+        return _characters(given)
     from . import measuring
 
     if given.subject == "videos":
@@ -68,8 +74,7 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
             f"the images of the toy world are 64x64, but {variant.name} generates "
             f"{variant.preset.width}x{variant.preset.height}; use 'evaluate folder FOLDER' instead"
         )
-    hidden = given.quiet or given.json
-    with Bars(files.asked, hidden) as bars:
+    with Bars(files.asked, given.quiet or given.json) as bars:
         model = load(
             files,
             device=given.device,
@@ -78,22 +83,42 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
             memory=given.memory,
             progress=bars.loading,
         )
+
+    def measure(seed: int, note: Note) -> dict[str, float]:
+        with threads_that_pay(model):
+            return _figures(given, model, items, seed, note)
+
+    loras = [{"file": str(lora.path), "strength": lora.strength} for lora in files.loras]
+    return {"model": files.asked, "loras": loras, "items": items, **_over_seeds(given, measure)}
+
+
+def _characters(given: Namespace) -> dict[str, Any]:
+    items = _ITEMS if given.items is None else given.items
+    if items < 1:
+        raise UsageError(f"items must be at least 1, but {items} was given; {_ITEMS} are typical")
+    settings = replace(SETTINGS, steps=given.steps, cfg=given.cfg, window=given.window, overlap=given.overlap)
+    check_person(given.model)
+    with Bars(str(given.model), given.quiet or given.json) as bars:
+        model = load_person(given.model, device=pick_device(given.device), progress=bars.loading)
+
+    def measure(seed: int, note: Note) -> dict[str, float]:
+        return measure_person(model, items=items, seed=seed, settings=settings, report=note)
+
+    return {"model": str(given.model), "items": items, **_over_seeds(given, measure)}
+
+
+def _over_seeds(given: Namespace, measure: Callable[[int, Note], dict[str, float]]) -> dict[str, Any]:
+    """The metrics of each seed, and their medians, which are printed."""
+    hidden = given.quiet or given.json
     single: list[dict[str, float]] = []
     for seed in given.seed:
-        with Bars(f"seed {seed}", hidden or len(given.seed) == 1) as bars, threads_that_pay(model):
-            single.append(_figures(given, model, items, seed, _noting(given, bars, single)))
+        with Bars(f"seed {seed}", hidden or len(given.seed) == 1) as bars:
+            single.append(measure(seed, _noting(given, bars, single)))
     figures = {name: statistics.median(row[name] for row in single) for name in single[0]}
     if len(single) > 1 and not given.json:
         for name, value in figures.items():
             _print(name, value)
-    return {
-        "model": files.asked,
-        "loras": [{"file": str(lora.path), "strength": lora.strength} for lora in files.loras],
-        "items": items,
-        "seeds": given.seed,
-        "figures": figures,
-        "single": single,
-    }
+    return {"seeds": given.seed, "figures": figures, "single": single}
 
 
 def _figures(given: Namespace, model: Model, items: int, seed: int, note: Note) -> dict[str, float]:

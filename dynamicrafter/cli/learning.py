@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..api import load, pick_device
+from ..cartoon.tiny_person import PERSON_STAGES, train_tiny_person
 from ..errors import UsageError
-from ..toy.tiny import STAGES, RecipeStage, train_tiny
-from ..training.config import TinyConfig, load_config
+from ..toy.tiny import STAGES, train_tiny
+from ..training.config import FinetuneConfig, TinyConfig, load_config
 from ..training.finetune import finetune, listed_clips
 from ..training.printing import as_toml
-from ..training.processes import join_processes, process_index
+from ..training.processes import heeding_termination, join_processes, process_index
 from ..training.run_log import Report
+from ..training.trainer import Stopped
 from .progress import Bars
 
 _UNITS = {"encoding": "clip", "training": "step"}
@@ -43,12 +45,14 @@ def run(given: Namespace) -> dict[str, Any]:
             print(text, end="")
         return {"toml": text}
     folder = given.folder or Path(Path(given.config).stem)
-    stages: tuple[RecipeStage, ...] = tuple(stage for stage in STAGES if given.stage in (None, stage))
-    if isinstance(config, TinyConfig):
+    stages: tuple[str, ...] = ()
+    if not isinstance(config, FinetuneConfig):
+        known = STAGES if isinstance(config, TinyConfig) else PERSON_STAGES
+        stages = tuple(stage for stage in known if given.stage in (None, stage))
         if not stages:
-            raise UsageError(f"the stages are {', '.join(STAGES)}, not {given.stage!r}")
+            raise UsageError(f"the stages are {', '.join(known)}, not {given.stage!r}")
     elif given.stage is not None:
-        raise UsageError("only the tiny recipe has stages; omit --stage")
+        raise UsageError("only the recipes of built-in models have stages; omit --stage")
     device = join_processes(None if given.device == "auto" else pick_device(given.device))
     # Only one of several processes prints.
     quiet = given.quiet or given.json or process_index() != 0
@@ -56,7 +60,7 @@ def run(given: Namespace) -> dict[str, Any]:
     notes: list[str] = []
 
     bars = _Bars("train", hidden=quiet)
-    with bars:
+    with bars, heeding_termination():
 
         def say(line: str) -> None:
             if not quiet:
@@ -75,9 +79,10 @@ def run(given: Namespace) -> dict[str, Any]:
             notes.append(text)
             say(f"note: {text}")
 
-        if isinstance(config, TinyConfig):
-            path = train_tiny(folder, lambda stage, line: report(line, stage), stages)
-        else:
+        def train() -> Path:
+            if not isinstance(config, FinetuneConfig):
+                recipe = train_tiny if isinstance(config, TinyConfig) else train_tiny_person
+                return recipe(folder, lambda stage, line: report(line, stage), stages)
             # An invalid list is reported before gigabytes are read.
             listed_clips(config)
             model = load(
@@ -91,7 +96,15 @@ def run(given: Namespace) -> dict[str, Any]:
                 memory="high",
                 progress=bars.loading,
             )
-            path = finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
+            return finetune(model, config, folder, skipped=skip, note=note, report=report, progress=bars.work)
+
+        path: Path | None = None
+        try:
+            path = train()
+        except Stopped as stop:
+            note(f"{stop}; the same command goes on from there")
+    if path is None:
+        return {"file": None, "left_out": skipped, "notes": notes}
     if not given.json and process_index() == 0:
         print(path)
     return {"file": str(path), "left_out": skipped, "notes": notes}

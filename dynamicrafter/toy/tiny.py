@@ -28,7 +28,7 @@ from ..model.unet import VideoUNet
 from ..model.variants import TINY
 from ..training.losses import DenoisingLoss, add_noise, per_sample
 from ..training.run_log import Report
-from ..training.state import load_state, make_folder, save_state
+from ..training.state import load_state
 from ..training.trainer import Draw, Trainer, TrainerConfig, seed_everything
 from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
@@ -56,6 +56,7 @@ from .pools import (
     prompted_draw,
     prompted_scenes,
 )
+from .stages import Hear, RecipeStep, keep_weights, run_stages
 from .towers import CompactText, TextLoss, VisionLoss, caption_draw, picture_draw, toy_vocabulary
 
 RecipeStage = Literal[
@@ -80,22 +81,10 @@ VAE_BATCH, TOWER_BATCH, BATCH = 8, 32, 8
 """Batch size per step and process."""
 
 
-def train_tiny(
-    folder: Path, report: Callable[[str, Report], None], stages: tuple[RecipeStage, ...] = STAGES
-) -> Path:
+def train_tiny(folder: Path, report: Callable[[str, Report], None], stages: tuple[str, ...] = STAGES) -> Path:
     """Run the stages in ``folder``, resuming each; returns the path of the finished checkpoint."""
-    for stage in stages:
-        place = folder / stage
-        make_folder(place)
-
-        def hear(line: Report, stage: str = stage) -> None:
-            report(stage, line)
-
-        _RUN[stage](folder, hear)
+    run_stages(folder, _RUN, stages, report)
     return folder / "tiny.safetensors"
-
-
-Hear = Callable[[Report], None]
 
 
 def _train_vae(folder: Path, hear: Hear) -> None:
@@ -109,7 +98,7 @@ def _train_vae(folder: Path, hear: Hear) -> None:
     draw = frame_draw(VAE_BATCH)
     Trainer(loss, draw, VAE, folder / "vae", validate=validate, report=hear).run()
     normalise_latents(loss.vae, still_frames(256, 2, "train"))
-    _keep(loss.vae.state_dict(), folder, "vae")
+    keep_weights(loss.vae.state_dict(), folder, "vae")
 
 
 def _train_text(folder: Path, hear: Hear) -> None:
@@ -117,14 +106,14 @@ def _train_text(folder: Path, hear: Hear) -> None:
     text = CompactText(TINY.text, toy_vocabulary())
     loss = TextLoss(text, TINY.text.width)
     Trainer(loss, caption_draw(TOWER_BATCH), TEXT, folder / "text", report=hear).run()
-    _keep(text.tower.state_dict(), folder, "text")
+    keep_weights(text.tower.state_dict(), folder, "text")
 
 
 def _train_vision(folder: Path, hear: Hear) -> None:
     seed_everything(VISION.seed)
     loss = VisionLoss(TINY.vision)
     Trainer(loss, picture_draw(TOWER_BATCH), VISION, folder / "vision", report=hear).run()
-    _keep(loss.tower.state_dict(), folder, "vision")
+    keep_weights(loss.tower.state_dict(), folder, "vision")
 
 
 def _train_prompted(folder: Path, hear: Hear) -> None:
@@ -161,7 +150,7 @@ def _train_denoising(
         loss.load_state_dict(load_state(folder / f"{before}.pt"))
     gauge = text_gauge(kept_pool(folder, "gauge", lambda: prompted_scenes(8, 12, held_out=True)))
     Trainer(loss, draw, config, folder / stage, validate=gauge, report=hear).run()
-    _keep(loss.state_dict(), folder, stage)
+    keep_weights(loss.state_dict(), folder, stage)
 
 
 def _train_decoder(folder: Path, hear: Hear) -> None:
@@ -175,14 +164,14 @@ def _train_decoder(folder: Path, hear: Hear) -> None:
 
     draw = frame_draw(VAE_BATCH)
     Trainer(DecoderLoss(vae), draw, DECODER, folder / "decoder", validate=validate, report=hear).run()
-    _keep(vae.state_dict(), folder, "decoder")
+    keep_weights(vae.state_dict(), folder, "decoder")
 
 
 def _export(folder: Path, hear: Hear) -> None:
     export(folder, load_state(folder / "continued.pt"), folder / "tiny.safetensors")
 
 
-_RUN: dict[RecipeStage, Callable[[Path, Hear], None]] = {
+_RUN: dict[str, RecipeStep] = {
     "vae": _train_vae,
     "text": _train_text,
     "vision": _train_vision,
@@ -193,10 +182,6 @@ _RUN: dict[RecipeStage, Callable[[Path, Hear], None]] = {
     "decoder": _train_decoder,
     "export": _export,
 }
-
-
-def _keep(weights: Mapping[str, Tensor], folder: Path, stage: str) -> None:
-    save_state({name: value.detach().cpu() for name, value in weights.items()}, folder / f"{stage}.pt")
 
 
 def matrix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

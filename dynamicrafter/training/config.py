@@ -312,7 +312,17 @@ class TinyConfig:
     """The recipe of the built-in model, which has no options."""
 
 
-Config = FinetuneConfig | TinyConfig
+@dataclass(frozen=True)
+class TinyPersonConfig:
+    """The recipe of the built-in model of persons, which has no options."""
+
+
+Config = FinetuneConfig | TinyConfig | TinyPersonConfig
+BUILT_IN_RECIPES: dict[str, type[TinyConfig | TinyPersonConfig]] = {
+    "tiny": TinyConfig,
+    "tiny_person": TinyPersonConfig,
+}
+"""Recipes without settings by name."""
 
 _RENAMED = {"clip": "max_grad_norm"}
 """New names of settings that were renamed since version 0.1."""
@@ -410,10 +420,12 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     """The config described by ``values``; ``name`` is its name in errors."""
     form, rest = Form(name, UsageError), {**values}
     recipe = rest.pop("recipe", None)
-    if recipe == "tiny":
-        return form.read(TinyConfig, rest)
+    if recipe in BUILT_IN_RECIPES:
+        return form.read(BUILT_IN_RECIPES[recipe], rest)
     if recipe != "finetune":
-        raise UsageError(f"{name} must have a recipe, finetune or tiny, not {shortened(repr(recipe))}")
+        raise UsageError(
+            f"{name} must have a recipe, finetune, tiny or tiny_person, not {shortened(repr(recipe))}"
+        )
     for key in ("model", "data"):
         if rest.get(key) == "":
             del rest[key]

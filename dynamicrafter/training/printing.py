@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, cast
 
-from .config import Config, FinetuneConfig
+from .config import BUILT_IN_RECIPES, Config, FinetuneConfig
 from .options import Setting, settings_of
 
 _HEAD = """\
@@ -21,7 +21,8 @@ _WIDTH = 100
 def as_toml(config: Config) -> str:
     """A config as TOML that :func:`load_config` reads back; settings that have their default are commented out."""
     if not isinstance(config, FinetuneConfig):
-        return '# The recipe of the built-in model has no settings.\nrecipe = "tiny"\n'
+        recipe = next(name for name, kind in BUILT_IN_RECIPES.items() if isinstance(config, kind))
+        return f'# The recipe of the built-in model has no settings.\nrecipe = "{recipe}"\n'
     parts = [_HEAD, 'recipe = "finetune"\n']
     for setting in settings_of(FinetuneConfig):
         comment = textwrap.fill(_sentence(setting), _WIDTH, initial_indent="# ", subsequent_indent="# ")

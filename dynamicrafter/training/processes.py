@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,6 +19,40 @@ from ..errors import UsageError
 
 _PATIENCE = timedelta(days=7)
 """How long a process waits for another; the default of ten minutes is too short for encoding many clips."""
+
+
+_asked_to_stop = False
+
+
+@contextmanager
+def heeding_termination() -> Generator[None]:
+    """A context in which SIGTERM, which schedulers send first, ends training after the present step.
+
+    It has an effect in the main thread only, since signals are handled there.
+    """
+    global _asked_to_stop
+
+    def asked(*_: object) -> None:
+        global _asked_to_stop
+        _asked_to_stop = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, asked)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _asked_to_stop = False
+
+
+def asked_to_stop(accelerator: Any) -> bool:
+    """Whether any of the processes that train together got SIGTERM; a collective that every process must call."""
+    if accelerator.num_processes == 1:
+        return _asked_to_stop
+    told = torch.tensor(float(_asked_to_stop), device=accelerator.device)
+    return bool(accelerator.reduce(told, "sum") > 0)
 
 
 def _accelerate() -> Any:

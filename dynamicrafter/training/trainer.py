@@ -23,7 +23,7 @@ from ..errors import CheckpointError, UsageError
 from ..settings import check_seed
 from .optimizers import make_optimizer, optimizer_class
 from .options import Option, check_options
-from .processes import forget_gathered, local, make_accelerator, spread, whole, widen_scalars
+from .processes import asked_to_stop, forget_gathered, local, make_accelerator, spread, whole, widen_scalars
 from .run_log import TRACKERS, LogKind, Report, RunLog
 from .state import load_state, make_folder, save_state
 
@@ -109,6 +109,15 @@ class TrainerConfig:
             "cosine": 0.5 + 0.5 * math.cos(math.pi * share),
         }[self.decay]
         return self.learning_rate * factor
+
+
+class Stopped(Exception):
+    """Training was asked to end before its last step; its state is saved, and the same run goes on from there."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"training was stopped at step {step} of {steps}")
+        self.step = step
+        self.steps = steps
 
 
 def seed_everything(seed: int) -> None:
@@ -224,7 +233,10 @@ class Trainer:
         return self._accelerator.is_main_process
 
     def run(self) -> nn.Module:
-        """Train to the last step; returns the module, with its EMA weights if they are kept."""
+        """Train to the last step; returns the module, with its EMA weights if they are kept.
+
+        Raises Stopped if the process is asked to end, with the state saved.
+        """
         config = self._config
         log = None
         if self.is_main:
@@ -240,7 +252,8 @@ class Trainer:
                 losses.append(self._advance())
                 self._seconds = time.monotonic() - begun
                 last = self._step == config.steps
-                saving = self._step % config.save_every == 0 or last
+                stopping = not last and asked_to_stop(self._accelerator)
+                saving = self._step % config.save_every == 0 or last or stopping
                 measured: Mapping[str, float] = {}
                 if saving:
                     self._refuse_spoiled()
@@ -253,6 +266,8 @@ class Trainer:
                 if self._progress is not None and self.is_main:
                     self._progress(self._step, config.steps)
                 self._make_sample()
+                if stopping:
+                    raise Stopped(self._step, config.steps)
         finally:
             if self._loader is not None:
                 self._loader.close()

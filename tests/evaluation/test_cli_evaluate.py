@@ -238,7 +238,9 @@ def test_a_missing_or_unknown_subject_is_told_with_those_there_are(
     code, out, err = call(*words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
-    assert err.endswith("; use 'evaluate toy', 'evaluate folder FOLDER' or 'evaluate videos PATH'\n")
+    assert err.endswith(
+        "; use 'evaluate toy', 'evaluate person', 'evaluate folder FOLDER' or 'evaluate videos PATH'\n"
+    )
 
 
 @pytest.fixture

@@ -163,8 +163,9 @@ def test_printing_from_the_shell(toml, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["train", "lora", "--print", "--json", "--set", "rank=8"]) == 0
     assert json.loads(capsys.readouterr().out) == {"toml": text}
     assert load_config(toml(text)) == load_config("lora", ["rank=8"])
-    assert main(["train", "--print", "tiny"]) == 0
-    assert load_config(toml(capsys.readouterr().out)) == load_config("tiny")
+    for recipe in ("tiny", "tiny_person"):
+        assert main(["train", "--print", recipe]) == 0
+        assert load_config(toml(capsys.readouterr().out)) == load_config(recipe)
 
 
 def test_ranges_in_words() -> None:

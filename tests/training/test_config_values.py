@@ -164,7 +164,7 @@ def test_the_released_recipes_own_seed_is_good() -> None:
         ('{"a": 1, "b": 2, "a": 3}', "has duplicate settings: a; keep one of each"),
         (
             "{" + ", ".join(f'"a{i}": {i}' for i in range(20_000)) + "}",
-            "must have a recipe, finetune or tiny, not None",
+            "must have a recipe, finetune, tiny or tiny_person, not None",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from dynamicrafter.pipeline import Model
 from dynamicrafter.training.config import (
     FinetuneConfig,
     TinyConfig,
+    TinyPersonConfig,
     config_from,
     load_config,
     shipped_configs,
@@ -456,7 +457,7 @@ def test_alpha_scales_and_zero_strength_changes_nothing(small_model: Model, tmp_
 def test_shipped_configs_are_valid() -> None:
     assert {"tiny", "lora", "stage1_context", "stage2_adaptation", "stage3_detail"} <= set(shipped_configs())
     for name in shipped_configs():
-        assert isinstance(load_config(name), FinetuneConfig | TinyConfig)
+        assert isinstance(load_config(name), FinetuneConfig | TinyConfig | TinyPersonConfig)
 
 
 def test_a_config_file_is_read(tmp_path: Path) -> None:

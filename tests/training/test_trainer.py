@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from torch import Tensor, nn
 from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.training import trainer
 from dynamicrafter.training.muon import Muon, orthogonalise
+from dynamicrafter.training.processes import heeding_termination
 from dynamicrafter.training.run_log import Report
-from dynamicrafter.training.trainer import STATE, Batch, Trainer, TrainerConfig, step_seed
+from dynamicrafter.training.trainer import STATE, Batch, Stopped, Trainer, TrainerConfig, step_seed
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 
@@ -409,3 +412,17 @@ def test_vectors_get_adam() -> None:
             parameter.grad = 2 * parameter.detach() * torch.arange(1.0, 6.0)
             optimizer.step()
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_termination_saves_the_state_and_the_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", CONFIG)
+
+    def ask(step: int, _: int) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with heeding_termination(), pytest.raises(Stopped, match="stopped at step 6 of 12"):
+        train(tmp_path / "stopped", CONFIG, progress=ask)
+    assert torch.load(tmp_path / "stopped" / STATE, weights_only=True)["step"] == 6
+    resumed = train(tmp_path / "stopped", CONFIG)
+    assert torch.equal(resumed.layer.weight, whole.layer.weight)

@@ -1,0 +1,1 @@
+"""A world of cartoon characters that move, the model trained on it, and its metrics."""
