@@ -21,7 +21,7 @@ from .characters import (
     HEIGHT,
     WIDTH,
     Character,
-    keypoints_of,
+    character_keypoints,
     picture_of,
     places_of,
     pose_picture,
@@ -100,7 +100,9 @@ def generate_scene(
 
     by = poses_of or scene
     drawn = [
-        fromarray(pose_picture(keypoints_of(by.character, by.moving.pose(frame))).movedim(0, -1).numpy())
+        fromarray(
+            pose_picture(character_keypoints(by.character, by.moving.pose(frame))).movedim(0, -1).numpy()
+        )
         for frame in range(frames)
     ]
     picture = ((scene.reference()[0] + 1) * 127.5).round().to(torch.uint8).movedim(0, -1)

@@ -174,7 +174,7 @@ def places_of(character: Character, pose: Pose) -> Numbers:
     return joints * character.size + (*character.place, 0.0)
 
 
-def keypoints_of(character: Character, pose: Pose) -> Person:
+def character_keypoints(character: Character, pose: Pose) -> Person:
     """What a detector would find: no far eye and ear from the side, and no joint outside of the image."""
     unseen: set[int] = set()
     if abs(pose.yaw) > _FAR_SIDE:

@@ -17,7 +17,7 @@ from ..training.processes import one_process_first
 from ..training.state import load_state, save_state
 from ..training.trainer import Batch, Draw
 from .autoencoder import generator_of
-from .characters import keypoints_of, picture_of, pose_picture, sample_character
+from .characters import character_keypoints, picture_of, pose_picture, sample_character
 from .motions import HELD_OUT_MOTIONS, PERFORMED, sample_performance
 
 VIEWS = 4
@@ -65,7 +65,7 @@ def make_pool(
             moving = sample_performance(random, motions)
             shown += [moving.pose(frame) for frame in range(CLIP_FRAMES)]
         latents.append(encoded(vae, torch.stack([picture_of(character, pose)[0] for pose in shown])))
-        poses.append(torch.stack([pose_picture(keypoints_of(character, pose)) for pose in shown]))
+        poses.append(torch.stack([pose_picture(character_keypoints(character, pose)) for pose in shown]))
     return CharacterPool(torch.stack(latents), torch.stack(poses))
 
 

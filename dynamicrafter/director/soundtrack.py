@@ -60,7 +60,7 @@ def fitted_sound(samples: Samples, seconds: float, fade: float = FADE) -> Sample
     return samples
 
 
-def read_sound(path: Path, seconds: float = _LONGEST_FILE) -> Samples:
+def read_sound_file(path: Path, seconds: float = _LONGEST_FILE) -> Samples:
     """The first ``seconds`` of a file's sound, ``[2, n]`` at :data:`RATE`. Raises ClipError if it has none."""
     import av
     from av.audio.resampler import AudioResampler
@@ -111,7 +111,7 @@ def sound_for(cue: str, seconds: float, seed: int, folder: Path | None = None) -
     """``seconds`` of the sound for a cue: of the folder's files, else an ambience; None for a cue that fits neither."""
     file = sound_file_for(cue, folder) if folder is not None else None
     if file is not None:
-        return fitted_sound(read_sound(file, seconds), seconds)
+        return fitted_sound(read_sound_file(file, seconds), seconds)
     name = ambience_for(cue)
     if name is None:
         return None

@@ -20,9 +20,9 @@ from dynamicrafter.cartoon.characters import (
     SKIN,
     WIDTH,
     Character,
+    character_keypoints,
     clip_of,
     is_held_out,
-    keypoints_of,
     picture_of,
     places_of,
     pose_picture,
@@ -129,7 +129,7 @@ def test_a_foot_stands_on_the_ground(motion: str) -> None:
 
 def test_from_the_side_the_shoulders_meet_and_the_far_eye_is_unseen() -> None:
     one, moving = character(5), performing("idle", yaw=math.pi / 2)
-    places, seen = places_of(one, moving.pose(0)), keypoints_of(one, moving.pose(0)).body
+    places, seen = places_of(one, moving.pose(0)), character_keypoints(one, moving.pose(0)).body
     front = places_of(one, performing("idle").pose(0))
     assert abs(places[2, 0] - places[5, 0]) < 3 < abs(front[2, 0] - front[5, 0])
     assert places[0, 0] > places[1, 0]
@@ -139,7 +139,7 @@ def test_from_the_side_the_shoulders_meet_and_the_far_eye_is_unseen() -> None:
 def test_poses_are_drawn_large_and_then_resized() -> None:
     from PIL.Image import Resampling, fromarray
 
-    person = keypoints_of(character(), performing("wave").pose(2))
+    person = character_keypoints(character(), performing("wave").pose(2))
     large = fromarray(draw(person, 768, 512)).resize((WIDTH, HEIGHT), Resampling.LANCZOS)
     drawn = pose_picture(person)
     assert drawn.shape == (3, HEIGHT, WIDTH)
