@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import Clip, animate, interpolate, load, loop, render, save
+    from .api import Clip, animate, interpolate, keyframes, load, loop, render, save
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
     from .pipeline import Model
@@ -28,6 +28,7 @@ __all__ = [
     "animate",
     "batch",
     "interpolate",
+    "keyframes",
     "load",
     "loop",
     "make_settings",
@@ -39,6 +40,7 @@ _HOMES = {
     "Clip": "api",
     "animate": "api",
     "interpolate": "api",
+    "keyframes": "api",
     "load": "api",
     "loop": "api",
     "render": "api",

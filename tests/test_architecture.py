@@ -26,7 +26,8 @@ BOXES = {
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
-    "pipeline": ("pipeline", "networks diffusion settings"),
+    "pipeline": ("pipeline", "motion"),
+    "motion": ("motion", "networks diffusion settings"),
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
     "media": ("media", "settings"),
@@ -40,16 +41,17 @@ ORDER = {
     "model": "configs variants operations quantised placement protocols preview conditioning layers attention "
     "open_clip_modules encoders "
     "memory resampler unet autoencoder video_decoder",
-    "diffusion": "config guidance schedule sigmas denoiser samplers",
+    "diffusion": "config guidance schedule sigmas denoiser samplers windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "media": "lists provenance pictures video",
-    "animate_anyone": "config keypoints pose_files alignment drawing windows layout layers attention pose_guider "
+    "motion": "colour joints windowed continuation keyframes extent",
+    "animate_anyone": "config keypoints pose_files alignment drawing layout layers attention pose_guider "
     "embedder unet pipeline weights api",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "
     "encoding samples finetune",
-    "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
+    "toy": "world known autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
 }

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ..diffusion.windows import Window, plain_windows, wrapping_windows
 from ..errors import UsageError
 from .config import MAX_WINDOW
 from .pipeline import PersonModel, Poses, condition_person, person_frames, sample_person
-from .windows import Window, plain_windows, wrapping_windows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
