@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .animate_anyone.api import PersonSettings, person
     from .animate_anyone.pose_clips import PoseChoices, read_poses
     from .animate_anyone.weights import load_person
-    from .api import Clip, animate, interpolate, load, loop, render, save
+    from .api import Clip, animate, interpolate, keyframes, load, loop, render, save
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
     from .pipeline import Model
@@ -33,6 +33,7 @@ __all__ = [
     "animate",
     "batch",
     "interpolate",
+    "keyframes",
     "load",
     "load_person",
     "loop",
@@ -47,6 +48,7 @@ _HOMES = {
     "Clip": "api",
     "animate": "api",
     "interpolate": "api",
+    "keyframes": "api",
     "load": "api",
     "loop": "api",
     "render": "api",

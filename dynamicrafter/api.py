@@ -37,7 +37,16 @@ from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
 from .model.variants import SMALL, TINY, Mode, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate_each
-from .settings import Choices, Settings, clip_metadata, make_settings, unusual_fs
+from .settings import (
+    Choices,
+    Settings,
+    clip_metadata,
+    key_frames,
+    make_settings,
+    prompt_parts,
+    spread_keys,
+    unusual_fs,
+)
 from .weights.accounting import stored_kind
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
@@ -507,11 +516,15 @@ def render_each(
     firsts: Sequence[PictureLike],
     lasts: Sequence[PictureLike] | None,
     *,
+    betweens: Sequence[Sequence[PictureLike]] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
-    with closing(stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)) as clips:
+    streamed = stream_each(
+        model, settings, firsts, lasts, betweens=betweens, progress=progress, callback=callback
+    )
+    with closing(streamed) as clips:
         return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
 
 
@@ -521,10 +534,13 @@ def stream_each(
     firsts: Sequence[PictureLike],
     lasts: Sequence[PictureLike] | None,
     *,
+    betweens: Sequence[Sequence[PictureLike]] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Generator[Iterator[Tensor]]:
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
+
+    ``betweens`` are the keyframes of each interpolation between its first and its last image.
 
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
     before the next clip is requested. Close the generator, as that of
@@ -546,7 +562,18 @@ def stream_each(
             f"an interpolation needs as many last images as first ones, but {len(firsts)} first and {len(lasts)} last "
             f"images were given"
         )
-    pictures = KeyPictures(_fitted(firsts, common), None if lasts is None else _fitted(lasts, common))
+    inner: Sequence[Sequence[PictureLike]] = [()] * len(firsts) if betweens is None else betweens
+    wanted = max(0, len(key_frames(common)) - 2)
+    if len(inner) != len(firsts) or any(len(each) != wanted for each in inner):
+        raise UsageError(
+            f"keys {common.keys!r} need {wanted} images between the first and the last one of each clip, but "
+            f"{', '.join(str(len(each)) for each in inner)} were given"
+        )
+    pictures = KeyPictures(
+        _fitted(firsts, common),
+        None if lasts is None else _fitted(lasts, common),
+        torch.stack([_fitted(each, common) for each in inner]) if wanted else None,
+    )
     return generate_each(model, pictures, settings, progress, callback)
 
 
@@ -565,7 +592,7 @@ def animate(
     the notes of :func:`notes_on` is a warning. Raises UsageError for a choice that does not exist, has the wrong type
     or is out of range.
     """
-    return _make(model, "animate", image, None, prompt, choices, progress, callback)
+    return _make(model, "animate", [image], prompt, choices, progress, callback)
 
 
 def interpolate(
@@ -579,7 +606,50 @@ def interpolate(
     **choices: Unpack[Choices],
 ) -> Clip:
     """Interpolate between two images; ``choices`` as in :func:`animate`."""
-    return _make(model, "interpolate", first, last, prompt, choices, progress, callback)
+    return _make(model, "interpolate", [first, last], prompt, choices, progress, callback)
+
+
+def keyframes(
+    model: Model,
+    images: Sequence[PictureLike],
+    prompt: str = "",
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+    **choices: Unpack[Choices],
+) -> Clip:
+    """A clip through two or more images; ``choices`` as in :func:`animate`.
+
+    The images stand at the frames ``keys``, by default evenly spaced, and appear once each. ``prompt`` may be one for
+    each gap, separated by ``|``. Raises UsageError for images of different sizes and fewer prompts than gaps.
+    """
+    return _make(model, "interpolate", images, prompt, choices, progress, callback)
+
+
+def place_keys(choices: Choices, sizes: Sequence[tuple[int, int]]) -> Choices:
+    """``choices`` for an interpolation through images of these sizes, with their keys and the length of the clip.
+
+    Raises UsageError for fewer than two images, for more whose sizes differ, and for another number of keys.
+    """
+    count, keys = len(sizes), choices.get("keys")
+    if count < 2:
+        raise UsageError(f"an interpolation needs at least 2 images, but {count} was given; add the last one")
+    if keys and keys.count(",") + 1 != count:
+        raise UsageError(f"keys must name a frame for each of the {count} images, but {keys!r} was given")
+    if count == 2:
+        return choices
+    different = next((size for size in sizes if size != sizes[0]), None)
+    if different is not None:
+        raise UsageError(
+            f"keyframes must have the same size, but {sizes[0][0]}x{sizes[0][1]} and {different[0]}x{different[1]} "
+            f"were given; resize them to one size"
+        )
+    frames = choices.get("frames")
+    if not keys:
+        keys, frames = spread_keys(count, frames, choices.get("cut_still"))
+    elif frames is None and (last := keys.rpartition(",")[2].strip()).isdecimal():
+        frames = int(last) + 1
+    return {**choices, "keys": keys, "frames": frames}
 
 
 def loop(
@@ -592,14 +662,13 @@ def loop(
     **choices: Unpack[Choices],
 ) -> Clip:
     """Generate a seamless loop, one frame shorter than ``frames``; ``choices`` as in :func:`animate`."""
-    return _make(model, "loop", image, None, prompt, choices, progress, callback)
+    return _make(model, "loop", [image], prompt, choices, progress, callback)
 
 
 def _make(
     model: Model,
     mode: Mode,
-    first: PictureLike,
-    last: PictureLike | None,
+    images: Sequence[PictureLike],
     prompt: str,
     choices: Choices,
     progress: Progress | None,
@@ -607,12 +676,21 @@ def _make(
 ) -> Clip:
     """A single clip, after a warning for each note on its settings."""
     _require_loaded(model)
-    picture = as_picture(first)
-    settings = make_settings(model.variant, mode, picture_size=picture.size, prompt=prompt, **choices)
+    pictures = [as_picture(image) for image in images]
+    if mode == "interpolate":
+        choices = place_keys(choices, [picture.size for picture in pictures])
+    settings = make_settings(model.variant, mode, picture_size=pictures[0].size, prompt=prompt, **choices)
     for note in notes_on(model.variant, settings):
         warnings.warn(note, stacklevel=3)
-    lasts = None if last is None else [last]
-    return render(model, settings, [picture], lasts, [settings.seed], progress=progress, callback=callback)[0]
+    return render_each(
+        model,
+        [settings],
+        pictures[:1],
+        pictures[-1:] if mode == "interpolate" else None,
+        betweens=[pictures[1:-1]],
+        progress=progress,
+        callback=callback,
+    )[0]
 
 
 def _require_loaded(model: object) -> None:
@@ -625,8 +703,10 @@ def _require_loaded(model: object) -> None:
 
 def notes_on(variant: Variant, settings: Settings) -> list[str]:
     """What a person should know before a clip is generated: a prompt that is truncated, an unusual ``fs``."""
+    parts = prompt_parts(settings)
+    names = ["prompt"] if len(parts) == 1 else [f"prompt from frame {part.start}" for part in parts]
     return [
-        *what_is_cut("prompt", settings.prompt),
+        *(text for name, part in zip(names, parts, strict=True) for text in what_is_cut(name, part.text)),
         *what_is_cut("negative prompt", settings.negative),
         *unusual_fs(variant, settings.fs),
     ]

@@ -20,6 +20,7 @@ from .diffusion.config import SECOND_EVALUATION
 from .diffusion.guidance import guided_steps, make_guidance
 from .model.configs import LATENT_FACTOR, Quantised, Residence
 from .model.variants import Variant
+from .motion.extent import frames_at_once, frames_evaluated
 from .settings import Settings
 from .weights.download import weights_folder
 from .weights.footprint import ClipSize, Footprint, footprint
@@ -31,7 +32,7 @@ _FILE = "speeds.json"
 def work_of(batch: Sequence[Settings]) -> ClipSize:
     """A batch of clips as far as its memory depends on it."""
     one = batch[0]
-    return ClipSize(len(batch), one.frames, one.width, one.height, _branches(one))
+    return ClipSize(len(batch), frames_at_once(one), one.width, one.height, _branches(one))
 
 
 def memory_of(
@@ -141,7 +142,7 @@ class Stopwatch:
 
 def _cells(one: Settings) -> int:
     """Frames times the pixels of a latent."""
-    return one.frames * (one.width // LATENT_FACTOR) * (one.height // LATENT_FACTOR)
+    return frames_evaluated(one) * (one.width // LATENT_FACTOR) * (one.height // LATENT_FACTOR)
 
 
 def evaluations(one: Settings) -> int:

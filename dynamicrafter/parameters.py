@@ -13,11 +13,16 @@ from .errors import UsageError
 from .model.configs import LATENT_FACTOR
 from .model.variants import Preset
 
-Group = Literal["content", "shape", "sampling", "output"]
-"""What happens in the clip, its size, how it is sampled, and how it is written."""
+Group = Literal["content", "length", "shape", "sampling", "faithfulness", "output"]
+"""What happens in the clip, how it gets its length, its size, how it is sampled, how true it stays to its images, and
+how it is written."""
 
 SIZE_STEP = 8 * LATENT_FACTOR
 """Sizes are multiples of this: the autoencoder downsamples by 8 and the network by another 8."""
+
+
+TRAINED_FRAMES = Preset.frames
+"""Length of the clips that the models were trained on, and of a window."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,81 @@ _TABLE = (
         high=1000,
         advanced=True,
     ),
+    Parameter(
+        "length_method",
+        str,
+        "length",
+        "Length method",
+        "how a length is reached for which the models were not trained",
+        default="native",
+        choices={
+            "native": "all frames at once",
+            "continue": "clips of 16 frames, each continuing from the end of the one before",
+            "windows": "overlapping windows of 16 frames, blended at every step, each beginning with the image",
+            "pick": "16 frames, of which fewer are picked evenly",
+        },
+        hint="continue is for motion that travels, windows for loops and motion that returns",
+        advanced=True,
+    ),
+    Parameter(
+        "overlap",
+        int,
+        "length",
+        "Overlap",
+        "number of frames that neighbouring windows share, or over which a continued clip is cross-faded",
+        hint="a window has 16 frames, of which at least one must be its own",
+        own="4 with windows, 0 with continue",
+        low=0,
+        high=TRAINED_FRAMES - 1,
+        unit="frames",
+        advanced=True,
+    ),
+    Parameter(
+        "continue_from",
+        int,
+        "length",
+        "Continue from",
+        "continue from the sharpest of this many last frames; 1 is the last frame",
+        default=1,
+        low=1,
+        high=TRAINED_FRAMES // 2,
+        unit="frames",
+        advanced=True,
+    ),
+    Parameter(
+        "reanchor",
+        int,
+        "length",
+        "Re-anchor",
+        "every how many continued clips the network sees the first image again, through the image encoder; 0 is never",
+        default=0,
+        low=0,
+        high=64,
+        unit="clips",
+        advanced=True,
+    ),
+    Parameter(
+        "keys",
+        str,
+        "length",
+        "Keyframes",
+        "the frames at which the images of an interpolation stand, from 0 to the last one, such as 0,15,40",
+        hint="empty spaces them evenly",
+        default="",
+        advanced=True,
+    ),
+    Parameter(
+        "cut_still",
+        int,
+        "length",
+        "Cut still frames",
+        "number of nearly still frames that are cut on each side of a keyframe between others",
+        default=0,
+        low=0,
+        high=6,
+        unit="frames",
+        advanced=True,
+    ),
     _size("width"),
     _size("height"),
     Parameter(
@@ -343,6 +423,31 @@ _TABLE = (
         low=0,
         high=1,
         step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "colour_match",
+        float,
+        "faithfulness",
+        "Colour match",
+        "how strongly colours and brightness are matched to the image and kept from drifting, from 0 (not at all) to 1",
+        default=0.0,
+        low=0,
+        high=1,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "lock_frames",
+        int,
+        "faithfulness",
+        "First-frame lock",
+        "number of frames over which the clip departs from the image itself, its first frame; 0 keeps the first frame "
+        "as generated",
+        default=0,
+        low=0,
+        high=TRAINED_FRAMES,
+        unit="frames",
         advanced=True,
     ),
     Parameter(

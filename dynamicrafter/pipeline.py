@@ -35,7 +35,13 @@ from .model.protocols import (
 from .model.resampler import Resampler
 from .model.unet import VideoUNet
 from .model.variants import Variant
-from .settings import Settings, clip_length
+from .motion.colour import ColourMatch
+from .motion.continuation import Segment, continued, segment_starts
+from .motion.joints import FirstFrameLock
+from .motion.keyframes import Gap, gaps_of, through_keys
+from .motion.windowed import needs_windows, over_windows, reschedule
+from .parameters import TRAINED_FRAMES
+from .settings import Settings, clip_length, key_frames, prompt_parts, sampled_frames
 
 Stage = Literal["encode", "sample", "decode"]
 Progress = Callable[[Stage, int, int], None]
@@ -83,6 +89,8 @@ class KeyPictures:
 
     first: Tensor
     last: Tensor | None = None
+    between: Tensor | None = None
+    """The keyframes between first and last, ``[b, n, 3, H, W]``."""
 
 
 def make_generators(model: Model, settings: Sequence[Settings]) -> list[torch.Generator]:
@@ -95,6 +103,8 @@ def make_generators(model: Model, settings: Sequence[Settings]) -> list[torch.Ge
 
 def may_share_a_batch(one: Settings, other: Settings) -> bool:
     """Whether two clips can be generated in one batch: they differ at most in seed, prompts and fs."""
+    if [part.start for part in prompt_parts(one)] != [part.start for part in prompt_parts(other)]:
+        return False
     return replace(one, seed=other.seed, prompt=other.prompt, negative=other.negative, fs=other.fs) == other
 
 
@@ -111,18 +121,27 @@ def encode(
     so that the same seed continues with the same random numbers.
     """
     perceived = perceive(model, request_of(model, pictures, settings))
+    if perceived.text.shape[0] > len(settings):
+        # Of several prompts, which the windows of a clip choose from.
+        text, negative = (
+            rearrange(tokens, "(b p) n c -> b (p n) c", b=len(settings))
+            for tokens in (perceived.text, perceived.negative)
+        )
+        perceived = replace(perceived, text=text, negative=negative)
     return condition(
         perceived, model.resampler, model.variant.resampler, draw_posterior(model, settings[0], generators)
     )
 
 
 def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]) -> Request:
-    """The inputs of the model's encoders."""
+    """The inputs of the model's encoders; a clip with several prompts has as many of both kinds."""
+    prompts = [(part.text, each.negative) for each in settings for part in prompt_parts(each)]
     return Request(
-        mode=settings[0].mode,
-        frames=settings[0].frames,
-        prompts=[each.prompt for each in settings],
-        negatives=[each.negative for each in settings],
+        # A window of a loop is a clip that begins with the image.
+        mode="animate" if needs_windows(settings[0]) else settings[0].mode,
+        frames=sampled_frames(settings[0]),
+        prompts=[prompt for prompt, _ in prompts],
+        negatives=[negative for _, negative in prompts],
         fs=[each.fs for each in settings],
         first=pictures.first.to(model.device),
         last=None if pictures.last is None else pictures.last.to(model.device),
@@ -131,7 +150,8 @@ def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]
 
 def draw_posterior(model: Model, settings: Settings, generators: Sequence[torch.Generator]) -> Tensor:
     """The first random numbers of every clip, ``[b, t, 4, h, w]``: noise for the latents of its images."""
-    return draw_noise(generators, (settings.frames, *latent_shape(model.variant, settings)), model.device)
+    shape = (sampled_frames(settings), *latent_shape(model.variant, settings))
+    return draw_noise(generators, shape, model.device)
 
 
 def evaluator(network: Network, conditioning: Conditioning, dtype: torch.dtype = torch.float32) -> Evaluate:
@@ -182,6 +202,9 @@ def sample(
     """
     schedule = make_schedule(model.variant.diffusion)
     network = model.unet
+    windowed = needs_windows(settings)
+    if windowed:
+        network = over_windows(settings)(network)
     for wrap_network in network_wrappers:
         network = wrap_network(network)
     guidance = make_guidance(settings.cfg, settings.image_cfg, settings.guidance_rescale)
@@ -194,7 +217,8 @@ def sample(
     channels, height, width = latent_shape(model.variant, settings)
 
     def draw() -> Tensor:
-        return draw_noise(generators, (channels, settings.frames, height, width), model.device)
+        noise = draw_noise(generators, (channels, sampled_frames(settings), height, width), model.device)
+        return reschedule(noise, generators) if windowed else noise
 
     def checked(step: Step) -> None:
         # After each step, so that a lost clip does not run to its end.
@@ -313,16 +337,114 @@ def generate_each(
 
     try:
         generators = make_generators(model, settings)
+        if _is_in_pieces(common):
+            for index, (chosen, generator) in enumerate(zip(settings, generators, strict=True)):
+                parts = _in_pieces(model, _images_of(pictures, index), chosen, generator, report, callback)
+                yield _in_8_bits(parts, clip_length(chosen))
+            return
         report("encode", 0, 1)
         conditioning = encode(model, pictures, settings, generators)
         report("encode", 1, 1)
         report("sample", 0, common.steps)
         latents = sample(model, conditioning, common, generators, stepped)
-        for parts in decode_each(model, latents, pictures, lambda done, total: report("decode", done, total)):
-            yield _in_8_bits(parts, clip_length(common))
+        if common.length_method == "pick":
+            latents = latents[:, :, evenly(common.frames)]
+        clips = decode_each(model, latents, pictures, lambda done, total: report("decode", done, total))
+        for parts, picture in zip(clips, pictures.first, strict=True):
+            yield _in_8_bits(_faithful(parts, picture.cpu(), common), clip_length(common))
     finally:
         if model.placement is not None:
             model.placement.leave()
+
+
+def evenly(count: int) -> list[int]:
+    """``count`` of the 16 frames of a clip, evenly spread from the first to the last."""
+    return [round(index * (TRAINED_FRAMES - 1) / max(1, count - 1)) for index in range(count)]
+
+
+def _is_in_pieces(settings: Settings) -> bool:
+    """Whether a clip is joined of several, or both of its ends are corrected, which needs all of its frames."""
+    if settings.mode == "interpolate":
+        return len(key_frames(settings)) > 2 or bool(settings.colour_match or settings.lock_frames)
+    if settings.length_method != "continue":
+        return False
+    return settings.frames > TRAINED_FRAMES or len(prompt_parts(settings)) > 1
+
+
+def _images_of(pictures: KeyPictures, index: int) -> list[Tensor]:
+    """All images of one clip of a batch, ``[3, H, W]`` each on the CPU, in order."""
+    between = () if pictures.between is None else pictures.between[index]
+    last = () if pictures.last is None else (pictures.last[index],)
+    return [image.cpu() for image in (pictures.first[index], *between, *last)]
+
+
+@torch.inference_mode()
+def _in_pieces(
+    model: Model,
+    images: list[Tensor],
+    settings: Settings,
+    generator: torch.Generator,
+    report: Progress,
+    callback: Callback | None,
+) -> Iterator[Tensor]:
+    """Frames ``[n, 3, H, W]`` of a clip of several pieces, generated one after the other."""
+    piece = replace(settings, length_method="native", keys="", overlap=None, colour_match=0.0, lock_frames=0)
+    total = len(segment_starts(settings)) if settings.mode != "interpolate" else len(gaps_of(settings))
+    seen: list[Tensor] = []
+    """Tokens of the first image, once it has been seen."""
+
+    def generate_piece(index: int, chosen: Settings, pictures: KeyPictures, anchored: bool) -> Tensor:
+        pieces = max(total, index + 1)
+
+        def stepped(step: Step) -> None:
+            if callback is not None:
+                callback(step)
+            report("sample", index * step.total + step.index + 1, pieces * step.total)
+
+        report("encode", index, pieces)
+        conditioning = encode(model, pictures, [chosen], [generator])
+        if not seen:
+            seen.append(conditioning.full.image)
+        if anchored:
+            text, negative = conditioning.full.text, conditioning.unconditional.text
+            conditioning = replace(
+                conditioning, full=Context(text, seen[0]), image_only=Context(negative, seen[0])
+            )
+        report("encode", index + 1, pieces)
+        latents = sample(model, conditioning, chosen, [generator], stepped)
+        count = chosen.frames
+        (parts,) = decode_each(
+            model, latents, pictures, lambda done, _: report("decode", index * count + done, pieces * count)
+        )
+        return torch.cat(list(parts))
+
+    def segment(segment: Segment) -> Tensor:
+        chosen = replace(piece, frames=TRAINED_FRAMES, prompt=segment.prompt)
+        return generate_piece(segment.index, chosen, KeyPictures(segment.picture[None]), segment.anchored)
+
+    def gap(gap: Gap) -> Tensor:
+        chosen = replace(piece, frames=gap.frames, prompt=gap.prompt, cut_still=0)
+        pair = KeyPictures(images[gap.index][None], images[gap.index + 1][None])
+        return generate_piece(gap.index, chosen, pair, False)
+
+    if settings.mode == "interpolate":
+        yield from through_keys(gap, images, settings)
+    else:
+        yield from continued(segment, images[0], settings)
+
+
+def _faithful(parts: Iterator[Tensor], picture: Tensor, settings: Settings) -> Iterator[Tensor]:
+    """The frames of a clip that begins with ``picture``, corrected as its settings ask."""
+    corrections: list[Callable[[Tensor], Tensor]] = []
+    if settings.colour_match:
+        corrections.append(ColourMatch(picture, settings.colour_match))
+    if settings.lock_frames:
+        frames = clip_length(settings) if settings.mode == "loop" else None
+        corrections.append(FirstFrameLock(picture, settings.lock_frames, loop_of=frames))
+    for part in parts:
+        for correct in corrections:
+            part = correct(part)
+        yield part
 
 
 def _in_8_bits(parts: Iterator[Tensor], length: int) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from .hashing import file_sha256
 from .media.video import read_metadata
 from .model.configs import Quantised
 from .pipeline import Model
-from .settings import PROGRAM, Settings
+from .settings import PROGRAM, Settings, key_frames
 from .weights.catalogue import find
 from .weights.download import weights_folder
 from .weights.formats.entries import ByteProgress
@@ -197,7 +197,7 @@ def read_record(clip: Path) -> Record:
     except UsageError as problem:
         raise ClipError(f"the record in {clip} cannot be used: {problem.facts}") from problem
     mode, count = record.settings.mode, len(record.pictures)
-    wanted = 2 if mode == "interpolate" else 1
+    wanted = len(key_frames(record.settings)) or 1
     if count != wanted:
         raise ClipError(
             f"pictures in the record in {clip} must be a list of {wanted} to {mode}, not of {count}; it is damaged, "

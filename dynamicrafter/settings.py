@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .diffusion.config import WITHOUT_ETA, Spacing
 from .errors import Remedy, UsageError
 from .forms import Form, program_version, to_json
 from .model.variants import Mode, Variant
-from .parameters import PARAMETERS
+from .parameters import PARAMETERS, TRAINED_FRAMES
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Fit = Literal["crop", "pad", "stretch"]
 NoiseDevice = Literal["cpu", "device"]
+LengthMethod = Literal["native", "continue", "windows", "pick"]
 
 _FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3}
 PROGRAM = "dynamicrafter"
@@ -37,6 +40,14 @@ class Choices(TypedDict, total=False):
 
     negative: str | None
     frames: int | None
+    length_method: LengthMethod | None
+    overlap: int | None
+    continue_from: int | None
+    reanchor: int | None
+    keys: str | None
+    cut_still: int | None
+    colour_match: float | None
+    lock_frames: int | None
     motion: float | None
     """An alternative to ``fs``."""
     fs: int | None
@@ -96,6 +107,17 @@ class Settings:
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     """Guidance applies from one fraction of the steps to the other; steps outside evaluate one branch."""
+    length_method: LengthMethod = "native"
+    """With "continue", "windows" and keyframes, the prompt may have parts, :func:`prompt_parts`."""
+    overlap: int | None = None
+    """None is 4 with windows, and 0 otherwise."""
+    continue_from: int = 1
+    reanchor: int = 0
+    keys: str = ""
+    """Frames at which the images of an interpolation stand, :func:`key_frames`; empty for two images at its ends."""
+    cut_still: int = 0
+    colour_match: float = 0.0
+    lock_frames: int = 0
 
     def __post_init__(self) -> None:
         """Check every field and convert the numbers of other libraries to plain ones.
@@ -120,6 +142,151 @@ class Settings:
                 f"eta must be 0 with sampler {self.sampler}, which adds no noise, but {self.eta:g} was given; use 0, "
                 "or sampler ddim or dpmpp_2m_sde"
             )
+        self._check_length()
+
+    def _check_length(self) -> None:
+        """Raise UsageError unless mode, length and the way to it go together."""
+        method = self.length_method
+        if self.mode == "interpolate":
+            if method in ("continue", "windows"):
+                raise UsageError(
+                    f"length_method must be native or pick to interpolate, but {method} was given; for a long "
+                    f"interpolation, pass more images as keyframes"
+                )
+            if method == "pick" and self.keys:
+                raise UsageError(
+                    "length_method must be native with keys, but pick was given; omit one of them"
+                )
+            gaps = len(key_frames(self)) - 1
+        else:
+            if self.keys:
+                raise UsageError(
+                    f"keys are for interpolation, but {self.keys} was given to {self.mode}; omit them"
+                )
+            gaps = 0
+        if method == "pick" and self.frames > TRAINED_FRAMES:
+            raise UsageError(
+                f"frames must be at most {TRAINED_FRAMES} with length_method pick, but {self.frames} was given; "
+                f"use continue or windows for longer clips"
+            )
+        if method == "continue" and self.mode == "loop" and self.frames % (TRAINED_FRAMES - 1) != 1:
+            raise UsageError(
+                f"frames must be a multiple of {TRAINED_FRAMES - 1} and 1 more to loop with length_method continue, "
+                f"but {self.frames} was given; use {round(self.frames / 15) * 15 + 1}"
+            )
+        if method == "windows" and self.mode == "loop" and self.frames <= TRAINED_FRAMES:
+            raise UsageError(
+                f"frames must be at least {TRAINED_FRAMES + 1} to loop with length_method windows, but {self.frames} "
+                f"was given; use native for shorter loops"
+            )
+        parts = len(prompt_parts(self))
+        if gaps > 1 and parts not in (1, gaps):
+            raise UsageError(
+                f"{gaps + 1} images have {gaps} gaps, which need {gaps} prompts separated by |, but {parts} were "
+                f"given; pass one for each gap, or one for all"
+            )
+
+
+@dataclass(frozen=True)
+class PromptPart:
+    """A prompt and the frame from which it applies."""
+
+    start: int
+    text: str
+
+
+def prompt_parts(settings: Settings) -> tuple[PromptPart, ...]:
+    """The prompts of a clip and where they begin: one, unless the clip has keyframes, windows or is continued.
+
+    Then ``|`` separates prompts, evenly spread over the frames unless they begin with a frame: ``a | 24: b``. Between
+    keyframes they are those of the gaps. Raises UsageError for frames that do not ascend within the clip.
+    """
+    if len(keys := key_frames(settings)) <= 2 and settings.length_method not in ("continue", "windows"):
+        return (PromptPart(0, settings.prompt),)
+    texts = settings.prompt.split("|")
+    if len(texts) == 1:
+        return (PromptPart(0, settings.prompt),)
+    parts: list[PromptPart] = []
+    for index, text in enumerate(texts):
+        found = None if keys else re.fullmatch(r"\s*(\d+)\s*:(.*)", text, re.DOTALL)
+        if keys:
+            start = keys[min(index, len(keys) - 1)]
+        else:
+            start = int(found[1]) if found else round(index * settings.frames / len(texts))
+        parts.append(PromptPart(start, (found[2] if found else text).strip()))
+    starts = [part.start for part in parts]
+    if not keys and (starts != sorted(set(starts)) or starts[0] != 0 or starts[-1] >= settings.frames):
+        raise UsageError(
+            f"the prompts of a clip must begin at ascending frames, from 0 to below {settings.frames}, but "
+            f"{', '.join(map(str, starts))} were given; correct the frames before the colons"
+        )
+    return tuple(parts)
+
+
+def key_frames(settings: Settings) -> tuple[int, ...]:
+    """The frames at which the images of an interpolation stand; empty in other modes.
+
+    Raises UsageError unless they ascend from 0 to the last frame.
+    """
+    if settings.mode != "interpolate":
+        return ()
+    last = settings.frames - 1
+    if not settings.keys:
+        return (0, last)
+    try:
+        keys = tuple(int(part) for part in settings.keys.split(","))
+    except ValueError:
+        keys = ()
+    if (
+        len(keys) < 2
+        or keys[0] != 0
+        or keys[-1] != last
+        or any(a >= b for a, b in zip(keys, keys[1:], strict=False))
+    ):
+        raise UsageError(
+            f"keys must be ascending frames from 0 to the last one, which is {last}, separated by commas, but "
+            f"{settings.keys!r} was given"
+        )
+    return keys
+
+
+def spread_keys(images: int, frames: int | None, cut_still: int | None = None) -> tuple[str, int]:
+    """:attr:`Settings.keys` for at least two images, and the length of the clip.
+
+    They are evenly spaced; if ``frames`` is None, each gap is generated with the length of the models' training, before
+    still frames are cut. Raises UsageError for fewer frames than images.
+    """
+    gaps = images - 1
+    if frames is None:
+        sides = (2 - (gap == 0) - (gap == gaps - 1) for gap in range(gaps))
+        keys = list(accumulate((TRAINED_FRAMES - 1 - (cut_still or 0) * side for side in sides), initial=0))
+    elif frames < images:
+        raise UsageError(f"frames must be at least {images} for {images} images, but {frames} was given")
+    else:
+        keys = [round(gap * (frames - 1) / gaps) for gap in range(images)]
+    return ",".join(map(str, keys)), keys[-1] + 1
+
+
+def overlap_of(settings: Settings) -> int:
+    """The overlap of windows or continued clips."""
+    if settings.overlap is not None:
+        return settings.overlap
+    return 4 if settings.length_method == "windows" else 0
+
+
+def sampled_frames(settings: Settings) -> int:
+    """Number of frames whose latents are sampled together.
+
+    A continued clip, and each gap between keyframes, are of several such pieces.
+    """
+    if settings.length_method == "pick":
+        return TRAINED_FRAMES
+    if settings.length_method == "continue":
+        return min(settings.frames, TRAINED_FRAMES)
+    if settings.length_method == "windows" and settings.mode == "loop":
+        # No frame repeats the first one, because the windows themselves go round.
+        return settings.frames - 1
+    return settings.frames
 
 
 def clip_length(settings: Settings) -> int:
@@ -167,9 +334,11 @@ def make_settings(
     ``picture_size`` is (width, height) in pixels. Raises UsageError if there is no setting of a name, if both fs and
     motion are given, if the variant was not trained for the mode, or if a value is of the wrong type or out of range.
     """
-    if mode not in variant.modes:
+    # Windows over a loop are animated one by one.
+    needed = "animate" if mode == "loop" and choices.get("length_method") == "windows" else mode
+    if needed not in variant.modes:
         raise UsageError(
-            f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {mode}",
+            f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {needed}",
             Remedy("choose_model"),
         )
     given: dict[str, Any] = dict(choices)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Memory, Residence, Weights
+from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
 from .settings import Settings, clip_length
@@ -74,7 +75,7 @@ class Shot:
 
     settings: Settings
     pictures: tuple[Path, ...]
-    """One, or the first and the last of an interpolation."""
+    """One, or those of an interpolation in order."""
     title: str
     """Name in progress reports."""
     target: str = ""
@@ -88,6 +89,8 @@ class Made:
     shot: Shot
     seconds: float
     """Time from reading the images of its batch until the clip was written."""
+    drift: Drift = field(default_factory=Drift, compare=False)
+    """Of its colours."""
 
 
 def check_means(means: Means, files: ModelFiles) -> Path | None:
@@ -152,8 +155,9 @@ def make(
         with closing(stream_batch(model, batch, shown)) as clips:
             for shot, sources in zip(batch, pictures, strict=True):
                 record = to_json(Record(shot.settings, sources, known))
+                drift = Drift()
                 with threads_that_pay(model):
-                    write_clip(next(clips), shot.target, shot.settings.fps, record)
+                    write_clip(_measured(next(clips), drift), shot.target, shot.settings.fps, record)
                 seconds = round(time.monotonic() - started, 3)
                 if shot is batch[-1]:
                     watch.remember(
@@ -165,7 +169,18 @@ def make(
                         known.exported or known.stored,
                         "high" if means.memory == "auto" else means.memory,
                     )
-                yield Made(shot, seconds)
+                yield Made(shot, seconds, drift)
+
+
+def _measured(frames: FrameStream, drift: Drift) -> FrameStream:
+    """``frames``, which ``drift`` measures as they pass."""
+
+    def parts() -> Iterator[torch.Tensor]:
+        for part in frames.parts:
+            drift.add(part)
+            yield part
+
+    return replace(frames, parts=parts())
 
 
 def residence_for(shots: Sequence[Shot], files: ModelFiles, means: Means) -> Residence:
@@ -208,15 +223,15 @@ def stream_batch(
     Images are read only now, as hundreds would not fit into memory.
     """
     pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
-    firsts = [shown[0] for shown in pictures]
-    lasts = [shown[1] for shown in pictures] if batch[0].settings.mode == "interpolate" else None
+    interpolates = batch[0].settings.mode == "interpolate"
     title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
     shown = progress or _silent
     clips = stream_each(
         model,
         [shot.settings for shot in batch],
-        firsts,
-        lasts,
+        [shown[0] for shown in pictures],
+        [shown[-1] for shown in pictures] if interpolates else None,
+        betweens=[shown[1:-1] for shown in pictures],
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
     with closing(clips):

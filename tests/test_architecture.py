@@ -28,7 +28,8 @@ BOXES = {
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
-    "pipeline": ("pipeline", "networks diffusion settings"),
+    "pipeline": ("pipeline", "motion"),
+    "motion": ("motion", "networks diffusion settings"),
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
     "media": ("media", "settings"),
@@ -45,17 +46,18 @@ ORDER = {
     "model": "configs variants operations quantised placement protocols preview conditioning layers attention "
     "open_clip_modules encoders "
     "memory resampler unet autoencoder video_decoder",
-    "diffusion": "config guidance schedule sigmas denoiser samplers",
+    "diffusion": "config guidance schedule sigmas denoiser samplers windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "media": "lists provenance pictures video",
-    "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips windows "
-    "layout layers attention pose_guider embedder unet memory pipeline weights api clips",
+    "motion": "colour joints windowed continuation keyframes extent",
+    "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "
+    "layers attention pose_guider embedder unet memory pipeline weights api clips",
     "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
     "data encoding samples finetune",
     "cartoon": "motions characters autoencoder pools tiny_person gauges behaviour",
-    "toy": "world known stages autoencoder towers pools gauges behaviour hops scales clips tiny",
+    "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight",
     "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",

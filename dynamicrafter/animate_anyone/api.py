@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ..diffusion.windows import Window, plain_windows, wrapping_windows
 from ..errors import UsageError
 from ..media.pictures import PictureLike, as_picture
 from ..media.video import FrameStream
@@ -17,7 +18,6 @@ from ..settings import Fit
 from .config import MAX_WINDOW
 from .framing import FITS, framed
 from .pipeline import PersonModel, Poses, condition_person, person_frames, sample_person
-from .windows import Window, plain_windows, wrapping_windows
 
 if TYPE_CHECKING:
     from PIL.Image import Image

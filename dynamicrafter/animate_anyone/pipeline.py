@@ -16,6 +16,7 @@ from ..diffusion.denoiser import Evaluate, make_denoiser
 from ..diffusion.guidance import Branch, make_guidance
 from ..diffusion.samplers import Callback, Sampler, Step, sample_ddim
 from ..diffusion.schedule import Schedule, make_schedule, make_strided_plan
+from ..diffusion.windows import Blend, Window
 from ..model.autoencoder import Autoencoder
 from ..model.configs import Quantised
 from ..model.placement import Placement
@@ -25,7 +26,6 @@ from .config import PersonConfig
 from .embedder import ImageEmbedder, embedder_pixels
 from .pose_guider import PoseGuider
 from .unet import DenoisingUNet, ReferenceUNet
-from .windows import Window
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -132,13 +132,9 @@ def person_evaluator(
         return torch.cat(features, dim=2)
 
     def evaluate(x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
-        sums = {branch: torch.zeros_like(x) for branch in branches}
-        weight = x.new_zeros(x.shape[2])
+        blends = {branch: Blend(x) for branch in branches}
         for window in windows:
-            chosen = torch.tensor(window.frames, device=x.device)
-            weights = torch.tensor(window.weights, device=x.device, dtype=x.dtype)
-            weight.index_add_(0, chosen, weights)
-            part = x[:, :, chosen].to(model.device, model.dtype)
+            part = x[:, :, list(window.frames)].to(model.device, model.dtype)
             times = torch.full((x.shape[0],), timestep, device=model.device)
             pose = pose_of(window.frames)
             for branch in branches:
@@ -146,8 +142,8 @@ def person_evaluator(
                     output = model.denoising(part, times, conditioning.context, pose, conditioning.reference)
                 else:
                     output = model.denoising(part, times, nothing, pose)
-                sums[branch].index_add_(2, chosen, output.to(x) * weights[:, None, None])
-        return [sums[branch] / weight[:, None, None] for branch in branches]
+                blends[branch].add(window, output)
+        return [blends[branch].mean() for branch in branches]
 
     return evaluate
 

@@ -93,14 +93,21 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     interpolate = _command(
         commands,
         "interpolate",
-        "generate a clip between two images",
+        "generate a clip between two images, or through several",
         "interpolate day.png dusk.png --model 512_interp -o dusk.webm",
         'interpolate a.png b.png --model tooncrafter --prompt "she turns her head" --seed 1,2,3',
+        'interpolate a.png b.png c.png --model 512_interp --prompt "she rises | she waves" --keys 0,15,40',
     )
     interpolate.add_argument(
         "first", type=_name, metavar="FIRST", help=f"image the clip starts with, {_STDIN}"
     )
-    interpolate.add_argument("last", type=_name, metavar="LAST", help=f"image the clip ends with, {_STDIN}")
+    interpolate.add_argument(
+        "rest",
+        nargs="+",
+        type=_name,
+        metavar="NEXT",
+        help=f"image the clip ends with, {_STDIN}, after the images on the way, if any",
+    )
     _clip_options(interpolate)
 
     loop = _command(
@@ -570,6 +577,7 @@ def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True, prompt
         _option(picture, PARAMETERS["prompt"])
     _happening_options(picture, [123], "one or more seeds, one clip each (default: 123)")
     _shape_options(parser)
+    _length_options(parser)
     _sampling_options(parser, batch=batch)
 
     _run_by_options(_model_options(parser, _TINY_HELP), TORCH, TORCH)
@@ -866,6 +874,11 @@ def _shape_options(parser: argparse.ArgumentParser) -> None:
     _options(shape, "shape", without=("width", "height"))
 
 
+def _length_options(parser: argparse.ArgumentParser) -> None:
+    _options(parser.add_argument_group("long clips and keyframes"), "length")
+    _options(parser.add_argument_group("faithfulness to the image"), "faithfulness")
+
+
 def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
     quality = parser.add_argument_group("sampling ('dynamicrafter models' lists the models' defaults)")
     _options(quality, "sampling", without=("seed",))
@@ -917,7 +930,9 @@ def _number(parameter: Parameter) -> Callable[[str], float]:
 
 
 def _toy_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--items", type=int, help="clips per metric (default: 64, with --scales 16)")
+    parser.add_argument(
+        "--items", type=int, help="clips per metric (default: 64, with --scales or --lengths 16)"
+    )
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument(
         "--scales",
@@ -928,6 +943,11 @@ def _toy_options(parser: argparse.ArgumentParser) -> None:
         "--hops",
         action="store_true",
         help="measure only whether the model knows the word taught by 'toy-clips', and still the directions",
+    )
+    measured.add_argument(
+        "--lengths",
+        action="store_true",
+        help="measure only long clips, loops, keyframes and short clips",
     )
     _seed_option(parser, [0], "one or more seeds; the median of each metric is reported (default: 0)")
     quality = parser.add_argument_group("sampling")
@@ -957,6 +977,7 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("what should happen")
     _happening_options(picture, [0], "one or more seeds, one clip each (default: 0)")
     _shape_options(parser)
+    _length_options(parser)
     _sampling_options(parser)
     _run_by_options(_model_options(parser, _TINY_HELP), TORCH, TORCH)
     _learned_options(parser)

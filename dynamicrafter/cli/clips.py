@@ -7,18 +7,21 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ..api import Lora, ModelFiles, find_model, notes_on, variant_of
+from ..api import Lora, ModelFiles, find_model, notes_on, place_keys, variant_of
 from ..media.pictures import read_picture
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
-from ..settings import Settings, clip_length, make_settings, settings_to_json
+from ..settings import Choices, Settings, clip_length, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, check_means, clip_targets, make
 from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
 from .words import tiny_knows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def run(command: str, given: Namespace, written: list[str]) -> object:
@@ -34,17 +37,22 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
     means = means_of(given)
     check_means(means, files)
     variant = variant_of(files)
-    sources = streams.pictures([given.first, given.last] if mode == "interpolate" else given.pictures)
+    sources = streams.pictures([given.first, *given.rest] if mode == "interpolate" else given.pictures)
     # Read as named, because a Path is not the same for the empty name and for a URL.
     sizes = [read_picture(source).size for source in sources]
     paths = tuple(Path(source) for source in sources)
     groups = [paths] if mode == "interpolate" else [(path,) for path in paths]
+    keys: Choices = (
+        place_keys({"keys": given.keys, "frames": given.frames, "cut_still": given.cut_still}, sizes)
+        if mode == "interpolate"
+        else {}
+    )
     # Image by image, seed by seed.
     names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
     targets = iter(targets_of(given, names, paths, streams))
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
-        settings = clip_settings(given, variant, mode, size)
+        settings = clip_settings(given, variant, mode, size, **keys)
         for seed in given.seed:
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
@@ -114,6 +122,7 @@ def _result(made: Made, output: str) -> dict[str, Any]:
         "height": chosen.height,
         "fps": chosen.fps,
         "seconds": made.seconds,
+        "drift": {"largest": round(made.drift.largest, 2), "last": round(made.drift.last, 2)},
         "settings": settings_to_json(chosen),
     }
 
@@ -147,14 +156,12 @@ def means_of(given: Namespace) -> Means:
     return Means(given.device, given.dtype, given.batch, given.weights, given.memory, given.backend)
 
 
-def clip_settings(given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int]) -> Settings:
-    """The settings specified by the arguments; raises UsageError for a value out of range."""
+def clip_settings(
+    given: Namespace, variant: Variant, mode: Mode, picture_size: tuple[int, int], **instead: Unpack[Choices]
+) -> Settings:
+    """The settings specified by the arguments, but for ``instead``; raises UsageError for a value out of range."""
     names = PARAMETERS.keys() - {"width", "height", "seed"}
+    chosen: Any = {name: getattr(given, name) for name in names} | dict(instead)
     return make_settings(
-        variant,
-        mode,
-        picture_size=picture_size,
-        size=given.size,
-        seed=given.seed[0],
-        **{name: getattr(given, name) for name in names},
+        variant, mode, picture_size=picture_size, size=given.size, seed=given.seed[0], **chosen
     )

@@ -17,6 +17,7 @@ from ..settings import check_seed
 from ..shots import threads_that_pay
 from ..toy.behaviour import measure_behaviour
 from ..toy.hops import measure_hops
+from ..toy.lengths import measure_lengths
 from ..toy.scales import measure_scales
 from .clips import model_files
 from .progress import Bars
@@ -60,7 +61,7 @@ def _check_seeds(seeds: Sequence[int], power: int, where: str) -> None:
 def _toy_world(given: Namespace) -> dict[str, Any]:
     items = given.items
     if items is None:
-        items = _SCALES_ITEMS if given.scales else _ITEMS
+        items = _SCALES_ITEMS if given.scales or given.lengths else _ITEMS
     if items < _FEWEST:
         raise UsageError(f"items must be at least {_FEWEST}, but {items} was given; {_ITEMS} are typical")
     if given.scales and given.cfg is not None:
@@ -124,7 +125,7 @@ def _over_seeds(given: Namespace, measure: Callable[[int, Note], dict[str, float
 def _figures(given: Namespace, model: Model, items: int, seed: int, note: Note) -> dict[str, float]:
     if given.scales:
         return measure_scales(model, items=items, seed=seed, steps=given.steps, report=note)
-    measure = measure_hops if given.hops else measure_behaviour
+    measure = measure_hops if given.hops else measure_lengths if given.lengths else measure_behaviour
     return measure(model, items=items, seed=seed, steps=given.steps, cfg=given.cfg, report=note)
 
 

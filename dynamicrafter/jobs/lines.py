@@ -15,7 +15,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-from ..api import RANDOM, Lora, ModelFiles, find_model, variant_of
+from ..api import RANDOM, Lora, ModelFiles, find_model, place_keys, variant_of
 from ..backends.openvino.manifest import is_export
 from ..bounded_json import parse_json
 from ..errors import ClipError, DynamiCrafterError, Remedy, UsageError
@@ -25,7 +25,7 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path
 from ..model.variants import SMALL, TINY, VARIANTS, Mode, Variant
 from ..parameters import PARAMETERS
-from ..settings import Settings, make_settings
+from ..settings import Choices, Settings, make_settings
 from ..weights.catalogue import find
 
 RECORDS = "records"
@@ -244,9 +244,9 @@ def _parted(values: Mapping[str, Any], where: str) -> tuple[_Line, dict[str, Any
 
 def _mode(line: _Line) -> Mode:
     count = len(line.pictures)
-    mode: Mode = line.mode or ("interpolate" if count == 2 else "animate")
-    wanted = 2 if mode == "interpolate" else 1
-    if count != wanted:
+    mode: Mode = line.mode or ("interpolate" if count >= 2 else "animate")
+    if count < 2 if mode == "interpolate" else count != 1:
+        wanted = "2 or more" if mode == "interpolate" else "1"
         raise UsageError(f"pictures must be a list of {wanted} to {mode}, not of {count}")
     return mode
 
@@ -301,6 +301,8 @@ class _Reader:
             self._variants[model] = self._variant_for(model)
         pictures = tuple(self._beside / name for name in line.pictures)
         seen = [self._picture(path) for path in pictures]
+        if mode == "interpolate":
+            choices = dict(place_keys(cast(Choices, choices), [size for size, _ in seen]))
         settings = make_settings(self._variants[model], mode, picture_size=seen[0][0], **choices)
         target = check_clip_path(self._folder / output)
         if any(target == path.resolve() for path in pictures):

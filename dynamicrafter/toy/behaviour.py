@@ -61,11 +61,12 @@ def generate_clips(
     settings: Settings,
     seed: int,
     ends: Tensor | None = None,
+    betweens: Tensor | None = None,
 ) -> Tensor:
     """Generate clips ``[n, t, 3, H, W]`` in [-1, 1] from the scenes' first images, with their prompts and frame rates.
 
     They are generated as by the command, with 8-bit frames. ``ends`` are the last images ``[n, 3, H, W]`` of an
-    interpolation.
+    interpolation, ``betweens`` the keyframes before them ``[n, k, 3, H, W]``.
     """
     made: list[Tensor] = []
     for start in range(0, len(scenes), _BATCH):
@@ -75,7 +76,9 @@ def generate_clips(
             replace(settings, prompt=prompts[number], fs=int(scenes.fs[number]), seed=seed * 100_003 + number)
             for number in range(start, start + len(some))
         ]
-        frames = generate(model, KeyPictures(shown(some), None if ends is None else ends[index]), each)
+        last = None if ends is None else ends[index]
+        between = None if betweens is None else betweens[index]
+        frames = generate(model, KeyPictures(shown(some), last, between), each)
         made.append(frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1)
     return torch.cat(made)
 

@@ -33,7 +33,7 @@ USAGE = {
     ),
     "shortened option": (("models", "--js"), "unrecognized arguments: --js"),
     "no picture": (("animate", *QUICK), "the following arguments are required: PICTURE"),
-    "one picture of two": (("interpolate", "PICTURE", *QUICK), "the following arguments are required: LAST"),
+    "one picture of two": (("interpolate", "PICTURE", *QUICK), "the following arguments are required: NEXT"),
     "unknown model": (
         ("animate", "PICTURE", "--model", "521"),
         "there is no model '521' to download; did you mean '512'?",

@@ -31,10 +31,10 @@ from dynamicrafter.animate_anyone.pipeline import (
 )
 from dynamicrafter.animate_anyone.pose_guider import PoseGuider
 from dynamicrafter.animate_anyone.unet import DenoisingUNet, ReferenceUNet
-from dynamicrafter.animate_anyone.windows import wrapping_windows
 from dynamicrafter.diffusion.denoiser import translate
 from dynamicrafter.diffusion.samplers import Step, ddim_constants, ddim_step
 from dynamicrafter.diffusion.schedule import make_schedule, make_strided_plan
+from dynamicrafter.diffusion.windows import wrapping_windows
 from dynamicrafter.model.autoencoder import Autoencoder
 from dynamicrafter.model.configs import VaeConfig
 from dynamicrafter.model.operations import PLAIN

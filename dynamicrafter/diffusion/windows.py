@@ -1,10 +1,13 @@
-"""Which frames a network sees together when a clip is longer than its window."""
+"""Which frames a network sees together when a clip is longer than its window, and how its outputs are blended."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,44 @@ def plain_windows(frames: int, size: int, overlap: int) -> list[Window]:
         weights = [min(1.0, (k + 1) / (before + 1), (size - k) / (after + 1)) for k in range(size)]
         found.append(Window(tuple(range(start, start + size)), tuple(weights)))
     return found
+
+
+def cyclic_windows(frames: int, size: int, overlap: int, shift: int = 0) -> list[Window]:
+    """Windows over a loop of at least ``size`` frames, in which the first frame follows the last one.
+
+    They overlap by ``overlap`` frames or more, about evenly, and begin at ``shift``. Weights rise and fall evenly
+    across an overlap.
+    """
+    count = math.ceil(frames / (size - overlap))
+    starts = [round(i * frames / count) for i in range(count + 1)]
+    found: list[Window] = []
+    for i in range(count):
+        before = starts[i - 1] + size - starts[i] if i > 0 else starts[-2] + size - frames
+        after = starts[i] + size - starts[i + 1]
+        weights = [min(1.0, (k + 1) / (before + 1), (size - k) / (after + 1)) for k in range(size)]
+        chosen = ((shift + starts[i] + k) % frames for k in range(size))
+        found.append(Window(tuple(chosen), tuple(weights)))
+    return found
+
+
+class Blend:
+    """The weighted mean of outputs ``[b, c, window, h, w]`` over all frames of a clip."""
+
+    def __init__(self, like: Tensor) -> None:
+        """``like`` is ``[b, c, t, h, w]``, of the whole clip."""
+        self._sum = torch.zeros_like(like)
+        self._weight = like.new_zeros(like.shape[2])
+
+    def add(self, window: Window, output: Tensor) -> None:
+        """Add the output for the frames of ``window``, which may be on another device."""
+        chosen = torch.tensor(window.frames, device=self._sum.device)
+        weights = torch.tensor(window.weights, device=self._sum.device, dtype=self._sum.dtype)
+        self._weight.index_add_(0, chosen, weights)
+        self._sum.index_add_(2, chosen, output.to(self._sum) * weights[:, None, None])
+
+    def mean(self) -> Tensor:
+        """``[b, c, t, h, w]``; every frame must be in a window."""
+        return self._sum / self._weight[:, None, None]
 
 
 def _flat(frames: Iterable[int]) -> Window:

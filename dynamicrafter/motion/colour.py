@@ -1,0 +1,116 @@
+"""Colours of frames: matched to an image, kept from drifting, and measured.
+
+Frames are float32 ``[n, 3, H, W]`` RGB around [-1, 1] unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LEAST_GAIN, _MOST_GAIN = 0.7, 1.4
+"""Limits of the change of contrast: beyond them, frame and image do not show the same."""
+_UNMOVED = 0.1
+"""Largest difference of a channel, of the range of 2, at which a pixel counts as unmoved."""
+_FEWEST = 0.01
+"""Share of unmoved pixels below which a frame says nothing about its drift."""
+_STRIDE = 4
+"""Every fourth pixel along both axes is measured; means hardly differ from those of all."""
+
+
+def gain_and_shift(frame: Tensor, reference: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """``gain`` and ``shift`` ``[3, 1, 1]`` with which ``gain * frame + shift`` has the reference's mean and contrast.
+
+    Both are ``[3, H, W]`` and show the same; ``strength`` is from 0 (gain 1, shift 0) to 1.
+    """
+    means, deviations = (
+        [statistic(picture.flatten(1), dim=1)[:, None, None] for picture in (frame, reference)]
+        for statistic in (torch.mean, torch.std)
+    )
+    gain = (deviations[1] / deviations[0].clamp(min=1e-4)).clamp(_LEAST_GAIN, _MOST_GAIN)
+    return 1 + strength * (gain - 1), strength * (means[1] - gain * means[0])
+
+
+class ColourMatch:
+    """Matches the colours of a clip, whose frames come in order, to the image that it begins with.
+
+    Mean and contrast of each channel are estimated once, from the first frame. After that, the mean drift of the pixels
+    that have not moved since the first frame is subtracted.
+    """
+
+    def __init__(self, reference: Tensor, strength: float) -> None:
+        """``reference`` is ``[3, H, W]``, ``strength`` from 0 to 1."""
+        self._reference = reference
+        self._strength = strength
+        self._first: Tensor | None = None
+        self._drift = torch.zeros(3, 1, 1)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """The next frames ``[n, 3, H, W]`` of the clip, matched."""
+        if self._first is None:
+            self._gain, self._shift = gain_and_shift(frames[0], self._reference, self._strength)
+            self._first = self._gain * frames[0] + self._shift
+        return torch.stack([self._matched(frame, self._first) for frame in frames])
+
+    def _matched(self, frame: Tensor, first: Tensor) -> Tensor:
+        frame = self._gain * frame + self._shift
+        change = frame - first
+        # Compared with the drift so far, so that slow drift is followed beyond what counts as unmoved.
+        unmoved = (change - self._drift).abs().amax(0) < _UNMOVED
+        if unmoved.float().mean() >= _FEWEST:
+            self._drift = change[:, unmoved].mean(1)[:, None, None]
+        return frame - self._strength * self._drift
+
+
+def to_linear(frames: Tensor) -> Tensor:
+    """Linear light in [0, 1] of sRGB frames in [-1, 1]; values beyond are clamped (IEC 61966-2-1)."""
+    values = (frames.clamp(-1, 1) + 1) / 2
+    return torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def from_linear(light: Tensor) -> Tensor:
+    """The inverse of :func:`to_linear`."""
+    values = torch.where(
+        light <= 0.0031308, light * 12.92, 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    )
+    return values * 2 - 1
+
+
+class Drift:
+    """How far the mean colour of a clip's frames departs from that of its first one, in units of CIELAB (delta E 1976).
+
+    A just noticeable difference is about 2.
+    """
+
+    def __init__(self) -> None:
+        self._first: Tensor | None = None
+        self.largest = 0.0
+        """Over all frames so far."""
+        self.last = 0.0
+        """Of the last frame so far."""
+
+    def add(self, frames: Tensor) -> None:
+        """Measure the next frames, uint8 ``[n, h, w, 3]``."""
+        some = frames[:, ::_STRIDE, ::_STRIDE].movedim(-1, 1).float() / 127.5 - 1
+        for mean in _lab(some).mean((-2, -1)):
+            if self._first is None:
+                self._first = mean
+            self.last = float((mean - self._first).square().sum().sqrt())
+            self.largest = max(self.largest, self.last)
+
+
+_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
+"""Linear sRGB to XYZ (IEC 61966-2-1)."""
+_WHITE = (0.9505, 1.0, 1.089)
+"""XYZ of D65."""
+
+
+def _lab(frames: Tensor) -> Tensor:
+    """CIELAB ``[n, 3, H, W]`` of frames."""
+    xyz = torch.einsum("ij,njhw->nihw", torch.tensor(_XYZ), to_linear(frames))
+    share = xyz / torch.tensor(_WHITE)[:, None, None]
+    small = (6 / 29) ** 3
+    x, y, z = torch.where(
+        share > small, share.clamp(min=small) ** (1 / 3), share / (3 * (6 / 29) ** 2) + 4 / 29
+    ).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
