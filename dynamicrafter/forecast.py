@@ -69,10 +69,13 @@ def speed_of(
     backend: str = TORCH,
     stored: str = "full",
     memory: str = "high",
+    compile: str = "off",
 ) -> Speed | None:
-    """The speed of the last run with weights ``stored`` and ``memory`` used like this, or None if there was none on
-    this machine."""
-    values = _read(weights_folder() / _FILE).get(_key(variant, device, dtype, backend, stored, memory))
+    """The speed of the last run with weights ``stored``, ``memory`` used and blocks compiled like this, or None if
+    there was none on this machine."""
+    values = _read(weights_folder() / _FILE).get(
+        _key(variant, device, dtype, backend, stored, memory, compile)
+    )
     names = Speed.__dataclass_fields__
     if not isinstance(values, dict) or cast(dict[str, Any], values).keys() != names.keys():
         return None
@@ -106,6 +109,7 @@ class Stopwatch:
         backend: str = TORCH,
         stored: str = "full",
         memory: str = "high",
+        compile: str = "off",
     ) -> None:
         """Store the speed of the run so far, of which the clips ``finished`` are the last; failures are ignored."""
         self._clips += finished
@@ -118,7 +122,7 @@ class Stopwatch:
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             # Read again, because another process may have added entries in the meantime.
-            key = _key(variant, device, dtype, backend, stored, memory)
+            key = _key(variant, device, dtype, backend, stored, memory, compile)
             known = {**_read(place), key: asdict(speed)}
             with replacing(place) as part:
                 part.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -144,12 +148,20 @@ def _branches(one: Settings) -> int:
 
 
 def _key(
-    variant: Variant, device: torch.device, dtype: torch.dtype, backend: str, stored: str, memory: str
+    variant: Variant,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    stored: str,
+    memory: str,
+    compile: str,
 ) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if backend != TORCH:
         name = str(parse_backend(backend))
     unusual = [each for each in (stored, memory) if each not in ("full", "high")]
+    if compile != "off":
+        unusual.append(f"compile {compile}")
     return ", ".join([variant.name, name, str(dtype).removeprefix("torch."), *unusual])
 
 

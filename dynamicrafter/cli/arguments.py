@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ..backends.choice import TORCH
 from ..errors import UsageError
-from ..model.configs import MEMORY, WEIGHTS
+from ..model.configs import COMPILE, MEMORY, WEIGHTS
 from ..model.variants import VARIANTS
 from ..parameters import PARAMETERS, Group, Parameter, of_group
 
@@ -460,6 +460,13 @@ def _run_by_options(group: Any, default: str | None, said: str) -> None:
         f"export (default: {said})",
     )
     _storage_options(group)
+    group.add_argument(
+        "--compile",
+        choices=COMPILE,
+        default="off",
+        help="compile the network's blocks with torch.compile: default, or reduce-overhead (with CUDA graphs); takes "
+        "minutes with the first clip of a size (default: off)",
+    )
 
 
 def _storage_options(group: Any) -> None:
