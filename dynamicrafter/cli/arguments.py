@@ -331,7 +331,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "doctor --quick",
         "doctor --model 512 --device cuda --dtype bf16 --json",
     )
-    _model_options(doctor, "every downloaded one")
+    _run_by_options(_model_options(doctor, "every downloaded one"), TORCH, TORCH)
     extent = doctor.add_argument_group("what is checked")
     extent.add_argument(
         "--quick", action="store_true", help="run no model except to load tiny, and compute no hash of a file"
@@ -567,7 +567,8 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print which clips are missing"
     )
-    _model_options(parser, f"{_TINY_HELP}; for jobs that name no model", device=False)
+    group = _model_options(parser, f"{_TINY_HELP}; for jobs that name no model", device=False)
+    _run_by_options(group, TORCH, TORCH)
     where = parser.add_argument_group("where clips are generated")
     where.add_argument(
         "--devices",
