@@ -51,7 +51,7 @@ class RunPlan:
         else:
             kept, activations = _KEPT[self.memory], _size(self.activations_bytes)
             yield f"memory: about {weights} for weights{kept} and {activations} for activations, besides PyTorch itself"
-        source = "the last run with this model, device, precision, weights, memory and compile"
+        source = "the last run with this model, device, precision, weights, memory and compilation"
         if self.seconds is None:
             yield f"time: unknown, because it is estimated from {source}"
         else:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynamicrafter import api, pipeline
 from dynamicrafter.api import ModelFiles, find_place, load
+from dynamicrafter.cli.plan import RunPlan
 from dynamicrafter.errors import UsageError
 from dynamicrafter.forecast import Stopwatch, speed_of
 from dynamicrafter.model import compilation
@@ -244,3 +245,10 @@ def test_the_speed_of_compiled_blocks_is_remembered_apart(
     Stopwatch().remember([settings], SMALL, CPU, torch.float32, compile="default")
     assert speed_of(SMALL, CPU, torch.float32, compile="default") is not None
     assert speed_of(SMALL, CPU, torch.float32) is None
+
+
+def test_a_dry_run_says_that_blocks_are_compiled() -> None:
+    model = {"variant": "tiny", "files": []}
+    for mode, told in (("off", ""), ("default", ", compiled (default)")):
+        plan = RunPlan([], model, "cpu", "float32", "full", "high", mode, 1, 1, None)
+        assert f"computed on: cpu in float32{told}" in list(plan.lines())
