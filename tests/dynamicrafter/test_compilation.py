@@ -20,6 +20,7 @@ from dynamicrafter.errors import UsageError
 from dynamicrafter.forecast import Stopwatch, speed_of
 from dynamicrafter.model import compilation
 from dynamicrafter.model.compilation import check_compile, compile_blocks
+from dynamicrafter.model.configs import Compile
 from dynamicrafter.model.layers import ResBlock
 from dynamicrafter.model.operations import PLAIN
 from dynamicrafter.model.protocols import Context
@@ -164,7 +165,8 @@ def test_nothing_is_compiled_by_default(weights: Path) -> None:
 def test_cuda_graphs_use_their_memory_again_with_each_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(len(begun)))
-    for mode, times in (("default", 0), ("reduce-overhead", 1)):
+    modes: tuple[tuple[Compile, int], ...] = (("default", 0), ("reduce-overhead", 1))
+    for mode, times in modes:
         network = torch.nn.Identity()
         compile_blocks(network, mode)
         network(torch.ones(1))
