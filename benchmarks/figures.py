@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from measure import (
@@ -25,15 +27,21 @@ from torch.nn import functional as F
 from unet import flops as unet_flops
 from unet import inputs
 
-from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS
+from dynamicrafter.backends.openvino.compiled import CompiledGraph
+from dynamicrafter.backends.openvino.export import trace
+from dynamicrafter.backends.openvino.graphs import signature
+from dynamicrafter.backends.openvino.library import openvino
+from dynamicrafter.backends.openvino.running import ExportedNetwork
+from dynamicrafter.model.compilation import compile_blocks
+from dynamicrafter.model.configs import LATENT_FACTOR, TEXT_TOKENS, Compile
 from dynamicrafter.model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from dynamicrafter.model.operations import Operations
 from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.resampler import Resampler
 from dynamicrafter.model.unet import VideoUNet
-from dynamicrafter.model.variants import Variant
+from dynamicrafter.model.variants import VARIANTS, Variant
 from dynamicrafter.model.video_decoder import build_autoencoder
-from dynamicrafter.pipeline import KeyPictures, Model, generate
+from dynamicrafter.pipeline import KeyPictures, Model, TorchModel, generate
 from dynamicrafter.settings import make_settings
 
 GOLDENS = Path(__file__).resolve().parents[1] / "tests" / "parity"
@@ -56,6 +64,14 @@ class Way:
     name: str
     dtype: torch.dtype
     operations: Operations = Operations()
+    compile: Compile = "off"
+    openvino: bool = False
+    """Whether OpenVINO runs the network, on the CPU."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether only the dtype is different, as for networks that have no other way."""
+        return self.operations is not BASELINE and self.compile == "off" and not self.openvino
 
 
 WAYS = {
@@ -64,8 +80,14 @@ WAYS = {
     "bf16": Way("bf16", torch.bfloat16),
     "fp16": Way("fp16", torch.float16),
     "bf16 baseline": Way("bf16 baseline", torch.bfloat16, BASELINE),
+    "compiled": Way("compiled", torch.float32, compile="default"),
+    "bf16 compiled": Way("bf16 compiled", torch.bfloat16, compile="default"),
+    "bf16 graphs": Way("bf16 graphs", torch.bfloat16, compile="reduce-overhead"),
+    "openvino": Way("openvino", torch.float32, openvino=True),
+    "openvino bf16": Way("openvino bf16", torch.bfloat16, openvino=True),
 }
-"""By name; ``baseline`` is the form of the layers before convolutions over time became two-dimensional."""
+"""By name; ``baseline`` is the form of the layers before convolutions over time became two-dimensional, ``graphs`` are
+compiled blocks with CUDA graphs."""
 
 
 def alternating(
@@ -127,7 +149,7 @@ def compared(
     about: Row,
     ways: Sequence[Way],
     build: Callable[[Operations], nn.Module],
-    call: Callable[[nn.Module, torch.dtype], Tensor],
+    call: Callable[[Any, torch.dtype], Tensor],
     flops: int,
     device: torch.device,
     runs: int,
@@ -139,32 +161,43 @@ def compared(
     weights = {
         torch.float32: with_random_weights(lambda: build(Operations()), torch.float32, device).state_dict()
     }
-    networks: list[nn.Module] = []
+    networks: list[Callable[..., Any]] = []
     for way in ways:
         if way.dtype not in weights:
             weights[way.dtype] = {key: value.to(way.dtype) for key, value in weights[torch.float32].items()}
         with torch.device("meta"):
             network = build(way.operations)
+        if way.openvino:
+            networks.append(in_openvino(network, weights[torch.float32], way.dtype))
+            continue
         network.load_state_dict(weights[way.dtype], assign=True)
+        compile_blocks(network, way.compile)
         networks.append(network.requires_grad_(False).train(False))
     if torch.float32 not in {way.dtype for way in ways}:
         weights.clear()
     works = [lambda n=network, w=way: call(n, w.dtype) for network, way in zip(networks, ways, strict=True)]
-    outputs, peaks = list[Tensor](), list[int]()
+    outputs, peaks, firsts = list[Tensor](), list[int](), list[float]()
     for work in works:
         start_counting_memory(device)
+        start = time.perf_counter()
         outputs.append(work().float().cpu())
+        firsts.append(time.perf_counter() - start)
         peaks.append(peak_bytes(device))
+    # CUDA graphs are recorded by the calls after the first one.
+    for work, way in zip(works, ways, strict=True):
+        for _ in range(2 if way.compile == "reduce-overhead" else 0):
+            work()
     timings = alternating(works, device, runs, warm=True)
     limits = {way.dtype: ceilings(way.dtype, device) for way in ways}
     rows: list[Row] = []
-    for way, out, seconds, peak in zip(ways, outputs, timings, peaks, strict=True):
+    for way, out, seconds, peak, first in zip(ways, outputs, timings, peaks, firsts, strict=True):
         rate = flops / min(seconds)
         wrong = (out - outputs[0]).double()
         rows.append(
             {
                 **about,
                 "way": way.name,
+                "first s": first,
                 "s min": min(seconds),
                 "s median": statistics.median(seconds),
                 "ratio": min(seconds) / min(timings[0]),
@@ -178,6 +211,20 @@ def compared(
             }
         )
     return rows
+
+
+def in_openvino(network: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype) -> ExportedNetwork:
+    """The denoising network with float32 ``weights`` as OpenVINO runs it, from a graph with weights in half precision
+    as exports have them."""
+    assert isinstance(network, VideoUNet)
+    network.load_state_dict(weights, assign=True)
+    variant = replace(VARIANTS["small"], unet=network.config)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "unet.xml"
+        graph = trace(cast(TorchModel, SimpleNamespace(variant=variant, unet=network)), "unet")
+        openvino().save_model(graph, path, compress_to_fp16=True)
+        compiled = CompiledGraph(path, signature(variant, "unet"), "CPU", dtype, None)
+    return ExportedNetwork(compiled, network.config.model_channels)
 
 
 def signal_to_noise(signal: Tensor, wrong: Tensor) -> float | str:
@@ -250,6 +297,7 @@ def vae_rows(
         both = torch.cat([picture, picture]).to(dtype)
         return torch.cat(list(network.frames(z.to(dtype), both)))
 
+    ways = [way for way in ways if way.compile == "off" and not way.openvino]
     rows: list[Row] = []
     for what, call in (("encode an image", encode), (f"decode {frames} frames", decode)):
 
@@ -278,7 +326,7 @@ def encoder_rows(variant: Variant, ways: Sequence[Way], device: torch.device, ru
     seen = torch.randn(2, (side // variant.vision.patch) ** 2 + 1, variant.resampler.input_dim, device=device)
     rows: list[Row] = []
     for way in ways:
-        if way.operations is BASELINE:
+        if not way.plain:
             continue
         text = CLIPTextEncoder(variant.text, way.dtype, device)
         vision = CLIPImageEncoder(variant.vision, way.dtype, device)
@@ -303,10 +351,14 @@ def encoder_rows(variant: Variant, ways: Sequence[Way], device: torch.device, ru
     return rows
 
 
-def random_model(variant: Variant, dtype: torch.dtype, device: torch.device) -> Model:
+def random_model(
+    variant: Variant, dtype: torch.dtype, device: torch.device, compile: Compile = "off"
+) -> Model:
+    unet = with_random_weights(lambda: VideoUNet(variant.unet), dtype, device)
+    compile_blocks(unet, compile)
     return Model(
         variant=variant,
-        unet=with_random_weights(lambda: VideoUNet(variant.unet), dtype, device),
+        unet=unet,
         vae=with_random_weights(lambda: build_autoencoder(variant.vae), dtype, device),
         resampler=with_random_weights(lambda: Resampler(variant.resampler), dtype, device),
         text=CLIPTextEncoder(variant.text, dtype, device),
@@ -337,9 +389,11 @@ def clip_of(model: Model, jobs: int = 1, **choices: Any) -> tuple[dict[str, floa
     return {**ended, "total": time.perf_counter() - start}, peak_bytes(model.device)
 
 
-def clip_rows(variant: Variant, frames: int, dtype: torch.dtype, device: torch.device) -> list[Row]:
+def clip_rows(
+    variant: Variant, frames: int, dtype: torch.dtype, device: torch.device, compile: Compile = "off"
+) -> list[Row]:
     """A whole clip with the variant's defaults: the first, and the same once more when everything is warm."""
-    model = random_model(variant, dtype, device)
+    model = random_model(variant, dtype, device, compile)
     rows: list[Row] = []
     for when in ("first", "warm"):
         ended, peak = clip_of(model, frames=frames)
@@ -350,6 +404,7 @@ def clip_rows(variant: Variant, frames: int, dtype: torch.dtype, device: torch.d
                 "size": f"{variant.preset.width}x{variant.preset.height}",
                 "steps": variant.preset.steps,
                 "dtype": name_of(dtype),
+                "compile": compile,
                 "run": when,
                 "encode s": ended["encode"],
                 "sample s": ended["sample"] - ended["encode"],

@@ -39,10 +39,10 @@ from results import Figure, Results, Row, measure_all, supervise
 from speed import RESULTS
 
 from dynamicrafter.model.configs import LATENT_FACTOR
-from dynamicrafter.model.variants import SMALL, VARIANTS, Variant
+from dynamicrafter.model.variants import SMALL, TINY, VARIANTS, Variant
 
-LONGEST = 150.0
-"""Seconds after which a figure counts as one without end."""
+MINUTES = 7.5
+"""When what has not been measured yet is left out. The limits of all figures together end earlier."""
 FAILURE = "DYNAMICRAFTER_BENCH_FAILURE"
 """Environment variable with ``figure=raise``, ``=exit`` or ``=hang``, to try what happens then."""
 
@@ -64,7 +64,9 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
     """All figures, in order."""
     device = torch.device(chosen.device)
     every = [
-        v for v in VARIANTS.values() if v is not SMALL and (not chosen.variants or v.name in chosen.variants)
+        v
+        for v in VARIANTS.values()
+        if v not in (SMALL, TINY) and (not chosen.variants or v.name in chosen.variants)
     ]
     variants = [small(v) for v in every] if chosen.quick else every
     ways = [WAYS[name] for name in ("baseline", "float32", "bf16 baseline", "bf16", "fp16")]
@@ -77,11 +79,13 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
             "goldens",
             "Sampling loops against the original, in float32",
             lambda: golden_rows(device, goldens),
+            limit=15,
         ),
         Figure(
             "ceilings",
             "What the machine can do",
             lambda: ceiling_rows(list(dict.fromkeys(way.dtype for way in ways)), device),
+            limit=10,
         ),
     ]
     networks = list(alike(variants, lambda v: v.unet))
@@ -93,11 +97,13 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
                 f"unet {names}",
                 f"One evaluation of the network, {frames} frames",
                 lambda v=variant, s=shape: unet_rows(v, s, ways, device, runs),
+                limit=18,
             ),
             Figure(
                 f"branches {names}",
                 "Both guidance branches in one batch",
                 lambda v=variant, s=shape: branch_rows(v, s, WAYS["bf16"], device, runs),
+                limit=5,
             ),
         ]
     for names, variant in alike(variants, lambda v: v.vae):
@@ -109,6 +115,7 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
                 lambda v=variant, s=size: vae_rows(
                     v, s, frames, [WAYS["float32"], WAYS["bf16"]], device, runs
                 ),
+                limit=8,
             )
         )
     figures.append(
@@ -116,6 +123,7 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
             "encoders",
             "Encoders and resampler",
             lambda: encoder_rows(smallest, [WAYS["float32"], WAYS["bf16"]], device, runs),
+            limit=10,
         )
     )
 
@@ -124,17 +132,42 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
         results.json.with_suffix(".svg").write_text(plot(rows), encoding="utf-8")
         return rows
 
+    figures.append(Figure("growth", "Growth with steps, frames and jobs", growth, limit=15))
     heading = f"Whole clips of {frames} frames with each variant's defaults, models in memory"
+    clips = [variant for _, variant in alike(variants, lambda v: (v.unet, v.vae))]
     figures += [
         Figure(
             f"clip {v.name} {name_of(half)}",
             heading,
             lambda v=v: clip_rows(v, frames, half, device),
-            costly=True,
+            limit=12 + 3e-5 * pixels(v),
         )
-        for v in sorted(variants, key=pixels)
+        for v in clips
     ]
-    figures.append(Figure("growth", "Growth with steps, frames and jobs", growth, costly=True))
+    # Last, because a compiler may take longer than it is given; clips use what the evaluations before compiled.
+    modes = ("bf16 compiled", "bf16 graphs") if device.type != "cpu" else ("bf16 compiled",)
+    for names, variant in networks if chosen.compile else ():
+        latent = variant.preset.height // LATENT_FACTOR, variant.preset.width // LATENT_FACTOR
+        figures.append(
+            Figure(
+                f"compiled {names}",
+                f"One evaluation of the network compiled, {frames} frames",
+                lambda v=variant, s=(1, frames, *latent): unet_rows(
+                    v, s, [WAYS[name] for name in ("bf16", *modes)], device, runs
+                ),
+                limit=40,
+            )
+        )
+    figures += [
+        Figure(
+            f"compiled clip {v.name} {name_of(half)}",
+            heading,
+            lambda v=v: clip_rows(v, frames, half, device, WAYS[modes[-1]].compile),
+            limit=20 + 3e-5 * pixels(v),
+        )
+        for v in (clips if chosen.compile else ())
+        if not v.vae.video_decoder
+    ]
     return [failing(figure) for figure in figures]
 
 
@@ -168,10 +201,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--frames", type=int, help="default 16, 4 with --quick")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=6.5, help="when to stop starting new clips")
     parser.add_argument(
-        "--longest", type=float, default=LONGEST, help="seconds after which a figure is given up"
+        "--patience", type=float, default=1.0, metavar="FACTOR", help="multiplies all time limits"
     )
+    parser.add_argument(
+        "--no-compile", dest="compile", action="store_false", help="without what torch.compile compiles"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the figures and their time limits")
     parser.add_argument("--quick", action="store_true", help="small networks, to try the benchmark itself")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
@@ -185,15 +221,23 @@ def main(argv: list[str] | None = None) -> int:
     chosen = arguments(argv)
     device = torch.device(chosen.device)
     results = Results(chosen.output, file_name(device, chosen.quick))
-    figures = plan(chosen, results)
+    figures = [replace(figure, limit=figure.limit * chosen.patience) for figure in plan(chosen, results)]
+    if chosen.dry_run:
+        for figure in figures:
+            print(f"{figure.limit:6.0f} s  {figure.name}")
+        print(
+            f"{sum(figure.limit for figure in figures):6.0f} s  in all, at most {60 * MINUTES * chosen.patience:.0f}"
+        )
+        return 0
     if chosen.until is not None:
         results.read()
         return measure_all(results, figures, chosen.until)
     results.start(device, "Random weights.")
     start = time.time()
+    end = start + 60 * MINUTES * chosen.patience
     given = sys.argv[1:] if argv is None else argv
-    command = [sys.executable, __file__, *given, "--until", str(start + 60 * chosen.minutes)]
-    supervise(command, results, [figure.name for figure in figures], chosen.longest)
+    command = [sys.executable, __file__, *given, "--until", str(end)]
+    supervise(command, results, figures, end)
     results.about["note"] += f" {(time.time() - start) / 60:.1f} minutes."
     results.write()
     print(f"{results.as_markdown()}\n\nwritten to {results.json} and {results.markdown.name}")

@@ -1,7 +1,7 @@
 """How long does a checkpoint take to load from a warm cache, and how much memory does loading need?
 
     python benchmarks/load.py
-    python benchmarks/load.py model.ckpt --encoders --dtype fp16
+    python benchmarks/load.py model.ckpt --towers --dtype fp16
 
 Without a path, a random checkpoint of full size is written first and deleted at the end. Every load runs in a separate
 process, because peak memory is a property of a process; "peak / model" counts the whole process, including Python and

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import subprocess
 import sys
 import time
@@ -23,6 +24,9 @@ from measure import Table, machine, versions
 
 Row = dict[str, Any]
 
+STARTING = 60.0
+"""Seconds that a process may take to begin its first figure, or to begin the next one."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -31,8 +35,8 @@ class Figure:
     name: str
     heading: str
     work: Callable[[], Sequence[Row]]
-    costly: bool = False
-    """Whether it is left out when the time is over."""
+    limit: float = math.inf
+    """Seconds after which it is given up."""
 
 
 class Results:
@@ -111,7 +115,7 @@ def measure_all(results: Results, figures: Sequence[Figure], deadline: float) ->
     for figure in figures:
         if figure.name in results.names():
             continue
-        if figure.costly and time.time() > deadline:
+        if time.time() > deadline:
             results.put(figure.name, figure.heading, state="skipped (time limit)")
             continue
         results.put(figure.name, figure.heading, state="started")
@@ -143,30 +147,38 @@ def usable() -> bool:
     return False
 
 
-def supervise(command: Sequence[str], results: Results, names: Sequence[str], seconds: float) -> None:
-    """Run ``command`` again and again until ``results`` has every figure of ``names``.
+def supervise(command: Sequence[str], results: Results, figures: Sequence[Figure], deadline: float) -> None:
+    """Run ``command`` again and again until ``results`` has every figure, or until ``deadline`` of ``time.time``.
 
-    A figure that ends the process, or shows no end after ``seconds``, is noted and left out of the next run.
+    A figure that ends the process, or takes longer than its limit, is noted and left out of the next run.
     """
-    for _ in names:
+    limits = {figure.name: figure.limit for figure in figures}
+    for _ in figures:
         child = subprocess.Popen(command)
         last, since = "", time.monotonic()
-        ended = "no result"
+        ended = ""
         while child.poll() is None:
             time.sleep(0.2)
             running = started(results)
             if running != last:
                 last, since = running, time.monotonic()
-            elif time.monotonic() - since > seconds:
+            limit = limits.get(running, STARTING)
+            if time.monotonic() - since > limit:
+                ended = f"no result after {limit:.0f} s"
+            elif time.time() > deadline:
+                ended = "stopped (time limit)"
+            if ended:
                 child.kill()
                 child.wait()
-                ended = f"no result after {seconds:.0f} s"
         results.read()
         for one in results.figures:
             if one["state"] == "started":
-                note = ended if ended != "no result" else f"the process ended with {child.returncode}"
+                note = ended or f"the process ended with {child.returncode}"
                 results.put(one["name"], one["heading"], state=note)
-        if set(names) <= results.names():
+        if limits.keys() <= results.names():
+            return
+        if time.time() > deadline:
+            measure_all(results, figures, deadline)  # Which only says that they are left out.
             return
         if not last and child.returncode:
             print(
@@ -177,8 +189,6 @@ def supervise(command: Sequence[str], results: Results, names: Sequence[str], se
 
 
 def started(results: Results) -> str:
-    """Name of the figure that is being measured, with the number of those before it."""
+    """Name of the figure that is being measured, empty between two of them."""
     results.read()
-    return next(
-        (f"{len(results.figures)} {one['name']}" for one in results.figures if one["state"] == "started"), ""
-    )
+    return next((one["name"] for one in results.figures if one["state"] == "started"), "")

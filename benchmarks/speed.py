@@ -10,7 +10,7 @@ machine's ceilings are measured beside them.
 from __future__ import annotations
 
 import argparse
-import time
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,6 +66,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     if chosen.device == "auto":
         chosen.device = default_device()
+    if any(WAYS[name].openvino for name in chosen.ways) and chosen.device != "cpu":
+        parser.error(f"OpenVINO is measured on the CPU, not on {chosen.device}; use --device cpu")
     return chosen
 
 
@@ -92,7 +94,7 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
         "vae": lambda: vae_rows(variant, pixels, frames, ways, device, runs),
         "encoders": lambda: encoder_rows(variant, ways, device, runs),
         "load": lambda: load_rows(variant, ways[-1].dtype, runs),
-        "clip": lambda: clip_rows(variant, frames, ways[-1].dtype, device),
+        "clip": lambda: clip_rows(variant, frames, ways[-1].dtype, device, ways[-1].compile),
         "growth": growth,
     }
     return [Figure(f"{what} {variant.name}", what, works[what]) for what in chosen.what]
@@ -107,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.device(chosen.device),
         "Random weights. Seconds are the process's CPU time, on a GPU the clock's.",
     )
-    measure_all(results, plan(chosen, results), time.time())
+    measure_all(results, plan(chosen, results), math.inf)
     print(f"{results.as_markdown()}\n\nwritten to {results.json} and {results.markdown.name}")
 
 

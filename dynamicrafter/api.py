@@ -32,7 +32,8 @@ from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import write_clip
-from .model.configs import TEXT_TOKENS, Memory, Quantised, Weights
+from .model.compilation import check_compile, compile_blocks
+from .model.configs import TEXT_TOKENS, Compile, Memory, Quantised, Weights
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
 from .model.variants import SMALL, TINY, Mode, Variant
@@ -241,18 +242,26 @@ def find_place(
     backend: str = TORCH,
     weights: Weights = "auto",
     memory: Memory = "auto",
+    compile: Compile = "off",
 ) -> tuple[torch.device, Path | None]:
     """Where :func:`load` would run a model with these choices: :func:`pick_device` and :func:`export_of`.
 
-    Raises what they raise, and UsageError for choices that the backend does not have.
+    Raises what they raise, and UsageError for choices that the backend or the machine does not have.
     """
     place = pick_device(device, backend)
-    if backend != TORCH and (weights, memory) != ("auto", "auto"):
-        raise UsageError(
-            f"{backend} keeps weights and memory its own way, but weights {weights} and memory {memory} were given; "
-            f"omit both"
-        )
+    check_backend_options(backend, weights, memory, compile)
+    if backend == TORCH:
+        check_compile(compile, memory, place)
     return place, export_of(files, backend)
+
+
+def check_backend_options(backend: str, weights: Weights, memory: Memory, compile: Compile) -> None:
+    """Raise UsageError for options of PyTorch with another backend."""
+    if backend != TORCH and (weights, memory, compile) != ("auto", "auto", "off"):
+        raise UsageError(
+            f"{backend} keeps weights and memory its own way and compiles its own, but weights {weights}, memory "
+            f"{memory} and compile {compile} were given; omit all three"
+        )
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -396,6 +405,7 @@ def load(
     dtype: str = "auto",
     weights: Weights = "auto",
     memory: Memory = "auto",
+    compile: Compile = "off",
     backend: Literal["torch"] = "torch",
     progress: Callable[[int, int], None] | None = None,
 ) -> TorchModel: ...
@@ -412,6 +422,7 @@ def load(
     dtype: str = "auto",
     weights: Weights = "auto",
     memory: Memory = "auto",
+    compile: Compile = "off",
     backend: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model: ...
@@ -427,6 +438,7 @@ def load(
     dtype: str = "auto",
     weights: Weights = "auto",
     memory: Memory = "auto",
+    compile: Compile = "off",
     backend: str = TORCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
@@ -438,14 +450,15 @@ def load(
     denoising network's layers are kept: "int8" or "fp8_scaled" (one byte each), "full", or "auto", as in the file.
     ``memory`` is how the networks use that of the device: "high", all of them stay there; "low", each only while it
     works; "min", layer by layer; "auto", the first that fits into what is free for a clip of the default size. Results
-    are the same. ``backend`` is "torch", or "openvino" with an optional device ("openvino:GPU"), which needs the
-    model's :func:`export_model` or the path of one, and keeps weights and memory its own way. ``progress`` is called
-    with the bytes read and their total, and may raise. Raises UsageError for names and choices, CheckpointError for
-    files.
+    are the same. ``compile`` is a mode of :func:`torch.compile` for the denoising network's blocks, "default" or
+    "reduce-overhead" (with CUDA graphs), or "off"; results differ by rounding. ``backend`` is "torch", or "openvino"
+    with an optional device ("openvino:GPU"), which needs the model's :func:`export_model` or the path of one, keeps
+    weights and memory its own way and compiles its own. ``progress`` is called with the bytes read and their total, and
+    may raise. Raises UsageError for names and choices, CheckpointError for files.
     """
     if not isinstance(model, ModelFiles):
         model = find_model(model, variant=variant, text_encoder=text_encoder, image_encoder=image_encoder)
-    place, folder = find_place(model, device, backend, weights, memory)
+    place, folder = find_place(model, device, backend, weights, memory, compile)
     precision = pick_dtype(dtype, place)
     if folder is not None:
         return load_export(folder, parse_backend(backend).device, precision, progress)
@@ -454,6 +467,7 @@ def load(
     known = variant_of(model)
     usual = ClipSize(1, known.preset.frames, known.preset.width, known.preset.height)
     residence = pick_residence(memory, known, [usual], place, precision, kind)
+    check_compile(compile, residence, place)
     adapters = [(lora, read_adapters(lora.path)) for lora in model.loras]
     parts = load_components(
         model.weights,
@@ -467,6 +481,7 @@ def load(
     )
     for lora, changes in adapters:
         merge_adapters(parts.unet, changes, lora.strength, str(lora.path))
+    compile_blocks(parts.unet, compile)
     text, vision = cast(CLIPTextEncoder, parts.text), cast(CLIPImageEncoder, parts.vision)
     placement = None
     if residence != "high":

@@ -85,10 +85,12 @@ def speed_of(
     backend: str = TORCH,
     stored: str = "full",
     memory: str = "high",
+    compile: str = "off",
 ) -> Speed | None:
-    """The speed of the last run with weights ``stored`` and ``memory`` used like this, or None if there was none on
-    this machine. A model without variants goes by its name."""
-    values = _read(weights_folder() / _FILE).get(_key(model, device, dtype, backend, stored, memory))
+    """The speed of the last run with weights ``stored``, ``memory`` used and blocks compiled like this.
+
+    None if there was none on this machine. A model without variants goes by its name."""
+    values = _read(weights_folder() / _FILE).get(_key(model, device, dtype, backend, stored, memory, compile))
     names = Speed.__dataclass_fields__
     if not isinstance(values, dict) or cast(dict[str, Any], values).keys() != names.keys():
         return None
@@ -122,6 +124,7 @@ class Stopwatch:
         backend: str = TORCH,
         stored: str = "full",
         memory: str = "high",
+        compile: str = "off",
     ) -> None:
         """Store the speed of the run so far, of which the clips ``finished`` are the last; failures are ignored."""
         self._clips += map(amount_of, finished)
@@ -134,7 +137,7 @@ class Stopwatch:
         with suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             # Read again, because another process may have added entries in the meantime.
-            key = _key(model, device, dtype, backend, stored, memory)
+            key = _key(model, device, dtype, backend, stored, memory, compile)
             known = {**_read(place), key: asdict(speed)}
             with replacing(place) as part:
                 part.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -160,12 +163,20 @@ def _branches(one: Settings) -> int:
 
 
 def _key(
-    model: Variant | str, device: torch.device, dtype: torch.dtype, backend: str, stored: str, memory: str
+    model: Variant | str,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    stored: str,
+    memory: str,
+    compile: str,
 ) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if backend != TORCH:
         name = str(parse_backend(backend))
     unusual = [each for each in (stored, memory) if each not in ("full", "high")]
+    if compile != "off":
+        unusual.append(f"compile {compile}")
     known = model if isinstance(model, str) else model.name
     return ", ".join([known, name, str(dtype).removeprefix("torch."), *unusual])
 

@@ -31,7 +31,7 @@ from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import read_picture
 from .media.video import FrameStream, check_clip_path, write_clip
-from .model.configs import Memory, Residence, Weights
+from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import Record, know_model, know_pictures
@@ -62,6 +62,8 @@ class Means:
     """How the networks use the device's memory; "auto" depends on what is free and on the clips."""
     backend: str = TORCH
     """What computes the networks, :func:`dynamicrafter.backends.choice.parse_backend`."""
+    compile: Compile = "off"
+    """Whether the denoising network's blocks are compiled."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an empty batch."""
@@ -95,7 +97,9 @@ class Made:
 
 def check_means(means: Means, files: ModelFiles) -> Path | None:
     """The export that a model would be run from, if any; raises what :func:`load_with` would, for wrong ``means``."""
-    device, folder = find_place(files, means.device, means.backend, means.weights, means.memory)
+    device, folder = find_place(
+        files, means.device, means.backend, means.weights, means.memory, means.compile
+    )
     pick_dtype(means.dtype, device)
     return folder
 
@@ -108,6 +112,7 @@ def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], No
         dtype=means.dtype,
         weights=means.weights,
         memory=means.memory,
+        compile=means.compile,
         backend=means.backend,
         progress=progress,
     )
@@ -168,6 +173,7 @@ def make(
                         means.backend,
                         known.exported or known.stored,
                         "high" if means.memory == "auto" else means.memory,
+                        means.compile,
                     )
                 yield Made(shot, seconds, drift)
 

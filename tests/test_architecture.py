@@ -45,7 +45,7 @@ BOXES = {
 ORDER = {
     "model": "configs variants operations quantised placement protocols preview conditioning layers attention "
     "open_clip_modules encoders "
-    "memory resampler unet autoencoder video_decoder",
+    "memory resampler unet compilation autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",

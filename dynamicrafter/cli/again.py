@@ -57,6 +57,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
         weights=record.model.stored if given.weights == "auto" and backend == TORCH else given.weights,
         memory=given.memory,
         backend=backend,
+        compile=given.compile,
     )
     files = _files(record, given, clip.parent)
     _check_export(record, given, check_means(means, files), backend)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ..backends.choice import TORCH
 from ..errors import UsageError
-from ..model.configs import MEMORY, WEIGHTS
+from ..model.configs import COMPILE, MEMORY, WEIGHTS
 from ..model.variants import VARIANTS
 from ..parameters import PARAMETERS, Group, Parameter, of_group
 
@@ -379,7 +379,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "doctor --quick",
         "doctor --model 512 --device cuda --dtype bf16 --json",
     )
-    _model_options(doctor, "every downloaded one")
+    _run_by_options(_model_options(doctor, "every downloaded one"), TORCH, TORCH)
     extent = doctor.add_argument_group("what is checked")
     extent.add_argument(
         "--quick", action="store_true", help="run no model except to load tiny, and compute no hash of a file"
@@ -509,6 +509,13 @@ def _run_by_options(group: Any, default: str | None, said: str) -> None:
         f"export (default: {said})",
     )
     _storage_options(group)
+    group.add_argument(
+        "--compile",
+        choices=COMPILE,
+        default="off",
+        help="compile the network's blocks with torch.compile: default, or reduce-overhead (with CUDA graphs); takes "
+        "minutes with the first clip of a size (default: off)",
+    )
 
 
 def _storage_options(group: Any) -> None:
@@ -669,7 +676,8 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and print which clips are missing"
     )
-    _model_options(parser, f"{_TINY_HELP}; for jobs that name no model", device=False)
+    group = _model_options(parser, f"{_TINY_HELP}; for jobs that name no model", device=False)
+    _run_by_options(group, TORCH, TORCH)
     where = parser.add_argument_group("where clips are generated")
     where.add_argument(
         "--devices",

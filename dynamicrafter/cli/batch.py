@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..api import Lora, notes_on, pick_device, pick_dtype
+from ..api import Lora, check_backend_options, notes_on
+from ..backends.choice import TORCH
 from ..errors import UsageError
 from ..jobs.ledger import JobRecord, clip_folder, only_run
 from ..jobs.lines import Job, ModelChoice, Shard, local_variant, named_variant, read_jobs
@@ -20,8 +21,9 @@ from ..jobs.pool import Worker
 from ..jobs.ray_cluster import leave_ray, ray_workers
 from ..jobs.run import BatchOutcome, run_jobs, unfinished
 from ..jobs.servers import check_sendable, server_workers
-from ..jobs.workers import local_workers
+from ..jobs.workers import devices_for, local_workers
 from ..model.variants import TINY, Variant
+from ..shots import Means
 from .progress import Bars
 from .words import WORDS, tiny_knows
 
@@ -50,11 +52,23 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
 
 
 def _check_places(given: Namespace) -> None:
-    """Raise UsageError for options of this machine's devices if other machines are to generate the clips."""
-    if given.server and (given.devices != ["auto"] or given.workers is not None or given.dtype != "auto"):
+    """Raise UsageError for options that do not go together, such as those of this machine's devices with servers."""
+    usual = {
+        "devices": ["auto"],
+        "workers": None,
+        "dtype": "auto",
+        "weights": "auto",
+        "memory": "auto",
+        "backend": TORCH,
+        "compile": "off",
+    }
+    others = [f"--{name}" for name, value in usual.items() if getattr(given, name) != value]
+    if given.server and others:
         raise UsageError(
-            "--devices, --workers and --dtype are for this machine, but --server was given; omit one or the other"
+            f"{' and '.join(others)} would apply to this machine, but the servers of --server compute in their own "
+            f"way; omit one or the other"
         )
+    check_backend_options(given.backend, given.weights, given.memory, given.compile)
     if given.ray and given.devices != ["auto"]:
         raise UsageError("--devices are those of this machine, but --ray was given; omit one or the other")
 
@@ -107,12 +121,17 @@ def _workers(missing: Sequence[Job], given: Namespace) -> list[Worker]:
         return []
     if given.server:
         return server_workers(given.server, given.queue, missing)
+    means = Means(
+        dtype=given.dtype,
+        weights=given.weights,
+        memory=given.memory,
+        backend=given.backend,
+        compile=given.compile,
+    )
     if given.ray:
-        return ray_workers(given.ray, given.dtype, given.workers)
-    devices = [str(pick_device(name)) for name in given.devices]
-    for device in devices:
-        pick_dtype(given.dtype, pick_device(device))
-    return local_workers(devices, given.dtype, 1 if given.workers is None else given.workers)
+        return ray_workers(given.ray, means, given.workers)
+    devices = devices_for(missing, given.devices, means)
+    return local_workers(devices, means, 1 if given.workers is None else given.workers)
 
 
 def _work(

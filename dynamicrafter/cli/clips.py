@@ -153,7 +153,9 @@ def files_of(model: str | None, given: Namespace) -> ModelFiles:
 
 def means_of(given: Namespace) -> Means:
     """How the clips are computed according to the arguments."""
-    return Means(given.device, given.dtype, given.batch, given.weights, given.memory, given.backend)
+    return Means(
+        given.device, given.dtype, given.batch, given.weights, given.memory, given.backend, given.compile
+    )
 
 
 def clip_settings(

@@ -35,8 +35,8 @@ REPLACES = {
     "fs": ("motion",),
     "motion": ("fs",),
     "model": ("variant", "lora", "text_encoder", "image_encoder"),
-    # Another backend than PyTorch keeps weights its own way, on a device of its own.
-    "backend": ("weights", "memory", "device"),
+    # Another backend than PyTorch keeps weights and compiles its own way, on a device of its own.
+    "backend": ("weights", "memory", "compile", "device"),
 }
 """What an option makes void where it comes from a source of lower precedence."""
 

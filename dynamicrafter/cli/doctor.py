@@ -30,7 +30,10 @@ from .progress import Bars
 from .words import WORDS
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline import Model
+    from ..shots import Means
     from .trial import Trial
 
 
@@ -283,14 +286,16 @@ def _weights(given: Namespace, bars: Bars) -> Finding:
 
 
 def _tiny(given: Namespace, bars: Bars) -> Finding:
-    """The built-in model against recorded values on the CPU, and on the chosen device in the chosen precision."""
-    from ..api import load
+    """The built-in model against recorded values on the CPU, and as it is to be run."""
+    from ..api import find_model, load
     from ..evaluation.figures import psnr
-    from .trial import GOLDEN_STEPS, LEAST_PSNR, MOST_ERROR, golden_error, run_trial
+    from ..shots import check_means, load_with
+    from .trial import GOLDEN_STEPS, MOST_ERROR, golden_error, least_psnr, run_trial
 
+    files, means = find_model(TINY.name), _means(given)
+    folder = check_means(means, files)
     if given.quick:
-        model = load(TINY.name, device=given.device, dtype=given.dtype)
-        return Finding("ok", _place(model))
+        return Finding("ok", _place(load_with(means, files), means))
     exact = run_trial(load(TINY.name, device="cpu", dtype="float32"), GOLDEN_STEPS)
     error = golden_error(exact)
     details: dict[str, object] = {"cpu_float32_error": float(f"{error:.2g}")}
@@ -301,13 +306,13 @@ def _tiny(given: Namespace, bars: Bars) -> Finding:
             f"the latents of tiny on the CPU in float32 differ from the recorded ones by {error:.2g} of their largest "
             f"magnitude, more than {MOST_ERROR:g}; reinstall PyTorch, and report it if that does not help",
         )
-    model = load(TINY.name, device=given.device, dtype=given.dtype)
-    if _is_reference(model):
-        return Finding("ok", {**details, **_place(model), **_cost(exact)})
+    model = load_with(means, files)
+    if _is_reference(model.device, model.dtype, means):
+        return Finding("ok", {**details, **_place(model, means), **_cost(exact)})
     trial = run_trial(model, GOLDEN_STEPS)
     similarity = psnr(exact.frames, trial.frames).item()
-    details.update(_place(model), psnr=round(similarity, 1), **_cost(trial))
-    return _judged(details, similarity, LEAST_PSNR[model.dtype])
+    details.update(_place(model, means), psnr=round(similarity, 1), **_cost(trial))
+    return _judged(details, similarity, least_psnr(model, folder))
 
 
 def _model_checks(given: Namespace) -> list[tuple[str, Check]]:
@@ -358,37 +363,39 @@ def _file(release: Release, path: Path, given: Namespace, bars: Bars) -> Finding
 def _model(name: str | None, given: Namespace, bars: Bars) -> Finding:
     """One step of a model of the catalogue, or else of the one in the arguments.
 
-    It is run on the CPU in float32 and on the chosen device in the chosen precision.
+    It is run by PyTorch on the CPU in float32, and as it is to be run.
     """
     import torch
 
     from ..api import find_model, load, pick_device, pick_dtype, variant_of
     from ..evaluation.figures import psnr
     from ..forecast import memory_of
+    from ..shots import check_means, load_with
     from .clips import model_files
-    from .trial import LEAST_PSNR, run_trial, trial_settings
+    from .trial import least_psnr, run_trial, trial_settings
 
-    files = model_files(given) if name is None else find_model(name)
+    files, means = model_files(given) if name is None else find_model(name), _means(given)
     variant = variant_of(files)
-    device = pick_device(given.device)
+    folder = check_means(means, files)
+    device = pick_device(given.device, given.backend)
     dtype = pick_dtype(given.dtype, device)
     exact = None
     details: dict[str, object] = {"variant": variant.name}
-    if (device.type, dtype) != ("cpu", torch.float32):
+    if not _is_reference(device, dtype, means):
         needed = memory_of(variant, [trial_settings(variant, 1)], torch.float32)
         if needed.weights + needed.activations > _USABLE * _main_memory():
             details["psnr"] = "not measured: the CPU has too little memory for float32"
         else:
             exact = run_trial(load(files, device="cpu", dtype="float32", progress=bars.loading), 1)
             details["cpu_float32_seconds"] = round(exact.seconds, 1)
-    model = load(files, device=given.device, dtype=given.dtype, progress=bars.loading)
+    model = load_with(means, files, bars.loading)
     trial = run_trial(model, 1)
-    details.update(_place(model), **_cost(trial))
+    details.update(_place(model, means), **_cost(trial))
     if exact is None:
         return Finding("ok", details)
     similarity = psnr(exact.frames, trial.frames).item()
     details["psnr"] = round(similarity, 1)
-    return _judged(details, similarity, LEAST_PSNR[model.dtype])
+    return _judged(details, similarity, least_psnr(model, folder))
 
 
 def _comfyui(folder: Path, given: Namespace, bars: Bars) -> Finding:
@@ -423,15 +430,36 @@ def _comfyui(folder: Path, given: Namespace, bars: Bars) -> Finding:
     return Finding("ok", found or {"models": []})
 
 
-def _is_reference(model: Model) -> bool:
-    """Whether it computes on the CPU in float32, with which the others are compared."""
+def _means(given: Namespace) -> Means:
+    """How the trial of a model is run."""
+    from ..shots import Means
+
+    return Means(
+        given.device,
+        given.dtype,
+        weights=given.weights,
+        memory=given.memory,
+        backend=given.backend,
+        compile=given.compile,
+    )
+
+
+def _is_reference(device: torch.device, dtype: torch.dtype, means: Means) -> bool:
+    """Whether a model runs by PyTorch on the CPU in float32, with which the others are compared."""
     import torch
 
-    return (model.device.type, model.dtype) == ("cpu", torch.float32)
+    return (device.type, dtype) == ("cpu", torch.float32) and not _unusual(means)
 
 
-def _place(model: Model) -> dict[str, object]:
-    return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+def _unusual(means: Means) -> dict[str, object]:
+    """The options besides device and precision that were given."""
+    usual = {"backend": "torch", "weights": "auto", "memory": "auto", "compile": "off"}
+    return {name: getattr(means, name) for name, value in usual.items() if getattr(means, name) != value}
+
+
+def _place(model: Model, means: Means) -> dict[str, object]:
+    place = {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+    return {**place, **_unusual(means)}
 
 
 def _cost(trial: Trial) -> dict[str, object]:

@@ -32,6 +32,8 @@ class RunPlan:
     """How the weights of the denoising network's layers are kept."""
     memory: Residence | None
     """How the networks use the device's memory; None if not known, as for OpenVINO."""
+    compile: str
+    """Whether the denoising network's blocks are compiled."""
     weights_bytes: int
     """On the device, or in the files of an export."""
     activations_bytes: int | None
@@ -42,7 +44,8 @@ class RunPlan:
     def lines(self) -> Iterator[str]:
         """The same for a person."""
         yield from _brief(self.clips, self.model)
-        yield f"computed on: {self.device} in {self.dtype}"
+        compiled = "" if self.compile == "off" else f", compiled ({self.compile})"
+        yield f"computed on: {self.device} in {self.dtype}{compiled}"
         weights = _size(self.weights_bytes)
         if self.memory is None or self.activations_bytes is None:
             yield f"memory: not known; the export has {weights} of weights in {self.weights}"
@@ -59,7 +62,9 @@ def brief_of(shots: Sequence[Shot], files: ModelFiles, streams: Streams) -> list
 def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Streams) -> RunPlan:
     """The plan of ``shots``, with the files of ``streams`` under the name of standard input and output."""
     variant = variant_of(files)
-    device, folder = find_place(files, means.device, means.backend, means.weights, means.memory)
+    device, folder = find_place(
+        files, means.device, means.backend, means.weights, means.memory, means.compile
+    )
     dtype = pick_dtype(means.dtype, device)
     residence = residence_for(shots, files, means)
     if folder is None:
@@ -74,7 +79,7 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
         manifest = read_manifest(folder)
         stored, activations = manifest.stored, None
         weights = sum(file.bytes for file in manifest.files if file.name.endswith(".bin"))
-    speed = speed_of(variant, device, dtype, means.backend, stored, residence)
+    speed = speed_of(variant, device, dtype, means.backend, stored, residence, means.compile)
     return RunPlan(
         clips=_clips(shots, streams),
         model=_model(files),
@@ -82,6 +87,7 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
         dtype=str(dtype).removeprefix("torch."),
         weights=stored,
         memory=residence if folder is None else None,
+        compile=means.compile,
         weights_bytes=weights,
         activations_bytes=activations,
         seconds=None if speed is None else round(speed.seconds([shot.settings for shot in shots]), 1),
@@ -130,7 +136,7 @@ def memory_text(weights: float, activations: float, residence: Residence) -> str
 
 def time_text(seconds: float | None) -> str:
     """A forecast of time for a person."""
-    source = "the last run with this model, device, precision, weights and memory"
+    source = "the last run with this model, device, precision, weights, memory and compilation"
     if seconds is None:
         return f"time: unknown, because it is estimated from {source}"
     return f"time: about {_time(seconds)}, in proportion to {source}"

@@ -30,8 +30,10 @@ _GLANCE = 0.2
 """Seconds between two looks at whether a job is finished or cancelled."""
 
 
-def ray_workers(address: str, dtype: str, count: int | None = None) -> list[Worker]:
+def ray_workers(address: str, means: Means, count: int | None = None) -> list[Worker]:
     """Workers on the cluster at ``address``: one for each GPU, or for each machine if there are none, or ``count``.
+
+    Each picks its device, whatever that of ``means`` is.
 
     ``local`` starts a cluster on this machine that listens on loopback only. Raises UsageError if Ray is not installed,
     if there is no cluster at the address, and if the workers do not fit on it.
@@ -62,7 +64,10 @@ def ray_workers(address: str, dtype: str, count: int | None = None) -> list[Work
             f"Ray would listen on {own}, because it was imported before; start a program of its own for it"
         )
     count, needs = _shares(machines, count)
-    return [RayWorker(f"ray, worker {number}", Means("auto", dtype), needs) for number in range(1, count + 1)]
+    return [
+        RayWorker(f"ray, worker {number}", replace(means, device="auto"), needs)
+        for number in range(1, count + 1)
+    ]
 
 
 def _shares(machines: Sequence[dict[str, float]], count: int | None) -> tuple[int, dict[str, int]]:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..api import pick_device
+from ..backends.choice import TORCH
 from ..errors import DynamiCrafterError
 from ..forecast import evaluations
 from ..forms import to_json
 from ..media.video import write_clip
+from ..model.configs import Compile, Memory, Weights
 from ..model.variants import TINY
 from ..records import Record, know_pictures
 from ..settings import clip_metadata
+from ..shots import Means
 from .ledger import JobRecord, clip_folder, done_record, only_run, write_job_record
 from .lines import Job, ModelChoice, Shard, read_jobs
 from .pool import Ended, Take, Worker, work_off
-from .workers import local_workers
+from .workers import devices_for, local_workers
 
 BatchProgress = Callable[[float, str], None]
 """Called several times a second with the share of all work that is done, 0 to 1, and a name of what is being worked on;
@@ -50,20 +52,26 @@ def batch(
     model: str | Path = TINY.name,
     devices: Sequence[str] = ("auto",),
     dtype: str = "auto",
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+    backend: str = TORCH,
+    compile: Compile = "off",
     workers: int = 1,
     shard: tuple[int, int] = (1, 1),
     progress: BatchProgress | None = None,
 ) -> BatchOutcome:
     """Generate the jobs of the file ``listing`` that are not finished yet, with their clips and records in ``folder``.
 
-    ``model`` is that of jobs that name none. Each of ``devices`` has as many ``workers``; if there are several in all,
-    each is a process. ``shard`` ``(i, n)`` takes every n-th line from line i on. Raises UsageError for a line that is
-    not a valid job, and if another run is at work in the folder; a job that fails is recorded, and the others go on.
+    ``model`` is that of jobs that name none. ``dtype``, ``weights``, ``memory``, ``backend`` and ``compile`` are as in
+    :func:`~dynamicrafter.api.load`. Each of ``devices`` has as many ``workers``; if there are several in all, each is a
+    process. ``shard`` ``(i, n)`` takes every n-th line from line i on. Raises UsageError for a line that is not a valid
+    job, and if another run is at work in the folder; a job that fails is recorded, and the others go on.
     """
     place, part = clip_folder(Path(folder)), Shard(*shard)
     with only_run(place, part):
         jobs = read_jobs(Path(listing), place, ModelChoice(str(model)), shard=part)
-        crew = local_workers([str(pick_device(device)) for device in devices], dtype, workers)
+        means = Means(dtype=dtype, weights=weights, memory=memory, backend=backend, compile=compile)
+        crew = local_workers(devices_for(unfinished(jobs, place), devices, means), means, workers)
         return run_jobs(jobs, place, crew, progress=progress)
 
 

@@ -9,12 +9,14 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ..api import pick_device
 from ..errors import Cancelled, UsageError
-from ..shots import Means, Work
+from ..shots import Means, Work, check_means
 from .lines import Job
 from .pool import Lost, Take, Tell, Worker, as_error
 from .studio import Studio
@@ -25,22 +27,36 @@ _PATIENCE = 60.0
 """Seconds that a process has to end after its work was cancelled: a step of a large clip on a CPU takes some."""
 
 
-def local_workers(devices: Sequence[str], dtype: str, each: int = 1) -> list[Worker]:
-    """``each`` workers for each of ``devices``; a single one works in this process.
+def local_workers(devices: Sequence[str], means: Means, each: int = 1) -> list[Worker]:
+    """``each`` workers for each of ``devices``, instead of that of ``means``; a single one works in this process.
 
     Raises UsageError if there would be none.
     """
     if each < 1 or not devices:
         raise UsageError(f"there must be at least 1 worker, but {each} were given")
     if len(devices) * each == 1:
-        return [Studio(Means(devices[0], dtype))]
+        return [Studio(replace(means, device=devices[0]))]
     # All processes together use the processor once.
     threads = max(1, torch.get_num_threads() // (len(devices) * each))
     return [
-        ProcessWorker(Means(device, dtype), f"{device}, worker {number}" if each > 1 else device, threads)
+        ProcessWorker(
+            replace(means, device=device), f"{device}, worker {number}" if each > 1 else device, threads
+        )
         for device in devices
         for number in range(1, each + 1)
     ]
+
+
+def devices_for(jobs: Sequence[Job], devices: Sequence[str], means: Means) -> list[str]:
+    """The names of ``devices``, "auto" as the one that it selects.
+
+    Raises UsageError if one of them is not available or cannot run the models of ``jobs`` by ``means``, before any is
+    loaded.
+    """
+    for device in devices:
+        for model in {job.model: None for job in jobs}:
+            check_means(replace(means, device=device), model.files())
+    return [str(pick_device(device, means.backend)) for device in devices]
 
 
 class ProcessWorker:

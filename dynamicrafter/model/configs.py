@@ -94,3 +94,8 @@ Residence = Literal["high", "low", "min"]
 """How networks use the device's memory: all of them stay on it, each only while it works, or layer by layer."""
 Memory = Literal["auto", Residence]
 MEMORY: tuple[Memory, ...] = get_args(Memory)
+
+Compile = Literal["off", "default", "reduce-overhead"]
+"""Whether the denoising network's blocks are compiled, by the names of torch.compile's modes; the last one also records
+CUDA graphs."""
+COMPILE: tuple[Compile, ...] = get_args(Compile)

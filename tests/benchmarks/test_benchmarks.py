@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from dynamicrafter.model.compilation import compile_blocks
 from dynamicrafter.model.operations import fused_attention
-from dynamicrafter.model.variants import V512
+from dynamicrafter.model.variants import SMALL, V512
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +68,49 @@ def test_the_ways_of_running_the_network_are_compared_with_the_first(
         assert row["TFLOP/s"] == pytest.approx(row["TFLOP"] / row["s min"])
         assert row["of matrix product"] > 0
     assert rows(capsys.readouterr().out)[0][:3] == ["variant", "input", "way"]
+
+
+def test_the_autoencoder_has_no_other_way_than_a_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = benchmark("figures")
+    monkeypatch.setattr(figures, "compared", lambda about, ways, *_: [{"way": way.name} for way in ways])
+    ways = [figures.WAYS[name] for name in ("float32", "compiled", "openvino", "bf16")]
+    rows = figures.vae_rows(SMALL, (64, 64), 1, ways, torch.device("cpu"), 1)
+    assert [row["way"] for row in rows] == ["float32", "bf16"] * 2
+
+
+@pytest.mark.slow
+def test_other_ways_compute_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    figures = benchmark("figures")
+    modes: list[str] = []
+
+    def traced(network: torch.nn.Module, mode: Any) -> None:
+        modes.append(mode)
+        compile_blocks(network, mode, backend="eager")
+
+    monkeypatch.setattr(figures, "compile_blocks", traced)
+    found = speed(tmp_path, "--what", "unet", "--runs", "1", "--ways", "float32", "compiled", "openvino")
+    plain, *others = found["unet"]["rows"]
+    assert [row["way"] for row in others] == ["compiled", "openvino"]
+    assert "default" in modes
+    # Exports have weights in half precision.
+    assert others[0]["largest error"] < 1e-6 < others[1]["largest error"] < 1e-2
+    assert all(row["first s"] > 0 for row in (plain, *others))
+
+
+def test_openvino_is_measured_on_the_cpu_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmark("speed").main(["--ways", "openvino", "--device", "cuda"])
+    assert "OpenVINO is measured on the CPU, not on cuda; use --device cpu" in capsys.readouterr().err
+
+
+def test_loading_is_measured_in_processes_of_its_own(tmp_path: Path) -> None:
+    found = speed(tmp_path, "--what", "load", "--ways", "float32", "--runs", "1")
+    assert found["load"]["state"] == "done"
+    (row,) = found["load"]["rows"]
+    assert (row["variant"], row["dtype"]) == ("small", "float32")
+    assert 0 < row["s min"] <= row["s median"]
+    assert 0 < row["model GB"] < row["peak GB"]
 
 
 def test_the_baseline_has_the_former_layers() -> None:
@@ -175,8 +219,9 @@ QUICK = [
     "--device",
     "cpu",
     "--quick",
-    "--longest",
-    "600",
+    "--no-compile",
+    "--patience",
+    "60",
     "--variants",
     "256_v1",
     "--frames",
@@ -224,7 +269,7 @@ class Plan:
         self.results.start(torch.device("cpu"), "")
 
     def measure(self, works: dict[str, Callable[[], object]], late: bool = False) -> dict[str, str]:
-        figures = [self.module.Figure(name, "Made", work, costly=True) for name, work in works.items()]
+        figures = [self.module.Figure(name, "Made", work) for name, work in works.items()]
         left = -1.0 if late else 60.0
         assert self.module.measure_all(self.results, figures, time.time() + left) == 0
         stored = json.loads(self.results.json.read_text(encoding="utf-8"))
@@ -293,8 +338,36 @@ for name in ("bad", "good"):
     json.dump(stored, open(path + ".new", "w"))
     os.replace(path + ".new", path)
 """
-    module.supervise([sys.executable, "-c", script], results, ["bad", "good"], 1.0)
+    figures = [module.Figure(name, "Made", list, limit=1.0) for name in ("bad", "good")]
+    module.supervise([sys.executable, "-c", script], results, figures, time.time() + 60)
     assert {one["name"]: one["state"] for one in results.figures} == {"bad": state, "good": "done"}
+
+
+def test_what_is_at_work_when_the_time_is_over_is_stopped_and_the_rest_left_out(tmp_path: Path) -> None:
+    module = benchmark("results")
+    results = module.Results(tmp_path, "made")
+    results.start(torch.device("cpu"), "")
+    results.put("first", "Made", state="started")
+    figures = [module.Figure(name, "Made", list, limit=60.0) for name in ("first", "second")]
+    module.supervise([sys.executable, "-c", "import time; time.sleep(60)"], results, figures, time.time() + 1)
+    states = {one["name"]: one["state"] for one in results.figures}
+    assert states == {"first": "stopped (time limit)", "second": "skipped (time limit)"}
+
+
+def test_all_figures_of_a_gpu_end_within_8_minutes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    module = benchmark("gpu")
+    assert module.main(["--device", "meta", "--dry-run", "--output", str(tmp_path)]) == 0
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    *figures, total = [(float(seconds), name) for seconds, _, name in lines]
+    assert sum(seconds for seconds, _ in figures) == pytest.approx(total[0], abs=len(figures) / 2)
+    assert total[0] <= 60 * module.MINUTES < 8 * 60
+    names = [name for _, name in figures]
+    assert {"unet 256_v1", "compiled 256_v1", "clip 256_v1 bfloat16", "compiled clip 256_v1 bfloat16"} <= set(
+        names
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

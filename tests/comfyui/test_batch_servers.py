@@ -17,6 +17,7 @@ from dynamicrafter.jobs.run import run_jobs
 from dynamicrafter.jobs.servers import server_workers
 from dynamicrafter.jobs.workers import local_workers
 from dynamicrafter.media.video import read_frames
+from dynamicrafter.shots import Means
 
 if TYPE_CHECKING:
     from comfyui_server import Server
@@ -84,7 +85,7 @@ def test_a_killed_server_loses_no_job(
         {"pictures": [day, dusk], "steps": 2, "output": "between here", "prompt": "a boat"},
         {"mode": "loop", "steps": 2, "output": "loop here", "width": 128, "height": 64},
     )
-    assert run_jobs(again, tmp_path / "out", local_workers(["cpu"], "auto")).failed == 0
+    assert run_jobs(again, tmp_path / "out", local_workers(["cpu"], Means())).failed == 0
     for name in ("4", "between", "loop"):
         assert decibels(tmp_path / "out" / name, tmp_path / "out" / f"{name} here") > 45
 

@@ -153,6 +153,15 @@ def test_a_file_without_jobs(run: Run, tmp_path: Path, make: Callable[[Path], An
         (("--workers", "0"), "there must be at least 1 worker, but 0 were given"),
         (("--devices", "cpu,"), "the name is empty"),
         (("--devices", "gpu"), "the device 'gpu' is not available"),
+        (("--compile", "reduce-overhead"), "records CUDA graphs, which cpu does not have"),
+        (
+            ("--compile", "default", "--memory", "min"),
+            "layers that are streamed (memory min) cannot be compiled",
+        ),
+        (
+            ("--ray", "local", "--backend", "openvino", "--weights", "int8"),
+            "openvino keeps weights and memory its",
+        ),
     ],
 )
 def test_wrong_options(run: Run, jobs: Callable[..., Path], options: tuple[str, ...], told: str) -> None:
@@ -278,18 +287,22 @@ def test_a_model_is_loaded_once_for_all_its_jobs(
     run: Run, jobs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
+    kept: list[str] = []
     load = studio.load_with
 
     def counted(means: Any, files: Any, *rest: Any) -> Any:
         loaded.append(files.asked)
-        return load(means, files, *rest)
+        model = load(means, files, *rest)
+        kept.append(f"{model.quantised}, {'low' if model.placement else 'high'}")
+        return model
 
     monkeypatch.setattr(studio, "load_with", counted)
     models = ["random", "tiny", "random", "tiny"]
     listing = jobs(*({"seed": seed, "model": model} for seed, model in enumerate(models)))
-    ran = run("batch", listing, "--out", "out", "--json")
+    ran = run("batch", listing, "--out", "out", "--weights", "int8", "--memory", "low", "--json")
     assert ran.code == 0
     assert loaded == ["random", "tiny"]
+    assert kept == ["int8, low"] * 2
     assert [one["line"] for one in ran.json["jobs"]] == [1, 2, 3, 4]
 
 

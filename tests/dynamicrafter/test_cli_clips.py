@@ -423,8 +423,8 @@ def test_a_dry_run_says_what_would_be_made_and_loads_nothing(
         r"memory: about \d+ MB for weights and \d+ MB for activations, besides PyTorch itself", lines[4]
     )
     assert lines[5:] == [
-        "time: unknown, because it is estimated from the last run with this model, device, precision, weights and "
-        "memory"
+        "time: unknown, because it is estimated from the last run with this model, device, precision, weights, memory "
+        "and compilation"
     ]
     told = run(*words, "--json").json
     assert [clip["settings"]["seed"] for clip in told["clips"]] == [1, 2]
@@ -449,7 +449,8 @@ def test_verbose_says_the_same_and_goes_on_and_the_next_time_is_known(
     again = "again", "clip.mp4", "--picture", pictures["wide"], "--dry-run"
     ran = run(*again)
     assert re.fullmatch(
-        r"time: about \d+ s, in proportion to the last run with this model, device, precision, weights and memory",
+        r"time: about \d+ s, in proportion to the last run with this model, device, precision, weights, memory "
+        r"and compilation",
         ran.out.splitlines()[-1],
     )
     assert 0 < run(*again, "--json").json["seconds"] < 100

@@ -407,6 +407,33 @@ def test_the_built_in_model_is_run_in_the_chosen_precision(
     assert found["details"]["seconds"] > 0
 
 
+def test_the_built_in_model_is_run_as_its_weights_are_to_be_kept(
+    run: Run, monkeypatch: pytest.MonkeyPatch, only_models: None
+) -> None:
+    monkeypatch.setattr("dynamicrafter.cli.doctor.CHECKS", {"tiny": CHECKS["tiny"]})
+    ran = run("doctor", "--json", "--device", "cpu", "--weights", "int8", "--memory", "low")
+    found = finding(ran, "tiny")
+    assert (ran.code, found["verdict"]) == (0, "ok")
+    assert (found["details"]["weights"], found["details"]["memory"]) == ("int8", "low")
+    assert 50 < found["details"]["psnr"] < 80
+
+
+def test_what_the_built_in_model_cannot_be_run_by_is_a_failure(
+    run: Run, monkeypatch: pytest.MonkeyPatch, only_models: None
+) -> None:
+    monkeypatch.setattr("dynamicrafter.cli.doctor.CHECKS", {"tiny": CHECKS["tiny"]})
+    for options, told in (
+        (
+            ("--compile", "reduce-overhead"),
+            "compile reduce-overhead records CUDA graphs, which cpu does not have",
+        ),
+        (("--backend", "openvino", "--weights", "int8"), "openvino keeps weights and memory its own way"),
+    ):
+        ran = run("doctor", "--json", "--device", "cpu", *options)
+        assert ran.code == 1
+        assert finding(ran, "tiny")["problem"].startswith(told)
+
+
 def test_numbers_that_are_not_those_recorded_are_a_failure(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, only_models: None
 ) -> None:

@@ -21,6 +21,7 @@ from dynamicrafter.jobs.ray_cluster import LOCAL, leave_ray, ray_workers
 from dynamicrafter.jobs.run import run_jobs
 from dynamicrafter.jobs.workers import local_workers
 from dynamicrafter.media.video import read_frames
+from dynamicrafter.shots import Means
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 # Read when Ray is imported; ray_workers sets it for a local cluster.
@@ -52,7 +53,7 @@ def test_without_ray_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     told = r"a Ray cluster needs the ray package; install it with pip install 'dynamicrafter-studio\[ray\]'"
     with pytest.raises(UsageError, match=told):
-        ray_workers(LOCAL, "auto")
+        ray_workers(LOCAL, Means())
 
 
 class PretendedRay:
@@ -88,8 +89,9 @@ def test_all_workers_have_a_place(
     needs: dict[str, int],
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", PretendedRay(*machines))
-    made = ray_workers("10.0.0.1:6379", "auto", count)
+    made = ray_workers("10.0.0.1:6379", Means("cpu", weights="int8"), count)
     assert [vars(worker)["_needs"] for worker in made] == [needs] * workers
+    assert all(vars(worker)["_means"] == Means("auto", weights="int8") for worker in made)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_workers_without_a_place_are_refused(
     monkeypatch.setitem(sys.modules, "ray", PretendedRay(*machines))
     told = rf"places for at most {places} worker\(s\), .* are wanted; use fewer workers or add machines"
     with pytest.raises(UsageError, match=told):
-        ray_workers("10.0.0.1:6379", "auto", count)
+        ray_workers("10.0.0.1:6379", Means(), count)
 
 
 @needs_ray
@@ -116,7 +118,7 @@ def test_a_cluster_that_is_not_there(left: None) -> None:
     with pytest.raises(
         UsageError, match=r"there is no Ray cluster at nonsense:x \(.*\); check the address, or use"
     ):
-        ray_workers("nonsense:x", "auto")
+        ray_workers("nonsense:x", Means())
 
 
 @needs_ray
@@ -129,7 +131,7 @@ def test_jobs_survive_the_loss_of_workers_and_nothing_listens_outside(
     monkeypatch.setenv("RAY_worker_niceness", "0")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     jobs = read(*({"seed": seed, "steps": 20, "output": f"{seed}"} for seed in range(3)))
-    workers = ray_workers(LOCAL, "auto", 2)
+    workers = ray_workers(LOCAL, Means(), 2)
     assert [worker.name for worker in workers] == ["ray, worker 1", "ray, worker 2"]
     listening: set[str] = set()
     killed: list[int] = []
@@ -156,5 +158,5 @@ def test_jobs_survive_the_loss_of_workers_and_nothing_listens_outside(
     assert sorted(record.attempts for record in outcome.records) == [1, 1, 2]
     assert listening == {"127.0.0.1"}
     here = read({"seed": 1, "steps": 20, "output": "here"})
-    assert run_jobs(here, tmp_path / "out", local_workers(["cpu"], "auto")).failed == 0
+    assert run_jobs(here, tmp_path / "out", local_workers(["cpu"], Means())).failed == 0
     assert read_frames(tmp_path / "out" / "1").equal(read_frames(tmp_path / "out" / "here"))

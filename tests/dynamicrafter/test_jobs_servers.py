@@ -527,7 +527,13 @@ def test_the_command_resumes_with_servers(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--workers", "2"), "--devices, --workers and --dtype are for this machine, but --server was given"),
+        (
+            ("--workers", "2"),
+            "--workers would apply to this machine, but the servers of --server compute in their own",
+        ),
+        (("--weights", "int8", "--memory", "low"), "--weights and --memory would apply to this machine, but"),
+        (("--backend", "openvino"), "--backend would apply to this machine, but"),
+        (("--compile", "default"), "--compile would apply to this machine, but"),
         (("--queue", "0"), "the queue of a server must have at least 1 place, but 0 were given"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from dynamicrafter.jobs.run import run_jobs
 from dynamicrafter.jobs.studio import Studio
 from dynamicrafter.jobs.workers import ProcessWorker, local_workers
 from dynamicrafter.media.video import read_frames
+from dynamicrafter.shots import Means
 
 
 def jobs_of(folder: Path, picture: Path, *lines: dict[str, object]) -> list[Job]:
@@ -32,21 +34,24 @@ def children() -> list[psutil.Process]:
 
 
 def test_a_single_worker_needs_no_process() -> None:
-    (worker,) = local_workers(["cpu"], "auto")
+    (worker,) = local_workers(["cpu"], Means())
     assert isinstance(worker, Studio)
 
 
 def test_there_is_a_process_for_each_device_and_worker() -> None:
-    workers = local_workers(["cpu", "cuda:1"], "auto", 2)
+    means = Means(weights="int8", memory="low", compile="default")
+    workers = local_workers(["cpu", "cuda:1"], means, 2)
     names = ["cpu, worker 1", "cpu, worker 2", "cuda:1, worker 1", "cuda:1, worker 2"]
     assert [worker.name for worker in workers] == names
     assert all(isinstance(worker, ProcessWorker) for worker in workers)
+    assert vars(workers[0])["_means"] == replace(means, device="cpu")
+    assert vars(workers[3])["_means"] == replace(means, device="cuda:1")
 
 
 @pytest.mark.parametrize(("devices", "each"), [([], 1), (["cpu"], 0)])
 def test_there_must_be_a_worker(devices: list[str], each: int) -> None:
     with pytest.raises(UsageError, match=f"there must be at least 1 worker, but {each} were given"):
-        local_workers(devices, "auto", each)
+        local_workers(devices, Means(), each)
 
 
 @pytest.mark.slow
@@ -71,7 +76,7 @@ def test_killed_workers_lose_no_job(home: Path, tmp_path: Path, pictures: dict[s
                 killed.append(child.pid)
                 os.kill(child.pid, 9)
 
-    outcome = run_jobs(jobs, tmp_path / "out", local_workers(["cpu"], "auto", 2), progress=kill)
+    outcome = run_jobs(jobs, tmp_path / "out", local_workers(["cpu"], Means(), 2), progress=kill)
     assert len(killed) == 2
     assert [record.state for record in outcome.records] == ["done", "done", "failed"]
     assert [record.attempts for record in outcome.records] == [2, 2, 1]
@@ -81,6 +86,6 @@ def test_killed_workers_lose_no_job(home: Path, tmp_path: Path, pictures: dict[s
     assert children() == []
     # The same as from this process.
     again = run_jobs(jobs_of(tmp_path, there, {"output": "here.mp4", "steps": 40}), tmp_path / "out",
-                     local_workers(["cpu"], "auto"))  # fmt: skip
+                     local_workers(["cpu"], Means()))  # fmt: skip
     assert again.failed == 0
     assert read_frames(tmp_path / "out" / "1.mp4").equal(read_frames(tmp_path / "out" / "here.mp4"))
