@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..model.configs import LATENT_FACTOR, MEMORY, Memory, Quantised, Residence
 from ..model.memory import branches_at_once, unet_bytes, vae_decode_bytes
 from ..model.operations import Operations
-from ..model.placement import weights_on_device
+from ..model.placement import streamed_layers, weights_on_device
 from ..model.quantised import quantised
 from ..model.variants import Variant
 from .networks import COMPONENTS, Component, build
@@ -84,7 +84,8 @@ def _weights(
     operations = Operations(dtype=dtype, device="meta")
     if kind is not None and component == "unet":
         operations = quantised(operations, kind)
-    return weights_on_device(build(variant, component, operations), streamed)
+    network = build(variant, component, operations)
+    return weights_on_device(network, streamed_layers(network) if streamed else ())
 
 
 def pick_residence(

@@ -143,7 +143,10 @@ def test_the_counted_bytes_are_those_of_a_run(kind: Any, cuda: CountedCuda) -> N
     operations = Operations() if kind is None else quantised(Operations(), kind)
     unets = {streamed: tiny_unet(operations=operations) for streamed in (False, True)}
     activations: dict[bool, int] = {}
-    counted = {streamed: weights_on_device(unet, streamed, SMALLEST) for streamed, unet in unets.items()}
+    counted = {
+        streamed: weights_on_device(unet, streamed_layers(unet, SMALLEST) if streamed else ())
+        for streamed, unet in unets.items()
+    }
     for streamed, unet in unets.items():
         placement = Placement([unet], CUDA, streamed=streamed, smallest=SMALLEST)
         with torch.inference_mode():
