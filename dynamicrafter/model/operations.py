@@ -71,7 +71,7 @@ class MadeClass(type):
 
 
 # Layers are saved with a reference to their class, which cannot be found by its name.
-copyreg.pickle(cast(Any, MadeClass), lambda made: cast(Any, made).made_by)
+copyreg.pickle(cast(Any, MadeClass), lambda made: made.made_by)
 
 
 @cache
