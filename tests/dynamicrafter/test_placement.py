@@ -6,6 +6,7 @@ import math
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,22 @@ def test_clips_are_the_same_to_the_bit(
     assert seen.together == {(part,) for part in PARTS}, "one at a time, each at its time"
     assert cuda.now == 0, "nothing stays"
     assert all(places(getattr(placed, part)) == {"cpu"} for part in PARTS)
+
+
+def test_memory_grows_with_neither_steps_nor_jobs(
+    clip: tuple[Path, Path, Any, Tensor], cuda: CountedCuda
+) -> None:
+    weights, picture, settings, _ = clip
+    peaks: list[int] = []
+    with torch.inference_mode():
+        model = load(weights, device="cuda", dtype="float32", memory="high")
+        held = cuda.now
+        for steps in (2, 6, 2):
+            cuda.peak = cuda.now
+            render(model, replace(settings, steps=steps), [picture], None, [1])
+            assert cuda.now == held, "nothing stays"
+            peaks.append(cuda.peak)
+    assert len(set(peaks)) == 1 and peaks[0] > held
 
 
 @pytest.mark.parametrize("kind", [None, "int8"])
