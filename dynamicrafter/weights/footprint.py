@@ -16,6 +16,7 @@ from ..model.memory import branches_at_once, unet_bytes, vae_decode_bytes
 from ..model.operations import Operations
 from ..model.placement import streamed_layers, weights_on_device
 from ..model.quantised import quantised
+from ..model.tiles import TILES, Tiles
 from ..model.variants import Variant
 from .networks import COMPONENTS, Component, build
 
@@ -66,7 +67,9 @@ def footprint(
     activations: dict[Component, float] = {
         "unet": unet_bytes(variant.unet, branches_at_once(work.cells, work.branches) * work.cells, dtype),
         # Images are encoded one at a time, which takes less than decoding a frame.
-        "vae": vae_decode_bytes(variant.vae, at_once, work.width * work.height, dtype),
+        "vae": vae_decode_bytes(
+            variant.vae, at_once, work.width * work.height, dtype, tiles_for(variant, residence)
+        ),
     }
     weights = {
         component: _weights(variant, component, dtype, kind, residence == "min") for component in COMPONENTS
@@ -75,6 +78,14 @@ def footprint(
         return Footprint(sum(weights.values()), max(activations.values()))
     each = [Footprint(weights[component], activations.get(component, 0)) for component in COMPONENTS]
     return max(each, key=lambda one: one.total)
+
+
+def tiles_for(variant: Variant, residence: Residence) -> Tiles | None:
+    """The tiles in which a variant's frames are decoded, or None.
+
+    Only a video decoder, which decodes all frames at once, needs more memory than the denoising network.
+    """
+    return TILES if residence == "min" and variant.vae.video_decoder else None
 
 
 @cache
