@@ -52,7 +52,7 @@ from .weights.accounting import stored_kind
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
-from .weights.footprint import ClipSize, pick_residence
+from .weights.footprint import ClipSize, pick_residence, tiles_for
 from .weights.formats.entries import ByteProgress
 from .weights.formats.files import open_weights
 from .weights.identity import remembered_hash
@@ -487,6 +487,7 @@ def load(
     if residence != "high":
         networks = (text, vision, parts.resampler, parts.unet, parts.vae)
         placement = Placement(networks, place, streamed=residence == "min")
+        parts.vae.tiles = tiles_for(known, residence)
     return TorchModel(
         variant=parts.variant,
         unet=parts.unet,

@@ -58,8 +58,7 @@ class DynamiCrafterCheckpointLoader(io.ComfyNode):
                     options=WEIGHT_DTYPES,
                     default=AUTO,
                     tooltip="Data type in which the weights are stored. auto follows ComfyUI's rules and "
-                    "command-line options; fp8 halves the memory at some loss of quality, int8 at less; int8 and "
-                    "fp8_scaled cannot be combined with a LoRA.",
+                    "command-line options; fp8 halves the memory at some loss of quality, int8 at less.",
                 ),
             ],
             outputs=[

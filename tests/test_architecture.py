@@ -43,7 +43,7 @@ BOXES = {
 }
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
-    "model": "configs variants operations quantised placement protocols preview conditioning layers attention "
+    "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
     "open_clip_modules encoders "
     "memory resampler unet compilation autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser samplers windows",

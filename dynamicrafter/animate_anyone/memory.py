@@ -15,7 +15,7 @@ from ..model.autoencoder import Autoencoder
 from ..model.configs import LATENT_FACTOR, Quantised, Residence
 from ..model.memory import MARGIN, vae_decode_bytes, vae_encode_bytes
 from ..model.operations import Operations
-from ..model.placement import weights_on_device
+from ..model.placement import streamed_layers, weights_on_device
 from ..model.quantised import quantised
 from ..weights.footprint import Footprint
 from .config import PairConfig, PersonConfig
@@ -93,10 +93,16 @@ def _weights(
     """Bytes of a network's weights on the device; the denoising one's with those of the pose guider."""
     plain = Operations(dtype=dtype, device="meta")
     if part == "denoising":
-        network = DenoisingUNet(config.pair, plain if kind is None else quantised(plain, kind))
-        return weights_on_device(nn.ModuleList([PoseGuider(config.pose_guider, plain), network]), streamed)
-    if part == "reference":
-        return weights_on_device(ReferenceUNet(config.pair, plain), streamed)
-    if part == "embedder":
-        return weights_on_device(ImageEmbedder(config.embedder, plain), streamed)
-    return weights_on_device(Autoencoder(config.vae, plain), streamed)
+        network: nn.Module = nn.ModuleList(
+            [
+                PoseGuider(config.pose_guider, plain),
+                DenoisingUNet(config.pair, plain if kind is None else quantised(plain, kind)),
+            ]
+        )
+    elif part == "reference":
+        network = ReferenceUNet(config.pair, plain)
+    elif part == "embedder":
+        network = ImageEmbedder(config.embedder, plain)
+    else:
+        network = Autoencoder(config.vae, plain)
+    return weights_on_device(network, streamed_layers(network) if streamed else ())

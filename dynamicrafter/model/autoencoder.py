@@ -12,6 +12,7 @@ from .configs import VaeConfig
 from .layers import Upsample
 from .operations import PLAIN, Operations
 from .protocols import Posterior
+from .tiles import Tiles, in_tiles
 
 
 class ResnetBlock(nn.Module):
@@ -160,16 +161,27 @@ class Decoder(nn.Module):
             blocks = [block(c, width, config, operations) for c in ins]
             levels.append(Level(blocks, None, Upsample(width, operations) if index > 0 else None))
             channels = width
+        self.factor = 2 ** (len(levels) - 1)
+        """Pixels for each latent, in both directions."""
         # The checkpoints index the levels from the highest resolution down; the network runs from the lowest one up.
         self.up = nn.ModuleList(reversed(levels))
         self.norm_out = ops.GroupNorm(config.norm_groups, channels, eps=1e-6, **operations.factory)
         self.conv_out = ops.Conv2d(channels, 3, 3, padding=1, **operations.factory)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """``[n, 4, h, w]`` to ``[n, 3, 8 h, 8 w]``."""
+    def forward(self, z: Tensor, *, tiles: Tiles | None = None) -> Tensor:
+        """``[n, 4, h, w]`` to ``[n, 3, 8 h, 8 w]``; the levels may work in ``tiles``."""
+        if tiles is None:
+            return self._levels(self._middle(z))
+        return in_tiles(lambda part, _: self._levels(part), self._middle(z), tiles, self.factor)
+
+    def _middle(self, z: Tensor) -> Tensor:
         h = self.conv_in(z)
         for block in self.mid.children():
             h = block(h)
+        return h
+
+    def _levels(self, h: Tensor) -> Tensor:
+        """Everything after the middle, which needs the most memory."""
         for level in reversed(list(self.up)):
             for block in level.get_submodule("block").children():
                 h = block(h)
@@ -188,6 +200,8 @@ class Autoencoder(nn.Module):
         ops = operations.layers
         channels = config.latent_channels
         self.config = config
+        self.tiles: Tiles | None = None
+        """In what the decoder works, with less memory and slightly different frames; None for the whole image."""
         self.encoder = Encoder(config, operations)
         self.decoder = decoder(config, operations)
         self.quant_conv = ops.Conv2d(2 * channels, 2 * channels, 1, **operations.factory)
@@ -204,7 +218,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents ``[n, 4, h, w]`` to images ``[n, 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
-        return self.decoder(self.post_quant_conv(latents / self.config.scale_factor))
+        return self.decoder(self.post_quant_conv(latents / self.config.scale_factor), tiles=self.tiles)
 
     def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
         """Frames of a clip one by one, as :class:`~.protocols.FrameDecoder`; ``pictures`` are ignored."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from .configs import UNetConfig, VaeConfig
+from .configs import LATENT_FACTOR, UNetConfig, VaeConfig
+from .tiles import Tiles
 
 MARGIN = 1.25
 """Covers allocator rounding, fragmentation and library workspaces (only those of convolutions are counted)."""
@@ -57,7 +58,19 @@ def vae_encode_bytes(config: VaeConfig, pixels: int, dtype: torch.dtype) -> floa
     return MARGIN * (7.1 if config.video_decoder else 6) * config.channels * pixels * dtype.itemsize
 
 
-def vae_decode_bytes(config: VaeConfig, frames: int, pixels: int, dtype: torch.dtype) -> float:
-    """Peak of decoding ``frames`` of ``pixels`` = height x width at once, including a video decoder's references."""
+def vae_decode_bytes(
+    config: VaeConfig, frames: int, pixels: int, dtype: torch.dtype, tiles: Tiles | None = None
+) -> float:
+    """Peak of decoding ``frames`` of ``pixels`` = height x width at once, including a video decoder's references.
+
+    ``tiles``: those in which they are decoded, if any.
+    """
     references = 5.7 if config.video_decoder else 0
-    return MARGIN * (8.6 * frames + references) * config.channels * pixels * dtype.itemsize
+    if tiles is None or tiles.size**2 * LATENT_FACTOR**2 >= pixels:
+        return MARGIN * (8.6 * frames + references) * config.channels * pixels * dtype.itemsize
+    tile = 8.6 * config.channels * tiles.size**2 * LATENT_FACTOR**2 * dtype.itemsize
+    # What the tiles are cut from, at the size of the latents, and the blended frames in float32.
+    deepest = config.channels * config.channel_mult[-1] / LATENT_FACTOR**2
+    whole = deepest * dtype.itemsize + 3 * torch.float32.itemsize
+    kept = references * config.channels * pixels * dtype.itemsize
+    return MARGIN * (frames * (tile + whole * pixels) + kept)

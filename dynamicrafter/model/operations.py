@@ -5,6 +5,7 @@ A host that streams or casts weights passes its own layer namespace (same names 
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -63,6 +64,16 @@ class Conv2d(nn.Conv2d):
         return rearrange(product, "c (n h w) -> n c h w", n=len(input), h=input.shape[-2])
 
 
+class MadeClass(type):
+    """The class of layer classes that a function makes from others; they are pickled as the call that makes them."""
+
+    made_by: tuple[Callable[..., type], tuple[Any, ...]]
+
+
+# Layers are saved with a reference to their class, which cannot be found by its name.
+copyreg.pickle(cast(Any, MadeClass), lambda made: made.made_by)
+
+
 @cache
 def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
     """A class of three-dimensional convolution for kernels ``(k, 1, 1)``, computed in two dimensions.
@@ -72,7 +83,9 @@ def over_time(layer: type[nn.Conv3d]) -> type[nn.Conv3d]:
     and, in half precision, on GPUs with some versions of cuDNN.
     """
 
-    class OverTime(layer):
+    class OverTime(layer, metaclass=MadeClass):
+        made_by = (over_time, (layer,))
+
         def _conv_forward(
             self, input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, **__: Any
         ) -> Tensor:

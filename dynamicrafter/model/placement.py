@@ -1,4 +1,4 @@
-"""Where the weights of a model's networks are: on the device only while they work, whole or layer by layer.
+"""Where the weights of a model's networks are: on the device only while they work, whole, by layers or by blocks.
 
 The weights stay in main memory, and what is on the device are copies, so that nothing is copied back. A network arrives
 when it is called and leaves when another one is, or with :meth:`Placement.leave`. Results do not depend on any of this.
@@ -6,7 +6,7 @@ when it is called and leaves when another one is, or with :meth:`Placement.leave
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -81,12 +81,57 @@ def streamed_layers(network: nn.Module, smallest: int = STREAMED_FROM) -> Iterat
             yield from streamed_layers(part, smallest)
 
 
-def weights_on_device(network: nn.Module, streamed: bool, smallest: int = STREAMED_FROM) -> int:
-    """Bytes that a network's weights take on the device while it works."""
-    layers = list(streamed_layers(network, smallest)) if streamed else []
-    passing = {id(tensor) for layer in layers for _, _, tensor in _tensors(layer)}
-    resident = sum(tensor.nbytes for _, _, tensor in _tensors(network) if id(tensor) not in passing)
-    return resident + _SLOTS * max((_size(_tensors(layer)) for layer in layers), default=0)
+class BlockSwap:
+    """Keeps the frozen weights of a network's blocks in main memory while the network is trained.
+
+    A block's weights are copied to the device for its forward pass and again for its backward pass, each while the
+    block before it works. Its activations must be recomputed in the backward pass (activation checkpointing), or
+    autograd would need the copies of its forward pass.
+    """
+
+    def __init__(self, network: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
+        """Take over the frozen weights of ``blocks``, parts of ``network``, whose weights are all on the CPU.
+
+        Everything else of ``network`` is moved to ``device``, as new parameters, which an optimizer must be given.
+        """
+        self._stream = _Stream([(block, _frozen(block)) for block in blocks], device)
+        self._open: _Layer | None = None
+        kept = {id(tensor) for layer in self._stream.layers for _, _, tensor in layer.tensors}
+
+        for owner, name, tensor in _tensors(network):
+            if id(tensor) not in kept:
+                _put(owner, name, tensor.detach().to(device), tensor.requires_grad)
+        self._stream.open()
+        for layer in self._stream.layers:
+            layer.module.register_forward_pre_hook(partial(self._begin, layer))
+            layer.module.register_forward_hook(partial(self._end, layer), always_call=True)
+
+    @torch.no_grad()
+    def _begin(self, layer: _Layer, *_: object) -> None:
+        # A block is still here after its backward pass, whose end nothing tells.
+        if self._open is not None:
+            self._stream.end(self._open)
+        self._open = layer
+        self._stream.begin(layer)
+
+    def _end(self, layer: _Layer, _module: nn.Module, _arguments: object, out: object) -> None:
+        self._stream.end(layer)
+        self._open = None
+        if isinstance(out, Tensor) and out.requires_grad:
+            # Called before anything of the block's backward pass.
+            cast(Any, out).register_hook(partial(self._begin, layer))
+
+
+def weights_on_device(network: nn.Module, passing: Iterable[nn.Module] = (), frozen: bool = False) -> int:
+    """Bytes that a network's weights take on the device while it works.
+
+    Those of the layers or blocks ``passing`` are copied there one after the other; with ``frozen``, only those that are
+    not trained.
+    """
+    parts = [_frozen(part) if frozen else _tensors(part) for part in passing]
+    away = {id(tensor) for part in parts for _, _, tensor in part}
+    resident = sum(tensor.nbytes for _, _, tensor in _tensors(network) if id(tensor) not in away)
+    return resident + _SLOTS * max(map(_size, parts), default=0)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -106,14 +151,18 @@ def _tensors(module: nn.Module) -> list[_Named]:
     return found
 
 
+def _frozen(module: nn.Module) -> list[_Named]:
+    return [each for each in _tensors(module) if not each[2].requires_grad]
+
+
 def _size(tensors: list[_Named]) -> int:
     """Bytes of a buffer for them."""
     return sum(-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for _, _, tensor in tensors)
 
 
-def _put(owner: nn.Module, name: str, value: Tensor) -> None:
+def _put(owner: nn.Module, name: str, value: Tensor, trained: bool = False) -> None:
     is_parameter = name in owner._parameters  # pyright: ignore[reportPrivateUsage]
-    setattr(owner, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
+    setattr(owner, name, nn.Parameter(value, requires_grad=trained) if is_parameter else value)
 
 
 class _Stay:
@@ -121,17 +170,13 @@ class _Stay:
 
     def __init__(self, network: nn.Module, device: torch.device, layers: list[nn.Module]) -> None:
         self._device = device
-        self._copies = _Copies(device)
-        self._layers = [_Layer(layer, self._copies.pins) for layer in layers]
-        passing = {id(tensor) for layer in self._layers for _, _, tensor in layer.tensors}
+        self._stream = _Stream([(layer, _tensors(layer)) for layer in layers], device)
+        passing = {id(tensor) for layer in self._stream.layers for _, _, tensor in layer.tensors}
         self._resident = [each for each in _tensors(network) if id(each[2]) not in passing]
-        self._slots: list[_Slot] = []
-        self._order: list[_Layer] = []
-        self._place = 0
 
     def watch(self) -> None:
         """Have the streamed layers arrive when they are called."""
-        for layer in self._layers:
+        for layer in self._stream.layers:
             layer.module.register_forward_pre_hook(partial(self._begin, layer))
             layer.module.register_forward_hook(partial(self._end, layer), always_call=True)
 
@@ -139,20 +184,68 @@ class _Stay:
     def arrive(self) -> None:
         for owner, name, tensor in self._resident:
             _put(owner, name, tensor.to(self._device))
-        largest = max((len(layer.packed) for layer in self._layers), default=0)
-        if largest:
-            buffers = [torch.empty(largest, dtype=torch.uint8, device=self._device) for _ in range(_SLOTS)]
-            self._slots = [_Slot(buffer) for buffer in buffers]
+        self._stream.open()
 
     def leave(self) -> None:
         for owner, name, tensor in self._resident:
             setattr(owner, name, tensor)
+        self._stream.close()
+
+    @torch.inference_mode()
+    def _begin(self, layer: _Layer, *_: object) -> None:
+        self._stream.begin(layer)
+
+    def _end(self, layer: _Layer, *_: object) -> None:
+        self._stream.end(layer)
+
+
+class _Layer:
+    """A streamed layer or block, whose ``passing`` tensors lie in one stretch of main memory."""
+
+    def __init__(self, module: nn.Module, passing: list[_Named], pinned: bool) -> None:
+        self.module = module
+        self.tensors: list[_Named] = []
+        self.begins: list[int] = []
+        place = passing[0][2].device
+        self.packed = torch.empty(_size(passing), dtype=torch.uint8, device=place, pin_memory=pinned)
+        begin = 0
+        for each in passing:
+            owner, name, tensor = each
+            part = self.packed[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            part.copy_(tensor)
+            _put(owner, name, part)
+            self.tensors.append((owner, name, cast(Tensor, getattr(owner, name))))
+            self.begins.append(begin)
+            begin += _size([each])
+
+
+class _Stream:
+    """Layers that share two places on a device: one works while the next is copied."""
+
+    def __init__(self, parts: list[tuple[nn.Module, list[_Named]]], device: torch.device) -> None:
+        """``parts``: each layer, and those of its tensors that are not on the device otherwise."""
+        self._device = device
+        self._copies = _Copies(device)
+        self.layers = [_Layer(module, passing, self._copies.pins) for module, passing in parts]
+        self._slots: list[_Slot] = []
+        self._order: list[_Layer] = []
+        self._place = 0
+
+    def open(self) -> None:
+        """Reserve the places."""
+        largest = max((len(layer.packed) for layer in self.layers), default=0)
+        if largest:
+            buffers = [torch.empty(largest, dtype=torch.uint8, device=self._device) for _ in range(_SLOTS)]
+            self._slots = [_Slot(buffer) for buffer in buffers]
+
+    def close(self) -> None:
+        """Release the places."""
         if self._slots:
             self._copies.finish()
         self._slots = []
 
-    @torch.inference_mode()
-    def _begin(self, layer: _Layer, *_: object) -> None:
+    def begin(self, layer: _Layer) -> None:
+        """Put a layer's tensors on the device, and begin to copy those of the next one."""
         slot = self._slot_of(layer)
         if slot is None:
             slot = self._slots[0]
@@ -168,7 +261,8 @@ class _Stay:
         if following is not None and self._slot_of(following) is None:
             self._copies.fill(self._slots[0], following)
 
-    def _end(self, layer: _Layer, *_: object) -> None:
+    def end(self, layer: _Layer) -> None:
+        """Give a layer its tensors in main memory back; its place is free after the work so far."""
         for owner, name, tensor in layer.tensors:
             setattr(owner, name, tensor)
         slot = self._slot_of(layer)
@@ -181,6 +275,9 @@ class _Stay:
     def _following(self, layer: _Layer) -> _Layer | None:
         """The layer that came after this one the last time, as networks call theirs in the same order each time."""
         order = self._order
+        if self._place and order[self._place - 1] is layer:
+            # Where a backward pass begins or ends, a block comes twice.
+            return order[self._place % len(order)]
         if self._place == len(order) and order[:1] == [layer]:
             self._place = 0
         known = self._place < len(order) and order[self._place] is layer
@@ -188,27 +285,6 @@ class _Stay:
             order[self._place :] = [layer]
         self._place += 1
         return order[self._place % len(order)] if known else None
-
-
-class _Layer:
-    """A streamed layer, whose tensors lie in one stretch of main memory."""
-
-    def __init__(self, module: nn.Module, pinned: bool) -> None:
-        self.module = module
-        self.tensors: list[_Named] = []
-        self.begins: list[int] = []
-        found = _tensors(module)
-        place = found[0][2].device
-        self.packed = torch.empty(_size(found), dtype=torch.uint8, device=place, pin_memory=pinned)
-        begin = 0
-        for each in found:
-            owner, name, tensor = each
-            part = self.packed[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            part.copy_(tensor)
-            _put(owner, name, part)
-            self.tensors.append((owner, name, cast(Tensor, getattr(owner, name))))
-            self.begins.append(begin)
-            begin += _size([each])
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn import grad as gradients
 
 from .configs import Quantised
-from .operations import LayerClasses, Operations
+from .operations import LayerClasses, MadeClass, Operations
 
 SCALE = "weight_scale"
 """Name of a layer's scales, beside ``weight``."""
@@ -166,7 +166,8 @@ def _class_for(plain: type[nn.Module]) -> type[QuantisedLayer] | None:
     for base, mixin in _MIXINS.items():
         # Linear layers of other classes do not always apply their weight themselves.
         if plain is base or base is not nn.Linear and issubclass(plain, base):
-            return type(f"Quantised{plain.__name__}", (mixin, plain), {"plain": plain})
+            own = {"plain": plain, "made_by": (_class_for, (plain,))}
+            return cast(type[QuantisedLayer], MadeClass(f"Quantised{plain.__name__}", (mixin, plain), own))
     return None
 
 

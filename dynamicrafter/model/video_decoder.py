@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .autoencoder import Autoencoder, Decoder, ResnetBlock
 from .configs import VaeConfig
 from .operations import PLAIN, Operations
+from .tiles import Tile, Tiles, in_tiles
 
 _FUSION_HEADS, _FUSION_HEAD_CHANNELS = 8, 64
 """Heads of the reference attention and their width, the same at every level."""
@@ -114,16 +115,44 @@ class VideoDecoder(Decoder):
         # The checkpoint keeps the temporal convolution inside the spatial one it follows.
         self.conv_out.add_module("time_mix_conv", operations.conv_over_time(3))
 
-    def forward(self, z: Tensor, frames: int = 1, references: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        frames: int = 1,
+        references: list[Tensor] | None = None,
+        *,
+        tiles: Tiles | None = None,
+    ) -> Tensor:
         """``z`` ``[(b t), 4, h, w]`` to ``[(b t), 3, 8 h, 8 w]``.
 
         ``references`` are the encoder's features of the two key images, ``[b, c, 2, h, w]`` for each level and
-        last for the first convolution; without them the frames are decoded from the latents alone.
+        last for the first convolution; without them the frames are decoded from the latents alone. The levels may work
+        in ``tiles``, each of which has all frames.
         """
-        h = self.conv_in(z)
-        h = self.mid.block_1(h, frames)
-        h = self.mid.attn_1(h)
-        h = self.mid.block_2(h, frames)
+        if tiles is None:
+            return self._clip_levels(self._clip_middle(z, frames), frames, references)
+        height = z.shape[-2]
+
+        def work(part: Tensor, window: Tile) -> Tensor:
+            return self._clip_levels(part, frames, references and self._seen_by(window, references, height))
+
+        return in_tiles(work, self._clip_middle(z, frames), tiles, self.factor)
+
+    def _clip_middle(self, z: Tensor, frames: int) -> Tensor:
+        h = self.mid.block_1(self.conv_in(z), frames)
+        return self.mid.block_2(self.mid.attn_1(h), frames)
+
+    def _seen_by(self, window: Tile, references: list[Tensor], height: int) -> list[Tensor]:
+        """The references of a tile of latents ``height`` high: all where it attends to them, else its own part."""
+        return [
+            reference
+            if isinstance(refinement, Fusion)
+            else window.cut(reference, reference.shape[-2] // height)
+            for refinement, reference in zip(self.attn_refinement, references, strict=True)
+        ]
+
+    def _clip_levels(self, h: Tensor, frames: int, references: list[Tensor] | None) -> Tensor:
+        """Everything after the middle, which needs the most memory."""
         for index in reversed(range(len(self.up))):
             level = self.up[index]
             for block in level.get_submodule("block").children():
@@ -154,7 +183,7 @@ class VideoAutoencoder(Autoencoder):
 
     def decode_clip(self, latents: Tensor, frames: int, references: list[Tensor] | None) -> Tensor:
         """Scaled latents ``[(b t), 4, h, w]`` to frames ``[(b t), 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
-        return self.decoder(latents / self.config.scale_factor, frames, references)
+        return self.decoder(latents / self.config.scale_factor, frames, references, tiles=self.tiles)
 
     def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
         """Decode all frames of a clip at once, as :class:`~.protocols.FrameDecoder`."""

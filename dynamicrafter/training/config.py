@@ -242,6 +242,14 @@ class FinetuneConfig:
     checkpointing: Annotated[
         bool, Option("recompute activations in the backward pass instead of keeping them")
     ] = True
+    block_swap: Annotated[
+        int,
+        Option(
+            "number of blocks of the network, those with the most frozen weights, that keep these in system RAM and "
+            "copy them to the device for their forward and their backward pass; needs checkpointing and one process",
+            low=0,
+        ),
+    ] = 0
     held_out: Annotated[
         int,
         Option(
@@ -287,6 +295,17 @@ class FinetuneConfig:
         if self.base in QUANTISED and self.target != "lora":
             raise UsageError(
                 f"base {self.base} needs target lora, but it is {self.target}; change it, or use base float32"
+            )
+        if self.block_swap and (not self.checkpointing or self.trainer.compile):
+            raise UsageError(
+                "block_swap needs checkpointing and a network that is not compiled, but checkpointing is "
+                f"{str(self.checkpointing).lower()} and compile is {str(self.trainer.compile).lower()}; change them, "
+                "or set block_swap to 0"
+            )
+        if self.block_swap and self.target == "all":
+            raise UsageError(
+                "block_swap needs frozen weights, but target all trains every weight; change the target, or set "
+                "block_swap to 0"
             )
         if self.base == "bf16" and (self.target != "lora" or self.trainer.precision != "bf16"):
             raise UsageError(

@@ -19,6 +19,7 @@ from ..diffusion.schedule import TRAIN_STEPS, make_schedule
 from ..errors import UsageError
 from ..model.attention import SpatialTransformer, TemporalTransformer
 from ..model.layers import ResBlock
+from ..model.placement import BlockSwap
 from ..pipeline import TorchModel
 from ..weights.detect import variant_metadata
 from ..weights.formats.entries import Entry, Piece
@@ -88,11 +89,27 @@ def choose_trained(loss: DenoisingLoss, target: Target, adapters: Adapters) -> N
     loss.resampler.requires_grad_(target != "temporal")
 
 
+def blocks_of(unet: nn.Module) -> list[nn.Module]:
+    """The blocks of a network, in order: those that are recomputed, and swapped, as a whole."""
+    kinds = (ResBlock, SpatialTransformer, TemporalTransformer)
+    return [module for module in unet.modules() if isinstance(module, kinds)]
+
+
 def recompute_activations(unet: nn.Module) -> None:
     """Enable activation checkpointing for every block of ``unet``, so that only block outputs are kept."""
-    for module in unet.modules():
-        if isinstance(module, (ResBlock, SpatialTransformer, TemporalTransformer)):
-            module.forward = partial(cast(Any, activations).checkpoint, module.forward, use_reentrant=False)
+    for block in blocks_of(unet):
+        block.forward = partial(cast(Any, activations).checkpoint, block.forward, use_reentrant=False)
+
+
+def swapped_blocks(unet: nn.Module, count: int) -> list[nn.Module]:
+    """The ``count`` blocks with the most bytes of frozen weights, or all that have some, in order."""
+
+    def frozen(block: nn.Module) -> int:
+        return sum(p.nbytes for p in block.parameters() if not p.requires_grad)
+
+    blocks = [block for block in blocks_of(unet) if frozen(block)]
+    largest = sorted(blocks, key=frozen, reverse=True)[:count]
+    return [block for block in blocks if block in largest]
 
 
 def finetune(
@@ -132,6 +149,12 @@ def finetune(
         raise UsageError(
             'training keeps its networks in one place, but the model moves them; load it with memory="high"'
         )
+    blocks = len(blocks_of(model.unet))
+    if config.block_swap > blocks:
+        raise UsageError(
+            f"block_swap must be at most {blocks}, the number of blocks of {model.variant.name}, but "
+            f"{config.block_swap} was given; use a smaller one"
+        )
     incomplete: list[str] = []
     rows = listed_clips(config, incomplete.append)
     if not 0 <= config.held_out < len(rows):
@@ -139,6 +162,10 @@ def finetune(
             f"held_out must leave a clip to train on, but {config.held_out} of {len(rows)} were to be held out"
         )
     device = join_processes()
+    if config.block_swap and process_count() > 1:
+        raise UsageError(
+            f"block_swap needs a single process, but {process_count()} train together; start one, or set it to 0"
+        )
     main = process_index() == 0
     if not main:
         skipped = note = report = progress = None
@@ -200,6 +227,8 @@ def finetune(
         quantise_frozen(loss.unet, config.base)
     if config.checkpointing:
         recompute_activations(loss.unet)
+    if config.block_swap:
+        BlockSwap(loss, swapped_blocks(loss.unet, config.block_swap), device)
 
     def write_adapters(path: Path) -> None:
         weights = {name: value for name, value in model.unet.named_parameters() if is_adapter(name)}
@@ -225,6 +254,7 @@ def finetune(
         background=True,
         saved=keep_adapters if config.target == "lora" else None,
         identity=_identity(config),
+        placed=config.block_swap > 0,
     )
     if trainer.step >= config.trainer.steps:
         tell(

@@ -174,6 +174,7 @@ class Trainer:
         background: bool = False,
         saved: Callable[[int], None] | None = None,
         identity: Mapping[str, object] | None = None,
+        placed: bool = False,
     ) -> None:
         """Prepare a run.
 
@@ -183,6 +184,7 @@ class Trainer:
         processes, but then not before the first step. ``background``: batches are drawn in a thread, one ahead, so
         ``draw`` must allow that. ``saved`` is called with the EMA weights in place after every saved state, in all
         processes. ``identity`` maps names of settings that must not change when a run is resumed to their values.
+        ``placed``: the module's weights stay where they are, instead of being moved to the device.
         Raises UsageError for a run that cannot start and CheckpointError for the state of a different run.
         """
         self._identity = {key: str(value) for key, value in (identity or {}).items()}
@@ -210,7 +212,9 @@ class Trainer:
             raise UsageError("there is nothing to train: no weight of the model is trainable")
         common = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
         optimizer = make_optimizer(config.method, trained, common, config.method_arguments)
-        self._module, self._optimizer = self._accelerator.prepare(module, optimizer)
+        self._module, self._optimizer = self._accelerator.prepare(
+            module, optimizer, device_placement=[not placed, None]
+        )
         if config.compile:
             self._module = cast(Any, torch).compile(self._module)
         self._step = 0

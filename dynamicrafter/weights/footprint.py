@@ -14,8 +14,9 @@ from ..errors import UsageError
 from ..model.configs import LATENT_FACTOR, MEMORY, Memory, Quantised, Residence
 from ..model.memory import branches_at_once, unet_bytes, vae_decode_bytes
 from ..model.operations import Operations
-from ..model.placement import weights_on_device
+from ..model.placement import streamed_layers, weights_on_device
 from ..model.quantised import quantised
+from ..model.tiles import TILES, Tiles
 from ..model.variants import Variant
 from .networks import COMPONENTS, Component, build
 
@@ -66,7 +67,9 @@ def footprint(
     activations: dict[Component, float] = {
         "unet": unet_bytes(variant.unet, branches_at_once(work.cells, work.branches) * work.cells, dtype),
         # Images are encoded one at a time, which takes less than decoding a frame.
-        "vae": vae_decode_bytes(variant.vae, at_once, work.width * work.height, dtype),
+        "vae": vae_decode_bytes(
+            variant.vae, at_once, work.width * work.height, dtype, tiles_for(variant, residence)
+        ),
     }
     weights = {
         component: _weights(variant, component, dtype, kind, residence == "min") for component in COMPONENTS
@@ -77,6 +80,14 @@ def footprint(
     return max(each, key=lambda one: one.total)
 
 
+def tiles_for(variant: Variant, residence: Residence) -> Tiles | None:
+    """The tiles in which a variant's frames are decoded, or None.
+
+    Only a video decoder, which decodes all frames at once, needs more memory than the denoising network.
+    """
+    return TILES if residence == "min" and variant.vae.video_decoder else None
+
+
 @cache
 def _weights(
     variant: Variant, component: Component, dtype: torch.dtype, kind: Quantised | None, streamed: bool
@@ -84,7 +95,8 @@ def _weights(
     operations = Operations(dtype=dtype, device="meta")
     if kind is not None and component == "unet":
         operations = quantised(operations, kind)
-    return weights_on_device(build(variant, component, operations), streamed)
+    network = build(variant, component, operations)
+    return weights_on_device(network, streamed_layers(network) if streamed else ())
 
 
 def pick_residence(

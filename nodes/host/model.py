@@ -198,7 +198,6 @@ class HostModel(comfy.model_base.BaseModel):
         kind = kinds.V_PREDICTION if config.variant.diffusion.prediction == "v" else kinds.EPS
         super().__init__(config, kind, device=device, unet_model=HostUNet)
         self.variant = config.variant
-        self.quantised: str | None = None
         self.model_sampling = RescaledSampling(make_schedule(config.variant.diffusion))
 
     def extra_conds(self, **given: Any) -> dict[str, Any]:
@@ -222,11 +221,6 @@ class HostModel(comfy.model_base.BaseModel):
             )
         patcher = self.current_patcher
         refuse_windows(None if patcher is None else patcher.model_options.get("context_handler"), noise)
-        if patcher is not None and patcher.patches and self.quantised is not None:
-            raise ValueError(
-                f"a LoRA cannot be added to weights in {self.quantised}; load the checkpoint with another "
-                f"weight_dtype, or remove the LoRA"
-            )
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
         concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
         frames = keyframes.frames
@@ -279,7 +273,6 @@ def build_model(
         config.custom_operations = HostQuantisedLayers
         first_device, disable_dynamic = torch.device("cpu"), True
     model = HostModel(config, first_device)
-    model.quantised = stored.quantised
     config.unet_config.update(_stable_diffusion_layout(variant.unet))
     patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
     if stored.quantised is None:

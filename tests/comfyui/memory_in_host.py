@@ -26,6 +26,7 @@ from probed_host import (
     Host,
     Lacking,
     OneDevice,
+    decibels,
     error,
     need,
     put,
@@ -147,7 +148,7 @@ class Findings:
         return found
 
     def quantised(self, kind: str) -> dict[str, Any]:
-        """A network in 8 bits: stored dtypes, its error whole and streamed, what it says of a LoRA, and its file."""
+        """A network in 8 bits: stored dtypes, its error whole and streamed, its file, and a LoRA."""
         plain = self.host.work("model", self.host.load_alone("plain", "model", "float32"), "cpu")
         parts = self.host.load_alone("plain", "model", kind)
         whole = self.host.work("model", parts, "cpu")
@@ -175,10 +176,72 @@ class Findings:
         everything = self.host.load("plain", kind)
         encoded = self.host.encode(everything)
         found["finite"] = bool(torch.isfinite(self.host.sample(everything, encoded)).all())
-        name = "diffusion_model.middle_block.1.proj_in.weight"
-        weight = everything.model.model.get_parameter(name)
-        everything.model.add_patches({name: ("diff", (torch.ones(weight.shape),))})
-        found["lora"] = self.failure(self.host.sample, everything, encoded)
+        found["lora"] = self.lora(kind)
+        return found
+
+    def lora(self, kind: str) -> dict[str, Any]:
+        """A LoRA that core adds to weights in 8 bits, in decibels to the same on float32 weights, and without it."""
+        import comfy.sd
+
+        exact, stored = (self.host.load_alone("plain", "model", dtype) for dtype in ("float32", kind))
+        network = stored.model.model.diffusion_model
+        adapters: dict[str, Tensor] = {}
+        drawn = torch.Generator().manual_seed(5)
+        for name, weight in network.named_parameters():
+            if f"{name}_scale" not in dict(network.named_parameters()):
+                continue
+            stem = f"diffusion_model.{name.removesuffix('.weight')}"
+            rows, columns = weight.shape[0], weight[0].numel()
+            size = 0.02 / columns**0.5
+            down = torch.randn(4, columns, generator=drawn).view(4, *weight.shape[1:])
+            adapters[f"{stem}.lora_A.weight"] = down
+            up = size * torch.randn(rows, 4, generator=drawn)
+            adapters[f"{stem}.lora_B.weight"] = up.view(rows, 4, *[1] * (weight.ndim - 2))
+
+        def placed(parts: Any, strength: float | None, memory: float = 0) -> tuple[Tensor, Any]:
+            """The output, with the LoRA if a strength is given, of a network that is loaded whole, or streamed."""
+            patcher = parts.model
+            if strength is not None:
+                patcher, _ = comfy.sd.load_lora_for_models(patcher, None, adapters, strength, 0)
+                # Core's loader node adds nothing at all for a strength of 0, which would show nothing.
+                assert patcher.patches
+            patcher.patch_model(torch.device("cpu"), lowvram_model_memory=memory)
+            out = self.host.work("model", replace(parts, model=patcher), "cpu")
+            return out, patcher
+
+        def plain(parts: Any) -> Tensor:
+            return self.host.work("model", parts, "cpu")
+
+        def kept() -> dict[str, Tensor]:
+            return {name: value.clone() for name, value in network.state_dict().items()}
+
+        def same(one: dict[str, Tensor]) -> bool:
+            other = network.state_dict()
+            return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+        before, weights, wanted = plain(stored), kept(), plain(exact)
+        patched, by_core = placed(exact, 1.0)
+        by_core.unpatch_model(torch.device("cpu"))
+        found: dict[str, Any] = {"changes": error(patched, wanted), "without": decibels(before, wanted)}
+        for way, memory in (("whole", 0), ("streamed", 0.1)):
+            out, patcher = placed(stored, 1.0, memory)
+            found[way] = {"decibels": decibels(out, patched), "changed": not same(weights)}
+            patcher.unpatch_model(torch.device("cpu"))
+            found[way] |= {"restored": same(weights), "after": error(plain(stored), before)}
+            nothing, patcher = placed(stored, 0.0, memory)
+            found[way] |= {"nothing": error(nothing, before), "nothing changed": same(weights)}
+            patcher.unpatch_model(torch.device("cpu"))
+        # Loaded whole, and then partly moved away.
+        out, patcher = placed(stored, 1.0)
+        patcher.partially_unload(torch.device("cpu"), 0.5 * patcher.model_size())
+        found["unloaded"] = decibels(plain(stored), patched)
+        patcher.unpatch_model(torch.device("cpu"))
+        found["unloaded restored"] = same(weights)
+        layer = next(module for module in network.modules() if hasattr(module, "set_weight"))
+        wide = layer.convert_weight(layer.weight)
+        found["returned"] = torch.equal(layer.set_weight(wide, return_weight=True), layer.weight)
+        found["hook"] = self.failure(layer.set_weight, wide, True)
+        found["saved"] = self.failure(lambda: layer.set_weight(2 * wide, return_weight=True))
         return found
 
     def fp8(self) -> dict[str, Any]:

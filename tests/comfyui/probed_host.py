@@ -55,6 +55,11 @@ def spread_error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).std() / theirs.std()).item()
 
 
+def decibels(found: Tensor, wanted: Tensor) -> float:
+    """Power of what was wanted over that of the error."""
+    return float(10 * torch.log10(wanted.square().mean() / (found - wanted).square().mean()))
+
+
 class Lacking(Exception):
     """This version of the host lacks what is to be looked at; the message is its name."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from pack_graphs import (
     Prompt,
     conditioned,
@@ -103,6 +104,11 @@ def latents(client: Client, prompt: Prompt) -> Tensor:
     return found
 
 
+def decibels(found: Tensor, wanted: Tensor) -> float:
+    """Power of what was wanted over that of the error."""
+    return float(10 * (wanted.square().mean() / (found - wanted).square().mean()).log10())
+
+
 def difference(one: Tensor, other: Tensor) -> float:
     """Largest difference over the largest magnitude."""
     return ((one - other).abs().max() / other.abs().max()).item()
@@ -128,6 +134,18 @@ def test_core_loads_every_adapter_and_it_counts_as_in_our_program(
     assert difference(half, whole) > 1e-3
     # The host keeps weights in 16 bits, the merged file in 32.
     assert difference(whole, merged) < 0.1 * changed
+
+
+def test_a_lora_on_weights_in_8_bits_is_nearly_that_on_float32(ready: Client, trained: Trained) -> None:
+    def clip(kind: str, strength: float) -> Tensor:
+        prompt = of_tiny(sampled(conditioned(frames=4, prompt="a red circle hops")))
+        prompt["loader"]["inputs"]["weight_dtype"] = kind
+        return latents(ready, with_lora(prompt, trained.lora, strength))
+
+    exact, stored, without = clip("float32", 1.0), clip("int8", 1.0), clip("int8", 0.0)
+    assert decibels(stored, exact) > 35
+    assert decibels(without, exact) < decibels(stored, exact) - 10
+    assert torch.equal(clip("int8", 0.0), without)
 
 
 def test_the_host_says_so_where_a_name_is_of_no_layer(

@@ -6,6 +6,7 @@ import math
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,31 @@ def test_clips_are_the_same_to_the_bit(
     assert all(places(getattr(placed, part)) == {"cpu"} for part in PARTS)
 
 
+def test_memory_grows_with_neither_steps_nor_jobs(
+    clip: tuple[Path, Path, Any, Tensor], cuda: CountedCuda
+) -> None:
+    weights, picture, settings, _ = clip
+    peaks: list[int] = []
+    with torch.inference_mode():
+        model = load(weights, device="cuda", dtype="float32", memory="high")
+        held = cuda.now
+        for steps in (2, 6, 2):
+            cuda.peak = cuda.now
+            render(model, replace(settings, steps=steps), [picture], None, [1])
+            assert cuda.now == held, "nothing stays"
+            peaks.append(cuda.peak)
+    assert len(set(peaks)) == 1 and peaks[0] > held
+
+
 @pytest.mark.parametrize("kind", [None, "int8"])
 def test_the_counted_bytes_are_those_of_a_run(kind: Any, cuda: CountedCuda) -> None:
     operations = Operations() if kind is None else quantised(Operations(), kind)
     unets = {streamed: tiny_unet(operations=operations) for streamed in (False, True)}
     activations: dict[bool, int] = {}
-    counted = {streamed: weights_on_device(unet, streamed, SMALLEST) for streamed, unet in unets.items()}
+    counted = {
+        streamed: weights_on_device(unet, streamed_layers(unet, SMALLEST) if streamed else ())
+        for streamed, unet in unets.items()
+    }
     for streamed, unet in unets.items():
         placement = Placement([unet], CUDA, streamed=streamed, smallest=SMALLEST)
         with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cli_runs import QUICK, Run, complaint
+from networks import context, normal, tiny_unet
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from small_checkpoints import save, small
@@ -20,7 +22,8 @@ from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.evaluation.figures import psnr
 from dynamicrafter.media.pictures import as_picture, fit_picture
 from dynamicrafter.model.configs import QUANTISED, Quantised
-from dynamicrafter.model.quantised import QuantisedLayer, quantise, quantise_layer, widen
+from dynamicrafter.model.operations import Operations
+from dynamicrafter.model.quantised import QuantisedLayer, quantise, quantise_layer, quantised, widen
 from dynamicrafter.model.variants import V512, V1024, Variant
 from dynamicrafter.pipeline import KeyPictures, encode, make_generators
 from dynamicrafter.records import read_record
@@ -184,6 +187,23 @@ def test_a_full_sized_network_takes_less_than_a_gigabyte_and_a_half(variant: Var
             math.prod(shape) * dtype.itemsize for _, shape, dtype in described(variant, "unet", kind)
         )
         assert 1.439e9 < stored < 1.5e9
+
+
+@pytest.mark.parametrize("kind", [None, *QUANTISED])
+def test_networks_are_copied_and_saved_as_a_whole(kind: Quantised | None, tmp_path: Path) -> None:
+    unet = tiny_unet(operations=Operations() if kind is None else quantised(Operations(), kind))
+    torch.save(unet, tmp_path / "unet.pt")
+    saved = torch.load(tmp_path / "unet.pt", weights_only=False)
+    for other in (copy.deepcopy(unet), saved):
+        assert equal(other, unet)
+        assert [type(layer) for layer in other.modules()] == [type(layer) for layer in unet.modules()]
+        assert all(a is not b for a, b in zip(other.parameters(), unet.parameters(), strict=True))
+        x, tokens = normal(1, 8, 3, 8, 8), context(1, 3)
+        with torch.no_grad():
+            made, wanted = (
+                each(x, torch.tensor([500]), tokens, torch.tensor([10])) for each in (other, unet)
+            )
+        assert torch.equal(made, wanted)
 
 
 # Files

@@ -351,3 +351,54 @@ def test_a_model_that_moves_its_networks_is_not_trained(
 def test_wrong_settings_are_told(tmp_path: Path, choices: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config(tmp_path, **choices)
+
+
+# Block swap
+
+
+def test_a_run_that_swaps_blocks_is_the_same_to_the_bit(
+    small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = clip_folder(count=2)
+    results = []
+    for count in (0, 7):
+        wanted = config(folder, base="int8", block_swap=count, checkpointing=True)
+        results.append(load_file(finetune(load(small_weights, device="cpu"), wanted, tmp_path / str(count))))
+    assert all(torch.equal(results[0][name], value) for name, value in results[1].items())
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (
+            {"checkpointing": False},
+            "block_swap needs checkpointing and a network that is not compiled, but checkpointing is false and "
+            "compile is false; change them, or set block_swap to 0",
+        ),
+        ({"trainer": TrainerConfig(compile=True)}, "but checkpointing is true and compile is true"),
+        ({"target": "all"}, "block_swap needs frozen weights, but target all trains every weight"),
+        ({"block_swap": -1}, "block_swap must be at least 0, but -1 was given"),
+    ],
+)
+def test_what_cannot_be_swapped_is_told(tmp_path: Path, choices: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config(tmp_path, **{"block_swap": 2, "checkpointing": True} | choices)
+
+
+def test_more_blocks_than_there_are(small_weights: Path, tmp_path: Path) -> None:
+    wanted = config(tmp_path, block_swap=99, checkpointing=True)
+    with pytest.raises(
+        UsageError, match=r"block_swap must be at most \d+, the number of blocks of small, but 99 was"
+    ):
+        finetune(load(small_weights, device="cpu"), wanted, tmp_path / "run")
+
+
+def test_several_processes_do_not_swap(
+    small_weights: Path, clip_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamicrafter.training.finetune.process_count", lambda: 2)
+    wanted = config(clip_folder(count=2), block_swap=2, checkpointing=True)
+    with pytest.raises(
+        UsageError, match="block_swap needs a single process, but 2 train together; start one"
+    ):
+        finetune(load(small_weights, device="cpu"), wanted, tmp_path / "run")
