@@ -117,24 +117,44 @@ def person_evaluator(
         return model.pose_guider(poses.movedim(0, 1)[None])
 
     def evaluate(x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
-        sums = {branch: torch.zeros_like(x) for branch in branches}
-        weight = x.new_zeros(x.shape[2])
-        for window in windows:
-            chosen = torch.tensor(window.frames, device=x.device)
-            weights = torch.tensor(window.weights, device=x.device, dtype=x.dtype)
-            weight.index_add_(0, chosen, weights)
-            part = x[:, :, chosen].to(model.dtype)
-            times = torch.full((x.shape[0],), timestep, device=x.device)
+        times = torch.full((x.shape[0],), timestep, device=x.device)
+
+        def outputs(window: Window) -> list[Tensor]:
+            part = x[:, :, list(window.frames)].to(model.dtype)
             pose = pose_of(window.frames)
-            for branch in branches:
-                if branch == "full":
-                    output = model.denoising(part, times, conditioning.context, pose, conditioning.reference)
-                else:
-                    output = model.denoising(part, times, nothing, pose)
-                sums[branch].index_add_(2, chosen, output.float() * weights[:, None, None])
-        return [sums[branch] / weight[:, None, None] for branch in branches]
+            return [
+                model.denoising(part, times, conditioning.context, pose, conditioning.reference)
+                if branch == "full"
+                else model.denoising(part, times, nothing, pose)
+                for branch in branches
+            ]
+
+        return over_windows(x.shape[2], windows, outputs)
 
     return evaluate
+
+
+def over_windows(
+    frames: int, windows: Sequence[Window], outputs: Callable[[Window], Sequence[Tensor]]
+) -> list[Tensor]:
+    """A clip of ``frames`` from each of the outputs ``[b, c, f, h, w]`` of its windows, averaged by their weights.
+
+    Float32 ``[b, c, frames, h, w]``; ``outputs`` gives as many for every window.
+    """
+    sums: list[Tensor] = []
+    weight = torch.zeros(frames)
+    for window in windows:
+        made = outputs(window)
+        if not sums:
+            device, single = made[0].device, torch.float32
+            sums = [out.new_zeros((*out.shape[:2], frames, *out.shape[3:]), dtype=single) for out in made]
+            weight = weight.to(device)
+        chosen = torch.tensor(window.frames, device=weight.device)
+        weights = torch.tensor(window.weights, device=weight.device)
+        weight.index_add_(0, chosen, weights)
+        for total, out in zip(sums, made, strict=True):
+            total.index_add_(2, chosen, out.float() * weights[:, None, None])
+    return [total / weight[:, None, None] for total in sums]
 
 
 def sample_person(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -137,13 +138,40 @@ def load_person(
     read once, directly into a network of ``dtype`` on ``device``; ``progress`` is called with the bytes read and their
     total. Raises CheckpointError if a network is missing, incomplete or of another architecture, or a tensor unknown.
     """
+    kind = replace(operations or Operations(), dtype=dtype, device="meta")
+    config, networks = load_person_networks(path, PARTS, device=device, operations=kind, progress=progress)
+    return PersonModel(
+        config=config,
+        reference=cast(ReferenceUNet, networks["reference"]),
+        denoising=cast(DenoisingUNet, networks["denoising"]),
+        pose_guider=cast(PoseGuider, networks["pose_guider"]),
+        vae=cast(Autoencoder, networks["vae"]),
+        embedder=cast(ImageEmbedder, networks["embedder"]),
+        device=torch.device(device),
+        dtype=dtype,
+    )
+
+
+def load_person_networks(
+    path: Path | str,
+    parts: Sequence[Part],
+    *,
+    device: torch.device | str = "cpu",
+    operations: Operations | None = None,
+    progress: ByteProgress | None = None,
+) -> tuple[PersonConfig, dict[Part, nn.Module]]:
+    """Some networks of a model, as :func:`load_person` loads all of them, and the sizes of all.
+
+    ``operations`` supplies their layers and dtype; without it, each is of the dtype that most of its values are stored
+    in. The whole model is checked, whatever is read of it.
+    """
     config, sources = _open(Path(path))
     stock = _stock(config, sources)
-    kind = replace(operations or Operations(), dtype=dtype, device="meta")
     networks: dict[Part, nn.Module] = {}
     slices: dict[str, Tensor] = {}
-    for part in PARTS:
-        network = build_person_network(config, part, kind).train(False)
+    for part in parts:
+        kind = operations or Operations(dtype=_stored_dtype(part, sources))
+        network = build_person_network(config, part, replace(kind, device="meta")).train(False)
         allocate(network, device)
         networks[part] = network
         slices.update(targets(network, stock.placed[part]))
@@ -159,16 +187,17 @@ def load_person(
         for source in sources
     ]
     copy_all(found, {}, progress)
-    return PersonModel(
-        config=config,
-        reference=cast(ReferenceUNet, networks["reference"]),
-        denoising=cast(DenoisingUNet, networks["denoising"]),
-        pose_guider=cast(PoseGuider, networks["pose_guider"]),
-        vae=cast(Autoencoder, networks["vae"]),
-        embedder=cast(ImageEmbedder, networks["embedder"]),
-        device=torch.device(device),
-        dtype=dtype,
-    )
+    return config, networks
+
+
+def _stored_dtype(part: Part, sources: Sequence[_Source]) -> torch.dtype:
+    """The dtype of most of a network's values in its files."""
+    sizes: Counter[torch.dtype] = Counter()
+    for source in sources:
+        for key, (owner, _) in source.names.items():
+            if owner == part:
+                sizes[source.file.entries[key].dtype] += source.file.entries[key].numel
+    return sizes.most_common(1)[0][0]
 
 
 def convert_person(
