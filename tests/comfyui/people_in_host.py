@@ -14,13 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probed_host import error, load_pack
+from probed_host import FAR, PLENTY, OneDevice, error, load_pack, put
 from torch import Tensor
 
 SIZE = (64, 96)
 """Width and height of the clips."""
 STEPS = 5
 """A divisor of 1000, so that each step of the original ends where the next begins."""
+
+
+def figure(width: int, height: int, scale: float = 0.5, across: float = 0.5) -> dict[str, Any]:
+    """A standing person as OpenPose writes one: upright and symmetric, its height that of the canvas times a scale."""
+    middle, size = across * width, scale * height
+    places = {0: (0, 0.1), 1: (0, 0.2), 2: (-0.1, 0.2), 3: (-0.15, 0.35), 4: (-0.15, 0.5), 5: (0.1, 0.2)}
+    places |= {6: (0.15, 0.35), 7: (0.15, 0.5), 8: (-0.07, 0.5), 9: (-0.07, 0.75), 10: (-0.07, 1.0)}
+    places |= {11: (0.07, 0.5), 12: (0.07, 0.75), 13: (0.07, 1.0)}
+    body = [0.0] * 54
+    for joint, (x, y) in places.items():
+        body[3 * joint : 3 * joint + 3] = [middle + x * size, 0.05 * height + y * 0.9 * size, 1.0]
+    hand = [value for i in range(21) for value in (middle + i, 0.5 * height, 1.0)]
+    one = {"pose_keypoints_2d": body, "hand_left_keypoints_2d": hand}
+    return {"people": [one], "canvas_width": width, "canvas_height": height}
 
 
 class People:
@@ -64,8 +78,13 @@ class People:
         self.measure("core", self.core)
         self.measure("kinds", self.kinds)
         self.measure("dtypes", self.dtypes)
+        self.measure("poses", self.posed)
+        self.measure("sdpose", self.sdpose)
+        self.measure("folders", self.folders)
+        self.measure("sizes", self.sizes)
         self.measure("messages", self.messages)
         self.measure("memory", self.memory)
+        self.measure("partial", self.partial)
 
     def loaded(self, weight_dtype: str = "auto") -> Any:
         """MODEL and VAE of the small model."""
@@ -169,6 +188,119 @@ class People:
             }
         return found
 
+    def posed(self) -> dict[str, Any]:
+        """What the nodes of poses make of two frames with a person of half the height, and one without."""
+        poses = self.pack("nodes.poses")
+        drawing = self.pack("dynamicrafter.animate_anyone.drawing").draw
+        align, draw = poses.DynamiCrafterPoseAlignment.execute, poses.DynamiCrafterPoseDrawing.execute
+        frames = [
+            figure(200, 100, 0.5, 0.25),
+            {**figure(200, 100), "people": []},
+            figure(200, 100, 0.5, 0.35),
+        ]
+        person = poses.people_of(frames, "poses")[0]
+        drawn = draw(frames, True, True, 64, 96).args[0]
+        kept = poses.DynamiCrafterPoseDrawing.execute(self.poses).args[0]
+        aligned, preview = align(frames, [figure(60, 90, 1.0, 0.5)], image=self.picture[None]).args
+        by_hand, _ = align(frames, scale=2.0, shift_x=0.1, shift_y=-0.05, fill=0).args
+        smoothed, _ = align(frames, smooth=3).args
+
+        def joints(frame: dict[str, Any]) -> Any:
+            return torch.tensor(frame["people"][0]["pose_keypoints_2d"]).view(-1, 3)[[1, 8, 11], :2].tolist()
+
+        wanted = torch.from_numpy(drawing(person, 96, 64)).float() / 255
+        return {
+            "drawn": error(drawn[0], wanted),
+            "size": list(draw(frames).args[0].shape),
+            "hands": (draw(frames, False, False, 64, 96).args[0] != drawn).any().item(),
+            "images": torch.equal(kept, self.poses),
+            "resized": list(draw(self.poses, width=64, height=96).args[0].shape),
+            "aligned": joints(aligned[0]),
+            "reference": joints(figure(60, 90, 1.0, 0.5)),
+            "canvas": [aligned[0]["canvas_width"], aligned[0]["canvas_height"]],
+            "filled": [len(frame["people"]) for frame in aligned],
+            "unfilled": [len(frame["people"]) for frame in by_hand],
+            "before": joints(frames[0]),
+            "by hand": joints(by_hand[0]),
+            "smoothed": joints(smoothed[1]),
+            "preview": list(preview.shape),
+            "below": preview[:, 0, 0].tolist(),
+        }
+
+    def sdpose(self) -> dict[str, Any]:
+        """Difference of what is drawn of core's keypoints to what the package draws of the same points."""
+        import importlib.util
+
+        if importlib.util.find_spec("comfy_extras.nodes_sdpose") is None:
+            return {"lacking": "comfy_extras.nodes_sdpose"}
+        import numpy as np
+        from comfy_extras import nodes_sdpose
+
+        random = np.random.default_rng(4)
+        points = random.uniform(20, 480, (2, 133, 2)).astype(np.float32)
+        scores = random.uniform(0.35, 1.0, (2, 133)).astype(np.float32)
+        # A few that were not found, of the second, who is less certain.
+        scores[1] *= 0.5
+        points[0, :3], scores[0, :3] = -1, 0
+        frames = nodes_sdpose._to_openpose_frames([points], [scores], 512, 500)
+        person = self.pack("dynamicrafter.animate_anyone.keypoints").person_of_coco(
+            points.tolist(), scores.tolist(), 500, 512
+        )
+        wanted = self.pack("dynamicrafter.animate_anyone.drawing").draw(person, 512, 512)
+        drawn = self.pack("nodes.poses").DynamiCrafterPoseDrawing.execute(frames).args[0][0]
+        share = (drawn - torch.from_numpy(wanted).float() / 255).abs().amax(-1).gt(1e-3).float().mean()
+        return {"differing": share.item(), "lit": float((wanted > 0).any(-1).mean())}
+
+    def folders(self) -> dict[str, Any]:
+        """What is listed of a folder with the original's files, and of one file; built-in models only if they exist."""
+        import folder_paths
+
+        self.pack("nodes.host.files").register_folders()
+        files = self.pack("nodes.host.person_files")
+        root = self.working / "checkpoints"
+        (root / "anyone").mkdir(parents=True)
+        for name in ("denoising_unet.pth", "pose_guider.pth"):
+            (root / "anyone" / name).write_bytes(b"")
+        (root / "a.safetensors").write_bytes(b"")
+        (root / "my_person.safetensors").write_bytes(b"")
+        folder_paths.folder_names_and_paths["checkpoints"] = ([str(root)], {".pth", ".safetensors"})
+        folder_paths.filename_list_cache.clear()
+        listed = files.list_people()
+        built_in = {"tiny_person (built in)": root / "a.safetensors", "other": root / "gone"}
+        files.BUILT_IN_PEOPLE.update(built_in)
+        before = files.fingerprint_person("anyone/")
+        (root / "anyone" / "pose_guider.pth").write_bytes(b"more")
+        said: dict[str, str] = {}
+        for name in ("gone/", "gone.safetensors"):
+            try:
+                files.person_path(name)
+            except FileNotFoundError as problem:
+                said[name] = str(problem)
+        return {
+            "listed": listed,
+            "with built-in": files.list_people()[:2],
+            "place": files.person_path("anyone/") == root / "anyone",
+            "changed": files.fingerprint_person("anyone/") != before,
+            "gone": said,
+        }
+
+    def sizes(self) -> dict[str, Any]:
+        """Sizes of clips by the sides that are set and those of the image, and which ends of ranges are accepted."""
+        choices = self.pack("nodes.person_choices")
+        asked = ((0, 0, 768, 1152), (0, 0, 70, 90), (256, 0, 100, 150), (0, 320, 100, 150), (64, 72, 9, 9))
+        accepted: dict[str, list[bool]] = {}
+        for name, found in choices.RANGES.items():
+            kind = type(getattr(choices.settings_of(), name))
+            accepted[name] = []
+            for value in (found.low, found.high, found.low - 1, found.high + 1):
+                rest = {"window": 32} if name == "overlap" else {"overlap": 0} if name == "window" else {}
+                try:
+                    choices.settings_of(**{name: kind(value)}, **rest)
+                    accepted[name].append(True)
+                except ValueError:
+                    accepted[name].append(False)
+        return {"sizes": [choices.clip_size(*one) for one in asked], "accepted": accepted}
+
     def messages(self) -> dict[str, str]:
         """What is said about inputs that do not fit."""
         positive, negative, latent = conditioned = self.conditioned()
@@ -194,6 +326,25 @@ class People:
                 self.model, self.vae, self.poses, self.poses
             ),
         }
+        poses = self.pack("nodes.poses")
+        draw, align = poses.DynamiCrafterPoseDrawing.execute, poses.DynamiCrafterPoseAlignment.execute
+        frames = [figure(200, 100)]
+        bare = [{"people": [{"pose_keypoints_2d": [0.5, 0.5, 1.0] * 18}]}]
+        head = figure(200, 100)
+        head["people"][0]["pose_keypoints_2d"][3:] = [0.0] * 51
+        calls |= {
+            "one side": lambda: draw(frames, width=64),
+            "no canvas": lambda: draw(bare),
+            "nobody": lambda: draw([{**figure(200, 100), "people": []}]),
+            "even": lambda: align(frames, smooth=2),
+            "no limb": lambda: align(frames, [head]),
+            "overlap": lambda: self.nodes.DynamiCrafterPersonConditioning.check_lazy_status(
+                window=8, overlap=8
+            ),
+            "width": lambda: self.nodes.DynamiCrafterPersonConditioning.check_lazy_status(width=65),
+            "steps": lambda: self.nodes.DynamiCrafterPersonSampler.check_lazy_status(steps=0),
+            "long": lambda: poses.people_of(frames * 2001, "poses"),
+        }
         said: dict[str, str] = {}
         for name, call in calls.items():
             try:
@@ -206,6 +357,40 @@ class People:
         """What the host is asked for, by frames."""
         needed = self.model.model.memory_required
         return {str(frames): needed((frames, 4, 96, 64)) for frames in (24, 32, 240)}
+
+    def partial(self) -> dict[str, Any]:
+        """Both networks with a part of their weights on the far device: what stayed behind, and where results are."""
+        import comfy.model_management
+
+        module = self.pack("nodes.host.person_model")
+        windows = self.pack("dynamicrafter.animate_anyone.windows").plain_windows(7, 4, 1)
+        model, _ = self.loaded()
+        reference = model.get_attachment("dynamicrafter_person_parts").reference
+
+        def far(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=FAR)
+
+        def see() -> dict[str, Tensor]:
+            return reference.model(far(1, 4, 12, 8), far(1, 1, 16))
+
+        def denoise() -> Tensor:
+            clip = module.PersonClip(see(), torch.zeros(7, 3, 96, 64, dtype=torch.uint8), tuple(windows))
+            return model.model.diffusion_model(far(7, 4, 12, 8), far(7), far(7, 1, 16), clip=clip)
+
+        found: dict[str, Any] = {}
+        for patcher in (reference, model):
+            patcher.load_device = FAR
+            patcher.load(FAR, lowvram_model_memory=0.8 * patcher.model_size())
+        for name, patcher in (("reference", reference), ("denoising", model)):
+            places = [parameter.device.type for parameter in patcher.model.parameters()]
+            found[name] = [places.count("cpu"), places.count(FAR.type)]
+
+        def plenty(_: Any = None, torch_free_too: bool = False) -> Any:
+            return (PLENTY, PLENTY) if torch_free_too else PLENTY
+
+        with put(comfy.model_management, "get_free_memory", plenty), OneDevice():
+            found["device"] = denoise().device.type
+        return found
 
 
 if __name__ == "__main__":
