@@ -29,6 +29,8 @@ def list_people() -> list[str]:
     folders = {
         PurePath(name).parent.as_posix() for name in names if PurePath(name).name.startswith(_SIGN)
     } - {"."}
+    # The files in such a folder are parts of one model.
+    names = [name for name in names if not any(PurePath(name).is_relative_to(one) for one in folders)]
     names.sort(key=lambda name: not any(word in name.lower() for word in _TELLING))
     built_in = [name for name, path in BUILT_IN_PEOPLE.items() if path.is_file()]
     return [*built_in, *(f"{folder}/" for folder in sorted(folders)), *names]

@@ -84,6 +84,7 @@ class People:
         self.measure("sizes", self.sizes)
         self.measure("messages", self.messages)
         self.measure("memory", self.memory)
+        self.measure("flat", self.flat)
         self.measure("partial", self.partial)
 
     def loaded(self, weight_dtype: str = "auto") -> Any:
@@ -358,6 +359,30 @@ class People:
         needed = self.model.model.memory_required
         return {str(frames): needed((frames, 4, 96, 64)) for frames in (24, 32, 240)}
 
+    def flat(self) -> dict[str, int]:
+        """Peak bytes on the device of one evaluation, by frames, in windows of four; latents and outputs aside."""
+        import comfy.model_management
+        from live_bytes import count
+
+        module = self.pack("nodes.host.person_model")
+        plan = self.pack("dynamicrafter.animate_anyone.windows").plain_windows
+        model, _ = self.loaded()
+        network = model.model.diffusion_model.to(FAR)
+        found: dict[str, int] = {}
+
+        def plenty(_: Any = None, torch_free_too: bool = False) -> Any:
+            return (PLENTY, PLENTY) if torch_free_too else PLENTY
+
+        for frames in (4, 40):
+            x = torch.zeros(frames, 4, 12, 8, device=FAR)
+            context = torch.zeros(frames, 1, 16, device=FAR)
+            poses = torch.zeros(frames, 3, 96, 64, dtype=torch.uint8)
+            clip = module.PersonClip(None, poses, tuple(plan(frames, 4, 1)))
+            with put(comfy.model_management, "get_free_memory", plenty):
+                seen = count(lambda x=x, c=context, p=clip: network(x, x[:, 0, 0, 0], c, clip=p))
+            found[str(frames)] = seen.peak - 2 * x.nbytes
+        return found
+
     def partial(self) -> dict[str, Any]:
         """Both networks with a part of their weights on the far device: what stayed behind, and where results are."""
         import comfy.model_management
@@ -397,7 +422,7 @@ if __name__ == "__main__":
     repository, working = Path(sys.argv[1]), Path(sys.argv[2])
     sys.argv = [sys.argv[0], "--cpu"]
     # Last, since both the host and the repository have modules called nodes.
-    sys.path += [str(repository), str(repository / "tests" / "animate_anyone")]
+    sys.path += [str(repository / name) for name in ("", "tests/animate_anyone", "benchmarks")]
     torch.set_num_threads(1)
     with torch.inference_mode():
         people = People(repository, working)
