@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .animate import DynamiCrafterAnimate
+from .animate_person import DynamiCrafterAnimatePerson
 from .conditioning import (
     DynamiCrafterImageConditioning,
     DynamiCrafterInterpolation,
@@ -13,6 +14,12 @@ from .conditioning import (
 from .decode import DynamiCrafterVAEDecode
 from .host.files import register_folders
 from .loader import DynamiCrafterCheckpointLoader
+from .person import (
+    DynamiCrafterPersonConditioning,
+    DynamiCrafterPersonLoader,
+    DynamiCrafterPersonSampler,
+)
+from .poses import DynamiCrafterPoseAlignment, DynamiCrafterPoseDrawing
 from .preset import DynamiCrafterPreset
 from .sample_picture import DynamiCrafterSamplePicture
 from .sampler import DynamiCrafterSampler
@@ -33,6 +40,12 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterVAEDecode,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
+            DynamiCrafterAnimatePerson,
+            DynamiCrafterPersonLoader,
+            DynamiCrafterPoseAlignment,
+            DynamiCrafterPoseDrawing,
+            DynamiCrafterPersonConditioning,
+            DynamiCrafterPersonSampler,
         ]
 
 

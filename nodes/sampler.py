@@ -78,11 +78,7 @@ class DynamiCrafterSampler(io.ComfyNode):
         **choices: Any,
     ) -> io.NodeOutput:
         """Sample; the last frame of a loop, which repeats the first, is dropped."""
-        if latent.get("noise_mask") is not None:
-            raise ValueError(
-                "the latent has a noise mask, which this sampler does not support yet; remove the mask, or use "
-                "a core sampler with this model"
-            )
+        refuse_mask(latent)
         variant = variant_of(model)
         chosen = settings_of(variant, variant.modes[0], **choices)
         image_scale = chosen.cfg if chosen.image_cfg is None else chosen.image_cfg
@@ -106,3 +102,12 @@ class DynamiCrafterSampler(io.ComfyNode):
         if out.pop(LOOP, False):
             out["samples"] = sampled[:-1]
         return io.NodeOutput(out)
+
+
+def refuse_mask(latent: dict[str, Any]) -> None:
+    """Raise ValueError for a LATENT of which only a part is to be sampled."""
+    if latent.get("noise_mask") is not None:
+        raise ValueError(
+            "the latent has a noise mask, which this sampler does not support yet; remove the mask, or use "
+            "a core sampler with this model"
+        )

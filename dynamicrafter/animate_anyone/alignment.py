@@ -66,14 +66,14 @@ def fit_to(reference: Person, clip: Sequence[Person], aspect: float = 1.0) -> Al
             f"the reference must be {_SCALES[0]:g} to {_SCALES[1]:g} times as large as the person in the clip of "
             f"poses, but is {scale:g} times; set the scale by hand"
         )
-    about, place = _place(first), _place(reference)
+    about, place = place_of(first), place_of(reference)
     return Alignment(scale, about, (place[0] - about[0], place[1] - about[1]))
 
 
 def by_hand(clip: Sequence[Person], scale: float, shift: Point) -> Alignment:
     """A change of size about the place of the first person of ``clip``, and of place by fractions of the image."""
     first = next((person for person in clip if any(person.body)), NOBODY)
-    return Alignment(scale, _place(first), shift)
+    return Alignment(scale, place_of(first), shift)
 
 
 def fitted(clip: Sequence[Person], fit: Alignment) -> list[Person]:
@@ -149,7 +149,7 @@ def _length(person: Person, limb: tuple[int, int], aspect: float) -> float:
     return 0.0 if a is None or b is None else math.hypot((a[0] - b[0]) * aspect, a[1] - b[1])
 
 
-def _place(person: Person) -> Point:
+def place_of(person: Person) -> Point:
     """The middle of neck and hips, or of every joint if none of them is there."""
     joints = [point for i in _ANCHORS if (point := person.body[i]) is not None]
     joints = joints or [point for point in person.body if point is not None] or [(0.5, 0.5)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -186,7 +187,6 @@ def load_person(
     )
     plain = replace(operations or Operations(), dtype=dtype, device="meta")
     networks: dict[Part, nn.Module] = {}
-    slices: dict[str, Tensor] = {}
     complete: dict[str, Callable[[], object]] = {}
     for part in PARTS:
         stored = part == "denoising" and stock.quantised
@@ -196,14 +196,7 @@ def load_person(
             complete = quantising(network, stock.placed[part], wanted)
         allocate(network, place if residence == "high" else "cpu")
         networks[part] = network
-        slices.update(targets(network, stock.placed[part]))
-    found: list[tuple[WeightsFile, dict[str, Tensor], Mapping[str, Callable[[], object]]]] = []
-    for source in sources:
-        # Different networks' tensors can have the same name in different files.
-        full = {key: PERSON_PREFIXES[part] + name for key, (part, name) in source.names.items()}
-        stretches = {key: slices.pop(name) for key, name in full.items() if name in slices}
-        found.append((source.file, stretches, {key: complete[n] for key, n in full.items() if n in complete}))
-    copy_all(found, progress)
+    _fill(networks, stock, sources, complete, progress)
     if stock.quantised is not None and stock.quantised != wanted:
         keep_otherwise(networks["denoising"], wanted, dtype)
     placement = None
@@ -224,6 +217,64 @@ def load_person(
         quantised=wanted,
         placement=placement,
     )
+
+
+def load_person_networks(
+    path: Path | str,
+    parts: Sequence[Part],
+    *,
+    device: torch.device | str = "cpu",
+    operations: Operations | None = None,
+    progress: ByteProgress | None = None,
+) -> tuple[PersonConfig, dict[Part, nn.Module]]:
+    """Some networks of a model, as :func:`load_person` loads all of them, and the sizes of all.
+
+    ``operations`` supplies their layers and dtype; without it, each is of the dtype that most of its values are stored
+    in. The whole model is checked, whatever is read of it.
+    """
+    config, sources = _open(Path(path))
+    stock = _stock(config, sources)
+    networks: dict[Part, nn.Module] = {}
+    for part in parts:
+        kind = replace(operations or Operations(dtype=_stored_dtype(part, sources)), device="meta")
+        stored = stock.quantised if part == "denoising" else None
+        network = build_person_network(config, part, quantised(kind, stored) if stored else kind).train(False)
+        allocate(network, device)
+        networks[part] = network
+    _fill(networks, stock, sources, {}, progress)
+    if stock.quantised is not None and "denoising" in networks:
+        keep_otherwise(networks["denoising"], None, next(networks["denoising"].parameters()).dtype)
+    return config, networks
+
+
+def _fill(
+    networks: Mapping[Part, nn.Module],
+    stock: Stock,
+    sources: Sequence[_Source],
+    complete: Mapping[str, Callable[[], object]],
+    progress: ByteProgress | None,
+) -> None:
+    """Read the tensors of ``networks``; ``complete`` is called for those named in it when they are there."""
+    slices: dict[str, Tensor] = {}
+    for part, network in networks.items():
+        slices.update(targets(network, stock.placed[part]))
+    found: list[tuple[WeightsFile, dict[str, Tensor], Mapping[str, Callable[[], object]]]] = []
+    for source in sources:
+        # Different networks' tensors can have the same name in different files.
+        full = {key: PERSON_PREFIXES[part] + name for key, (part, name) in source.names.items()}
+        stretches = {key: slices.pop(name) for key, name in full.items() if name in slices}
+        found.append((source.file, stretches, {key: complete[n] for key, n in full.items() if n in complete}))
+    copy_all(found, progress)
+
+
+def _stored_dtype(part: Part, sources: Sequence[_Source]) -> torch.dtype:
+    """The dtype of most of a network's values in its files."""
+    sizes: Counter[torch.dtype] = Counter()
+    for source in sources:
+        for key, (owner, _) in source.names.items():
+            if owner == part:
+                sizes[source.file.entries[key].dtype] += source.file.entries[key].numel
+    return sizes.most_common(1)[0][0]
 
 
 def convert_person(

@@ -95,7 +95,6 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "interpolate",
         "generate a clip between two images, or through several",
         "interpolate day.png dusk.png --model 512_interp -o dusk.webm",
-        'interpolate a.png b.png --model tooncrafter --prompt "she turns her head" --seed 1,2,3',
         'interpolate a.png b.png c.png --model 512_interp --prompt "she rises | she waves" --keys 0,15,40',
     )
     interpolate.add_argument(
@@ -320,14 +319,14 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "evaluate toy --scales",
     )
     _toy_options(toy)
-    moved = _command(
+    characters = _command(
         subjects,
         "person",
         "measure a model of persons in the world of characters on which tiny_person is trained",
         "evaluate person --model tiny_person.safetensors --seed 0,1,2",
         "evaluate person --model tiny_person.safetensors --items 16 --cfg 2",
     )
-    _characters_options(moved)
+    _characters_options(characters)
     folder = _command(
         subjects,
         "folder",
@@ -403,7 +402,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         export,
     ):
         _general_options(command)
-    for command in (compare, train, toys, toy, folder, videos, config, completion, doctor):
+    for command in (compare, train, toys, toy, characters, folder, videos, config, completion, doctor):
         _general_options(command)
     return parser
 

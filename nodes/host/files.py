@@ -17,8 +17,8 @@ OWN_FOLDER = "dynamicrafter"
 """Our kind of model folder; extra_model_paths.yaml may add paths to it."""
 _EARLIER_FOLDER = "dynamicrafter_models"
 """Where an earlier native pack keeps its files."""
-_KINDS = (OWN_FOLDER, "checkpoints", "diffusion_models")
-_ENCODER_KINDS = ("text_encoders", "clip_vision", *_KINDS)
+KINDS = (OWN_FOLDER, "checkpoints", "diffusion_models")
+_ENCODER_KINDS = ("text_encoders", "clip_vision", *KINDS)
 
 BUILT_IN = {"tiny (built in)": TINY.name, "random (built in)": RANDOM}
 """Models that ship with the pack, by their name in the list."""
@@ -45,7 +45,7 @@ def list_checkpoints() -> list[str]:
     Those in the weights folder's exports for OpenVINO are there once more, with :data:`EXPORTED` after the name.
     """
     names: list[str] = []
-    for kind in _KINDS:
+    for kind in KINDS:
         names += [name for name in folder_paths.get_filename_list(kind) if name not in names]
     telling = ("dynami", "dynacrafter", "tooncrafter")
     names.sort(key=lambda name: not any(word in name.lower() for word in telling))
@@ -63,7 +63,7 @@ def checkpoint_path(name: str) -> Path:
     name = name.removesuffix(EXPORTED)
     if name in BUILT_IN:
         return provide(find_model(BUILT_IN[name])).weights
-    for kind in _KINDS:
+    for kind in KINDS:
         path = folder_paths.get_full_path(kind, name)
         if path is not None:
             return Path(path)

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import comfy.model_management
 import torch
 
+from ...dynamicrafter.animate_anyone.config import PairConfig
 from ...dynamicrafter.model.configs import UNetConfig
-from ...dynamicrafter.model.memory import unet_bytes, vae_decode_bytes, vae_encode_bytes
+from ...dynamicrafter.model.memory import MARGIN, SLICE, unet_bytes, vae_decode_bytes, vae_encode_bytes
 from .run import free_gigabytes, is_out_of_memory, release
 
 __all__ = [
     "make_room",
     "out_of_memory",
+    "pair_activation_bytes",
     "unet_activation_bytes",
     "vae_decode_bytes",
     "vae_encode_bytes",
@@ -30,6 +32,22 @@ Result = TypeVar("Result")
 def unet_activation_bytes(config: UNetConfig, cells: int, dtype: torch.dtype) -> float:
     """Peak bytes of one evaluation on ``cells`` = clips x frames x height x width of latents."""
     return unet_bytes(config, cells, dtype, attention_is_fused())
+
+
+def pair_activation_bytes(
+    config: PairConfig, cells: int, dtype: torch.dtype, reference: bool = False
+) -> float:
+    """Peak bytes of one evaluation of AnimateAnyone's networks on ``cells`` = frames x height x width of latents.
+
+    The factors were counted on the meta device as those of :func:`unet_activation_bytes`, at three sizes. The network
+    that sees the ``reference`` keeps its features.
+    """
+    first, widest, size = config.widths[0], max(config.widths), dtype.itemsize
+    needed = (30 if reference else 20) * first * cells * size
+    if not attention_is_fused():
+        # Scores in float32, over the tokens of a frame and of the reference.
+        needed = max(needed, (16 * first * size + 16 * config.heads * SLICE) * cells)
+    return MARGIN * (needed + 9 * 2 * widest * widest * size)
 
 
 def attention_is_fused() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.conds
@@ -216,7 +217,7 @@ class HostModel(comfy.model_base.BaseModel):
         expected = (keyframes.frames, *keyframes.keys[0].mean.shape[1:])
         if tuple(noise.shape) != expected:
             raise ValueError(
-                f"the latent is {_shape(noise.shape)}, but the images were conditioned for {_shape(expected)}; "
+                f"the latent is {shape_text(noise.shape)}, but the images were conditioned for {shape_text(expected)}; "
                 f"connect the latent output of the conditioning node, or use the same size and length for both"
             )
         patcher = self.current_patcher
@@ -242,7 +243,8 @@ class HostModel(comfy.model_base.BaseModel):
         return unet_activation_bytes(self.variant.unet, cells, self.manual_cast_dtype or self.get_dtype())
 
 
-def _shape(shape: Any) -> str:
+def shape_text(shape: Any) -> str:
+    """The size and length of a clip with latents ``[t, 4, h, w]`` of a shape, in words."""
     frames, _, height, width = shape
     return f"{width * 8}x{height * 8} with {frames} frames"
 
@@ -258,22 +260,34 @@ def build_model(
 
     Quantised weights take the host's older kind of patcher: the newer one keeps weights in a form of its own.
     """
+    config = HostConfig(variant, preview)
+    patcher = build_native(config, HostModel, stored, dtype, disable_dynamic)
+    config.unet_config.update(_stable_diffusion_layout(variant.unet))
+    return patcher
+
+
+def build_native(
+    config: Any,
+    kind: Callable[[Any, Any], Any],
+    stored: ComponentTensors,
+    dtype: str,
+    disable_dynamic: bool = False,
+) -> Any:
+    """A model patcher for a model that ``kind`` makes of the host's ``config`` and a device, with ``stored`` weights.
+
+    As :func:`build_model` in all else.
+    """
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
-    weights, weight_dtype = stored.tensors, stored.dtype
+    weights = stored.tensors
     parameters = sum(tensor.numel() for tensor in weights.values())
-    config = HostConfig(variant, preview)
-    supported = config.supported_inference_dtypes
-    chosen = STORAGE_DTYPES.get(dtype) or management.unet_dtype(
-        device=load_device, model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype
-    )
-    config.set_inference_dtype(chosen, management.unet_manual_cast(chosen, load_device, supported))
+    chosen, manual_cast = choose_dtypes(stored, dtype, config.supported_inference_dtypes)
+    config.set_inference_dtype(chosen, manual_cast)
     first_device = management.unet_inital_load_device(parameters, chosen)
     if stored.quantised is not None:
         config.custom_operations = HostQuantisedLayers
         first_device, disable_dynamic = torch.device("cpu"), True
-    model = HostModel(config, first_device)
-    config.unet_config.update(_stable_diffusion_layout(variant.unet))
+    model = kind(config, first_device)
     patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
     if stored.quantised is None:
         load_weights(model.diffusion_model, weights, patcher, chosen)
@@ -283,6 +297,24 @@ def build_model(
         # It is on the accelerator already; from now on the host counts it and can unload it.
         management.load_models_gpu([patcher], force_full_load=True)
     return patcher
+
+
+def choose_dtypes(
+    stored: ComponentTensors, dtype: str, supported: list[torch.dtype]
+) -> tuple[torch.dtype, torch.dtype | None]:
+    """The dtype in which weights are kept, and the one they are cast to for computing, None if it is the same.
+
+    ``dtype`` "auto" follows the host's rules and flags.
+    """
+    management = comfy.model_management
+    device = management.get_torch_device()
+    chosen = STORAGE_DTYPES.get(dtype) or management.unet_dtype(
+        device=device,
+        model_params=sum(tensor.numel() for tensor in stored.tensors.values()),
+        supported_dtypes=supported,
+        weight_dtype=stored.dtype,
+    )
+    return chosen, management.unet_manual_cast(chosen, device, supported)
 
 
 def _stable_diffusion_layout(config: UNetConfig) -> dict[str, Any]:

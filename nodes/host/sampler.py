@@ -14,7 +14,7 @@ from ...dynamicrafter.diffusion.config import Spacing
 from ...dynamicrafter.diffusion.denoiser import limit_guidance, make_denoiser
 from ...dynamicrafter.diffusion.guidance import Branch, Guidance
 from ...dynamicrafter.diffusion.samplers import SAMPLERS, Step
-from ...dynamicrafter.diffusion.schedule import make_plan, make_schedule
+from ...dynamicrafter.diffusion.schedule import Plan, make_plan, make_schedule
 from ...dynamicrafter.model.conditioning import KeyLatents
 from .memory import make_room, out_of_memory
 from .model import KEYFRAMES, posterior_noise
@@ -113,38 +113,67 @@ def sample_exactly(
     the memory needed and free if there is not enough for a single branch.
     """
     variant = model.model.variant
+    check_latent(latent)
+    keyframes = keyframes_of(branches["full"])
+    schedule = make_schedule(variant.diffusion)
+    plan = make_plan(schedule, spacing, steps, eta)
+    generator = torch.Generator().manual_seed(seed)
+    posterior_noise(generator, keyframes)
+
+    def draw() -> Tensor:
+        return torch.randn((1, latent.shape[1], len(latent), *latent.shape[2:]), generator=generator)
+
+    return run_plan(
+        model,
+        branches,
+        guidance,
+        plan,
+        draw,
+        guided=guided,
+        sampler=sampler,
+        fps=variant.preset.fps,
+        seed=seed,
+    )
+
+
+def run_plan(
+    model: Any,
+    branches: dict[Branch, Any],
+    guidance: Guidance,
+    plan: Plan,
+    draw: Callable[[], Tensor],
+    *,
+    guided: tuple[float, float] = (0.0, 1.0),
+    sampler: str = "ddim",
+    fps: float,
+    seed: int,
+) -> Tensor:
+    """Latents as :func:`sample_exactly` returns them, by the steps of ``plan`` from noise that ``draw`` makes.
+
+    ``draw`` returns ``[1, 4, t, h, w]`` on the CPU, and its first result sets the shape; ``fps`` is that of previews.
+    """
     if any(model.model_options.get(name) for name in _FOREIGN_GUIDANCE):
         raise ValueError(
             "this sampler does not support guidance added to the model by other nodes yet; remove the node that adds "
             "it, such as Perturbed-Attention Guidance"
         )
-    check_latent(latent)
-    keyframes = keyframes_of(branches["full"])
     plain = model.clone()
     # The host then passes latents, timesteps and outputs through unchanged.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
-    schedule = make_schedule(variant.diffusion)
-    plan = make_plan(schedule, spacing, steps, eta)
-    frames = latent.shape[0]
-    generator = torch.Generator().manual_seed(seed)
-    posterior_noise(generator, keyframes)
-
-    def draw() -> Tensor:
-        return torch.randn((latent.shape[1], frames, *latent.shape[2:]), generator=generator)
 
     def run(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
         evaluate = _Evaluations(guider, model_options)
-        denoise = limit_guidance(evaluate, plan, *guided)(make_denoiser(evaluate, schedule, guidance))
+        denoise = limit_guidance(evaluate, plan, *guided)(make_denoiser(evaluate, plan.schedule, guidance))
         progress = Progress(len(plan.timesteps))
         previewer = get_previewer(noise.device, model.model.latent_format)
-        preview = PlayedPreview(progress, previewer, variant.preset.fps)
+        preview = PlayedPreview(progress, previewer, fps)
 
         def stepped(step: Step) -> None:
             progress.update(step.index + 1)
             preview.show(_flat(step.x0))
 
         def fresh() -> Tensor:
-            return draw()[None].to(noise.device)
+            return draw().to(noise.device)
 
         try:
             return _flat(SAMPLERS[sampler](denoise, plan, _clip(noise), fresh, stepped))
@@ -153,7 +182,7 @@ def sample_exactly(
 
     guider = _Guider(plain)
     guider.set_branches(branches)
-    first = _flat(draw()[None])
+    first = _flat(draw())
     # The host only looks at the first of these, to see whether all noise is to be removed.
     levels = torch.tensor([float(plan.timesteps[-1]), 0.0])
     try:
@@ -161,9 +190,9 @@ def sample_exactly(
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
-        what = f"one evaluation at {latent.shape[3] * 8}x{latent.shape[2] * 8} with {frames} frames"
+        what = f"one evaluation at {first.shape[3] * 8}x{first.shape[2] * 8} with {len(first)} frames"
         advice = "use a smaller size or fewer frames, or start ComfyUI with --novram"
-        needed = model.model.memory_required(latent.shape)
+        needed = model.model.memory_required(first.shape)
         raise out_of_memory(what, needed, model.load_device, advice) from problem
     if not torch.isfinite(sampled).all():
         raise RuntimeError(

@@ -19,6 +19,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...dynamicrafter.animate_anyone.config import EmbedderConfig
 from ...dynamicrafter.model.configs import TEXT_TOKENS, TextConfig, VisionConfig
 from ...dynamicrafter.model.encoders import clip_pixels
 from ...dynamicrafter.model.variants import Variant
@@ -105,6 +106,32 @@ def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor], disable_
         "projection_dim": config.width,
         "layer_norm_eps": 1e-5,
     }
+    return _clip_vision(values, converted, disable_dynamic)
+
+
+def build_embedder(config: EmbedderConfig, weights: dict[str, Tensor], disable_dynamic: bool = False) -> Any:
+    """The host's CLIP_VISION for AnimateAnyone's image encoder, in the names of its network here."""
+    projection = {"visual_projection.weight": weights["visual_projection.weight"]}
+    tower = {name: tensor for name, tensor in weights.items() if name not in projection}
+    values = {
+        "model_type": "clip_vision_model",
+        "num_hidden_layers": config.layers,
+        "hidden_size": config.width,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.inner,
+        "hidden_act": "quick_gelu",
+        "image_size": config.image_size,
+        "patch_size": config.patch,
+        "num_channels": 3,
+        "projection_dim": config.out_dim,
+        "layer_norm_eps": 1e-5,
+    }
+    converted = comfy.clip_vision.convert_to_transformers(tower, "") | projection
+    return _clip_vision(values, converted, disable_dynamic)
+
+
+def _clip_vision(values: dict[str, Any], weights: dict[str, Tensor], disable_dynamic: bool) -> Any:
+    """The host's CLIP_VISION of these sizes, with weights in its own names."""
     with tempfile.TemporaryDirectory() as folder:
         # Older hosts accept only a file name.
         path = Path(folder) / "config.json"
@@ -114,7 +141,7 @@ def build_clip_vision(config: VisionConfig, weights: dict[str, Tensor], disable_
         vision.patcher = make_patcher(
             vision.model, vision.load_device, vision.patcher.offload_device, disable_dynamic
         )
-    missing, unexpected = vision.load_sd(converted)
+    missing, unexpected = vision.load_sd(weights)
     wrong = [name for name in (*missing, *unexpected) if not name.endswith("position_ids")]
     if wrong:
         raise ValueError(

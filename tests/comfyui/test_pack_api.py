@@ -38,10 +38,16 @@ if TYPE_CHECKING:
 
 NODES = {
     "DynamiCrafterAnimate",
+    "DynamiCrafterAnimatePerson",
     "DynamiCrafterCheckpointLoader",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
     "DynamiCrafterLooping",
+    "DynamiCrafterPersonConditioning",
+    "DynamiCrafterPersonLoader",
+    "DynamiCrafterPersonSampler",
+    "DynamiCrafterPoseAlignment",
+    "DynamiCrafterPoseDrawing",
     "DynamiCrafterPreset",
     "DynamiCrafterSamplePicture",
     "DynamiCrafterSampler",
@@ -114,6 +120,8 @@ class TestWhatTheHostSays:
                 kinds.add(entry[0] if isinstance(entry[0], str) else "COMBO")
         own = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
         host = {"MODEL", "CLIP", "CLIP_VISION", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO"}
+        # Core's nodes of poses call theirs so, too; the first is a socket for either.
+        host |= {"IMAGE,POSE_KEYPOINT", "POSE_KEYPOINT"}
         assert kinds <= own | host
 
     @pytest.mark.parametrize("name", sorted(WIDGETS))
@@ -128,7 +136,8 @@ class TestWhatTheHostSays:
 
     def test_seeds_change_after_each_run(self, client: Client) -> None:
         infos = client.object_info()
-        for name in ("DynamiCrafterAnimate", "DynamiCrafterSampler"):
+        kinds = ("Animate", "Sampler", "AnimatePerson", "PersonSampler")
+        for name in (f"DynamiCrafter{kind}" for kind in kinds):
             assert infos[name]["input"]["required"]["seed"][1]["control_after_generate"]
 
     @pytest.mark.parametrize("name", ["DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader"])
