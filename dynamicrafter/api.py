@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from .backends.openvino.running import load_export
 from .diffusion.samplers import Callback
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
-from .media.video import write_clip
+from .media.video import read_frames, write_clip
 from .model.configs import TEXT_TOKENS, Memory, Quantised, Weights
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
@@ -60,6 +61,10 @@ BUILT_IN = (TINY.name, RANDOM)
 
 
 _TINY_WEIGHTS = Path(__file__).parent / "weights" / "built_in" / "tiny.safetensors"
+
+
+ClipLike: TypeAlias = "str | PathLike[str] | Tensor"
+"""A clip to start from: a path of a clip, or frames, uint8 ``[t, h, w, 3]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -507,11 +512,16 @@ def render_each(
     firsts: Sequence[PictureLike],
     lasts: Sequence[PictureLike] | None,
     *,
+    videos: Sequence[ClipLike] | None = None,
+    masks: Sequence[PictureLike] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
-    with closing(stream_each(model, settings, firsts, lasts, progress=progress, callback=callback)) as clips:
+    clips = stream_each(
+        model, settings, firsts, lasts, videos=videos, masks=masks, progress=progress, callback=callback
+    )
+    with closing(clips):
         return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
 
 
@@ -521,11 +531,14 @@ def stream_each(
     firsts: Sequence[PictureLike],
     lasts: Sequence[PictureLike] | None,
     *,
+    videos: Sequence[ClipLike] | None = None,
+    masks: Sequence[PictureLike] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Generator[Iterator[Tensor]]:
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
 
+    ``videos`` and ``masks`` are as in :func:`animate`, one for each clip.
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
     before the next clip is requested. Close the generator, as that of
     :func:`~dynamicrafter.pipeline.generate_each`.
@@ -546,7 +559,14 @@ def stream_each(
             f"an interpolation needs as many last images as first ones, but {len(firsts)} first and {len(lasts)} last "
             f"images were given"
         )
-    pictures = KeyPictures(_fitted(firsts, common), None if lasts is None else _fitted(lasts, common))
+    pictures = KeyPictures(
+        _fitted(firsts, common),
+        None if lasts is None else _fitted(lasts, common),
+        None if videos is None else torch.stack([_fitted_clip(video, common) for video in videos]),
+        None
+        if masks is None
+        else torch.stack([_fitted_mask(*each, common) for each in zip(masks, firsts, strict=True)]),
+    )
     return generate_each(model, pictures, settings, progress, callback)
 
 
@@ -555,17 +575,22 @@ def animate(
     image: PictureLike,
     prompt: str = "",
     *,
+    video: ClipLike | None = None,
+    mask: PictureLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
     """Animate an image.
 
+    ``video`` is a clip to start from, whose first frames are used, if ``denoise`` is below 1 or there is a mask. It is
+    a path or uint8 ``[t, h, w, 3]``. ``mask`` is an image of the size of ``image``: white may move, black stays as it
+    is, grey becomes free later and is blended. Without a video, what stays is the image.
     ``choices`` are those of :class:`dynamicrafter.settings.Choices`; the variant's preset is used for the rest. Each of
     the notes of :func:`notes_on` is a warning. Raises UsageError for a choice that does not exist, has the wrong type
     or is out of range.
     """
-    return _make(model, "animate", image, None, prompt, choices, progress, callback)
+    return _make(model, "animate", image, None, prompt, choices, video, mask, progress, callback)
 
 
 def interpolate(
@@ -574,12 +599,14 @@ def interpolate(
     last: PictureLike,
     prompt: str = "",
     *,
+    video: ClipLike | None = None,
+    mask: PictureLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
-    """Interpolate between two images; ``choices`` as in :func:`animate`."""
-    return _make(model, "interpolate", first, last, prompt, choices, progress, callback)
+    """Interpolate between two images; everything else as in :func:`animate`, but a mask needs a video."""
+    return _make(model, "interpolate", first, last, prompt, choices, video, mask, progress, callback)
 
 
 def loop(
@@ -587,12 +614,14 @@ def loop(
     image: PictureLike,
     prompt: str = "",
     *,
+    video: ClipLike | None = None,
+    mask: PictureLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
-    """Generate a seamless loop, one frame shorter than ``frames``; ``choices`` as in :func:`animate`."""
-    return _make(model, "loop", image, None, prompt, choices, progress, callback)
+    """Generate a seamless loop, one frame shorter than ``frames``; everything else as in :func:`animate`."""
+    return _make(model, "loop", image, None, prompt, choices, video, mask, progress, callback)
 
 
 def _make(
@@ -602,6 +631,8 @@ def _make(
     last: PictureLike | None,
     prompt: str,
     choices: Choices,
+    video: ClipLike | None,
+    mask: PictureLike | None,
     progress: Progress | None,
     callback: Callback | None,
 ) -> Clip:
@@ -611,8 +642,16 @@ def _make(
     settings = make_settings(model.variant, mode, picture_size=picture.size, prompt=prompt, **choices)
     for note in notes_on(model.variant, settings):
         warnings.warn(note, stacklevel=3)
-    lasts = None if last is None else [last]
-    return render(model, settings, [picture], lasts, [settings.seed], progress=progress, callback=callback)[0]
+    return render_each(
+        model,
+        [settings],
+        [picture],
+        None if last is None else [last],
+        videos=None if video is None else [video],
+        masks=None if mask is None else [mask],
+        progress=progress,
+        callback=callback,
+    )[0]
 
 
 def _require_loaded(model: object) -> None:
@@ -647,6 +686,33 @@ def save(clip: Clip, path: str | Path) -> Path:
     Raises ClipError if that is not possible; no partially written file is left.
     """
     return write_clip(clip.frames, path, clip.settings.fps, clip_metadata(clip.settings))
+
+
+def _fitted_clip(video: ClipLike, settings: Settings) -> Tensor:
+    """The first frames of a clip at the settings' size and length, ``[3, t, H, W]`` in [-1, 1]."""
+    frames = video if isinstance(video, Tensor) else read_frames(video)
+    if len(frames) < settings.frames:
+        raise UsageError(
+            f"the clip to start from has {len(frames)} frames, but {settings.frames} are generated; use a longer clip, "
+            f"or fewer frames"
+        )
+    return _fitted(list(frames[: settings.frames]), settings).transpose(0, 1)
+
+
+def check_mask_size(mask: tuple[int, int], image: tuple[int, int]) -> None:
+    """Raise UsageError unless both sizes, (width, height) in pixels, are the same."""
+    if mask != image:
+        raise UsageError(
+            f"the mask has {mask[0]}x{mask[1]} pixels, but the image has {image[0]}x{image[1]}; use a mask of the "
+            f"image's size"
+        )
+
+
+def _fitted_mask(mask: PictureLike, image: PictureLike, settings: Settings) -> Tensor:
+    """A mask at the settings' size, ``[1, H, W]`` from 0 to 1; raises UsageError unless it has the image's size."""
+    found = as_picture(mask)
+    check_mask_size(found.size, as_picture(image).size)
+    return (fit_picture(found, settings.width, settings.height, settings.fit).mean(0, keepdim=True) + 1) / 2
 
 
 def _fitted(images: Sequence[PictureLike], settings: Settings) -> Tensor:

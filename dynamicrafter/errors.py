@@ -18,6 +18,7 @@ RemedyKind = Literal[
     "export",
     "fetch",
     "lower_cfg",
+    "measure_latents",
     "name_backend",
     "name_encoder",
     "name_i3d",
@@ -27,6 +28,8 @@ RemedyKind = Literal[
     "name_picture",
     "name_towers",
     "name_variant",
+    "name_video",
+    "place_beside",
     "skip_learned",
     "widen_dtype",
 ]
@@ -52,6 +55,7 @@ PYTHON: Words = {
     "export": "export it with dynamicrafter.api.export_model({!r})",
     "fetch": "pass fetch=True to let the package download them ({})",
     "lower_cfg": "pass a lower cfg, or use a checkpoint that is not damaged",
+    "measure_latents": "measure them with dynamicrafter.evaluation.latents.latent_statistics",
     "name_backend": 'pass backend="openvino"',
     "name_encoder": "pass {}_encoder=...",
     "name_i3d": "pass i3d=... or place it at {}",
@@ -61,6 +65,8 @@ PYTHON: Words = {
     "name_picture": "pass the path of every image",
     "name_towers": "download them with dynamicrafter.weights.download.download(find({!r})) or pass towers=...",
     "name_variant": "pass variant=...",
+    "name_video": "pass video=...",
+    "place_beside": "put the {} next to the clip",
     "skip_learned": "delete its weights and download them again",
     "widen_dtype": 'load the model with dtype="float32" or "bfloat16"',
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from .diffusion.config import WITHOUT_ETA, Spacing
 from .errors import Remedy, UsageError
 from .forms import Form, program_version, to_json
-from .model.variants import Mode, Variant
+from .model.variants import LATENT_STATISTICS, Mode, Variant
 from .parameters import PARAMETERS
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["crop", "pad", "stretch"]
 NoiseDevice = Literal["cpu", "device"]
+AnalyticForm = Literal["corrected", "published"]
+Contrast = Literal["released", "restored"]
 
 _FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3}
 PROGRAM = "dynamicrafter"
@@ -54,6 +56,21 @@ class Choices(TypedDict, total=False):
     spacing: Spacing | None
     sampler: str | None
     noise_device: NoiseDevice | None
+    denoise: float | None
+    cfg_steps: str | None
+    cfg_frames: str | None
+    apg_eta: float | None
+    apg_norm: float | None
+    apg_momentum: float | None
+    start_time: int | None
+    analytic_init: str | None
+    analytic_form: AnalyticForm | None
+    stg_scale: float | None
+    pag_scale: float | None
+    alg_ratio: float | None
+    alg_end: float | None
+    image_noise: float | None
+    contrast: Contrast | None
     fps: float | None
 
 
@@ -96,6 +113,23 @@ class Settings:
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     """Guidance applies from one fraction of the steps to the other; steps outside evaluate one branch."""
+    denoise: float = 1.0
+    cfg_steps: str = "1"
+    """Numbers separated by commas, as ``cfg_frames``."""
+    cfg_frames: str = "1"
+    apg_eta: float = 1.0
+    apg_norm: float = 0.0
+    apg_momentum: float = 0.0
+    start_time: int = 1000
+    analytic_init: str = ""
+    """Five numbers separated by commas, or empty; "model" has become the model's by now."""
+    analytic_form: AnalyticForm = "corrected"
+    stg_scale: float = 0.0
+    pag_scale: float = 0.0
+    alg_ratio: float = 1.0
+    alg_end: float = 0.06
+    image_noise: float = 0.0
+    contrast: Contrast = "released"
 
     def __post_init__(self) -> None:
         """Check every field and convert the numbers of other libraries to plain ones.
@@ -115,11 +149,34 @@ class Settings:
                 f"guidance_start must be less than guidance_end, but {self.guidance_start:g} and "
                 f"{self.guidance_end:g} were given; use cfg 1 for no guidance"
             )
+        if self.apg and self.image_cfg is not None:
+            raise UsageError(
+                "apg_eta, apg_norm and apg_momentum work on guidance with one scale, but image_cfg adds a second; omit "
+                "image_cfg or all three"
+            )
+        if self.steps > self.start_time:
+            raise UsageError(
+                f"steps must be at most start_time, but {self.steps} and {self.start_time} were given; use fewer steps"
+            )
+        if self.analytic_init and self.denoise < 1:
+            raise UsageError(
+                f"analytic_init is for clips that start from noise, but denoise {self.denoise:g} starts from a clip; "
+                f"use one of them"
+            )
+        if self.contrast == "restored" and self.sampler != "ddim":
+            raise UsageError(
+                f"contrast is lost by ddim only, but sampler {self.sampler} was given; use contrast released"
+            )
         if self.eta and self.sampler in WITHOUT_ETA:
             raise UsageError(
                 f"eta must be 0 with sampler {self.sampler}, which adds no noise, but {self.eta:g} was given; use 0, "
                 "or sampler ddim or dpmpp_2m_sde"
             )
+
+    @property
+    def apg(self) -> bool:
+        """Whether guidance is projected, limited or given momentum."""
+        return (self.apg_eta, self.apg_norm, self.apg_momentum) != (1, 0, 0)
 
 
 def clip_length(settings: Settings) -> int:
@@ -189,6 +246,10 @@ def make_settings(
         if name in names
     }
     values.update({name: value for name, value in given.items() if value is not None})
+    if values["analytic_init"] == "model":
+        if variant.name not in LATENT_STATISTICS:
+            raise UsageError(f"there are no latent statistics of {variant.name}", Remedy("measure_latents"))
+        values["analytic_init"] = LATENT_STATISTICS[variant.name]
     if given.get("eta") is None and values["sampler"] in WITHOUT_ETA:
         values["eta"] = 0.0
     return Settings(mode=mode, **values)

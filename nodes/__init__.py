@@ -16,6 +16,7 @@ from .loader import DynamiCrafterCheckpointLoader
 from .preset import DynamiCrafterPreset
 from .sample_picture import DynamiCrafterSamplePicture
 from .sampler import DynamiCrafterSampler
+from .techniques import DynamiCrafterTechniques
 
 
 class DynamiCrafterExtension(ComfyExtension):
@@ -30,6 +31,7 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterInterpolation,
             DynamiCrafterLooping,
             DynamiCrafterSampler,
+            DynamiCrafterTechniques,
             DynamiCrafterVAEDecode,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,

@@ -26,7 +26,7 @@ BOXES = {
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
-    "pipeline": ("pipeline", "networks diffusion settings"),
+    "pipeline": ("pipeline sampling", "networks diffusion settings"),
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
     "media": ("media", "settings"),
@@ -39,8 +39,8 @@ BOXES = {
 ORDER = {
     "model": "configs variants operations quantised placement protocols preview conditioning layers attention "
     "open_clip_modules encoders "
-    "memory resampler unet autoencoder video_decoder",
-    "diffusion": "config guidance schedule sigmas denoiser samplers",
+    "memory resampler unet weakening autoencoder video_decoder",
+    "diffusion": "config guidance schedule sigmas denoiser projection start samplers",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
@@ -51,7 +51,7 @@ ORDER = {
     "encoding samples finetune",
     "toy": "world known autoencoder towers pools gauges behaviour hops scales clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
-    "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
+    "evaluation": "motion figures distributions latents clip_score learned folder measure comparison side_by_side",
 }
 
 LOADED_WITH_TORCH = {"torch", "numpy"}

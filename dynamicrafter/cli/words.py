@@ -13,6 +13,7 @@ WORDS: Words = {
     "export": "export it with 'dynamicrafter export {}'",
     "fetch": "use --fetch to let the package download them ({})",
     "lower_cfg": "use a lower --cfg, or a checkpoint that is not damaged",
+    "measure_latents": "measure them with 'dynamicrafter statistics FOLDER'",
     "name_backend": "pass --backend openvino",
     "name_encoder": "pass --{}-encoder FILE",
     "name_i3d": "specify it with --i3d or place it at {}",
@@ -22,6 +23,8 @@ WORDS: Words = {
     "name_picture": "pass --picture FILE for every image",
     "name_towers": "download them with 'dynamicrafter download {}' or specify a file with --towers",
     "name_variant": "specify it with --variant NAME",
+    "name_video": "pass --video FILE",
+    "place_beside": "put the {} next to the clip",
     "skip_learned": "delete its weights and download them again, or skip it with --plain",
     "widen_dtype": "load the model with --dtype float32 or bfloat16",
 }

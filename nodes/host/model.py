@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...dynamicrafter.diffusion.schedule import make_schedule
-from ...dynamicrafter.model.conditioning import KeyLatents
+from ...dynamicrafter.model.conditioning import KeyLatents, low_pass, with_image_noise
 from ...dynamicrafter.model.configs import UNetConfig
 from ...dynamicrafter.model.operations import Operations
 from ...dynamicrafter.model.preview import PreviewColours
@@ -36,6 +36,10 @@ KEYFRAMES = "dynamicrafter_keyframes"
 
 Kept until sampling, so that a new seed gives the same result as the command line and nothing is encoded again.
 """
+IMAGE_NOISE = "dynamicrafter_image_noise"
+"""Key of a conditioning entry: noise ``[1, 4, 1, h, w]`` that is added to the image latents of every frame."""
+LOW_PASS = "dynamicrafter_low_pass"
+"""Key of a conditioning entry: the size to which the image latents are reduced and enlarged again, 0 to 1."""
 FS = "dynamicrafter_fs"
 """Key of a conditioning entry: the frame stride or rate, an integer."""
 
@@ -228,7 +232,12 @@ class HostModel(comfy.model_base.BaseModel):
                 f"weight_dtype, or remove the LoRA"
             )
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
-        concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
+        concat = keyframes.draw(posterior_noise(generator, keyframes))
+        if IMAGE_NOISE in given:
+            concat = with_image_noise(concat, given[IMAGE_NOISE].to(concat.device))
+        if LOW_PASS in given:
+            concat = low_pass(concat, given[LOW_PASS])
+        concat = rearrange(concat, "1 c t h w -> t c h w")
         frames = keyframes.frames
         per_frame = tokens.shape[1] == frames
         # The host repeats these along the batch, which contains the frames: each frame gets all tokens of the clip.
