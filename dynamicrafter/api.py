@@ -30,6 +30,7 @@ from .backends.openvino.manifest import (
 )
 from .backends.openvino.running import load_export
 from .diffusion.samplers import Callback
+from .diffusion.schedule import TRAIN_STEPS
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import read_frames, write_clip
@@ -668,7 +669,17 @@ def notes_on(variant: Variant, settings: Settings) -> list[str]:
         *what_is_cut("prompt", settings.prompt),
         *what_is_cut("negative prompt", settings.negative),
         *unusual_fs(variant, settings.fs),
+        *_without_signal(variant, settings),
     ]
+
+
+def _without_signal(variant: Variant, settings: Settings) -> list[str]:
+    """A note if Analytic-Init changes nothing, because sampling starts from pure noise."""
+    if settings.analytic_init and settings.start_time == TRAIN_STEPS and variant.diffusion.zero_snr:
+        return [
+            f"analytic_init has no effect with start_time {TRAIN_STEPS}, at which {variant.name} has no signal"
+        ]
+    return []
 
 
 def what_is_cut(name: str, prompt: str) -> list[str]:
@@ -691,12 +702,17 @@ def save(clip: Clip, path: str | Path) -> Path:
 def _fitted_clip(video: ClipLike, settings: Settings) -> Tensor:
     """The first frames of a clip at the settings' size and length, ``[3, t, H, W]`` in [-1, 1]."""
     frames = video if isinstance(video, Tensor) else read_frames(video)
-    if len(frames) < settings.frames:
-        raise UsageError(
-            f"the clip to start from has {len(frames)} frames, but {settings.frames} are generated; use a longer clip, "
-            f"or fewer frames"
-        )
+    check_video_length(len(frames), settings)
     return _fitted(list(frames[: settings.frames]), settings).transpose(0, 1)
+
+
+def check_video_length(frames: int, settings: Settings) -> None:
+    """Raise UsageError if a clip to start from is shorter than the one that is generated."""
+    if frames < settings.frames:
+        raise UsageError(
+            f"the clip to start from has {frames} frames, but {settings.frames} are generated; use a longer clip, or "
+            f"fewer frames"
+        )
 
 
 def check_mask_size(mask: tuple[int, int], image: tuple[int, int]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..api import Lora, ModelFiles, check_mask_size, find_model, notes_on, variant_of
+from ..api import Lora, ModelFiles, check_mask_size, check_video_length, find_model, notes_on, variant_of
 from ..errors import Remedy, UsageError
 from ..media.pictures import read_picture
+from ..media.video import read_frames
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
@@ -47,6 +48,8 @@ def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> 
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size)
+        if given.video is not None:
+            check_video_length(len(read_frames(given.video)), settings)
         for seed in given.seed:
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
@@ -57,7 +60,9 @@ def _run(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> 
 def _check_sources(given: Namespace, mode: Mode, sizes: Sequence[tuple[int, int]]) -> None:
     """Raise what is wrong with the mask and the clip to start from before the weights are loaded."""
     if given.mask is not None:
-        check_mask_size(read_picture(given.mask).size, sizes[0])
+        mask = read_picture(given.mask).size
+        for size in sizes[:1] if mode == "interpolate" else sizes:
+            check_mask_size(mask, size)
     if given.video is not None:
         if given.video.is_dir():
             raise UsageError(f"{given.video} is a folder; pass a clip as one file")

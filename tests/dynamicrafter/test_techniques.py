@@ -188,6 +188,12 @@ def test_analytic_init_changes_nothing_where_there_is_no_signal() -> None:
     assert not torch.equal(sampled(later, evaluate), sampled(changed, evaluate))
 
 
+def test_a_note_says_that_analytic_init_changes_nothing() -> None:
+    (note,) = api.notes_on(TINY, make_settings(TINY, "animate", analytic_init="model"))
+    assert note == "analytic_init has no effect with start_time 1000, at which tiny has no signal"
+    assert not api.notes_on(TINY, make_settings(TINY, "animate", analytic_init="model", start_time=900))
+
+
 def test_statistics_are_those_of_all_values(tiny: TorchModel) -> None:
     clips = [
         (torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(n)) * 255).byte() for n in (0, 1)
