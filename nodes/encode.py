@@ -107,7 +107,7 @@ def encode(
         latent |= {
             "samples": intermediate(still),
             "noise_mask": fitted[None],
-            HELD: (((pictures[0] + 1) / 2).movedim(0, -1), fitted),
+            HELD: (((pictures[0] + 1) * 127.5).round().movedim(0, -1) / 255, fitted),
         }
     made = (
         _with(text, {**shared, TOKENS: tokens}),

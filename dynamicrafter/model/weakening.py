@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor
 
 from .attention import SelfAttention, SpatialTransformer, TemporalTransformer
+from .operations import Attention
 from .unet import VideoUNet
 
 
@@ -36,16 +37,21 @@ def _self_attentions(part: object) -> list[SelfAttention]:
 
 
 @contextmanager
-def weakened(layers: Sequence[SelfAttention]) -> Generator[None]:
-    """Replace the attention map of ``layers`` by the identity, so that each place gets its own value."""
-    usual = [layer.attention for layer in layers]
+def replaced_attention(replaced: Sequence[tuple[SelfAttention, Attention]]) -> Generator[None]:
+    """Let self-attentions use other functions of query, key and value, and then their own again."""
+    usual = [(layer, layer.attention) for layer, _ in replaced]
     try:
-        for layer in layers:
-            layer.attention = _own_value
+        for layer, attention in replaced:
+            layer.attention = attention
         yield
     finally:
-        for layer, attention in zip(layers, usual, strict=True):
+        for layer, attention in usual:
             layer.attention = attention
+
+
+def weakened(layers: Sequence[SelfAttention]) -> AbstractContextManager[None]:
+    """Replace the attention map of ``layers`` by the identity, so that each place gets its own value."""
+    return replaced_attention([(layer, _own_value) for layer in layers])
 
 
 def _own_value(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
