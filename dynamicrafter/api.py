@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
@@ -29,9 +30,10 @@ from .backends.openvino.manifest import (
 )
 from .backends.openvino.running import load_export
 from .diffusion.samplers import Callback
+from .diffusion.schedule import TRAIN_STEPS
 from .errors import CheckpointError, Remedy, UsageError
 from .media.pictures import PictureLike, as_picture, fit_picture
-from .media.video import write_clip
+from .media.video import read_frames, write_clip
 from .model.compilation import check_compile, compile_blocks
 from .model.configs import TEXT_TOKENS, Compile, Memory, Quantised, Weights
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
@@ -70,6 +72,10 @@ BUILT_IN = (TINY.name, RANDOM)
 
 
 _TINY_WEIGHTS = Path(__file__).parent / "weights" / "built_in" / "tiny.safetensors"
+
+
+ClipLike: TypeAlias = "str | PathLike[str] | Tensor"
+"""A clip to start from: a path of a clip, or frames, uint8 ``[t, h, w, 3]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -533,12 +539,22 @@ def render_each(
     lasts: Sequence[PictureLike] | None,
     *,
     betweens: Sequence[Sequence[PictureLike]] | None = None,
+    videos: Sequence[ClipLike] | None = None,
+    masks: Sequence[PictureLike] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> list[Clip]:
     """:func:`render` with separate settings for each clip, which may differ in seed, prompts and fs."""
     streamed = stream_each(
-        model, settings, firsts, lasts, betweens=betweens, progress=progress, callback=callback
+        model,
+        settings,
+        firsts,
+        lasts,
+        betweens=betweens,
+        videos=videos,
+        masks=masks,
+        progress=progress,
+        callback=callback,
     )
     with closing(streamed) as clips:
         return [Clip(torch.cat(list(parts)), chosen) for parts, chosen in zip(clips, settings, strict=True)]
@@ -551,12 +567,15 @@ def stream_each(
     lasts: Sequence[PictureLike] | None,
     *,
     betweens: Sequence[Sequence[PictureLike]] | None = None,
+    videos: Sequence[ClipLike] | None = None,
+    masks: Sequence[PictureLike] | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Generator[Iterator[Tensor]]:
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
 
-    ``betweens`` are the keyframes of each interpolation between its first and its last image.
+    ``betweens`` are the keyframes of each interpolation between its first and its last image. ``videos`` and ``masks``
+    are as in :func:`animate`, one for each clip.
 
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
     before the next clip is requested. Close the generator, as that of
@@ -589,6 +608,10 @@ def stream_each(
         _fitted(firsts, common),
         None if lasts is None else _fitted(lasts, common),
         torch.stack([_fitted(each, common) for each in inner]) if wanted else None,
+        None if videos is None else torch.stack([_fitted_clip(video, common) for video in videos]),
+        None
+        if masks is None
+        else torch.stack([_fitted_mask(*each, common) for each in zip(masks, firsts, strict=True)]),
     )
     return generate_each(model, pictures, settings, progress, callback)
 
@@ -598,17 +621,22 @@ def animate(
     image: PictureLike,
     prompt: str = "",
     *,
+    video: ClipLike | None = None,
+    mask: PictureLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
     """Animate an image.
 
+    ``video`` is a clip to start from, whose first frames are used, if ``denoise`` is below 1 or there is a mask. It is
+    a path or uint8 ``[t, h, w, 3]``. ``mask`` is an image of the size of ``image``: white may move, black stays as it
+    is, grey becomes free later and is blended. Without a video, what stays is the image.
     ``choices`` are those of :class:`dynamicrafter.settings.Choices`; the variant's preset is used for the rest. Each of
     the notes of :func:`notes_on` is a warning. Raises UsageError for a choice that does not exist, has the wrong type
     or is out of range.
     """
-    return _make(model, "animate", [image], prompt, choices, progress, callback)
+    return _make(model, "animate", [image], prompt, choices, video, mask, progress, callback)
 
 
 def interpolate(
@@ -617,12 +645,14 @@ def interpolate(
     last: PictureLike,
     prompt: str = "",
     *,
+    video: ClipLike | None = None,
+    mask: PictureLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
-    """Interpolate between two images; ``choices`` as in :func:`animate`."""
-    return _make(model, "interpolate", [first, last], prompt, choices, progress, callback)
+    """Interpolate between two images; everything else as in :func:`animate`, but a mask needs a video."""
+    return _make(model, "interpolate", [first, last], prompt, choices, video, mask, progress, callback)
 
 
 def keyframes(
@@ -639,7 +669,7 @@ def keyframes(
     The images stand at the frames ``keys``, by default evenly spaced, and appear once each. ``prompt`` may be one for
     each gap, separated by ``|``. Raises UsageError for images of different sizes and fewer prompts than gaps.
     """
-    return _make(model, "interpolate", images, prompt, choices, progress, callback)
+    return _make(model, "interpolate", images, prompt, choices, None, None, progress, callback)
 
 
 def place_keys(choices: Choices, sizes: Sequence[tuple[int, int]]) -> Choices:
@@ -673,12 +703,14 @@ def loop(
     image: PictureLike,
     prompt: str = "",
     *,
+    video: ClipLike | None = None,
+    mask: PictureLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
-    """Generate a seamless loop, one frame shorter than ``frames``; ``choices`` as in :func:`animate`."""
-    return _make(model, "loop", [image], prompt, choices, progress, callback)
+    """Generate a seamless loop, one frame shorter than ``frames``; everything else as in :func:`animate`."""
+    return _make(model, "loop", [image], prompt, choices, video, mask, progress, callback)
 
 
 def _make(
@@ -687,6 +719,8 @@ def _make(
     images: Sequence[PictureLike],
     prompt: str,
     choices: Choices,
+    video: ClipLike | None,
+    mask: PictureLike | None,
     progress: Progress | None,
     callback: Callback | None,
 ) -> Clip:
@@ -704,6 +738,8 @@ def _make(
         pictures[:1],
         pictures[-1:] if mode == "interpolate" else None,
         betweens=[pictures[1:-1]],
+        videos=None if video is None else [video],
+        masks=None if mask is None else [mask],
         progress=progress,
         callback=callback,
     )[0]
@@ -725,7 +761,17 @@ def notes_on(variant: Variant, settings: Settings) -> list[str]:
         *(text for name, part in zip(names, parts, strict=True) for text in what_is_cut(name, part.text)),
         *what_is_cut("negative prompt", settings.negative),
         *unusual_fs(variant, settings.fs),
+        *_without_signal(variant, settings),
     ]
+
+
+def _without_signal(variant: Variant, settings: Settings) -> list[str]:
+    """A note if Analytic-Init changes nothing, because sampling starts from pure noise."""
+    if settings.analytic_init and settings.start_time == TRAIN_STEPS and variant.diffusion.zero_snr:
+        return [
+            f"analytic_init has no effect with start_time {TRAIN_STEPS}, at which {variant.name} has no signal"
+        ]
+    return []
 
 
 def what_is_cut(name: str, prompt: str) -> list[str]:
@@ -743,6 +789,38 @@ def save(clip: Clip, path: str | Path) -> Path:
     Raises ClipError if that is not possible; no partially written file is left.
     """
     return write_clip(clip.frames, path, clip.settings.fps, clip_metadata(clip.settings))
+
+
+def _fitted_clip(video: ClipLike, settings: Settings) -> Tensor:
+    """The first frames of a clip at the settings' size and length, ``[3, t, H, W]`` in [-1, 1]."""
+    frames = video if isinstance(video, Tensor) else read_frames(video)
+    check_video_length(len(frames), settings)
+    return _fitted(list(frames[: settings.frames]), settings).transpose(0, 1)
+
+
+def check_video_length(frames: int, settings: Settings) -> None:
+    """Raise UsageError if a clip to start from is shorter than the one that is generated."""
+    if frames < settings.frames:
+        raise UsageError(
+            f"the clip to start from has {frames} frames, but {settings.frames} are generated; use a longer clip, or "
+            f"fewer frames"
+        )
+
+
+def check_mask_size(mask: tuple[int, int], image: tuple[int, int]) -> None:
+    """Raise UsageError unless both sizes, (width, height) in pixels, are the same."""
+    if mask != image:
+        raise UsageError(
+            f"the mask has {mask[0]}x{mask[1]} pixels, but the image has {image[0]}x{image[1]}; use a mask of the "
+            f"image's size"
+        )
+
+
+def _fitted_mask(mask: PictureLike, image: PictureLike, settings: Settings) -> Tensor:
+    """A mask at the settings' size, ``[1, H, W]`` from 0 to 1; raises UsageError unless it has the image's size."""
+    found = as_picture(mask)
+    check_mask_size(found.size, as_picture(image).size)
+    return (fit_picture(found, settings.width, settings.height, settings.fit).mean(0, keepdim=True) + 1) / 2
 
 
 def _fitted(images: Sequence[PictureLike], settings: Settings) -> Tensor:

@@ -19,6 +19,7 @@ RemedyKind = Literal[
     "fetch",
     "find_poses",
     "lower_cfg",
+    "measure_latents",
     "name_backend",
     "name_encoder",
     "name_i3d",
@@ -29,6 +30,8 @@ RemedyKind = Literal[
     "name_poses",
     "name_towers",
     "name_variant",
+    "name_video",
+    "place_beside",
     "skip_learned",
     "widen_dtype",
 ]
@@ -55,6 +58,7 @@ PYTHON: Words = {
     "fetch": "pass fetch=True to let the package download them ({})",
     "find_poses": "pass keypoints, or find=... for a clip of a person",
     "lower_cfg": "pass a lower cfg, or use a checkpoint that is not damaged",
+    "measure_latents": "measure them with dynamicrafter.evaluation.latents.latent_statistics",
     "name_backend": 'pass backend="openvino"',
     "name_encoder": "pass {}_encoder=...",
     "name_i3d": "pass i3d=... or place it at {}",
@@ -65,6 +69,8 @@ PYTHON: Words = {
     "name_poses": "pass the path of the poses",
     "name_towers": "download them with dynamicrafter.weights.download.download(find({!r})) or pass towers=...",
     "name_variant": "pass variant=...",
+    "name_video": "pass video=...",
+    "place_beside": "put the {} next to the clip",
     "skip_learned": "delete its weights and download them again",
     "widen_dtype": 'load the model with dtype="float32" or "bfloat16"',
 }

@@ -17,10 +17,10 @@ from .atomic import replacing
 from .backends.choice import TORCH, parse_backend
 from .bounded_json import parse_json
 from .diffusion.config import SECOND_EVALUATION
-from .diffusion.guidance import guided_steps, make_guidance
 from .model.configs import LATENT_FACTOR, Quantised, Residence
 from .model.variants import Variant
 from .motion.extent import frames_at_once, frames_evaluated
+from .sampling import calls_of
 from .settings import Settings
 from .weights.download import weights_folder
 from .weights.footprint import ClipSize, Footprint, footprint
@@ -150,16 +150,15 @@ def _cells(one: Settings) -> int:
 
 def evaluations(one: Settings) -> int:
     """Evaluations of the network times :func:`_cells`."""
-    guided = guided_steps(one.steps, one.guidance_start, one.guidance_end)
     # The second evaluation of a step is at the timestep of the next one, with the guidance of that.
     return _cells(one) * sum(
-        (2 if index and one.sampler in SECOND_EVALUATION else 1) * (_branches(one) if index in guided else 1)
-        for index in range(one.steps)
+        (2 if index and one.sampler in SECOND_EVALUATION else 1) * calls
+        for index, calls in enumerate(calls_of(one))
     )
 
 
 def _branches(one: Settings) -> int:
-    return len(make_guidance(one.cfg, one.image_cfg, one.guidance_rescale).branches)
+    return max(calls_of(one))
 
 
 def _key(

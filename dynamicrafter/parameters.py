@@ -3,6 +3,7 @@ checks of Settings are generated from this table. Does not import PyTorch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -13,9 +14,9 @@ from .errors import UsageError
 from .model.configs import LATENT_FACTOR
 from .model.variants import Preset
 
-Group = Literal["content", "length", "shape", "sampling", "faithfulness", "output"]
-"""What happens in the clip, how it gets its length, its size, how it is sampled, how true it stays to its images, and
-how it is written."""
+Group = Literal["content", "length", "shape", "sampling", "techniques", "faithfulness", "output"]
+"""What happens in the clip, how it gets its length, its size, how it is sampled, with which additions to that, how true
+it stays to its images, and how it is written."""
 
 SIZE_STEP = 8 * LATENT_FACTOR
 """Sizes are multiples of this: the autoencoder downsamples by 8 and the network by another 8."""
@@ -51,6 +52,9 @@ class Parameter:
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict[str, str])
     """Allowed strings, each with what it does."""
+    numbers: tuple[int, int] | None = None
+    """If the string is a list of numbers separated by commas: how few and how many of them. The range, if any, is that
+    of each number; ``default`` and ``choices`` are allowed as well."""
     advanced: bool = False
     """Whether forms may hide it by default."""
 
@@ -75,6 +79,12 @@ class Parameter:
     @property
     def wanted(self) -> str:
         """The allowed values, for "NAME must be ..."."""
+        if self.numbers:
+            few, many = self.numbers
+            count = f"{few}" if few == many else f"{few} to {many}"
+            span = "" if self.low is None or self.high is None else f" from {self.low:g} to {self.high:g}"
+            words = "".join(f"{name} or " for name in self.choices)
+            return f"{words}{count} numbers{span}, separated by commas"
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.low is None or self.high is None:
@@ -118,10 +128,29 @@ class Parameter:
         if value is None:
             return True
         if isinstance(value, str):
-            return not self.choices or value in self.choices
+            if self.numbers and value != self.default and value not in self.choices:
+                return self._lists(value, *self.numbers)
+            return not self.choices or value in self.choices or bool(self.numbers)
         if self.multiple and value % self.multiple:
             return False
         return self.low is not None and self.high is not None and self.low <= value <= self.high
+
+    def _lists(self, text: str, few: int, many: int) -> bool:
+        """Whether ``text`` is a list of ``few`` to ``many`` finite numbers, each within the range."""
+        try:
+            values = numbers_in(text)
+        except ValueError:
+            return False
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return few <= len(values) <= many and all(
+            low <= value <= high and math.isfinite(value) for value in values
+        )
+
+
+def numbers_in(text: str) -> list[float]:
+    """The numbers of a list separated by commas; raises ValueError if one is none."""
+    return [float(part) for part in text.split(",")]
 
 
 _KINDS: dict[type, str] = {int: "an integer", float: "a number"}
@@ -448,6 +477,199 @@ _TABLE = (
         low=0,
         high=TRAINED_FRAMES,
         unit="frames",
+        advanced=True,
+    ),
+    Parameter(
+        "denoise",
+        float,
+        "techniques",
+        "Denoise",
+        "fraction of the steps that is run, starting from the source clip with noise added; without a source clip, "
+        "from the image held still",
+        hint="1 starts from noise alone",
+        default=1.0,
+        low=0.01,
+        high=1,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "cfg_steps",
+        str,
+        "techniques",
+        "Guidance over steps",
+        "guidance over the steps as factors of its strength (scale - 1), evenly spaced from the first step to the "
+        "last",
+        hint="0 is no guidance; steps without any take one evaluation",
+        default="1",
+        low=0,
+        high=4,
+        numbers=(1, 64),
+        advanced=True,
+    ),
+    Parameter(
+        "cfg_frames",
+        str,
+        "techniques",
+        "Guidance over frames",
+        "the same over the frames, from the first to the last; both factors are multiplied",
+        default="1",
+        low=0,
+        high=4,
+        numbers=(1, 64),
+        advanced=True,
+    ),
+    Parameter(
+        "apg_eta",
+        float,
+        "techniques",
+        "APG, parallel part",
+        "part of guidance parallel to the conditional estimate that is kept (adaptive projected guidance)",
+        hint="0 prevents over-saturation, 1 is plain guidance",
+        default=1.0,
+        low=0,
+        high=1,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "apg_norm",
+        float,
+        "techniques",
+        "APG, norm",
+        "upper limit of the norm of guidance in a frame of 512x320; 0 for no limit",
+        default=0.0,
+        low=0,
+        high=1000,
+        step=0.5,
+        advanced=True,
+    ),
+    Parameter(
+        "apg_momentum",
+        float,
+        "techniques",
+        "APG, momentum",
+        "factor of the previous steps' guidance that is added; negative values push away from it",
+        default=0.0,
+        low=-0.95,
+        high=0.95,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "start_time",
+        int,
+        "techniques",
+        "Start time",
+        "noise levels that sampling uses, of 1000; fewer start below pure noise, which gives more motion",
+        hint="940 was published for the 512 model",
+        default=1000,
+        low=1,
+        high=1000,
+        advanced=True,
+    ),
+    Parameter(
+        "analytic_init",
+        str,
+        "techniques",
+        "Analytic-Init",
+        "mean of each of the four latent channels and their variance, which the start noise gets if start_time is "
+        "below 1000",
+        hint="docs/techniques says how to measure them; empty for none",
+        default="",
+        choices={"model": "those measured for the model, which only tiny has"},
+        numbers=(5, 5),
+        advanced=True,
+    ),
+    Parameter(
+        "analytic_form",
+        str,
+        "techniques",
+        "Analytic-Init, form",
+        "form of Analytic-Init",
+        default="corrected",
+        choices={"corrected": "with the dynamic rescale", "published": "without it"},
+        advanced=True,
+    ),
+    Parameter(
+        "stg_scale",
+        float,
+        "techniques",
+        "STG",
+        "scale of spatiotemporal skip guidance, away from a network with weakened attention over space and time; one "
+        "more evaluation",
+        hint="0 is off, 1 to 2 is typical",
+        default=0.0,
+        low=0,
+        high=20,
+        step=0.1,
+        advanced=True,
+    ),
+    Parameter(
+        "pag_scale",
+        float,
+        "techniques",
+        "PAG",
+        "scale of perturbed-attention guidance, away from a network with weakened attention over space; one more "
+        "evaluation",
+        hint="0 is off, 3 is typical",
+        default=0.0,
+        low=0,
+        high=20,
+        step=0.1,
+        advanced=True,
+    ),
+    Parameter(
+        "alg_ratio",
+        float,
+        "techniques",
+        "ALG",
+        "size to which the image latents are reduced in the first steps (adaptive low-pass guidance); one more "
+        "evaluation in these steps",
+        hint="1 is off, 0.4 is a start",
+        default=1.0,
+        low=0.05,
+        high=1,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "alg_end",
+        float,
+        "techniques",
+        "ALG, end",
+        "fraction of the steps up to which the image latents are reduced",
+        default=0.06,
+        low=0,
+        high=1,
+        step=0.01,
+        advanced=True,
+    ),
+    Parameter(
+        "image_noise",
+        float,
+        "techniques",
+        "Image noise",
+        "standard deviation of the noise added to the image latents that the network is conditioned on, the same in "
+        "every frame",
+        hint="up to 0.1 for models that were not trained with it",
+        default=0.0,
+        low=0,
+        high=100,
+        step=0.01,
+        advanced=True,
+    ),
+    Parameter(
+        "contrast",
+        str,
+        "techniques",
+        "Final contrast",
+        "contrast of the result of ddim",
+        default="released",
+        choices={
+            "released": "reduced by the last step, as released",
+            "restored": "divided by what the last step takes",
+        },
         advanced=True,
     ),
     Parameter(

@@ -11,13 +11,21 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .diffusion.denoiser import DenoiseWrapper, Evaluate, limit_guidance, make_denoiser
-from .diffusion.guidance import Branch, make_guidance
-from .diffusion.samplers import SAMPLERS, Callback, Step, draw_noise
-from .diffusion.schedule import make_plan, make_schedule
+from .diffusion.denoiser import DenoiseWrapper, Evaluate
+from .diffusion.guidance import Branch
+from .diffusion.samplers import Callback, Step, draw_noise
+from .diffusion.start import SourceClip, latent_mask
 from .errors import DynamiCrafterError, Remedy, UsageError
 from .model.autoencoder import Autoencoder
-from .model.conditioning import Conditioning, Request, condition, perceive
+from .model.conditioning import (
+    Conditioning,
+    Request,
+    condition,
+    low_pass,
+    perceive,
+    repeat_picture,
+    with_image_noise,
+)
 from .model.configs import LATENT_FACTOR, Quantised
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder
 from .model.memory import branches_at_once
@@ -41,8 +49,11 @@ from .motion.joints import FirstFrameLock
 from .motion.keyframes import Gap, gaps_of, through_keys
 from .motion.windowed import needs_windows, over_windows, reschedule
 from .parameters import TRAINED_FRAMES
+from .sampling import calls_of, run, weak_layers
 from .settings import Settings, clip_length, key_frames, prompt_parts, sampled_frames
 
+NO_SOURCE = "denoise below 1 and a mask need a clip to start from when two images are interpolated"
+"""The error about an interpolation without one."""
 Stage = Literal["encode", "sample", "decode"]
 Progress = Callable[[Stage, int, int], None]
 """Called with the stage, the steps done and their total; any exception it raises stops the work.
@@ -91,6 +102,10 @@ class KeyPictures:
     last: Tensor | None = None
     between: Tensor | None = None
     """The keyframes between first and last, ``[b, n, 3, H, W]``."""
+    clip: Tensor | None = None
+    """Clips to start from, ``[b, 3, t, H, W]`` in the same range; None is the first image held still."""
+    mask: Tensor | None = None
+    """What may change, ``[b, 1, H, W]`` from 0 to 1; None is everything."""
 
 
 def make_generators(model: Model, settings: Sequence[Settings]) -> list[torch.Generator]:
@@ -159,7 +174,7 @@ def evaluator(network: Network, conditioning: Conditioning, dtype: torch.dtype =
 
     The branches of a step are one batch if the clips are small, otherwise one evaluation after the other.
     """
-    contexts = {
+    contexts: dict[Branch, Context] = {
         "full": conditioning.full,
         "unconditional": conditioning.unconditional,
         "image_only": conditioning.image_only,
@@ -185,6 +200,28 @@ def evaluator(network: Network, conditioning: Conditioning, dtype: torch.dtype =
 
 
 @torch.inference_mode()
+def source_of(
+    model: Model, pictures: KeyPictures, conditioning: Conditioning, settings: Settings
+) -> SourceClip | None:
+    """The latents that sampling starts from or keeps in part; None if it does neither.
+
+    A clip's frames are encoded one by one, to the mean of their latents. Without a clip they are those of the first
+    image. Raises UsageError for an interpolation without a clip.
+    """
+    mask = None if pictures.mask is None else latent_mask(pictures.mask.to(model.device), LATENT_FACTOR)
+    if mask is None and settings.denoise == 1:
+        return None
+    if pictures.clip is not None:
+        frames = rearrange(pictures.clip, "b c t h w -> (b t) 1 c h w").to(model.device, model.dtype)
+        latents = torch.cat([model.vae.encode(frame).mean for frame in frames]).float()
+        latents = rearrange(latents, "(b t) c h w -> b c t h w", b=pictures.clip.shape[0])
+        return SourceClip(latents * model.variant.vae.scale_factor, mask)
+    if settings.mode == "interpolate":
+        raise UsageError(NO_SOURCE, Remedy("name_video"))
+    return SourceClip(repeat_picture(conditioning.concat[:, :, 0], settings.frames), mask)
+
+
+@torch.inference_mode()
 def sample(
     model: Model,
     conditioning: Conditioning,
@@ -192,28 +229,22 @@ def sample(
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
     *,
+    source: SourceClip | None = None,
     network_wrappers: Sequence[NetworkWrapper] = (),
     denoise_wrappers: Sequence[DenoiseWrapper] = (),
 ) -> Tensor:
     """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` is called at every step and may raise.
 
+    ``source`` is the clip to start from if ``denoise`` is below 1, and the one that is kept where it has a mask.
     Wrappers are applied in order, each to the result of the previous one. Raises DynamiCrafterError after the first
     step whose result is not finite.
     """
-    schedule = make_schedule(model.variant.diffusion)
     network = model.unet
     windowed = needs_windows(settings)
     if windowed:
         network = over_windows(settings)(network)
     for wrap_network in network_wrappers:
         network = wrap_network(network)
-    guidance = make_guidance(settings.cfg, settings.image_cfg, settings.guidance_rescale)
-    evaluate = evaluator(network, conditioning, model.dtype)
-    plan = make_plan(schedule, settings.spacing, settings.steps, settings.eta)
-    limit = limit_guidance(evaluate, plan, settings.guidance_start, settings.guidance_end)
-    denoise = limit(make_denoiser(evaluate, schedule, guidance))
-    for wrap_denoise in denoise_wrappers:
-        denoise = wrap_denoise(denoise)
     channels, height, width = latent_shape(model.variant, settings)
 
     def draw() -> Tensor:
@@ -226,7 +257,26 @@ def sample(
         if callback is not None:
             callback(step)
 
-    return SAMPLERS[settings.sampler](denoise, plan, draw(), draw, checked)
+    noise = draw()
+    concat = conditioning.concat
+    if settings.image_noise:
+        concat = with_image_noise(concat, settings.image_noise * draw()[:, :, :1])
+    filtered = None
+    if settings.alg_ratio < 1:
+        smooth = replace(conditioning, concat=low_pass(concat, settings.alg_ratio))
+        filtered = evaluator(network, smooth, model.dtype)
+    return run(
+        settings,
+        model.variant.diffusion,
+        evaluator(network, replace(conditioning, concat=concat), model.dtype),
+        draw,
+        noise=noise,
+        source=source,
+        layers=weak_layers(settings, model.unet),
+        filtered=filtered,
+        callback=checked,
+        denoise_wrappers=denoise_wrappers,
+    )
 
 
 @torch.inference_mode()
@@ -326,6 +376,14 @@ def generate_each(
             "use separate batches"
         )
 
+    if (common.length_method != "native" or _is_in_pieces(common)) and (
+        pictures.clip is not None or pictures.mask is not None or common.denoise < 1
+    ):
+        raise UsageError(
+            "masks, source clips and denoise below 1 are for clips of one part; omit them, or length_method, keys, "
+            "colour_match and lock_frames"
+        )
+
     def report(stage: Stage, done: int, total: int) -> None:
         if progress is not None:
             progress(stage, done, total)
@@ -345,13 +403,15 @@ def generate_each(
         report("encode", 0, 1)
         conditioning = encode(model, pictures, settings, generators)
         report("encode", 1, 1)
-        report("sample", 0, common.steps)
-        latents = sample(model, conditioning, common, generators, stepped)
+        source = source_of(model, pictures, conditioning, common)
+        report("sample", 0, len(calls_of(common)))
+        latents = sample(model, conditioning, common, generators, stepped, source=source)
         if common.length_method == "pick":
             latents = latents[:, :, evenly(common.frames)]
         clips = decode_each(model, latents, pictures, lambda done, total: report("decode", done, total))
-        for parts, picture in zip(clips, pictures.first, strict=True):
-            yield _in_8_bits(_faithful(parts, picture.cpu(), common), clip_length(common))
+        for index, (parts, picture) in enumerate(zip(clips, pictures.first, strict=True)):
+            frames = _in_8_bits(_faithful(parts, picture.cpu(), common), clip_length(common))
+            yield _unmasked_kept(frames, pictures, index)
     finally:
         if model.placement is not None:
             model.placement.leave()
@@ -454,6 +514,25 @@ def _in_8_bits(parts: Iterator[Tensor], length: int) -> Iterator[Tensor]:
         length -= len(frames)
         if len(frames):
             yield frames
+
+
+def _unmasked_kept(parts: Iterator[Tensor], pictures: KeyPictures, index: int) -> Iterator[Tensor]:
+    """Frames of clip ``index`` with the source's own pixels where the mask is 0, blended where it is below 1."""
+    if pictures.mask is None:
+        return parts
+    kept = pictures.first[index, :, None] if pictures.clip is None else pictures.clip[index]
+    return blended(parts, ((kept.cpu() + 1) * 127.5).round().movedim(0, -1), pictures.mask[index, 0].cpu())
+
+
+def blended(parts: Iterator[Tensor], kept: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """Frames, uint8 ``[n, H, W, 3]``, with those of ``kept``, ``[1 or t, H, W, 3]`` from 0 to 255, where ``mask``
+    ``[H, W]`` is 0."""
+    done = 0
+    for frames in parts:
+        old = kept if len(kept) == 1 else kept[done : done + len(frames)]
+        done += len(frames)
+        weight = mask[:, :, None]
+        yield (weight * frames + (1 - weight) * old).round().to(torch.uint8)
 
 
 def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:

@@ -105,6 +105,10 @@ class Record:
     pictures: tuple[KnownFile, ...]
     model: KnownModel
     program: str = PROGRAM
+    video: KnownFile | None = field(default=None, kw_only=True)
+    """The clip to start from."""
+    mask: KnownFile | None = field(default=None, kw_only=True)
+    """What may move."""
     version: str = field(default_factory=program_version)
 
 
@@ -224,6 +228,19 @@ def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) ->
             raise ClipError(f"there is no image {given[index]}", remedy)
         found.append(find_recorded(known, "image", places, has_bytes, remedy))
     return tuple(found)
+
+
+def find_more(record: Record, beside: Path) -> tuple[Path | None, Path | None]:
+    """The clip to start from and the mask, as :func:`find_pictures` without paths given."""
+
+    def found(known: KnownFile | None, what: str) -> Path | None:
+        if known is None:
+            return None
+        places = known.places((beside, Path.cwd()))
+        remedy = Remedy("place_beside", (what,))
+        return find_recorded(known, what, places, has_bytes, remedy)
+
+    return found(record.video, "source clip"), found(record.mask, "mask")
 
 
 def find_model_of(model: KnownModel, beside: Path) -> ModelFiles:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from .diffusion.config import WITHOUT_ETA, Spacing
 from .errors import Remedy, UsageError
 from .forms import Form, program_version, to_json
-from .model.variants import Mode, Variant
+from .model.variants import LATENT_STATISTICS, Mode, Variant
 from .parameters import PARAMETERS, TRAINED_FRAMES
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Fit = Literal["crop", "pad", "stretch"]
 NoiseDevice = Literal["cpu", "device"]
 LengthMethod = Literal["native", "continue", "windows", "pick"]
+AnalyticForm = Literal["corrected", "published"]
+Contrast = Literal["released", "restored"]
 
 _FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3}
 PROGRAM = "dynamicrafter"
@@ -65,6 +67,21 @@ class Choices(TypedDict, total=False):
     spacing: Spacing | None
     sampler: str | None
     noise_device: NoiseDevice | None
+    denoise: float | None
+    cfg_steps: str | None
+    cfg_frames: str | None
+    apg_eta: float | None
+    apg_norm: float | None
+    apg_momentum: float | None
+    start_time: int | None
+    analytic_init: str | None
+    analytic_form: AnalyticForm | None
+    stg_scale: float | None
+    pag_scale: float | None
+    alg_ratio: float | None
+    alg_end: float | None
+    image_noise: float | None
+    contrast: Contrast | None
     fps: float | None
 
 
@@ -118,6 +135,23 @@ class Settings:
     cut_still: int = 0
     colour_match: float = 0.0
     lock_frames: int = 0
+    denoise: float = 1.0
+    cfg_steps: str = "1"
+    """Numbers separated by commas, as ``cfg_frames``."""
+    cfg_frames: str = "1"
+    apg_eta: float = 1.0
+    apg_norm: float = 0.0
+    apg_momentum: float = 0.0
+    start_time: int = 1000
+    analytic_init: str = ""
+    """Five numbers separated by commas, or empty; "model" has become the model's by now."""
+    analytic_form: AnalyticForm = "corrected"
+    stg_scale: float = 0.0
+    pag_scale: float = 0.0
+    alg_ratio: float = 1.0
+    alg_end: float = 0.06
+    image_noise: float = 0.0
+    contrast: Contrast = "released"
 
     def __post_init__(self) -> None:
         """Check every field and convert the numbers of other libraries to plain ones.
@@ -137,6 +171,24 @@ class Settings:
                 f"guidance_start must be less than guidance_end, but {self.guidance_start:g} and "
                 f"{self.guidance_end:g} were given; use cfg 1 for no guidance"
             )
+        if self.apg and self.image_cfg is not None:
+            raise UsageError(
+                "apg_eta, apg_norm and apg_momentum work on guidance with one scale, but image_cfg adds a second; omit "
+                "image_cfg or all three"
+            )
+        if self.steps > self.start_time:
+            raise UsageError(
+                f"steps must be at most start_time, but {self.steps} and {self.start_time} were given; use fewer steps"
+            )
+        if self.analytic_init and self.denoise < 1:
+            raise UsageError(
+                f"analytic_init is for clips that start from noise, but denoise {self.denoise:g} starts from a clip; "
+                f"use one of them"
+            )
+        if self.contrast == "restored" and self.sampler != "ddim":
+            raise UsageError(
+                f"contrast is lost by ddim only, but sampler {self.sampler} was given; use contrast released"
+            )
         if self.eta and self.sampler in WITHOUT_ETA:
             raise UsageError(
                 f"eta must be 0 with sampler {self.sampler}, which adds no noise, but {self.eta:g} was given; use 0, "
@@ -144,9 +196,19 @@ class Settings:
             )
         self._check_length()
 
+    @property
+    def apg(self) -> bool:
+        """Whether guidance is projected, limited or given momentum."""
+        return (self.apg_eta, self.apg_norm, self.apg_momentum) != (1, 0, 0)
+
     def _check_length(self) -> None:
         """Raise UsageError unless mode, length and the way to it go together."""
         method = self.length_method
+        if self.denoise < 1 and (method != "native" or self.keys):
+            raise UsageError(
+                f"denoise must be 1 for clips of several parts, but {self.denoise:g} was given with "
+                f"{'keys' if self.keys else f'length_method {method}'}; omit one of them"
+            )
         if self.mode == "interpolate":
             if method in ("continue", "windows"):
                 raise UsageError(
@@ -358,6 +420,10 @@ def make_settings(
         if name in names
     }
     values.update({name: value for name, value in given.items() if value is not None})
+    if values["analytic_init"] == "model":
+        if variant.name not in LATENT_STATISTICS:
+            raise UsageError(f"there are no latent statistics of {variant.name}", Remedy("measure_latents"))
+        values["analytic_init"] = LATENT_STATISTICS[variant.name]
     if given.get("eta") is None and values["sampler"] in WITHOUT_ETA:
         values["eta"] = 0.0
     return Settings(mode=mode, **values)

@@ -34,7 +34,7 @@ from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
-from .records import Record, know_model, know_pictures
+from .records import KnownFile, Record, know_model, know_pictures
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
 from .weights.footprint import pick_residence
@@ -82,6 +82,10 @@ class Shot:
     """Name in progress reports."""
     target: str = ""
     """Absolute path to write to; a trailing slash makes it a folder, whatever its name."""
+    video: Path | None = None
+    """The clip to start from."""
+    mask: Path | None = None
+    """What may move."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ def check_means(means: Means, files: ModelFiles) -> Path | None:
     )
     pick_dtype(means.dtype, device)
     return folder
+
+
+def know_sources(shot: Shot) -> tuple[tuple[KnownFile, ...], KnownFile | None, KnownFile | None]:
+    """The files of a clip's images, of the clip to start from and of the mask, with hashes of their bytes."""
+    video, mask = (None if path is None else know_pictures([path])[0] for path in (shot.video, shot.mask))
+    return know_pictures(shot.pictures), video, mask
 
 
 def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> Model:
@@ -155,11 +165,11 @@ def make(
         model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
     )
     for batch in batches(shots, means.batch):
-        pictures = [know_pictures(shot.pictures) for shot in batch]
+        sources = [know_sources(shot) for shot in batch]
         started = time.monotonic()
         with closing(stream_batch(model, batch, shown)) as clips:
-            for shot, sources in zip(batch, pictures, strict=True):
-                record = to_json(Record(shot.settings, sources, known))
+            for shot, (pictures, video, mask) in zip(batch, sources, strict=True):
+                record = to_json(Record(shot.settings, pictures, known, video=video, mask=mask))
                 drift = Drift()
                 with threads_that_pay(model):
                     write_clip(_measured(next(clips), drift), shot.target, shot.settings.fps, record)
@@ -208,11 +218,19 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
     """Shots in order, at most ``size`` at once, grouped so that one evaluation can generate each group."""
     batch: list[Shot] = []
     for shot in shots:
-        if batch and (len(batch) == size or not may_share_a_batch(batch[0].settings, shot.settings)):
+        if batch and (len(batch) == size or not _alike(batch[0], shot)):
             yield batch
             batch = []
         batch.append(shot)
     yield batch
+
+
+def _alike(one: Shot, other: Shot) -> bool:
+    """Whether two clips can be generated in one batch."""
+    return may_share_a_batch(one.settings, other.settings) and (one.video is None, one.mask is None) == (
+        other.video is None,
+        other.mask is None,
+    )
 
 
 def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
@@ -238,12 +256,19 @@ def stream_batch(
         [shown[0] for shown in pictures],
         [shown[-1] for shown in pictures] if interpolates else None,
         betweens=[shown[1:-1] for shown in pictures],
+        videos=_given([shot.video for shot in batch]),
+        masks=_given([shot.mask for shot in batch]),
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
     with closing(clips):
         for parts, shot in zip(clips, batch, strict=True):
             chosen = shot.settings
             yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
+
+
+def _given(paths: Sequence[Path | None]) -> list[Path] | None:
+    """The paths, or None if there are none; one of the :func:`batches` has all or none."""
+    return [path for path in paths if path is not None] or None
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:

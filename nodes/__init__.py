@@ -23,6 +23,7 @@ from .poses import DynamiCrafterPoseAlignment, DynamiCrafterPoseDrawing
 from .preset import DynamiCrafterPreset
 from .sample_picture import DynamiCrafterSamplePicture
 from .sampler import DynamiCrafterSampler
+from .techniques import DynamiCrafterTechniques
 
 
 class DynamiCrafterExtension(ComfyExtension):
@@ -37,6 +38,7 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterInterpolation,
             DynamiCrafterLooping,
             DynamiCrafterSampler,
+            DynamiCrafterTechniques,
             DynamiCrafterVAEDecode,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,

@@ -60,6 +60,8 @@ def choice(name: str, more: str = "", **options: Any) -> Any:
         **options,
     }
     id_ = INPUT_NAMES.get(name, name)
+    if parameter.numbers:
+        return io.String.Input(id_, **options)
     if parameter.choices:
         return io.Combo.Input(id_, options=[*([own] if left else []), *parameter.choices], **options)
     if kind is str:

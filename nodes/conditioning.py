@@ -38,6 +38,15 @@ def _clip_inputs() -> list[Any]:
     ]
 
 
+def _mask() -> Any:
+    return io.Mask.Input(
+        "mask",
+        optional=True,
+        tooltip="What may move, of the image's size: 1 (painted) may move, 0 stays as it is in the image. Needs "
+        "DynamiCrafter VAE Decode to put the pixels back.",
+    )
+
+
 class _Conditioning(io.ComfyNode):
     """The checks that the three nodes share."""
 
@@ -68,6 +77,7 @@ class DynamiCrafterImageConditioning(_Conditioning):
                 image("image", "The image to animate; a single image, not a batch."),
                 *text_inputs(),
                 *_clip_inputs(),
+                _mask(),
             ],
             outputs=conditioning_outputs(),
         )
@@ -135,6 +145,7 @@ class DynamiCrafterLooping(_Conditioning):
                 image("image", "The image the clip starts and ends with; a single image, not a batch."),
                 *text_inputs(),
                 *_clip_inputs(),
+                _mask(),
             ],
             outputs=conditioning_outputs(),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..dynamicrafter.model.variants import Preset
 from .choices import advanced, choice
-from .encode import FPS, LOOP, PICTURES
+from .encode import FPS, HELD, LOOP, PICTURES
 from .host.vae import decode_frames
 from .sockets import CATEGORY, schema
 
@@ -73,6 +73,9 @@ class DynamiCrafterVAEDecode(io.ComfyNode):
         frames = decode_frames(vae, latent["samples"], latent.get(PICTURES), chunk)
         if latent.get(LOOP):
             frames = frames[:-1]
+        if HELD in latent:
+            image, mask = (value.to(frames) for value in latent[HELD])
+            frames = mask[:, :, None] * frames + (1 - mask[:, :, None]) * image
         rate = fps or latent.get(FPS, Preset.fps)
         clip = InputImpl.VideoFromComponents(
             Types.VideoComponents(

@@ -11,6 +11,7 @@ from ..dynamicrafter.media.pictures import as_picture, fit_picture
 from ..dynamicrafter.model.conditioning import encode_keys, image_tokens, see
 from ..dynamicrafter.model.configs import LATENT_FACTOR
 from ..dynamicrafter.model.variants import Mode, Variant
+from ..dynamicrafter.settings import Fit
 from .choices import settings_of
 from .host.model import FS, KEYFRAMES, TOKENS
 from .host.resampler import resample
@@ -23,6 +24,9 @@ LOOP = "dynamicrafter_loop"
 """Key of a latent whose last frame repeats the first and must be dropped."""
 PICTURES = "dynamicrafter_pictures"
 """Key of a latent: the key images ``[2, 3, H, W]``, for a decoder that uses them."""
+HELD = "dynamicrafter_held"
+"""Key of a latent whose clip is the image held still: the image ``[H, W, 3]`` in [0, 1], and the mask ``[H, W]`` of
+what may move, 1 everywhere if there is none."""
 FPS = "dynamicrafter_fps"
 """Key of a latent: the model's playback rate in frames per second."""
 
@@ -63,11 +67,13 @@ def encode(
     negative_prompt: str = "",
     positive: Any = None,
     negative: Any = None,
+    mask: Tensor | None = None,
     **choices: Any,
 ) -> tuple[tuple[Any, Any, Any, dict[str, Any]], dict[str, list[str]]]:
     """Positive, negative and image-only conditioning and the empty latent, and the node's report to the editor.
 
-    ``first`` and ``last`` are ``[h, w, c]``.
+    ``first`` and ``last`` are ``[h, w, c]``, ``mask`` is ``[1, h, w]``: 1 may move. With a mask, the latent is the
+    image held still.
     """
     variant = variant_of(model)
     check_vision(clip_vision, variant)
@@ -95,6 +101,14 @@ def encode(
         latent[PICTURES] = pictures
     if mode == "loop":
         latent[LOOP] = True
+    if mask is not None:
+        fitted = _fitted_mask(mask, first, width, height, settings.fit)
+        still = keys.keys[0].mean.float().expand(frames, -1, -1, -1)
+        latent |= {
+            "samples": intermediate(still),
+            "noise_mask": fitted[None],
+            HELD: (((pictures[0] + 1) * 127.5).round().movedim(0, -1) / 255, fitted),
+        }
     made = (
         _with(text, {**shared, TOKENS: tokens}),
         _with(unwanted, {**shared, TOKENS: grey}),
@@ -102,6 +116,16 @@ def encode(
         latent,
     )
     return made, notes_on(model, vae, prompt if positive is None else None, pictures, keys)
+
+
+def _fitted_mask(mask: Tensor, image: Tensor, width: int, height: int, fit: Fit) -> Tensor:
+    """A mask ``[1, h, w]`` at the clip's size, ``[H, W]``; raises ValueError unless it is one of the image's size."""
+    if mask.ndim != 3 or tuple(mask.shape) != (1, *image.shape[:2]):
+        raise ValueError(
+            f"the mask is {' x '.join(map(str, mask.shape))}, but must be one of the image's size "
+            f"({image.shape[1]}x{image.shape[0]}); paint it on the same image, or resize it"
+        )
+    return (fit_picture(as_picture(mask[0].cpu()), width, height, fit).mean(0) + 1) / 2  # pyright: ignore
 
 
 def _text(variant: Variant, clip: Any, prompt: str, given: Any, name: str) -> Any:

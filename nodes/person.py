@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..dynamicrafter.animate_anyone.api import MOST_FRAMES
 from ..dynamicrafter.animate_anyone.pipeline import DIFFUSION
+from ..dynamicrafter.diffusion.denoiser import Evaluate, make_denoiser
 from ..dynamicrafter.diffusion.guidance import make_guidance
+from ..dynamicrafter.diffusion.samplers import Callback, sample_ddim
 from ..dynamicrafter.diffusion.schedule import make_schedule, make_strided_plan
 from .choices import advanced, missing
 from .encode import FPS, single
@@ -20,9 +22,8 @@ from .host.person_conditioning import condition_person
 from .host.person_files import fingerprint_person, list_people, person_path
 from .host.person_loading import load_person_parts
 from .host.person_model import person_clip, person_config
-from .host.sampler import run_plan
+from .host.sampler import run_exactly
 from .person_choices import clip_size, frames_input, setting, settings_of, size_inputs
-from .sampler import refuse_mask
 from .sockets import CATEGORY, image, schema
 from .words import in_words_of_the_graph
 
@@ -247,7 +248,7 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
         """Sample."""
         person_config(model)
         person_clip(positive)
-        refuse_mask(latent)
+        _refuse_mask(latent)
         chosen = settings_of(seed=seed, steps=steps, cfg=cfg, eta=eta, noise_dtype=noise_dtype)
         frames, channels, height, width = latent["samples"].shape
         generator = torch.Generator().manual_seed(chosen.seed)
@@ -258,17 +259,32 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
             return torch.randn(shape, generator=generator, dtype=precision).float()
 
         guidance = make_guidance(chosen.cfg, None, 0.0)
+        plan = make_strided_plan(make_schedule(DIFFUSION), chosen.steps, chosen.eta)
         branches = {"full": positive, "unconditional": negative}
-        sampled = run_plan(
+
+        def sampled_by(evaluate: Evaluate, noise: Tensor, stepped: Callback) -> Tensor:
+            denoise = make_denoiser(evaluate, plan.schedule, guidance)
+            return sample_ddim(denoise, plan, noise, lambda: draw().to(noise.device), stepped)
+
+        sampled = run_exactly(
             model,
             {name: branches[name] for name in guidance.branches},
-            guidance,
-            make_strided_plan(make_schedule(DIFFUSION), chosen.steps, chosen.eta),
-            draw,
+            draw(),
+            sampled_by,
+            evaluations=len(plan.timesteps),
             fps=latent.get(FPS, RATE),
             seed=chosen.seed,
         )
         return io.NodeOutput({**latent, "samples": sampled})
+
+
+def _refuse_mask(latent: dict[str, Any]) -> None:
+    """Raise ValueError for a LATENT of which only a part is to be sampled."""
+    if latent.get("noise_mask") is not None:
+        raise ValueError(
+            "the latent has a noise mask, which this sampler does not support yet; remove the mask, or use "
+            "a core sampler with this model"
+        )
 
 
 def as_image(frame: Tensor) -> Image:

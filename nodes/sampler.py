@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..dynamicrafter.diffusion.guidance import make_guidance
+from ..dynamicrafter.diffusion.guidance import Branch
 from .choices import choices_of, missing, require, settings_of
-from .encode import LOOP, variant_of
+from .encode import HELD, LOOP, variant_of
 from .host.sampler import sample_exactly
-from .sockets import CATEGORY, schema
+from .sockets import CATEGORY, TECHNIQUES, schema
 
 _NOT_HERE = ("noise_device",)
 """Noise is always generated on the CPU."""
@@ -52,6 +53,12 @@ class DynamiCrafterSampler(io.ComfyNode):
                     "(image_cfg) and takes 1.5 times as long.",
                 ),
                 *choices_of("sampling", advanced=True, without=_NOT_HERE),
+                TECHNIQUES.Input(
+                    "techniques",
+                    optional=True,
+                    lazy=True,
+                    tooltip="Techniques of DynamiCrafter Techniques; without it, all of them are off.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -65,7 +72,9 @@ class DynamiCrafterSampler(io.ComfyNode):
     def check_lazy_status(cls, **shown: Any) -> list[str]:
         """Reject what is wrong before anything is computed; the conditioning comes first, as it has such checks too."""
         require(**shown)
-        return missing(shown, ("positive", "negative", "latent", "image_only")) or missing(shown, ("model",))
+        return missing(shown, ("positive", "negative", "latent", "image_only", "techniques")) or missing(
+            shown, ("model",)
+        )
 
     @classmethod
     def execute(
@@ -75,39 +84,30 @@ class DynamiCrafterSampler(io.ComfyNode):
         negative: Any,
         latent: dict[str, Any],
         image_only: Any = None,
+        techniques: dict[str, Any] | None = None,
         **choices: Any,
     ) -> io.NodeOutput:
         """Sample; the last frame of a loop, which repeats the first, is dropped."""
-        refuse_mask(latent)
         variant = variant_of(model)
-        chosen = settings_of(variant, variant.modes[0], **choices)
-        image_scale = chosen.cfg if chosen.image_cfg is None else chosen.image_cfg
-        guidance = make_guidance(
-            chosen.cfg, None if image_only is None else image_scale, chosen.guidance_rescale
+        chosen = settings_of(
+            variant, variant.modes[0], **choices, **(techniques or {}), frames=latent["samples"].shape[0]
         )
-        branches = {"full": positive, "unconditional": negative, "image_only": image_only}
+        if image_only is not None and chosen.image_cfg is None:
+            chosen = replace(chosen, image_cfg=chosen.cfg)
+        branches: dict[Branch, Any] = {"full": positive, "unconditional": negative}
+        if image_only is None:
+            chosen = replace(chosen, image_cfg=None)
+        else:
+            branches["image_only"] = image_only
         sampled = sample_exactly(
             model,
-            {name: branches[name] for name in guidance.branches},
-            guidance,
+            branches,
             latent["samples"],
-            guided=(chosen.guidance_start, chosen.guidance_end),
-            steps=chosen.steps,
-            sampler=chosen.sampler,
-            spacing=chosen.spacing,
-            eta=chosen.eta,
-            seed=chosen.seed,
+            chosen,
+            mask=latent.get("noise_mask"),
+            held=HELD in latent,
         )
         out = {**latent, "samples": sampled}
         if out.pop(LOOP, False):
             out["samples"] = sampled[:-1]
         return io.NodeOutput(out)
-
-
-def refuse_mask(latent: dict[str, Any]) -> None:
-    """Raise ValueError for a LATENT of which only a part is to be sampled."""
-    if latent.get("noise_mask") is not None:
-        raise ValueError(
-            "the latent has a noise mask, which this sampler does not support yet; remove the mask, or use "
-            "a core sampler with this model"
-        )

@@ -10,6 +10,8 @@ from comfy_api.latest import io
 from .choices import choice
 
 CATEGORY = "DynamiCrafter"
+TECHNIQUES = io.Custom("DYNAMICRAFTER_TECHNIQUES")
+"""The socket of settings of the group techniques, by the names of the inputs."""
 
 
 def schema(**values: Any) -> io.Schema:

@@ -13,6 +13,7 @@ WORDS: Words = {
     "drop_variant": "set the variant input to auto or select another file",
     "export": "export it with 'dynamicrafter export', or select the entry without OpenVINO",
     "lower_cfg": "set a lower cfg, or select a checkpoint that is not damaged",
+    "measure_latents": "measure them with 'dynamicrafter statistics'",
     "name_encoder": "connect a core loader with the {} encoder",
     "name_variant": "select it in the variant input",
     "widen_dtype": "set weight_dtype to float32 or bfloat16 in the loader",

@@ -28,7 +28,7 @@ BOXES = {
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
-    "pipeline": ("pipeline", "motion"),
+    "pipeline": ("pipeline sampling", "motion"),
     "motion": ("motion", "networks diffusion settings"),
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
@@ -45,8 +45,8 @@ BOXES = {
 ORDER = {
     "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
     "open_clip_modules encoders "
-    "memory resampler unet compilation autoencoder video_decoder",
-    "diffusion": "config guidance schedule sigmas denoiser samplers windows",
+    "memory resampler unet compilation weakening autoencoder video_decoder",
+    "diffusion": "config guidance schedule sigmas denoiser projection start samplers windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
@@ -60,7 +60,7 @@ ORDER = {
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight",
-    "evaluation": "motion figures distributions clip_score learned folder measure comparison side_by_side",
+    "evaluation": "motion figures distributions latents clip_score learned folder measure comparison side_by_side",
 }
 
 LOADED_WITH_TORCH = {"torch", "numpy"}

@@ -131,6 +131,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import toys
 
         return toys.run(arguments)
+    if command == "statistics":
+        from . import statistics
+
+        return statistics.run(arguments)
     if command == "evaluate":
         from . import evaluation
 

@@ -89,6 +89,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     _pictures(animate)
     _clip_options(animate)
+    _source_clip_options(animate)
 
     interpolate = _command(
         commands,
@@ -108,6 +109,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         help=f"image the clip ends with, {_STDIN}, after the images on the way, if any",
     )
     _clip_options(interpolate)
+    _source_clip_options(interpolate)
 
     loop = _command(
         commands,
@@ -118,6 +120,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     _pictures(loop)
     _clip_options(loop)
+    _source_clip_options(loop)
 
     directed = _command(
         commands,
@@ -303,6 +306,20 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     toys.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
 
+    statistics = _command(
+        commands,
+        "statistics",
+        "measure the latents of clips, for --analytic-init",
+        "statistics my_clips --model 512",
+        "statistics clip.mp4 --json",
+    )
+    statistics.add_argument(
+        "folder",
+        type=_path,
+        metavar="FOLDER",
+        help="folder of clips of the kind to be generated, or one clip",
+    )
+    _model_options(statistics, _TINY_HELP, dtype=False)
     measure = "measure what a model generates, or existing clips"
     evaluate = commands.add_parser(
         "evaluate",
@@ -402,7 +419,19 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         export,
     ):
         _general_options(command)
-    for command in (compare, train, toys, toy, characters, folder, videos, config, completion, doctor):
+    for command in (
+        compare,
+        train,
+        toys,
+        statistics,
+        toy,
+        characters,
+        folder,
+        videos,
+        config,
+        completion,
+        doctor,
+    ):
         _general_options(command)
     return parser
 
@@ -886,6 +915,23 @@ def _length_options(parser: argparse.ArgumentParser) -> None:
     _options(parser.add_argument_group("faithfulness to the image"), "faithfulness")
 
 
+def _source_clip_options(parser: argparse.ArgumentParser) -> None:
+    """What a clip starts from besides its images; for one clip, not for a comparison."""
+    source = parser.add_argument_group("masks and source clips (docs/techniques)")
+    source.add_argument(
+        "--mask",
+        type=_path,
+        metavar="FILE",
+        help="image of the size of PICTURE: white may move, black stays as it is",
+    )
+    source.add_argument(
+        "--video",
+        type=_path,
+        metavar="CLIP",
+        help="clip to start from, with --denoise below 1 or --mask (default: the image held still)",
+    )
+
+
 def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
     quality = parser.add_argument_group("sampling ('dynamicrafter models' lists the models' defaults)")
     _options(quality, "sampling", without=("seed",))
@@ -893,6 +939,7 @@ def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) ->
         quality.add_argument(
             "--batch", type=int, default=1, help="clips generated at once (default: %(default)s)"
         )
+    _options(parser.add_argument_group("techniques, all off by default (docs/techniques)"), "techniques")
 
 
 _FORMER = {"guidance_rescale": ("--rescale",)}
@@ -912,11 +959,17 @@ def _option(parser: Any, parameter: Parameter) -> None:
         f"--{name.replace('_', '-')}",
         *_FORMER.get(name, ()),
         type=str if parameter.kind is str else _number(parameter),
-        choices=tuple(parameter.choices) or None,
-        metavar=None if parameter.low is None else f"{parameter.low:g}..{parameter.high:g}",
+        choices=None if parameter.numbers else tuple(parameter.choices) or None,
+        metavar=_metavar(parameter),
         default=None if parameter.preset else default,
         help=f"{parameter.description} (default: {parameter.own if default is None else default or 'empty'})",
     )
+
+
+def _metavar(parameter: Parameter) -> str | None:
+    if parameter.numbers:
+        return "X[,X...]"
+    return None if parameter.low is None else f"{parameter.low:g}..{parameter.high:g}"
 
 
 def _number(parameter: Parameter) -> Callable[[str], float]:

@@ -9,10 +9,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..api import Lora, ModelFiles, find_model, notes_on, place_keys, variant_of
+from ..api import (
+    Lora,
+    ModelFiles,
+    check_mask_size,
+    check_video_length,
+    find_model,
+    notes_on,
+    place_keys,
+    variant_of,
+)
+from ..errors import Remedy, UsageError
 from ..media.pictures import read_picture
+from ..media.video import read_frames
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
+from ..pipeline import NO_SOURCE
 from ..settings import Choices, Settings, clip_length, make_settings, settings_to_json
 from ..shots import Made, Means, Shot, check_means, clip_targets, make
 from .plan import plan_of, size_text
@@ -47,17 +59,37 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
         if mode == "interpolate"
         else {}
     )
+    _check_sources(given, mode, sizes)
     # Image by image, seed by seed.
     names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
     targets = iter(targets_of(given, names, paths, streams))
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size, **keys)
+        if given.video is not None:
+            check_video_length(len(read_frames(given.video)), settings)
         for seed in given.seed:
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
-            shots.append(Shot(replace(settings, seed=seed), group, title, target))
+            shots.append(Shot(replace(settings, seed=seed), group, title, target, given.video, given.mask))
     return make_and_print(shots, files, means, given, written, streams)
+
+
+def _check_sources(given: Namespace, mode: Mode, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise what is wrong with the mask and the clip to start from before the weights are loaded."""
+    if given.mask is not None:
+        mask = read_picture(given.mask).size
+        for size in sizes[:1] if mode == "interpolate" else sizes:
+            check_mask_size(mask, size)
+    if given.video is not None:
+        if given.video.is_dir():
+            raise UsageError(f"{given.video} is a folder; pass a clip as one file")
+        if given.mask is None and given.denoise == 1:
+            raise UsageError(
+                "a clip to start from has no effect with denoise 1 and without a mask; use a lower --denoise or --mask"
+            )
+    elif mode == "interpolate" and (given.mask is not None or given.denoise < 1):
+        raise UsageError(NO_SOURCE, Remedy("name_video"))
 
 
 def targets_of(

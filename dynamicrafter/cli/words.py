@@ -14,6 +14,7 @@ WORDS: Words = {
     "fetch": "use --fetch to let the package download them ({})",
     "find_poses": "use a JSON file, or --detect for a clip of a person",
     "lower_cfg": "use a lower --cfg, or a checkpoint that is not damaged",
+    "measure_latents": "measure them with 'dynamicrafter statistics FOLDER'",
     "name_backend": "pass --backend openvino",
     "name_encoder": "pass --{}-encoder FILE",
     "name_i3d": "specify it with --i3d or place it at {}",
@@ -24,6 +25,8 @@ WORDS: Words = {
     "name_poses": "pass --poses FILE",
     "name_towers": "download them with 'dynamicrafter download {}' or specify a file with --towers",
     "name_variant": "specify it with --variant NAME",
+    "name_video": "pass --video FILE",
+    "place_beside": "put the {} next to the clip",
     "skip_learned": "delete its weights and download them again, or skip it with --plain",
     "widen_dtype": "load the model with --dtype float32 or bfloat16",
 }

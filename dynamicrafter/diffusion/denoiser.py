@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from .guidance import Branch, Guidance, NoGuidance, guided_steps
-from .schedule import Plan, Schedule
+from .guidance import Branch, Guidance
+from .schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Estimate:
 Evaluate = Callable[[Tensor, int, Sequence[Branch]], Sequence[Tensor]]
 """``(x [b, 4, t, h, w] float32, timestep, branches) -> network outputs``, one float32 tensor for each branch."""
 
+EvaluateWrapper = Callable[[Evaluate], Evaluate]
+"""Wraps the evaluations, to change what the guidance combines."""
+
 Denoise = Callable[[Tensor, int], Estimate]
 """``(x [b, 4, t, h, w] float32, timestep) -> Estimate``: the only view of the model that a sampler has."""
 
@@ -31,28 +34,19 @@ DenoiseWrapper = Callable[[Denoise], Denoise]
 """Wraps a denoiser, for example with masks, locked frames or a guidance schedule."""
 
 
-def make_denoiser(evaluate: Evaluate, schedule: Schedule, guidance: Guidance) -> Denoise:
-    """A function that evaluates the guidance's branches, combines them and converts the result to an estimate."""
+def make_denoiser(
+    evaluate: Evaluate, schedule: Schedule, guidance: Guidance | Mapping[int, Guidance]
+) -> Denoise:
+    """A function that evaluates the guidance's branches, combines them and converts the result to an estimate.
+
+    ``guidance`` may be one for each timestep, see :func:`~dynamicrafter.sampling.guidance_of`.
+    """
 
     def denoise(x: Tensor, timestep: int) -> Estimate:
-        return translate(guidance.combine(evaluate(x, timestep, guidance.branches)), x, schedule, timestep)
+        now = guidance[timestep] if isinstance(guidance, Mapping) else guidance
+        return translate(now.combine(evaluate(x, timestep, now.branches)), x, schedule, timestep)
 
     return denoise
-
-
-def limit_guidance(evaluate: Evaluate, plan: Plan, start: float, end: float) -> DenoiseWrapper:
-    """Keep guidance to an interval of the plan's steps (arXiv 2404.07724); all other steps evaluate one branch.
-
-    ``start`` and ``end`` are fractions of the steps from the first to the last; 0 and 1 change nothing.
-    """
-    descending = plan.timesteps[::-1]
-    guided = {descending[index] for index in guided_steps(len(descending), start, end)}
-    plain = make_denoiser(evaluate, plan.schedule, NoGuidance())
-
-    def wrap(denoise: Denoise) -> Denoise:
-        return lambda x, timestep: (denoise if timestep in guided else plain)(x, timestep)
-
-    return wrap
 
 
 def translate(output: Tensor, x: Tensor, schedule: Schedule, timestep: int) -> Estimate:

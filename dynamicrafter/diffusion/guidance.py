@@ -8,8 +8,12 @@ from typing import Literal
 
 from torch import Tensor
 
-Branch = Literal["full", "unconditional", "image_only"]
-"""The context of a conditioning that an evaluation attends to."""
+Branch = Literal["full", "unconditional", "image_only", "stg", "pag"]
+"""The context of a conditioning that an evaluation attends to; the last two are "full" in a weakened network."""
+
+
+Scale = float | Tensor
+"""A guidance scale: one for all frames, or ``[t, 1, 1]``, one for each."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class NoGuidance:
 class TextGuidance:
     """Guidance away from the unconditional prediction, ``u + scale * (c - u)``; two evaluations."""
 
-    scale: float
+    scale: Scale
     rescale: float = 0.0
 
     @property
@@ -49,8 +53,8 @@ class TextGuidance:
 class TextImageGuidance:
     """Separate scales for image and prompt (paper, section 3.3); three evaluations."""
 
-    text_scale: float
-    image_scale: float
+    text_scale: Scale
+    image_scale: Scale
     rescale: float = 0.0
 
     @property
@@ -69,14 +73,54 @@ class TextImageGuidance:
         return _rescaled(guided, full, self.rescale)
 
 
-Guidance = NoGuidance | TextGuidance | TextImageGuidance
+PlainGuidance = NoGuidance | TextGuidance | TextImageGuidance
 
 
-def make_guidance(cfg: float, image_cfg: float | None, guidance_rescale: float) -> Guidance:
+@dataclass(frozen=True)
+class WeakGuidance:
+    """Guidance away from weakened networks as well, ``guided + sum of scale * (full - weak)``; one evaluation for each.
+
+    ``base`` is without rescale, which comes last.
+    """
+
+    base: PlainGuidance
+    weak: tuple[tuple[Branch, float], ...]
+    rescale: float = 0.0
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """Evaluations in the order :meth:`combine` takes them."""
+        return (*self.base.branches, *(branch for branch, _ in self.weak))
+
+    def combine(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Guided output, ``[b, 4, t, h, w]``."""
+        full, count = outputs[0], len(self.base.branches)
+        guided = self.base.combine(outputs[:count])
+        for (_, scale), weak in zip(self.weak, outputs[count:], strict=True):
+            guided = guided + scale * (full - weak)
+        return _rescaled(guided, full, self.rescale)
+
+
+Guidance = PlainGuidance | WeakGuidance
+
+
+def make_guidance(cfg: Scale, image_cfg: Scale | None, guidance_rescale: float) -> PlainGuidance:
     """The guidance for the given scales: none if ``cfg`` is 1 and there is no ``image_cfg``, else text or both."""
     if image_cfg is not None:
         return TextImageGuidance(cfg, image_cfg, guidance_rescale)
-    return NoGuidance() if cfg == 1 else TextGuidance(cfg, guidance_rescale)
+    return NoGuidance() if isinstance(cfg, (int, float)) and cfg == 1 else TextGuidance(cfg, guidance_rescale)
+
+
+def curve(points: Sequence[float], count: int) -> list[float]:
+    """``count`` values on the line through ``points``, which are evenly spaced from the first value to the last."""
+    if len(points) == 1:
+        return [points[0]] * count
+    made: list[float] = []
+    for index in range(count):
+        at = index / max(1, count - 1) * (len(points) - 1)
+        low = min(int(at), len(points) - 2)
+        made.append(points[low] + (at - low) * (points[low + 1] - points[low]))
+    return made
 
 
 def guided_steps(steps: int, start: float, end: float) -> range:

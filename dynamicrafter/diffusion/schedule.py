@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,18 @@ class Schedule:
     sqrt_one_minus_alphas_cumprod: Tensor
     scale: Tensor | None
     """Dynamic rescale of the clean latents at each t (1400 entries, the last 400 unused), or None."""
+
+    def level(self, timestep: int) -> tuple[float, float, float]:
+        """The factors of clean latents and noise at a timestep, and the rescale that the clean latents also have."""
+        scale = 1.0 if self.scale is None else self.scale[timestep].item()
+        signal, noise = self.sqrt_alphas_cumprod[timestep], self.sqrt_one_minus_alphas_cumprod[timestep]
+        return signal.item(), noise.item(), scale
+
+    def noised(self, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """``clean`` latents (without the dynamic rescale) at a timestep, as in training: ``sqrt(abar) s x0 +
+        sqrt(1 - abar) noise``."""
+        signal, spread, scale = self.level(timestep)
+        return (signal * scale) * clean + spread * noise
 
 
 def make_schedule(config: DiffusionConfig) -> Schedule:
@@ -65,8 +77,10 @@ def _zero_snr(betas: Tensor) -> Tensor:
     return 1 - alphas
 
 
-def timesteps(spacing: Spacing, steps: int) -> list[int]:
-    """Ascending timesteps for about ``steps`` denoising steps (1 to 1000).
+def timesteps(spacing: Spacing, steps: int, levels: int = TRAIN_STEPS) -> list[int]:
+    """Ascending timesteps below ``levels`` (1000 for all) for about ``steps`` denoising steps (1 to ``levels``).
+
+    For 1000 levels:
 
     "uniform" takes every ``1000 // steps``-th step from 1, which can be a few more than requested;
     "uniform_trailing" counts down from 999 in equal, rounded strides. Indices outside 0..999, at which the original
@@ -75,20 +89,20 @@ def timesteps(spacing: Spacing, steps: int) -> list[int]:
     where the dynamic rescale is close to 1. The last step leaves the clean latents scaled by the dynamic rescale of the
     lowest timestep: 0.94 with 12 trailing steps and a base scale of 0.7.
     """
-    if not 1 <= steps <= TRAIN_STEPS:
-        raise ValueError(f"steps must be 1 to {TRAIN_STEPS}, not {steps}")
+    if not 1 <= steps <= levels:
+        raise ValueError(f"steps must be 1 to {levels}, not {steps}")
     if spacing == "uniform":
-        chosen = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
+        chosen = [t + 1 for t in range(0, levels, levels // steps)]
     elif spacing == "linspace":
-        gap = (TRAIN_STEPS - 2) / max(1, steps - 1)
+        gap = (levels - 2) / max(1, steps - 1)
         # 1000 steps map to only 999 timesteps; the set removes the duplicate.
-        chosen = sorted({round(TRAIN_STEPS - 1 - i * gap) for i in range(steps)})
+        chosen = sorted({round(levels - 1 - i * gap) for i in range(steps)})
     else:
         # The original computes the stride as the difference of its first two values, whose rounding error decides how
         # a half is rounded (48 steps), and rounds half to even. Counting by index never adds an entry below zero.
-        stride = TRAIN_STEPS - (TRAIN_STEPS - TRAIN_STEPS / steps)
-        chosen = [round(TRAIN_STEPS - i * stride) - 1 for i in reversed(range(steps))]
-    return [t for t in chosen if 0 <= t < TRAIN_STEPS]
+        stride = levels - (levels - levels / steps)
+        chosen = [round(levels - i * stride) - 1 for i in reversed(range(steps))]
+    return [t for t in chosen if 0 <= t < levels]
 
 
 @dataclass(frozen=True)
@@ -103,10 +117,24 @@ class Plan:
     targets: list[int]
     """The timestep at which each step ends; -1 for clean latents."""
 
+    def last(self, fraction: float) -> Plan:
+        """The plan of the last ``fraction`` of the steps, rounded to whole steps, at least one."""
+        count = max(1, round(fraction * len(self.timesteps)))
+        return replace(self, timesteps=self.timesteps[:count], targets=self.targets[:count])
 
-def make_plan(schedule: Schedule, spacing: Spacing, steps: int, eta: float) -> Plan:
+    @property
+    def end(self) -> float:
+        """What DDIM leaves of the clean latents: the signal at its last target, in the scale of its last timestep."""
+        signal = 1.0 if self.targets[0] < 0 else self.schedule.sqrt_alphas_cumprod[self.targets[0]].item()
+        scale = self.schedule.scale
+        return signal * (1.0 if scale is None else scale[self.timesteps[0]].item())
+
+
+def make_plan(
+    schedule: Schedule, spacing: Spacing, steps: int, eta: float, levels: int = TRAIN_STEPS
+) -> Plan:
     """A plan for about ``steps`` steps, see :func:`timesteps`; each ends where the next begins, the last at 0."""
-    chosen = timesteps(spacing, steps)
+    chosen = timesteps(spacing, steps, levels)
     return Plan(schedule, chosen, eta, [0, *chosen[:-1]])
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from .configs import ResamplerConfig
 from .protocols import Context, ImageEncoder, PictureEncoder, Posterior, TextEncoder, TokenResampler
@@ -105,10 +106,16 @@ class KeyLatents:
             repeat_picture(drawn[0], self.frames) if self.everywhere else place_keyframes(drawn, self.frames)
         )
 
+    @property
+    def differ(self) -> bool:
+        """Whether there are two different images; a loop has one twice."""
+        first, *others = self.keys.values()
+        return any(other is not first for other in others)
+
     def to(self, device: torch.device | str) -> KeyLatents:
         """The same on another device."""
-        moved = {f: Posterior(p.mean.to(device), p.logvar.to(device)) for f, p in self.keys.items()}
-        return replace(self, keys=moved)
+        moved = {id(p): Posterior(p.mean.to(device), p.logvar.to(device)) for p in self.keys.values()}
+        return replace(self, keys={frame: moved[id(p)] for frame, p in self.keys.items()})
 
 
 @dataclass(frozen=True)
@@ -223,3 +230,25 @@ def place_keyframes(keyframes: Mapping[int, Tensor], frames: int) -> Tensor:
 def repeat_picture(latents: Tensor, frames: int) -> Tensor:
     """Repeat latents ``[b, 4, h, w]`` for every frame, ``[b, 4, frames, h, w]``, as image-to-video requires."""
     return latents.unsqueeze(2).expand(-1, -1, frames, -1, -1)
+
+
+def low_pass(concat: Tensor, ratio: float) -> Tensor:
+    """Image latents ``[b, 4, t, h, w]`` reduced to ``ratio`` of their size and enlarged again, frame by frame.
+
+    On the CPU, because not all devices have the antialiased resize; the result is where ``concat`` is.
+    """
+    frames = rearrange(concat.float().cpu(), "b c t h w -> (b t) c h w")
+    height, width = frames.shape[2:]
+    small = (max(1, round(ratio * height)), max(1, round(ratio * width)))
+    for size in (small, (height, width)):
+        frames = F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=True)
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=concat.shape[0]).to(concat)
+
+
+def with_image_noise(concat: Tensor, noise: Tensor) -> Tensor:
+    """Image latents ``[b, 4, t, h, w]`` plus ``noise`` ``[b, 4, 1, h, w]`` in every frame that has an image.
+
+    The zeros between key frames stay, because they tell the network that there is none.
+    """
+    there = (concat != 0).any(dim=(1, 3, 4), keepdim=True)
+    return torch.where(there, concat + noise, concat)

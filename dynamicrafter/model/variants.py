@@ -125,3 +125,6 @@ VARIANTS: dict[str, Variant] = {
     v.name: v for v in (V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512, SMALL, TINY)
 }
 """Every known variant by name."""
+
+LATENT_STATISTICS = {"tiny": "-0.0095,0.0339,-0.002,-0.0444,1.06"}
+"""For Analytic-Init, by variant: means of the latents' channels and their variance, by 'dynamicrafter statistics'."""

@@ -17,13 +17,15 @@ from einops import rearrange
 from torch import Tensor
 
 from ...dynamicrafter.diffusion.schedule import make_schedule
-from ...dynamicrafter.model.conditioning import KeyLatents
+from ...dynamicrafter.model.attention import SelfAttention, SpatialTransformer
+from ...dynamicrafter.model.conditioning import KeyLatents, low_pass, with_image_noise
 from ...dynamicrafter.model.configs import UNetConfig
-from ...dynamicrafter.model.operations import Operations
+from ...dynamicrafter.model.operations import Attention, Operations
 from ...dynamicrafter.model.preview import PreviewColours
 from ...dynamicrafter.model.protocols import Context, Network
 from ...dynamicrafter.model.unet import VideoUNet
 from ...dynamicrafter.model.variants import Variant
+from ...dynamicrafter.model.weakening import replaced_attention
 from ...dynamicrafter.weights.tensors import ComponentTensors
 from .memory import unet_activation_bytes
 from .quantised import HostQuantisedLayers, place_weights
@@ -37,6 +39,10 @@ KEYFRAMES = "dynamicrafter_keyframes"
 
 Kept until sampling, so that a new seed gives the same result as the command line and nothing is encoded again.
 """
+IMAGE_NOISE = "dynamicrafter_image_noise"
+"""Key of a conditioning entry: noise ``[1, 4, 1, h, w]`` that is added to the image latents of every frame."""
+LOW_PASS = "dynamicrafter_low_pass"
+"""Key of a conditioning entry: the size to which the image latents are reduced and enlarged again, 0 to 1."""
 FS = "dynamicrafter_fs"
 """Key of a conditioning entry: the frame stride or rate, an integer."""
 
@@ -58,14 +64,21 @@ class HostAttention:
         return attention(q, k, v, heads, transformer_options=self.options)
 
 
-def refuse_extras(control: Any, options: dict[str, Any]) -> None:
-    """Raise ValueError for additions that would have no effect or give wrong results."""
+def refuse_extras(control: Any, options: dict[str, Any], attn1: int = 0) -> None:
+    """Raise ValueError for additions that would have no effect or give wrong results.
+
+    ``attn1`` is how many replacements of spatial self-attention the network takes; there must be no others.
+    """
     if control is not None:
         raise ValueError(
             "this model does not support ControlNet yet; remove the Apply ControlNet node before the sampler"
         )
     replaced, added = options.get("patches_replace", {}), options.get("patches", {})
-    patched = sorted(name for name, found in {**added, **replaced}.items() if found)
+    patched = sorted(
+        name
+        for name, found in {**added, **replaced}.items()
+        if found and not (name == "attn1" and name not in added and len(found) == attn1)
+    )
     if patched:
         raise ValueError(
             f"this model does not support patches of its layers ({', '.join(patched)}) yet; remove the node that adds "
@@ -129,16 +142,54 @@ class HostUNet(VideoUNet):
         """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition is repeated for each frame.
 
         Raises ValueError for features of the host that this network does not support: residuals of a ControlNet and
-        attention patches.
+        patches of anything but spatial self-attention.
         """
-        refuse_extras(control, transformer_options or {})
-        self.host_attention.options = transformer_options or {}
+        options = transformer_options or {}
+        replaced = self._replaced(options)
+        refuse_extras(control, options, attn1=len(replaced))
+        self.host_attention.options = options
         try:
-            return evaluate_frames(
-                super().forward, x, timesteps, context, image_tokens, fs, frames=frames, per_frame=per_frame
-            )
+            with replaced_attention(replaced):
+                return evaluate_frames(
+                    super().forward,
+                    x,
+                    timesteps,
+                    context,
+                    image_tokens,
+                    fs,
+                    frames=frames,
+                    per_frame=per_frame,
+                )
         finally:
             self.host_attention.options = {}
+
+    def _replaced(self, options: dict[str, Any]) -> list[tuple[SelfAttention, Attention]]:
+        """The spatial self-attentions for which another node has put its own function, such as core's PAG, and that.
+
+        The host names them by block, as in Stable Diffusion: ``("middle", 0)``, or with a 0 for the transformer.
+        """
+        patches = options.get("patches_replace", {}).get("attn1", {})
+        if not patches:
+            return []
+        stages = {"input": self.input_blocks, "middle": [self.middle_block], "output": self.output_blocks}
+        found: list[tuple[SelfAttention, Attention]] = []
+        for (name, index, *rest), patch in patches.items():
+            blocks = stages.get(name, [])
+            stage = blocks[index] if index < len(blocks) and rest in ([], [0]) else []
+            for part in stage:
+                if isinstance(part, SpatialTransformer):
+                    attention = _patched(patch, {**options, "block": (name, index), "block_index": 0})
+                    found.append((part.transformer_blocks[0].attn1, attention))  # pyright: ignore
+        return found
+
+
+def _patched(patch: Any, options: dict[str, Any]) -> Attention:
+    """A node's function for an attention, with the host's arguments, as an attention."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return patch(q, k, v, {**options, "n_heads": heads, "dim_head": q.shape[-1] // heads})
+
+    return attention
 
 
 def evaluate_frames(
@@ -223,7 +274,12 @@ class HostModel(comfy.model_base.BaseModel):
         patcher = self.current_patcher
         refuse_windows(None if patcher is None else patcher.model_options.get("context_handler"), noise)
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
-        concat = rearrange(keyframes.draw(posterior_noise(generator, keyframes)), "1 c t h w -> t c h w")
+        concat = keyframes.draw(posterior_noise(generator, keyframes))
+        if IMAGE_NOISE in given:
+            concat = with_image_noise(concat, given[IMAGE_NOISE].to(concat.device))
+        if LOW_PASS in given:
+            concat = low_pass(concat, given[LOW_PASS])
+        concat = rearrange(concat, "1 c t h w -> t c h w")
         frames = keyframes.frames
         per_frame = tokens.shape[1] == frames
         # The host repeats these along the batch, which contains the frames: each frame gets all tokens of the clip.

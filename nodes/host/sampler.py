@@ -9,15 +9,18 @@ import comfy.samplers
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
-from ...dynamicrafter.diffusion.config import Spacing
-from ...dynamicrafter.diffusion.denoiser import limit_guidance, make_denoiser
-from ...dynamicrafter.diffusion.guidance import Branch, Guidance
-from ...dynamicrafter.diffusion.samplers import SAMPLERS, Step
-from ...dynamicrafter.diffusion.schedule import Plan, make_plan, make_schedule
-from ...dynamicrafter.model.conditioning import KeyLatents
+from ...dynamicrafter.diffusion.guidance import Branch
+from ...dynamicrafter.diffusion.samplers import Callback, Step
+from ...dynamicrafter.diffusion.schedule import TRAIN_STEPS
+from ...dynamicrafter.diffusion.start import SourceClip, latent_mask
+from ...dynamicrafter.model.conditioning import KeyLatents, repeat_picture
+from ...dynamicrafter.model.configs import LATENT_FACTOR
+from ...dynamicrafter.sampling import calls_of, run, weak_layers
+from ...dynamicrafter.settings import Settings
 from .memory import make_room, out_of_memory
-from .model import KEYFRAMES, posterior_noise
+from .model import IMAGE_NOISE, KEYFRAMES, LOW_PASS, posterior_noise
 from .run import PlayedPreview, Progress, check_latent, get_previewer, intermediate, is_out_of_memory
 from .sampling import PlainSampling
 
@@ -25,21 +28,27 @@ from .sampling import PlainSampling
 class _Guider(comfy.samplers.CFGGuider):
     """Contains a conditioning for each branch of the guidance."""
 
-    def set_branches(self, branches: dict[Branch, Any]) -> None:
+    def set_branches(self, branches: dict[str, Any]) -> None:
         # The host uses "positive" as the entry from which it completes others.
         self.inner_set_conds({("positive" if name == "full" else name): c for name, c in branches.items()})
 
-    def branch(self, name: Branch) -> Any:
+    def branch(self, name: str) -> Any:
         return self.conds["positive" if name == "full" else name]
 
 
 class _Evaluations:
     """The package's Evaluate: all branches at once while memory allows, one by one after that."""
 
-    def __init__(self, guider: _Guider, model_options: dict[str, Any]) -> None:
+    def __init__(self, guider: _Guider, model_options: dict[str, Any], prefix: str = "") -> None:
+        """``prefix`` is that of the names of the branches in ``guider``."""
+        self.prefix = prefix
         self.guider = guider
         self.model_options = model_options
         self.together = True
+
+    def prefixed(self, prefix: str) -> _Evaluations:
+        """The same of the branches whose names begin with ``prefix``."""
+        return _Evaluations(self.guider, self.model_options, prefix)
 
     def __call__(self, clip: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
         """Network outputs ``[1, 4, t, h, w]`` for latents of that shape."""
@@ -47,7 +56,7 @@ class _Evaluations:
 
     def _outputs(self, x: Tensor, timestep: int, branches: Sequence[Branch]) -> list[Tensor]:
         t = torch.full((x.shape[0],), float(timestep), device=x.device)
-        conds = [self.guider.branch(name) for name in branches]
+        conds = [self.guider.branch(f"{self.prefix}{name}") for name in branches]
         try:
             return self._evaluate(conds, x, t) if self.together else self._one_by_one(conds, x, t)
         except Exception as problem:
@@ -87,27 +96,31 @@ class _ExactSampler(comfy.samplers.Sampler):
         return self.run(model_wrap, extra_args.get("model_options", {}), noise)
 
 
-_FOREIGN_GUIDANCE = ("sampler_pre_cfg_function", "sampler_post_cfg_function")
-"""Options in which nodes of the host add functions around the combination of the branches, which is ours here."""
+_FILTERED = "filtered_"
+"""Prefix of the branches whose image latents are filtered."""
+_FOREIGN = (
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+    "denoise_mask_function",
+)
+"""Options in which nodes of the host change what is ours here: how branches are combined and what is masked."""
 
 
 def sample_exactly(
     model: Any,
     branches: dict[Branch, Any],
-    guidance: Guidance,
     latent: Tensor,
+    settings: Settings,
     *,
-    guided: tuple[float, float] = (0.0, 1.0),
-    steps: int,
-    sampler: str,
-    spacing: Spacing,
-    eta: float,
-    seed: int,
+    mask: Tensor | None = None,
+    held: bool = False,
 ) -> Tensor:
     """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the same as the command line's.
 
-    ``guided`` are the fractions of the steps between which guidance applies.
-    They are where the host's own samplers leave theirs, see :func:`~.run.intermediate`.
+    They are where the host's own samplers leave theirs, see :func:`~.run.intermediate`. Of ``settings``, those of
+    sampling apply. ``latent`` is the clip to start from; an empty one, or any if ``held``, is the image held still.
+    ``mask`` is the host's, of one or all frames: 1 may change.
 
     Raises ValueError for a latent of another kind of model and for conditioning without an image; RuntimeError with
     the memory needed and free if there is not enough for a single branch.
@@ -115,56 +128,86 @@ def sample_exactly(
     variant = model.model.variant
     check_latent(latent)
     keyframes = keyframes_of(branches["full"])
-    schedule = make_schedule(variant.diffusion)
-    plan = make_plan(schedule, spacing, steps, eta)
-    generator = torch.Generator().manual_seed(seed)
-    posterior_noise(generator, keyframes)
+    frames = latent.shape[0]
+    generator = torch.Generator().manual_seed(settings.seed)
+    drawn = keyframes.draw(posterior_noise(generator, keyframes))
+    source = None
+    if mask is not None or settings.denoise < 1:
+        if held or not latent.any():
+            if not keyframes.everywhere and keyframes.differ:
+                raise ValueError(
+                    "denoise below 1 and a mask need a clip to start from when two images are interpolated; connect "
+                    "its latents instead of an empty latent"
+                )
+            clean = repeat_picture(drawn[:, :, 0], frames)
+        else:
+            clean = _clip(model.model.process_latent_in(latent.float()))
+        source = SourceClip(clean, None if mask is None else _mask_of(mask, latent))
 
     def draw() -> Tensor:
-        return torch.randn((1, latent.shape[1], len(latent), *latent.shape[2:]), generator=generator)
+        return torch.randn((1, latent.shape[1], frames, *latent.shape[2:]), generator=generator)
 
-    return run_plan(
+    first = draw()
+    if settings.image_noise:
+        extra = settings.image_noise * draw()[:, :, :1]
+        branches = {name: _with(cond, IMAGE_NOISE, extra) for name, cond in branches.items()}
+    entries: dict[str, Any] = {**branches}
+    if settings.alg_ratio < 1:
+        entries |= {
+            f"{_FILTERED}{name}": _with(c, LOW_PASS, settings.alg_ratio) for name, c in branches.items()
+        }
+
+    def sampled(evaluate: _Evaluations, noise: Tensor, stepped: Callback) -> Tensor:
+        return run(
+            settings,
+            variant.diffusion,
+            evaluate,
+            lambda: draw().to(noise.device),
+            noise=noise,
+            source=None if source is None else source.to(noise.device),
+            layers=weak_layers(settings, model.model.diffusion_model),
+            filtered=evaluate.prefixed(_FILTERED),
+            callback=stepped,
+        )
+
+    return run_exactly(
         model,
-        branches,
-        guidance,
-        plan,
-        draw,
-        guided=guided,
-        sampler=sampler,
+        entries,
+        first,
+        sampled,
+        evaluations=len(calls_of(settings)),
         fps=variant.preset.fps,
-        seed=seed,
+        seed=settings.seed,
     )
 
 
-def run_plan(
+def run_exactly(
     model: Any,
-    branches: dict[Branch, Any],
-    guidance: Guidance,
-    plan: Plan,
-    draw: Callable[[], Tensor],
+    branches: dict[str, Any],
+    first: Tensor,
+    sampled_by: Callable[[_Evaluations, Tensor, Callback], Tensor],
     *,
-    guided: tuple[float, float] = (0.0, 1.0),
-    sampler: str = "ddim",
+    evaluations: int,
     fps: float,
     seed: int,
 ) -> Tensor:
-    """Latents as :func:`sample_exactly` returns them, by the steps of ``plan`` from noise that ``draw`` makes.
+    """Latents as :func:`sample_exactly` returns them, which ``sampled_by`` makes of noise ``[1, 4, t, h, w]``.
 
-    ``draw`` returns ``[1, 4, t, h, w]`` on the CPU, and its first result sets the shape; ``fps`` is that of previews.
+    ``sampled_by`` gets the evaluations of the host's network under ``branches``, ``first`` on its device, and a
+    callback for each of its steps, of which there are ``evaluations``. ``fps`` is that of previews.
     """
-    if any(model.model_options.get(name) for name in _FOREIGN_GUIDANCE):
+    foreign = [name for name in _FOREIGN if model.model_options.get(name)]
+    if foreign:
         raise ValueError(
-            "this sampler does not support guidance added to the model by other nodes yet; remove the node that adds "
-            "it, such as Perturbed-Attention Guidance"
+            f"this sampler does not support what a node has added to the model ({', '.join(foreign)}); remove the "
+            f"node, such as Perturbed-Attention Guidance, and use DynamiCrafter Techniques instead"
         )
     plain = model.clone()
     # The host then passes latents, timesteps and outputs through unchanged.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
 
-    def run(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
-        evaluate = _Evaluations(guider, model_options)
-        denoise = limit_guidance(evaluate, plan, *guided)(make_denoiser(evaluate, plan.schedule, guidance))
-        progress = Progress(len(plan.timesteps))
+    def work(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
+        progress = Progress(evaluations)
         previewer = get_previewer(noise.device, model.model.latent_format)
         preview = PlayedPreview(progress, previewer, fps)
 
@@ -172,21 +215,18 @@ def run_plan(
             progress.update(step.index + 1)
             preview.show(_flat(step.x0))
 
-        def fresh() -> Tensor:
-            return draw().to(noise.device)
-
         try:
-            return _flat(SAMPLERS[sampler](denoise, plan, _clip(noise), fresh, stepped))
+            return _flat(sampled_by(_Evaluations(guider, model_options), _clip(noise), stepped))
         finally:
             preview.stop()
 
     guider = _Guider(plain)
     guider.set_branches(branches)
-    first = _flat(draw())
+    first = _flat(first)
     # The host only looks at the first of these, to see whether all noise is to be removed.
-    levels = torch.tensor([float(plan.timesteps[-1]), 0.0])
+    levels = torch.tensor([TRAIN_STEPS - 1.0, 0.0])
     try:
-        sampled = guider.sample(first, torch.zeros_like(first), _ExactSampler(run), levels, seed=seed)
+        sampled = guider.sample(first, torch.zeros_like(first), _ExactSampler(work), levels, seed=seed)
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
@@ -199,6 +239,24 @@ def run_plan(
             "the network's output is not finite; set weight_dtype to bfloat16 or float32 in the loader"
         )
     return intermediate(sampled)
+
+
+def _with(conditioning: Any, key: str, value: Any) -> Any:
+    """A copy of a conditioning whose entries also have ``value`` as ``key``."""
+    return [[text, {**options, key: value}] for text, options in conditioning]
+
+
+def _mask_of(mask: Tensor, latent: Tensor) -> Tensor:
+    """The host's noise mask as that of latents, ``[1, 1, 1 or t, h, w]``; raises ValueError for other frames."""
+    frames, _, height, width = latent.shape
+    pixels = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    if len(pixels) not in (1, frames):
+        raise ValueError(
+            f"the noise mask has {len(pixels)} frames, but the clip has {frames}; use one mask, or one for each frame"
+        )
+    # As the host does, which keeps masks in whatever size they were painted.
+    pixels = F.interpolate(pixels, (height * LATENT_FACTOR, width * LATENT_FACTOR), mode="bilinear")
+    return rearrange(latent_mask(pixels.clamp(0, 1), LATENT_FACTOR), "t 1 1 h w -> 1 1 t h w")
 
 
 def _clip(flat: Tensor) -> Tensor:

@@ -93,13 +93,8 @@ class Numbers:
             sampled = self.pack("nodes.host.sampler").sample_exactly(
                 model,
                 {"full": positive, "unconditional": negative},
-                self.pack("dynamicrafter.diffusion.guidance").make_guidance(3.0, None, 0.7),
                 latent["samples"],
-                steps=2,
-                sampler="ddim",
-                spacing="uniform_trailing",
-                eta=0.0,
-                seed=1,
+                self.settings(model.model.variant, steps=2, cfg=3.0, guidance_rescale=0.7, eta=0.0, seed=1),
             )
             core = comfy.samplers.KSampler(
                 model, 2, "cpu", "euler", "simple", 1.0, model_options=model.model_options
@@ -120,6 +115,11 @@ class Numbers:
             "core": error(outs[3], outs[1]),
             "refused": refused,
         }
+
+    def settings(self, variant: Any, **chosen: Any) -> Any:
+        """Settings of a clip of which those of sampling apply."""
+        make = self.pack("dynamicrafter.settings").make_settings
+        return make(variant, variant.modes[0], **{"spacing": "uniform_trailing", "frames": 2, **chosen})
 
     def compilation(self) -> None:
         """The network compiled."""
@@ -181,7 +181,6 @@ class Numbers:
         _, parts = self.small(*base)
         picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
         positive, _, _, latent = self.encode(parts, "animate", [picture], frames=2, prompt="a boat")
-        guidance = self.pack("dynamicrafter.diffusion.guidance").NoGuidance()
         abar = schedule.alphas_cumprod.double()
         found: dict[int, float] = {}
         for steps in FEW_STEPS:
@@ -189,13 +188,8 @@ class Numbers:
             ours = sampler.sample_exactly(
                 parts.model,
                 {"full": positive},
-                guidance,
                 latent["samples"],
-                steps=steps,
-                sampler="ddim",
-                spacing="uniform_trailing",
-                eta=0.0,
-                seed=steps,
+                self.settings(parts.model.model.variant, steps=steps, cfg=1.0, eta=0.0, seed=steps),
             )
             generator = torch.Generator().manual_seed(steps)
             sampler.posterior_noise(generator, sampler.keyframes_of(positive))
@@ -277,19 +271,21 @@ class Numbers:
             height=64,
         )
         image_cfg = (info.get("cfg_img") or info["cfg"]) if info.get("multiple_cond_cfg") else None
-        make_guidance = self.pack("dynamicrafter.diffusion.guidance").make_guidance
-        guidance = make_guidance(info["cfg"], image_cfg, info["guidance_rescale"])
-        branches = {"full": positive, "unconditional": negative, "image_only": image_only}
-        sampled = self.pack("nodes.host.sampler").sample_exactly(
-            parts.model,
-            {name: branches[name] for name in guidance.branches},
-            guidance,
-            latent["samples"],
+        branches = {"full": positive, "unconditional": negative}
+        if image_cfg is not None:
+            branches["image_only"] = image_only
+        settings = self.settings(
+            parts.model.model.variant,
             steps=info["steps"],
-            sampler="ddim",
+            cfg=info["cfg"],
+            image_cfg=image_cfg,
+            guidance_rescale=info["guidance_rescale"],
             spacing=info["timestep_spacing"],
             eta=info["eta"],
             seed=info["torch_seed"],
+        )
+        sampled = self.pack("nodes.host.sampler").sample_exactly(
+            parts.model, branches, latent["samples"], settings
         )
         frames = self.pack("nodes.host.vae").decode_frames(parts.vae, sampled, None, 0)
         wanted = (t["video"][0].permute(1, 2, 3, 0).clamp(-1, 1) + 1) / 2

@@ -216,19 +216,24 @@ class Host:
 
     def sample(self, parts: Any, encoded: Any, steps: int = 2) -> Tensor:
         """Latents by our sampler with guidance."""
-        guidance = self.pack("dynamicrafter.diffusion.guidance").make_guidance(3.0, None, 0.7)
-        branches = {"full": encoded[0], "unconditional": encoded[1]}
+        variant = parts.model.model.variant
+        settings = self.pack("dynamicrafter.settings").make_settings(
+            variant,
+            variant.modes[0],
+            frames=encoded[3]["samples"].shape[0],
+            steps=steps,
+            cfg=3.0,
+            guidance_rescale=0.7,
+            spacing="uniform_trailing",
+            eta=1.0,
+            seed=3,
+        )
         with torch.inference_mode():
             return self.pack("nodes.host.sampler").sample_exactly(
                 parts.model,
-                branches,
-                guidance,
+                {"full": encoded[0], "unconditional": encoded[1]},
                 encoded[3]["samples"],
-                steps=steps,
-                sampler="ddim",
-                spacing="uniform_trailing",
-                eta=1.0,
-                seed=3,
+                settings,
             )
 
     def decode(self, parts: Any, latents: Tensor, pictures: Tensor | None = None, chunk: int = 0) -> Tensor:

@@ -27,12 +27,14 @@ from pack_graphs import (
     video_of,
     with_ksampler,
 )
+from PIL import Image
 
 from tools.graphs import inputs_of, is_widget
 
 if TYPE_CHECKING:
     from comfyui_client import Client, Run
     from comfyui_server import Server
+    from torch import Tensor
 
     from dynamicrafter.model.variants import Preset
 
@@ -511,6 +513,52 @@ class TestOwnValues:
         first, second = (ready.run(prompt) for prompt in prompts)
         assert latents_of(ready, first).equal(latents_of(ready, second))
         assert float(first.outputs["shown"]["text"][0]) == preset.guidance_rescale
+
+
+class TestTechniques:
+    def test_what_is_off_changes_nothing_and_what_is_on_does(self, ready: Client) -> None:
+        def made(**choices: Any) -> Tensor:
+            prompt = saved_latent(sampled(conditioned(), seed=54, cfg=2.0, techniques=["more", 0]))
+            prompt["more"] = node("DynamiCrafterTechniques", **choices)
+            return latents_of(ready, ready.run(prompt))
+
+        plain = latents_of(ready, ready.run(saved_latent(sampled(conditioned(), seed=54, cfg=2.0))))
+        assert made().equal(plain)
+        changes = (
+            {"stg_scale": 1.0},
+            {"alg_ratio": 0.4},
+            {"image_noise": 0.1},
+            {"denoise": 0.5},
+            {"apg_eta": 0.0},
+        )
+        for change in changes:
+            assert not made(**change).equal(plain), change
+
+    def test_a_mask_says_what_may_move(self, ready: Client) -> None:
+        def made(value: float | None) -> list[Any]:
+            prompt = sampled(conditioned(width=64, height=64, fit="stretch"), seed=54)
+            prompt["small"] = node(
+                "ImageScale", image=["image", 0], upscale_method="area", width=64, height=64, crop="disabled"
+            )
+            prompt["cond"]["inputs"]["image"] = ["small", 0]
+            if value is not None:
+                prompt["mask"] = node("SolidMask", value=value, width=64, height=64)
+                prompt["cond"]["inputs"]["mask"] = ["mask", 0]
+            prompt["decode"] = node("DynamiCrafterVAEDecode", vae=["loader", 3], latent=["sampler", 0])
+            prompt["frames"] = node("SaveImage", images=["decode", 0], filename_prefix="mask/frame")
+            prompt["given"] = node("SaveImage", images=["small", 0], filename_prefix="mask/given")
+            run = ready.run(prompt)
+            assert run.status == "success", run.error
+            files = [*run.outputs["frames"]["images"], *run.outputs["given"]["images"]]
+            return [Image.open(io.BytesIO(ready.view(file))).convert("RGB").tobytes() for file in files]
+
+        whole, usual, kept = (made(value) for value in (1.0, None, 0.0))
+        assert whole == usual
+        assert whole[0] != whole[-1]
+        *frames, given = kept
+        assert len(set(frames)) == 1
+        # Images are 8 bits deep here, and rounded; Save Image truncates them.
+        assert max(abs(a - b) for a, b in zip(frames[0], given, strict=True)) <= 1
 
 
 class TestDecode:

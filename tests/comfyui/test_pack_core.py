@@ -65,6 +65,15 @@ class TestSamplers:
         assert difference(worded, usual) > 1e-4
         assert difference(latents(ready, with_ksampler(pictured)), usual) > 1e-2
 
+    def test_core_s_perturbed_attention_guides_by_the_scale_it_is_given(self, ready: Client) -> None:
+        found: list[Tensor] = []
+        for scale in (0.0, 0.0, 3.0):
+            prompt = with_ksampler(conditioned(frames=2), model=["patched", 0])
+            prompt["patched"] = node("PerturbedAttentionGuidance", model=["loader", 0], scale=scale)
+            found.append(latents(ready, prompt if found else with_ksampler(conditioned(frames=2))))
+        assert found[0].equal(found[1])
+        assert difference(found[2], found[0]) > 1e-3
+
     def test_dual_guidance_with_equal_scales_is_plain_guidance(self, ready: Client) -> None:
         def dual(picture_scale: float) -> Prompt:
             return {

@@ -290,7 +290,7 @@ class TestFeaturesOfTheHost:
             (
                 "PerturbedAttentionGuidance",
                 {"scale": 3.0},
-                r"not support (guidance added to the model by other|patches of its layers \(attn1\)) .*; remove",
+                r"not support (what a node has added to the model|patches of its layers \(attn1\)) .*; remove",
             ),
             (
                 "FreeU",
@@ -326,15 +326,39 @@ class TestFeaturesOfTheHost:
         message = "Context Windows splits dimension 2 of the latent, .* remove the Context Windows node"
         fails(ready, windowed(ready, "WanContextWindowsManual", sampling, 16), "sampler", message)
 
-    def test_a_noise_mask_on_our_sampler(self, ready: Client) -> None:
+    def test_a_noise_mask_of_other_frames(self, ready: Client) -> None:
         prompt = saved_latent(sampled(conditioned(), latent=["masked", 0]))
-        prompt["mask"] = node("SolidMask", value=1.0, width=64, height=64)
+        prompt["one"] = node("SolidMask", value=1.0, width=64, height=64)
+        prompt["two"] = node("MaskToImage", mask=["one", 0])
+        prompt["three"] = node("RepeatImageBatch", image=["two", 0], amount=3)
+        prompt["mask"] = node("ImageToMask", image=["three", 0], channel="red")
         prompt["masked"] = node("SetLatentNoiseMask", samples=["cond", 3], mask=["mask", 0])
         fails(
             ready,
             prompt,
             "sampler",
-            "has a noise mask, which this sampler does not support yet; remove the mask",
+            "the noise mask has 3 frames, but the clip has 4; use one mask, or one for",
+        )
+
+    def test_a_mask_of_another_size(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned()))
+        prompt["mask"] = node("SolidMask", value=1.0, width=32, height=64)
+        prompt["cond"]["inputs"]["mask"] = ["mask", 0]
+        fails(
+            ready,
+            prompt,
+            "cond",
+            r"the mask is 1 x 64 x 32, but must be one of the image's size .*; paint it on",
+        )
+
+    def test_a_guidance_schedule_that_is_none(self, ready: Client) -> None:
+        prompt = saved_latent(sampled(conditioned(), techniques=["more", 0]))
+        prompt["more"] = node("DynamiCrafterTechniques", cfg_steps="often")
+        fails(
+            ready,
+            prompt,
+            "more",
+            "cfg_steps must be 1 to 64 numbers from 0 to 4, separated by commas, but 'often'",
         )
 
 

@@ -11,7 +11,7 @@ from networks import calls_of, conditioning, normal, relative_difference, tiny_u
 from torch import Tensor
 
 from dynamicrafter.diffusion.config import DiffusionConfig
-from dynamicrafter.diffusion.denoiser import Denoise, limit_guidance, make_denoiser, translate
+from dynamicrafter.diffusion.denoiser import Denoise, make_denoiser, translate
 from dynamicrafter.diffusion.guidance import Branch, Guidance, NoGuidance, TextGuidance, TextImageGuidance
 from dynamicrafter.diffusion.schedule import Schedule, make_plan, make_schedule
 from dynamicrafter.model import memory
@@ -19,6 +19,8 @@ from dynamicrafter.model.conditioning import Conditioning
 from dynamicrafter.model.protocols import Context, Network
 from dynamicrafter.model.variants import V256, V512
 from dynamicrafter.pipeline import evaluator
+from dynamicrafter.sampling import guidance_of
+from dynamicrafter.settings import make_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -239,7 +241,11 @@ def test_steps_outside_the_interval_evaluate_the_full_branch_alone(
     evaluate, guidance = Counting(), TextGuidance(3.0, 0.7)
     everywhere = make_denoiser(evaluate, VELOCITY, guidance)
     nowhere = make_denoiser(evaluate, VELOCITY, NoGuidance())
-    limited = limit_guidance(evaluate, PLAN, start, end)(everywhere)
+    chosen = make_settings(
+        V512, "animate", cfg=3.0, guidance_rescale=0.7, guidance_start=start, guidance_end=end
+    )
+    each = guidance_of(chosen, len(PLAN.timesteps))
+    limited = make_denoiser(evaluate, VELOCITY, dict(zip(PLAN.timesteps[::-1], each, strict=True)))
     x = normal(*SHAPE)
     for index, timestep in enumerate(PLAN.timesteps[::-1]):
         made, expected = (run(x, timestep) for run in (limited, everywhere if index in guided else nowhere))

@@ -274,7 +274,7 @@ def test_motion_of_another_library_is_the_same() -> None:
     ("name", "advice"),
     [
         ("stepz", r"did you mean 'steps'\?"),
-        ("saturation", r"the settings are prompt, negative, frames, .*, fps, size$"),
+        ("xyz", r"the settings are prompt, negative, frames, .*, fps, size$"),
         ("width", r"use size=\(width, height\)$"),
     ],
 )

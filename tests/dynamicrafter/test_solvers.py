@@ -153,7 +153,7 @@ def test_the_released_schedules_are_solved(sampler: str, variant: Variant) -> No
 
 
 def documented(sampler: str, spacing: Spacing) -> str:
-    """The row of the table in docs/techniques.md."""
+    """The row of the table in docs/techniques/samplers.md."""
     errors: list[str] = []
     for evaluations in (6, 10, 20, 50):
         steps = evaluations // 2 if sampler in SECOND_EVALUATION else evaluations
@@ -162,7 +162,7 @@ def documented(sampler: str, spacing: Spacing) -> str:
 
 
 def test_the_documented_errors_are_those_of_the_samplers() -> None:
-    page = Path(__file__).parents[2] / "docs" / "techniques.md"
+    page = Path(__file__).parents[2] / "docs" / "techniques" / "samplers.md"
     rows = [
         documented(sampler, spacing)
         for spacing in ("uniform_trailing", "linspace")
