@@ -44,7 +44,7 @@ ORDER = {
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
-    "media": "lists provenance pictures video",
+    "media": "lists provenance pictures video examples",
     "animate_anyone": "config keypoints pose_files alignment drawing windows layout layers attention pose_guider "
     "embedder unet pipeline weights api",
     "training": "options processes run_log state muon optimizers trainer losses lora config printing movies data "

@@ -30,11 +30,9 @@ class RunPlan:
     weights: str
     """How the weights of the denoising network's layers are kept."""
     memory: str | None
-    """How the networks use the device's memory; None if not known, as for OpenVINO."""
+    """How the networks use the device's memory; None for OpenVINO, which does not let them choose."""
     weights_bytes: int
-    """On the device, or in the files of an export."""
-    activations_bytes: int | None
-    """None if not known."""
+    activations_bytes: int
     seconds: float | None
     """None if no clip was generated in this way on this machine."""
 
@@ -43,11 +41,11 @@ class RunPlan:
         yield from _brief(self.clips, self.model)
         yield f"computed on: {self.device} in {self.dtype}"
         weights = _size(self.weights_bytes)
-        if self.memory is None or self.activations_bytes is None:
-            yield f"memory: not known; the export has {weights} of weights in {self.weights}"
-        else:
-            kept, activations = _KEPT[self.memory], _size(self.activations_bytes)
-            yield f"memory: about {weights} for weights{kept} and {activations} for activations, besides PyTorch itself"
+        kept, runtime = "", "PyTorch and OpenVINO themselves"
+        if self.memory is not None:
+            kept, runtime = _KEPT[self.memory], "PyTorch itself"
+        activations = f"{_size(self.activations_bytes)} for activations"
+        yield f"memory: about {weights} for weights{kept} and {activations}, besides {runtime}"
         source = "the last run with this model, device, precision, weights and memory"
         if self.seconds is None:
             yield f"time: unknown, because it is estimated from {source}"
@@ -66,18 +64,16 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
     device, folder = find_place(files, means.device, means.backend, means.weights, means.memory)
     dtype = pick_dtype(means.dtype, device)
     residence = residence_for(shots, files, means)
-    if folder is None:
-        kind = stored_as(files, means.weights)
-        memories = [
-            memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
-            for batch in batches(shots, means.batch)
-        ]
-        most = max(memories, key=lambda memory: memory.total)
-        stored, weights, activations = kind or "full", most.weights, round(most.activations)
-    else:
+    kind = stored_as(files, means.weights) if folder is None else None
+    memories = [
+        memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
+        for batch in batches(shots, means.batch)
+    ]
+    most = max(memories, key=lambda memory: memory.total)
+    stored, weights = kind or "full", most.weights
+    if folder is not None:
         manifest = read_manifest(folder)
-        stored, activations = manifest.stored, None
-        weights = sum(file.bytes for file in manifest.files if file.name.endswith(".bin"))
+        stored, weights = manifest.stored, manifest.resident_bytes(dtype.itemsize)
     speed = speed_of(variant, device, dtype, means.backend, stored, residence)
     return RunPlan(
         clips=_clips(shots, streams),
@@ -87,7 +83,7 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
         weights=stored,
         memory=residence if folder is None else None,
         weights_bytes=weights,
-        activations_bytes=activations,
+        activations_bytes=round(most.activations),
         seconds=None if speed is None else round(speed.seconds([shot.settings for shot in shots]), 1),
     )
 

@@ -77,6 +77,11 @@ def footprint(
     return max(each, key=lambda one: one.total)
 
 
+def network_bytes(variant: Variant, component: Component, dtype: torch.dtype) -> int:
+    """Bytes of the weights of one network."""
+    return _weights(variant, component, dtype, None, False)
+
+
 @cache
 def _weights(
     variant: Variant, component: Component, dtype: torch.dtype, kind: Quantised | None, streamed: bool
