@@ -31,6 +31,7 @@ from dynamicrafter.api import (
     pick_device,
 )
 from dynamicrafter.backends.choice import parse_backend
+from dynamicrafter.backends.openvino import export
 from dynamicrafter.backends.openvino.compiled import CompiledGraph, memory_limit
 from dynamicrafter.backends.openvino.graphs import Signature
 from dynamicrafter.backends.openvino.library import openvino
@@ -176,56 +177,39 @@ def test_a_clip_in_bf16_is_near_the_one_in_float32(
 
 @needs_openvino
 @needs_nncf
-def test_weights_of_8_bits_take_half_the_space(
-    weights: Path, exported: Path, model: Model, tmp_path: Path
+def test_weights_of_8_bits_take_half_the_space_and_the_manifest_says_how_they_were_made(
+    weights: Path,
+    exported: Path,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder, manifest = export_model(weights, tmp_path / "int8", stored="int8")
-    half = read_manifest(exported)
-    assert manifest.stored == "int8" and half.stored == "fp16"
-    found = read_manifest(folder)
+    def quantised(graph: Any, layers: list[LayerError], *_: Any) -> Any:
+        assert all(operations_of(graph, layers).values())
+        return export.int8_weights(graph), layers[:1], Accuracy(12.0, 21.0), Accuracy(20.0, 31.0)
+
+    monkeypatch.setattr(export, "quantise_layers", quantised)
+    monkeypatch.setattr("dynamicrafter.backends.openvino.calibration._STEPS", 2)
+    folder = tmp_path / "int8"
+    paint(tmp_path / "boat.png", 64, 64)
+    words = ["export", str(weights), "--weights", "int8", "--calibrate", str(tmp_path), "-o", str(folder)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    size = sum(file.stat().st_size for file in folder.glob("*.[bx]*"))
+    assert f"int8: weights in int8_full, {size / 1e9:.2f} GB\n" in said and size > 5e6
+    assert "all layers in int8: 21.0 dB an evaluation, lowest 12.0 dB\n" in said
+    assert re.search(r"left in fp32, \d\.\d% of the work: time_embed\.0$", said, re.M)
+    found, half = read_manifest(folder), read_manifest(exported)
+    assert (found.stored, half.stored) == ("int8_full", "fp16")
+    assert found.calibration is not None and half.calibration is None
+    assert (found.calibration.clips, found.calibration.size) == (1, (64, 64, 16))
+    assert found.calibration.kept == ("time_embed.0",) and found.calibration.after == Accuracy(20.0, 31.0)
     assert found.bytes_of("text") < 0.6 * half.bytes_of("text")
     assert found.bytes_of("unet") < 0.8 * half.bytes_of("unet")
     small = load(folder, backend="openvino")
     with torch.inference_mode():
         assert 25 < psnr(small.text(["a boat"]), model.text(["a boat"])) < 70
-
-
-@needs_openvino
-@needs_nncf
-def test_the_manifest_says_how_it_was_quantised(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def quantised(graph: Any, layers: list[LayerError], *_: Any) -> Any:
-        assert all(operations_of(graph, layers).values())
-        return graph, layers[:1], Accuracy(12.0, 21.0), Accuracy(20.0, 31.0)
-
-    monkeypatch.setattr("dynamicrafter.backends.openvino.export.quantise_layers", quantised)
-    # Six times nncf's own work.
-    monkeypatch.setattr("dynamicrafter.backends.openvino.export._int8_weights", lambda graph: graph)
-    monkeypatch.setattr("dynamicrafter.backends.openvino.calibration._STEPS", 2)
-    paint(tmp_path / "boat.png", 64, 64)
-    words = [
-        "export",
-        str(weights),
-        "--weights",
-        "int8",
-        "--calibrate",
-        str(tmp_path),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    assert main(words) == 0
-    said = capsys.readouterr().out
-    size = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.[bx]*"))
-    assert f"out: weights in int8_full, {size / 1e9:.2f} GB\n" in said and size > 5e6
-    assert "all layers in int8: 21.0 dB an evaluation, lowest 12.0 dB\n" in said
-    assert re.search(r"left in fp32, \d\.\d% of the work: time_embed\.0$", said, re.M)
-    manifest = read_manifest(tmp_path / "out")
-    assert manifest.stored == "int8_full" and manifest.calibration is not None
-    assert (manifest.calibration.clips, manifest.calibration.size) == (1, (64, 64, 16))
-    assert manifest.calibration.kept == ("time_embed.0",) and manifest.calibration.after == Accuracy(
-        20.0, 31.0
-    )
 
 
 # The command

@@ -69,7 +69,7 @@ def write_export(
                     report(f"exporting {name}", done, len(GRAPHS))
                     graph = trace(model, name)
                     if stored != "fp16":
-                        graph = _int8_weights(graph)
+                        graph = int8_weights(graph)
                 path = part / f"{name}.xml"
                 openvino().save_model(graph, path, compress_to_fp16=True)
                 # Here, so that a release with new operations is noticed by whoever exports, not by whoever loads.
@@ -138,7 +138,7 @@ def converted(function: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         return openvino().convert_model(traced, example_input=inputs)
 
 
-def _int8_weights(graph: Any) -> Any:
+def int8_weights(graph: Any) -> Any:
     """The graph with the weights of its matrices and kernels in 8 bits for each output channel."""
     with redirect_stdout(io.StringIO()):
         return nncf().compress_weights(graph)
