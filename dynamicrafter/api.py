@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from .backends.choice import TORCH, parse_backend
+from .backends.openvino.calibration import Shown, calibration_settings
 from .backends.openvino.compiled import check_device
 from .backends.openvino.export import ExportProgress, check_target, write_export
+from .backends.openvino.library import nncf
 from .backends.openvino.manifest import (
     Manifest,
     Role,
     Source,
-    StoredAs,
     identity,
     is_export,
     read_manifest,
@@ -32,6 +33,7 @@ from .backends.openvino.running import load_export
 from .diffusion.samplers import Callback
 from .diffusion.schedule import TRAIN_STEPS
 from .errors import CheckpointError, Remedy, UsageError
+from .media.examples import read_examples
 from .media.pictures import PictureLike, as_picture, fit_picture
 from .media.video import read_frames, write_clip
 from .model.compilation import check_compile, compile_blocks
@@ -40,6 +42,7 @@ from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
 from .model.variants import SMALL, TINY, Mode, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate_each
+from .process_memory import free_memory
 from .settings import (
     Choices,
     Settings,
@@ -54,7 +57,7 @@ from .weights.accounting import stored_kind
 from .weights.catalogue import find, with_requirements
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
-from .weights.footprint import ClipSize, pick_residence, tiles_for
+from .weights.footprint import ClipSize, footprint, network_bytes, pick_residence, tiles_for
 from .weights.formats.entries import ByteProgress
 from .weights.formats.files import open_weights
 from .weights.identity import remembered_hash
@@ -71,6 +74,10 @@ BUILT_IN = (TINY.name, RANDOM)
 """Names of the models that need no download."""
 
 
+_CALIBRATION_CLIPS = 8
+"""At most, because each is sampled and the network evaluated on its steps several times."""
+_CALIBRATION_COPIES = 5
+"""Of the denoising network in float32 at the peak of quantising it."""
 _TINY_WEIGHTS = Path(__file__).parent / "weights" / "built_in" / "tiny.safetensors"
 
 
@@ -377,7 +384,8 @@ def export_model(
     model: str | Path | ModelFiles,
     target: str | Path | None = None,
     *,
-    stored: StoredAs = "fp16",
+    stored: Literal["fp16", "int8"] = "fp16",
+    calibrate: str | Path | None = None,
     loading: ByteProgress | None = None,
     progress: ExportProgress | None = None,
 ) -> tuple[Path, Manifest]:
@@ -385,19 +393,59 @@ def export_model(
 
     Without ``target`` it goes to the weights folder, where ``load(model, backend="openvino")`` finds it, and replaces
     an earlier export of the same model; elsewhere it is loaded by its path. ``stored`` is the precision of the weights:
-    "fp16", or "int8" for half the size. ``loading`` is called with the bytes read and their total, ``progress`` with
-    the networks done. Raises what :func:`load` raises, and CheckpointError if the folder cannot be written.
+    "fp16", or "int8" for half the size. With "int8" and ``calibrate``, a folder of images and clips like those to
+    generate (prompts in .txt files of their names), the denoising network also computes in 8 bits, but for layers that
+    lose too much; this needs :func:`calibration_bytes` of memory. ``loading`` is called with the bytes read and their
+    total, ``progress`` with what is being done, how much is done and the total. Raises what :func:`load` raises,
+    PictureError and ClipError for files to calibrate on, UsageError for a folder without any or too little memory, and
+    CheckpointError if the export cannot be written.
     """
     files = model if isinstance(model, ModelFiles) else find_model(model)
     if is_export(files.weights):
         raise UsageError(f"{files.weights} is an export already; pass the weights that it was made of")
     if target is not None:
         check_target(Path(target))
+    shown = [] if calibrate is None else _calibration(files, stored, Path(calibrate))
     sources = _sources(files)
     folder = _exports_folder(sources) if target is None else Path(target)
     # The export has a precision of its own: layers in 8 bits would be traced as they are.
     loaded = load(files, device="cpu", dtype="float32", weights="full", progress=loading)
-    return folder, write_export(loaded, folder, files.asked, sources, stored, progress=progress)
+    kind = "int8_full" if shown else stored
+    return folder, write_export(loaded, folder, files.asked, sources, kind, shown=shown, progress=progress)
+
+
+def calibration_bytes(variant: Variant) -> int:
+    """Main memory that exporting a model with a calibration takes: about five times the denoising network in float32,
+    besides the other networks and the activations."""
+    usual = calibration_settings(variant)
+    size = ClipSize(1, usual.frames, usual.width, usual.height)
+    needed = footprint(variant, size, torch.float32, None, "high")
+    return round(needed.total) + (_CALIBRATION_COPIES - 1) * network_bytes(variant, "unet", torch.float32)
+
+
+def _calibration(files: ModelFiles, stored: str, folder: Path) -> list[Shown]:
+    """What to calibrate on; raises UsageError if that cannot be done with these choices or here."""
+    if stored != "int8":
+        raise UsageError(
+            f"a calibration is for weights in int8, but {stored} was requested; use int8 or omit {folder}"
+        )
+    nncf()
+    needed, free = calibration_bytes(variant_of(files)), free_memory()
+    if needed > free:
+        raise UsageError(
+            f"quantising {files.asked} completely needs about {needed / 1e9:.1f} GB of main memory, but "
+            f"{free / 1e9:.1f} GB are free; close other programs, or quantise the weights alone, without a calibration"
+        )
+    one = calibration_settings(variant_of(files))
+    shown: list[Shown] = []
+    for example in read_examples(folder, _CALIBRATION_CLIPS):
+        first, last = (
+            fit_picture(picture, one.width, one.height, one.fit)[None]
+            for picture in (example.first, example.last)
+        )
+        pictures = KeyPictures(first, last if one.mode == "interpolate" else None)
+        shown.append(Shown(pictures, example.prompt))
+    return shown
 
 
 @overload

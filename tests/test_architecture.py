@@ -50,7 +50,7 @@ ORDER = {
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
-    "media": "lists provenance pictures video",
+    "media": "lists provenance pictures video examples",
     "motion": "colour joints windowed continuation keyframes extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "
     "layers attention pose_guider embedder unet memory pipeline weights api clips",

@@ -596,6 +596,13 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
         help="precision to store: fp16, or int8 for half the size (default: %(default)s)",
     )
     parser.add_argument(
+        "--calibrate",
+        type=_path,
+        metavar="FOLDER",
+        help="with --weights int8, also compute in 8 bits: images and clips like those to generate, each with a prompt "
+        "in the .txt file of its name",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=_path,

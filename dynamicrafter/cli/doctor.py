@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import time
 import traceback
 import warnings
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from ..errors import DynamiCrafterError, UsageError
 from ..hashing import remembered_sha256
 from ..model.variants import TINY
+from ..process_memory import main_memory
 from ..weights.catalogue import ALL_RELEASES, RELEASES, Release
 from ..weights.download import is_incomplete, status_rows, weights_folder
 from . import program_version
@@ -198,7 +198,7 @@ def _described(name: str) -> dict[str, object]:
     import torch
 
     if name == "cpu":
-        memory = _gigabytes(_main_memory())
+        memory = _gigabytes(main_memory())
         return {"threads": torch.get_num_threads(), "memory_gb": memory, "name": platform.machine()}
     if name == "mps":
         # The most that Metal advises to use of the memory, which is shared with the CPU.
@@ -383,7 +383,7 @@ def _model(name: str | None, given: Namespace, bars: Bars) -> Finding:
     details: dict[str, object] = {"variant": variant.name}
     if not _is_reference(device, dtype, means):
         needed = memory_of(variant, [trial_settings(variant, 1)], torch.float32)
-        if needed.weights + needed.activations > _USABLE * _main_memory():
+        if needed.weights + needed.activations > _USABLE * main_memory():
             details["psnr"] = "not measured: the CPU has too little memory for float32"
         else:
             exact = run_trial(load(files, device="cpu", dtype="float32", progress=bars.loading), 1)
@@ -520,15 +520,3 @@ def _sentence(problem: Exception) -> str:
 
 def _gigabytes(size: int) -> float:
     return round(size / 1e9, 1)
-
-
-def _main_memory() -> int:
-    """The machine's memory in bytes."""
-    if sys.platform != "win32":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    import ctypes
-
-    # MEMORYSTATUSEX: 64 bytes, its own length in the first four, all memory in the second eight.
-    status = (ctypes.c_ulonglong * 8)(64)
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-    return status[1]

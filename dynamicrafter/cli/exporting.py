@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
 
-from ..api import export_model
+from ..api import calibration_bytes, export_model, variant_of
+from ..backends.openvino.manifest import Calibration
 from .clips import files_of
 from .progress import Bars
 
@@ -12,15 +16,29 @@ from .progress import Bars
 def run(given: Namespace) -> object:
     """Export a model and return what ``--json`` prints."""
     files = files_of(given.name, given)
+    if given.calibrate is not None and not (given.quiet or given.json):
+        needed = calibration_bytes(variant_of(files)) / 1e9
+        print(f"calibrating {given.name} takes about {needed:.1f} GB of main memory", file=sys.stderr)
     with Bars(given.name, hidden=given.quiet or given.json) as bars:
         folder, manifest = export_model(
             files,
             given.output,
             stored=given.weights,
+            calibrate=given.calibrate,
             loading=bars.loading,
             progress=bars.exporting,
         )
     size = sum(file.bytes for file in manifest.files)
     if not given.json:
         print(f"{folder}: weights in {manifest.stored}, {size / 1e9:.2f} GB")
-    return {"path": str(folder), "stored": manifest.stored, "bytes": size}
+        if manifest.calibration is not None:
+            print("\n".join(_lines(manifest.calibration)))
+    calibration = None if manifest.calibration is None else asdict(manifest.calibration)
+    return {"path": str(folder), "stored": manifest.stored, "bytes": size, "calibration": calibration}
+
+
+def _lines(made: Calibration) -> Iterator[str]:
+    """What a calibration came to, for a person."""
+    for what, found in (("all layers in int8", made.before), ("with the layers below in fp32", made.after)):
+        yield f"{what}: {found.mean:.1f} dB an evaluation, lowest {found.lowest:.1f} dB"
+    yield f"left in fp32, {made.kept_work:.1%} of the work: {', '.join(made.kept) or 'none'}"

@@ -31,13 +31,11 @@ class RunPlan:
     weights: str
     """How the weights of the denoising network's layers are kept."""
     memory: Residence | None
-    """How the networks use the device's memory; None if not known, as for OpenVINO."""
+    """How the networks use the device's memory; None for OpenVINO, which does not let them choose."""
     compile: str
     """Whether the denoising network's blocks are compiled."""
     weights_bytes: int
-    """On the device, or in the files of an export."""
-    activations_bytes: int | None
-    """None if not known."""
+    activations_bytes: int
     seconds: float | None
     """None if no clip was generated in this way on this machine."""
 
@@ -46,11 +44,7 @@ class RunPlan:
         yield from _brief(self.clips, self.model)
         compiled = "" if self.compile == "off" else f", compiled ({self.compile})"
         yield f"computed on: {self.device} in {self.dtype}{compiled}"
-        weights = _size(self.weights_bytes)
-        if self.memory is None or self.activations_bytes is None:
-            yield f"memory: not known; the export has {weights} of weights in {self.weights}"
-        else:
-            yield memory_text(self.weights_bytes, self.activations_bytes, self.memory)
+        yield memory_text(self.weights_bytes, self.activations_bytes, self.memory)
         yield time_text(self.seconds)
 
 
@@ -67,18 +61,16 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
     )
     dtype = pick_dtype(means.dtype, device)
     residence = residence_for(shots, files, means)
-    if folder is None:
-        kind = stored_as(files, means.weights)
-        memories = [
-            memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
-            for batch in batches(shots, means.batch)
-        ]
-        most = max(memories, key=lambda memory: memory.total)
-        stored, weights, activations = kind or "full", most.weights, round(most.activations)
-    else:
+    kind = stored_as(files, means.weights) if folder is None else None
+    memories = [
+        memory_of(variant, [shot.settings for shot in batch], dtype, kind, residence)
+        for batch in batches(shots, means.batch)
+    ]
+    most = max(memories, key=lambda memory: memory.total)
+    stored, weights = kind or "full", most.weights
+    if folder is not None:
         manifest = read_manifest(folder)
-        stored, activations = manifest.stored, None
-        weights = sum(file.bytes for file in manifest.files if file.name.endswith(".bin"))
+        stored, weights = manifest.stored, manifest.resident_bytes(dtype.itemsize)
     speed = speed_of(variant, device, dtype, means.backend, stored, residence, means.compile)
     return RunPlan(
         clips=_clips(shots, streams),
@@ -89,7 +81,7 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
         memory=residence if folder is None else None,
         compile=means.compile,
         weights_bytes=weights,
-        activations_bytes=activations,
+        activations_bytes=round(most.activations),
         seconds=None if speed is None else round(speed.seconds([shot.settings for shot in shots]), 1),
     )
 
@@ -125,13 +117,13 @@ def _brief(clips: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Iter
     yield f"model: {model['variant']}, from {', '.join(model['files'])}"
 
 
-def memory_text(weights: float, activations: float, residence: Residence) -> str:
-    """Bytes on the device for a person."""
-    kept = _KEPT[residence]
-    return (
-        f"memory: about {_size(weights)} for weights{kept} and {_size(activations)} for activations, besides PyTorch "
-        "itself"
-    )
+def memory_text(weights: float, activations: float, residence: Residence | None) -> str:
+    """Bytes on the device for a person; a residence of None is OpenVINO's."""
+    kept, runtime = "", "PyTorch and OpenVINO themselves"
+    if residence is not None:
+        kept, runtime = _KEPT[residence], "PyTorch itself"
+    each = f"{_size(weights)} for weights{kept} and {_size(activations)} for activations"
+    return f"memory: about {each}, besides {runtime}"
 
 
 def time_text(seconds: float | None) -> str:

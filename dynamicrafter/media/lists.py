@@ -10,6 +10,11 @@ from typing import Any, cast
 
 from ..errors import UsageError
 
+IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"))
+"""Extensions of images, which are clips of one frame."""
+CLIPS = frozenset((".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif"))
+"""Extensions of clips in a folder without a list; a list may name any file."""
+
 
 def read_lines(listing: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The number of the line that each row of a csv or jsonl list ends on, and the row's values by column.

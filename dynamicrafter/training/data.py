@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import PictureError, UsageError
-from ..media.lists import read_lines
+from ..media.lists import CLIPS, IMAGES, read_lines
 from ..media.pictures import read_picture
 from ..model.variants import Preset
 from ..parameters import SIZE_STEP
@@ -30,10 +30,6 @@ CAPTION_LISTS = ("captions.csv", "captions.jsonl")
 _OWN, _WEBVID = ("path", "caption"), ("videoid", "page_dir", "name")
 _MOTION_WORDING = "dynamic_wording"
 """WebVid10M-motion's column with the part of the caption that describes the motion."""
-_IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"))
-"""Extensions of images, which are clips of one frame."""
-_CLIPS = frozenset((".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif"))
-"""Extensions of clips in a folder without a list; a list may name any file."""
 _MASK = ".mask"
 """End of the stem of a clip's mask in a folder without a list, as in ``boat.mask.png``."""
 _HIGHEST_RATE = 1000.0
@@ -60,7 +56,7 @@ class Row:
     @property
     def is_image(self) -> bool:
         """Whether the file is an image."""
-        return self.path.suffix.lower() in _IMAGES
+        return self.path.suffix.lower() in IMAGES
 
 
 def read_list(
@@ -109,7 +105,7 @@ def _read_texts(folder: Path, note: Callable[[str], None] | None) -> list[Row]:
     """The clips and images of ``folder`` with the captions in the .txt files of the same name."""
     rows: list[Row] = []
     bare: list[Path] = []
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGES | _CLIPS)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES | CLIPS)
     masks = {path.stem.removesuffix(_MASK): path for path in files if path.stem.endswith(_MASK)}
     for path in files:
         if path.stem.endswith(_MASK):
@@ -275,7 +271,7 @@ def _read_mask(row: Row, numbers: Sequence[int], size: tuple[int, int]) -> Tenso
     """The frames of the row's mask with the given numbers; one image is the mask of all of them."""
     if row.mask is None:
         return None
-    if row.mask.suffix.lower() in _IMAGES:
+    if row.mask.suffix.lower() in IMAGES:
         pictures = [_read_image(row.mask)] * len(numbers)
     else:
         try:

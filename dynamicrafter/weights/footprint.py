@@ -80,6 +80,11 @@ def footprint(
     return max(each, key=lambda one: one.total)
 
 
+def network_bytes(variant: Variant, component: Component, dtype: torch.dtype) -> int:
+    """Bytes of the weights of one network."""
+    return _weights(variant, component, dtype, None, False)
+
+
 def tiles_for(variant: Variant, residence: Residence) -> Tiles | None:
     """The tiles in which a variant's frames are decoded, or None.
 

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from cli_runs import paint
@@ -29,8 +31,14 @@ from dynamicrafter.api import (
     pick_device,
 )
 from dynamicrafter.backends.choice import parse_backend
-from dynamicrafter.backends.openvino.manifest import MANIFEST, read_manifest
+from dynamicrafter.backends.openvino import export
+from dynamicrafter.backends.openvino.compiled import CompiledGraph, memory_limit
+from dynamicrafter.backends.openvino.graphs import Signature
+from dynamicrafter.backends.openvino.library import openvino
+from dynamicrafter.backends.openvino.manifest import MANIFEST, Accuracy, read_manifest
+from dynamicrafter.backends.openvino.quantise import operations_of
 from dynamicrafter.backends.openvino.running import ExportedTextEncoder
+from dynamicrafter.backends.openvino.sensitivity import LayerError
 from dynamicrafter.backends.openvino.untrusted import check_graph
 from dynamicrafter.cli import main
 from dynamicrafter.errors import Cancelled, CheckpointError, DynamiCrafterError, UsageError
@@ -169,13 +177,34 @@ def test_a_clip_in_bf16_is_near_the_one_in_float32(
 
 @needs_openvino
 @needs_nncf
-def test_weights_of_8_bits_take_half_the_space(
-    weights: Path, exported: Path, model: Model, tmp_path: Path
+def test_weights_of_8_bits_take_half_the_space_and_the_manifest_says_how_they_were_made(
+    weights: Path,
+    exported: Path,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder, manifest = export_model(weights, tmp_path / "int8", stored="int8")
-    half = read_manifest(exported)
-    assert manifest.stored == "int8" and half.stored == "fp16"
-    found = read_manifest(folder)
+    def quantised(graph: Any, layers: list[LayerError], *_: Any) -> Any:
+        assert all(operations_of(graph, layers).values())
+        return export.int8_weights(graph), layers[:1], Accuracy(12.0, 21.0), Accuracy(20.0, 31.0)
+
+    monkeypatch.setattr(export, "quantise_layers", quantised)
+    monkeypatch.setattr("dynamicrafter.backends.openvino.calibration._STEPS", 2)
+    folder = tmp_path / "int8"
+    paint(tmp_path / "boat.png", 64, 64)
+    words = ["export", str(weights), "--weights", "int8", "--calibrate", str(tmp_path), "-o", str(folder)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    size = sum(file.stat().st_size for file in folder.glob("*.[bx]*"))
+    assert f"int8: weights in int8_full, {size / 1e9:.2f} GB\n" in said and size > 5e6
+    assert "all layers in int8: 21.0 dB an evaluation, lowest 12.0 dB\n" in said
+    assert re.search(r"left in fp32, \d\.\d% of the work: time_embed\.0$", said, re.M)
+    found, half = read_manifest(folder), read_manifest(exported)
+    assert (found.stored, half.stored) == ("int8_full", "fp16")
+    assert found.calibration is not None and half.calibration is None
+    assert (found.calibration.clips, found.calibration.size) == (1, (64, 64, 16))
+    assert found.calibration.kept == ("time_embed.0",) and found.calibration.after == Accuracy(20.0, 31.0)
     assert found.bytes_of("text") < 0.6 * half.bytes_of("text")
     assert found.bytes_of("unet") < 0.8 * half.bytes_of("unet")
     small = load(folder, backend="openvino")
@@ -216,11 +245,14 @@ def test_an_export_elsewhere_is_a_model_of_its_own(
     assert main([*words, "--backend", "openvino"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["device"] == "openvino:CPU" and plan["model"]["variant"] == "mini"
-    assert (plan["weights"], plan["memory"], plan["activations_bytes"]) == ("fp16", None, None)
-    assert plan["weights_bytes"] == sum(file.stat().st_size for file in copied.glob("*.bin"))
+    assert (plan["weights"], plan["memory"]) == ("fp16", None) and plan["activations_bytes"] > 10**6
+    # In float32, and in half precision in the files.
+    assert plan["weights_bytes"] == 2 * sum(file.stat().st_size for file in copied.glob("*.bin"))
     assert main([*words[:-1], "--backend", "openvino"]) == 0
     assert re.search(
-        r"^memory: not known; the export has \d+ MB of weights in fp16$", capsys.readouterr().out, re.M
+        r"^memory: about \d+ MB for weights and \d+ MB for activations, besides PyTorch and OpenVINO themselves$",
+        capsys.readouterr().out,
+        re.M,
     )
     assert main([*words, "--backend", "openvino", "--lora", "some.safetensors"]) == 2
     assert "export the model with the ones to use" in capsys.readouterr().out
@@ -453,7 +485,7 @@ def _manifest(**values: Any) -> Callable[[Path], None]:
         ),
         (
             _manifest(stored="int2"),
-            "stored in the manifest of .* must be one of fp16, int8, not 'int2'",
+            "stored in the manifest of .* must be one of fp16, int8, int8_full, not 'int2'",
         ),
     ],
 )
@@ -530,6 +562,44 @@ def test_a_graph_of_another_network_is_refused(copied: Path) -> None:
         CheckpointError, match="is not the graph of this network, whose interface is x, time, text"
     ):
         load(copied, backend="openvino")
+
+
+@needs_openvino
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_a_small_graph_cannot_take_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynamicrafter.backends.openvino.compiled.memory_limit", lambda size: size + 2**29)
+    before = resource_limits()
+    write_product(tmp_path / "small.xml", 64)
+    CompiledGraph(tmp_path / "small.xml", PRODUCT, "CPU", torch.float32, None)
+    write_product(tmp_path / "large.xml", 16384)
+    check_graph(tmp_path / "large.xml", (tmp_path / "large.bin").stat().st_size)
+    with pytest.raises(
+        CheckpointError,
+        match=r"compiling .*large\.xml takes more than 0\.5 GB of memory, which the graph of no",
+    ):
+        CompiledGraph(tmp_path / "large.xml", PRODUCT, "CPU", torch.float32, None)
+    assert resource_limits() == before and memory_limit(10**9) > 18 * 10**9
+
+
+PRODUCT = Signature({"x": (None, None)}, {"out": (None, None)})
+
+
+def write_product(path: Path, side: int) -> None:
+    """A graph that contains the product of a column and a row, ``side * side`` numbers when OpenVINO compiles it."""
+    ov = openvino()
+    ops = ov.opset13
+    x = ops.parameter([-1, -1], ov.Type.f32, "x")
+    column, row = (ops.constant(np.ones(shape, np.float32)) for shape in ((side, 1), (1, side)))
+    out = ops.add(x, ops.multiply(column, row))
+    x.output(0).get_tensor().set_names({"x"})
+    out.output(0).get_tensor().set_names({"out"})
+    ov.save_model(ov.Model([out], [x], "m"), path)
+
+
+def resource_limits() -> tuple[int, int]:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)
 
 
 # The cache of compiled networks

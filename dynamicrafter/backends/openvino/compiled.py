@@ -14,11 +14,22 @@ from torch import Tensor
 
 from ...errors import CheckpointError, DynamiCrafterError, UsageError
 from ...forms import shortened
+from ...process_memory import limited_memory
 from ...weights.download import weights_folder
 from .graphs import Signature
 from .library import openvino, runtime_version
 
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+def memory_limit(weights_bytes: int) -> int:
+    """Bytes that compiling a graph may take.
+
+    A graph of a few kilobytes can ask for constants of any size, which OpenVINO calculates when it compiles. Weights
+    are held as they are, in float32 (four times those of 8 bits) and in the order of the kernels (four times again, or
+    more if channels are padded); threads and code take the rest.
+    """
+    return (2 << 30) + (128 << 20) * (os.cpu_count() or 1) + 16 * weights_bytes
 
 
 def check_device(device: str) -> None:
@@ -46,10 +57,19 @@ class CompiledGraph:
         if cache is not None:
             # Without the weights, which are read from the export.
             config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
+        limit = memory_limit(path.with_suffix(".bin").stat().st_size)
         try:
-            # From the path: the cache does not know a graph that was read before.
-            self._compiled = openvino().Core().compile_model(path, device, config)
-        except RuntimeError as problem:
+            core = openvino().Core()
+            with limited_memory(limit):
+                # From the path: the cache does not know a graph that was read before.
+                self._compiled = core.compile_model(path, device, config)
+        except (RuntimeError, MemoryError) as problem:
+            if isinstance(problem, MemoryError) or "bad_alloc" in str(problem):
+                raise CheckpointError(
+                    f"compiling {shortened(str(path))} takes more than {limit / 1e9:.1f} GB of memory, which the graph "
+                    f"of no network of this size needs; export the model again, and use no export whose source you do "
+                    f"not trust"
+                ) from problem
             raise CheckpointError(
                 f"OpenVINO cannot compile {shortened(str(path))} for {device} ({_reason(problem)}); use openvino:CPU"
             ) from problem
@@ -71,7 +91,7 @@ class CompiledGraph:
         ]
         try:
             results = self._compiled(arrays, share_inputs=True)
-        except RuntimeError as problem:
+        except (RuntimeError, MemoryError) as problem:
             raise DynamiCrafterError(
                 f"OpenVINO cannot run {self._name} ({_reason(problem)}); generate smaller clips, or use openvino:CPU"
             ) from problem
@@ -100,7 +120,7 @@ def _check_signature(model: Any, found: Signature, path: Path) -> None:
             )
 
 
-def _reason(problem: RuntimeError) -> str:
+def _reason(problem: Exception) -> str:
     """The last line of OpenVINO's message; those before it are places in its source."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return shortened(lines[-1]) if lines else "no reason given"

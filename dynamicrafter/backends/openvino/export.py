@@ -8,22 +8,30 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from ...atomic import replacing
 from ...errors import CheckpointError, UsageError
 from ...pipeline import TorchModel
 from ...weights.detect import variant_metadata
+from .calibration import Shown, calibration_settings, record_calls
 from .graphs import example, function_of, signature
 from .library import nncf, openvino, runtime_version
-from .manifest import GRAPHS, Graph, Manifest, Source, StoredAs, is_export, write_manifest
+from .manifest import GRAPHS, Calibration, Graph, Manifest, Source, StoredAs, is_export, write_manifest
+from .quantise import quantise_layers
+from .sensitivity import layer_errors
 from .untrusted import check_graph
 
 ExportProgress = Callable[[str, int, int], None]
-"""Called with what is being done, the number of networks finished and their total; may raise to stop the export."""
+"""Called with what is being done, how much of it is finished and its total; may raise to stop the export."""
+
+_MOST_FOR_LAYERS = 8
+"""Evaluations on which the errors of the layers are estimated."""
 
 
 def write_export(
@@ -33,12 +41,14 @@ def write_export(
     sources: Sequence[Source],
     stored: StoredAs = "fp16",
     *,
+    shown: Sequence[Shown] = (),
     progress: ExportProgress | None = None,
 ) -> Manifest:
     """Write the networks of ``model`` to the folder ``target`` as graphs for inputs of any size; returns the manifest.
 
-    ``model`` must be float32 on the CPU and cannot be used afterwards: each network is released when it is written.
-    The folder is written completely or not at all; an existing export is replaced. Raises UsageError if ``target`` is
+    ``shown`` is what int8_full is calibrated on. ``model`` must be float32 on the CPU and cannot be used afterwards:
+    each network is released when it is written. The folder is written completely or not at all; an existing export is
+    replaced. Raises UsageError if ``target`` is
     something else or the packages are not installed, and CheckpointError if the folder cannot be written.
     """
     if model.dtype != torch.float32 or model.device.type != "cpu":
@@ -46,16 +56,20 @@ def write_export(
             f"a model is exported from float32 on the CPU, but it is {model.dtype} on {model.device}; load it so"
         )
     check_target(target)
+    report = progress or _untold
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
             part.mkdir()
+            calibration = None
             for done, name in enumerate(GRAPHS):
-                if progress is not None:
-                    progress(f"exporting {name}", done, len(GRAPHS))
-                graph = trace(model, name)
-                if stored == "int8":
-                    graph = _int8_weights(graph)
+                if name == "unet" and stored == "int8_full":
+                    graph, calibration = _int8_unet(model, shown, report)
+                else:
+                    report(f"exporting {name}", done, len(GRAPHS))
+                    graph = trace(model, name)
+                    if stored != "fp16":
+                        graph = int8_weights(graph)
                 path = part / f"{name}.xml"
                 openvino().save_model(graph, path, compress_to_fp16=True)
                 # Here, so that a release with new operations is noticed by whoever exports, not by whoever loads.
@@ -71,16 +85,20 @@ def write_export(
                 torch=torch.__version__,
                 files=(),
                 nncf="" if stored == "fp16" else str(nncf().__version__),
+                calibration=calibration,
             )
-            write_manifest(part, manifest)
-            if progress is not None:
-                progress("exporting", len(GRAPHS), len(GRAPHS))
+            manifest = write_manifest(part, manifest)
+            report("exporting", len(GRAPHS), len(GRAPHS))
     except OSError as problem:
         raise CheckpointError(
             f"the export {target} cannot be written ({problem.strerror or problem}); choose another folder or free "
             f"space"
         ) from problem
     return manifest
+
+
+def _untold(what: str, done: int, total: int) -> None:
+    """For exports without anybody to tell of their progress."""
 
 
 def check_target(target: Path) -> None:
@@ -91,19 +109,10 @@ def check_target(target: Path) -> None:
         raise UsageError(f"{target} exists and is not an export; choose another folder")
 
 
-@torch.inference_mode()
 def trace(model: TorchModel, name: Graph) -> Any:
     """One network of a float32 model as a graph in memory, with float32 weights and the names of its signature."""
     found = signature(model.variant, name)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        # Branches on sizes, which a trace fixes, serve only to split what is large (feed-forward, attention on CUDA).
-        warnings.simplefilter("ignore")
-        inputs = example(model.variant, name)
-        # Traced here, because OpenVINO would run every network three times to check the trace.
-        traced = cast(Any, torch.jit).trace(
-            function_of(model, name).train(False), inputs, check_trace=False, strict=False
-        )
-        graph = openvino().convert_model(traced, example_input=inputs)
+    graph = converted(function_of(model, name), example(model.variant, name))
     for port, label in zip(graph.inputs, found.inputs, strict=True):
         port.get_tensor().set_names({label})
     for port, label in zip(graph.outputs, found.outputs, strict=True):
@@ -118,10 +127,44 @@ def trace(model: TorchModel, name: Graph) -> Any:
     return graph
 
 
-def _int8_weights(graph: Any) -> Any:
+@torch.inference_mode()
+def converted(function: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """The graph of a module of tensors, traced with ``inputs``."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        # Branches on sizes, which a trace fixes, serve only to split what is large (feed-forward, attention on CUDA).
+        warnings.simplefilter("ignore")
+        # Traced here, because OpenVINO would run every network three times to check the trace.
+        traced = cast(Any, torch.jit).trace(function.train(False), inputs, check_trace=False, strict=False)
+        return openvino().convert_model(traced, example_input=inputs)
+
+
+def int8_weights(graph: Any) -> Any:
     """The graph with the weights of its matrices and kernels in 8 bits for each output channel."""
     with redirect_stdout(io.StringIO()):
         return nncf().compress_weights(graph)
+
+
+def _int8_unet(model: TorchModel, shown: Sequence[Shown], report: ExportProgress) -> tuple[Any, Calibration]:
+    """The graph of the denoising network that computes in 8 bits, and how it was made."""
+    nncf()  # Before the long work.
+    calibrating, measuring = record_calls(model, shown, partial(report, "generating clips to calibrate on"))
+    report("measuring layers", 0, 1)
+    layers = layer_errors(function_of(model, "unet").train(False), calibrating[:_MOST_FOR_LAYERS])
+    graph = trace(model, "unet")
+    _release(model, "unet")
+    made, kept, before, after = quantise_layers(
+        graph, layers, calibrating, measuring, partial(report, "quantising unet, round")
+    )
+    settings = calibration_settings(model.variant)
+    return made, Calibration(
+        clips=len(shown),
+        calls=len(calibrating),
+        size=(settings.width, settings.height, settings.frames),
+        before=before,
+        after=after,
+        kept=tuple(layer.name.removeprefix("owner.") for layer in kept),
+        kept_work=round(sum(layer.work for layer in kept) / sum(layer.work for layer in layers), 4),
+    )
 
 
 def _release(model: TorchModel, name: Graph) -> None:

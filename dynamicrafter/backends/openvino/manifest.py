@@ -25,8 +25,9 @@ MANIFEST = "dynamicrafter_export.json"
 Graph = Literal["unet", "vae_encoder", "vae_decoder", "resampler", "text", "vision"]
 GRAPHS: tuple[Graph, ...] = get_args(Graph)
 """The networks of an export, each of which is two files of its name."""
-StoredAs = Literal["fp16", "int8"]
-"""How weights are stored: in half precision, or as 8-bit integers with a scale for each output channel."""
+StoredAs = Literal["fp16", "int8", "int8_full"]
+"""How weights are stored: in half precision, or as 8-bit integers with a scale for each output channel; int8_full is
+int8 with which the denoising network also computes in 8 bits."""
 Role = Literal["weights", "text_encoder", "image_encoder", "lora"]
 
 _FORMAT = 1
@@ -59,6 +60,33 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Signal-to-noise ratio of the evaluations of a network, compared with PyTorch in float32, in dB."""
+
+    lowest: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the denoising network was quantised completely."""
+
+    clips: int
+    """Images and clips it was calibrated on."""
+    calls: int
+    """Evaluations of the network."""
+    size: tuple[int, int, int]
+    """Width, height and frames of the clips."""
+    before: Accuracy
+    """With all layers in 8 bits."""
+    after: Accuracy
+    """With the layers ``kept`` in floating point."""
+    kept: tuple[str, ...]
+    kept_work: float
+    """Their share of the multiply-adds of all layers with weights."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an export contains."""
 
@@ -74,6 +102,8 @@ class Manifest:
     files: tuple[StoredFile, ...]
     nncf: str = ""
     """Version of nncf, if it quantised the weights."""
+    calibration: Calibration | None = None
+    """Of int8_full alone."""
     format: int = _FORMAT
     writer: str = field(default_factory=program_version)
 
@@ -85,6 +115,19 @@ class Manifest:
     def bytes_of(self, graph: Graph) -> int:
         """Size of a network's weights on disk."""
         return next(file.bytes for file in self.files if file.name == f"{graph}.bin")
+
+    def resident_bytes(self, itemsize: int) -> int:
+        """Bytes of the weights of all networks in main memory when they compute in a dtype of ``itemsize`` bytes.
+
+        Weights of 8 bits are expanded, but for those of a network that computes in 8 bits.
+        """
+        stored = 2 if self.stored == "fp16" else 1
+        return sum(
+            self.bytes_of(graph)
+            if graph == "unet" and self.stored == "int8_full"
+            else self.bytes_of(graph) * itemsize // stored
+            for graph in GRAPHS
+        )
 
 
 def identity(sources: Sequence[Source]) -> str:
@@ -98,14 +141,15 @@ def is_export(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Complete an export: write its manifest, with the sizes and hashes of the files that are there."""
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Complete an export: write its manifest with the sizes and hashes of the files that are there, and return that."""
     files = tuple(
         StoredFile(path.name, path.stat().st_size, file_sha256(path))
         for path in (folder / name for name in _names())
     )
-    text = json.dumps(to_json(replace(manifest, files=files)), indent=1)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    manifest = replace(manifest, files=files)
+    (folder / MANIFEST).write_text(json.dumps(to_json(manifest), indent=1), encoding="utf-8")
+    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
