@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from comfy_api.latest import io
-from PIL.Image import fromarray
 from torch import Tensor
 
 from ..dynamicrafter.animate_anyone.alignment import Alignment, filled, fit_to, fitted, place_of, smoothed
@@ -270,17 +268,19 @@ def _resized(images: Tensor, width: int, height: int) -> Tensor:
 
 def _preview(people: Sequence[Person], canvas: tuple[int, int], image: Tensor | None) -> Tensor:
     """Every pose, drawn small; on black, or over a darkened image."""
+    from PIL.Image import fromarray
+
     scale = _PREVIEW_SIDE / min(canvas)
     width, height = (max(8, 8 * round(side * scale / 8)) for side in canvas)
     size = _trained_size(canvas)
-    below = np.zeros((height, width, 3), dtype=np.uint8)
+    below = torch.zeros(3, height, width, dtype=torch.uint8)
     if image is not None:
         picture = resized(as_image(single(image, "image")), width, height)
-        below = (picture.movedim(0, -1).numpy() * 0.5).astype(np.uint8)
+        below = (picture * 0.5).to(torch.uint8)
     made = torch.empty(len(people), height, width, 3)
     progress = Progress(len(people))
     for index, person in enumerate(people):
-        pose = resized(fromarray(draw(person, size[1], size[0])), width, height).movedim(0, -1).numpy()
-        made[index] = torch.from_numpy(np.maximum(pose, below)).float() / 255
+        pose = resized(fromarray(draw(person, size[1], size[0])), width, height)
+        made[index] = torch.maximum(pose, below).movedim(0, -1).float() / 255
         progress.update(index + 1)
     return intermediate(made)

@@ -132,6 +132,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     directed.add_argument("picture", type=_name, metavar="PICTURE", help="image file")
     _directing_options(directed)
     _clip_options(directed, batch=False, prompt=False)
+    _source_clip_options(directed)
     directed.set_defaults(batch=1, prompt="")
 
     moved = _command(

@@ -56,7 +56,7 @@ def test_all_public_names_are_there() -> None:
     names = {
         *("Choices", "Clip", "Model", "Settings", "CheckpointError", "DynamiCrafterError", "UsageError"),
         *("animate", "batch", "interpolate", "load", "loop", "make_settings", "render", "save"),
-        *("PersonSettings", "PoseChoices", "load_person", "person", "read_poses"),
+        *("PersonSettings", "PoseChoices", "keyframes", "load_person", "person", "read_poses"),
     }
     assert names == set(dynamicrafter.__all__) <= set(dir(dynamicrafter))
     assert all(getattr(dynamicrafter, name).__doc__ for name in names)

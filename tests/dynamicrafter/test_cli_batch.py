@@ -67,8 +67,11 @@ BAD = {
     "not a number": ('{"pictures": ["wide.png"], "cfg": NaN}', "NaN in it is not valid JSON"),
     "no pictures": ('{"seed": 1}', "must contain pictures"),
     "a picture alone": ({"pictures": "wide.png"}, "pictures in line 2 of .* must be a list, each a string"),
-    "too many pictures": ({"pictures": ["wide.png"] * 3}, "a list of 1 to animate, not of 3"),
-    "one picture of two": ({"mode": "interpolate"}, "a list of 2 to interpolate, not of 1"),
+    "too many pictures": (
+        {"pictures": ["wide.png"] * 3, "mode": "animate"},
+        "a list of 1 to animate, not of 3",
+    ),
+    "one picture of two": ({"mode": "interpolate"}, "a list of 2 or more to interpolate, not of 1"),
     "unknown mode": ({"mode": "jump"}, "mode in line 2 of .* must be one of animate, interpolate, loop"),
     "unknown setting": ({"stepz": 4}, "there is no setting 'stepz'; did you mean 'steps'?"),
     "wrong type": ({"steps": "4"}, "steps must be an integer from 1 to 1000, but '4' was given"),

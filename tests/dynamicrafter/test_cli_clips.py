@@ -19,6 +19,7 @@ from dynamicrafter.cli import main
 from dynamicrafter.hashing import file_sha256
 from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.model.variants import VARIANTS
+from dynamicrafter.parameters import PARAMETERS
 from dynamicrafter.weights.catalogue import find
 from dynamicrafter.weights.formats.files import tensors_sha256
 
@@ -153,7 +154,7 @@ def test_any_number_of_frames(run: Run, pictures: dict[str, Path], frames: int) 
 # Options
 
 
-def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) -> None:
+def test_options_reach_the_settings(run: Run, pictures: dict[str, Path]) -> None:
     ran = run(
         *("animate", pictures["wide"], "--model", "random", "--json", "--device", "cpu"),
         *("--prompt", "a boat", "--negative", "blur", "--fs", "12", "--frames", "2", "--seed", "7"),
@@ -163,7 +164,7 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         *("--guidance-start", "0.4", "--guidance-end", "0.9"),
     )
     assert ran.code == 0, ran.out
-    assert ran.json["clips"][0]["settings"] == {
+    expected = {
         "mode": "animate",
         "width": 64,
         "height": 128,
@@ -185,6 +186,11 @@ def test_every_option_reaches_the_settings(run: Run, pictures: dict[str, Path]) 
         "guidance_start": 0.4,
         "guidance_end": 0.9,
     }
+    settings = ran.json["clips"][0]["settings"]
+    assert {name: settings[name] for name in expected} == expected
+    # Those that are not given are their defaults.
+    rest = settings.keys() - expected.keys()
+    assert {name: settings[name] for name in rest} == {name: PARAMETERS[name].default for name in rest}
 
 
 @pytest.mark.parametrize(
