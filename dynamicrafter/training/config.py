@@ -439,7 +439,7 @@ def config_from(values: Mapping[str, Any], name: str) -> Config:
     """The config described by ``values``; ``name`` is its name in errors."""
     form, rest = Form(name, UsageError), {**values}
     recipe = rest.pop("recipe", None)
-    if recipe in BUILT_IN_RECIPES:
+    if isinstance(recipe, str) and recipe in BUILT_IN_RECIPES:
         return form.read(BUILT_IN_RECIPES[recipe], rest)
     if recipe != "finetune":
         raise UsageError(

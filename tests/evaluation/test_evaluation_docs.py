@@ -25,7 +25,7 @@ def test_every_figure_is_in_the_tables_in_order() -> None:
 
 def test_the_page_names_only_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known: set[str] = set()
-    for subject in ("toy", "folder", "videos"):
+    for subject in ("toy", "person", "folder", "videos"):
         with pytest.raises(SystemExit):
             make_parser("1").parse_args(["evaluate", subject, "--help"])
         known |= set(OPTION.findall(capsys.readouterr().out))
