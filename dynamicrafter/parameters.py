@@ -64,7 +64,7 @@ class Parameter:
         does = ", ".join(f"{name} ({text})" for name, text in self.choices.items())
         parts = (
             self.meaning,
-            self.unit and f", in {self.unit}",
+            self.unit and self.unit not in self.meaning and f", in {self.unit}",
             self.multiple and f", a multiple of {self.multiple}",
             does and f": {does}",
             self.hint and f"; {self.hint}",

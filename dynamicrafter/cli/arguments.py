@@ -108,7 +108,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="NEXT",
         help=f"image the clip ends with, {_STDIN}, after the images on the way, if any",
     )
-    _clip_options(interpolate)
+    _clip_options(interpolate, keys=True)
     _source_clip_options(interpolate)
 
     loop = _command(
@@ -614,13 +614,15 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     _source_options(parser.add_argument_group("model"))
 
 
-def _clip_options(parser: argparse.ArgumentParser, *, batch: bool = True, prompt: bool = True) -> None:
+def _clip_options(
+    parser: argparse.ArgumentParser, *, batch: bool = True, prompt: bool = True, keys: bool = False
+) -> None:
     picture = parser.add_argument_group("what should happen")
     if prompt:
         _option(picture, PARAMETERS["prompt"])
     _happening_options(picture, [123], "one or more seeds, one clip each (default: 123)")
     _shape_options(parser)
-    _length_options(parser)
+    _length_options(parser, keys=keys)
     _sampling_options(parser, batch=batch)
 
     _run_by_options(_model_options(parser, _TINY_HELP), TORCH, TORCH)
@@ -918,8 +920,15 @@ def _shape_options(parser: argparse.ArgumentParser) -> None:
     _options(shape, "shape", without=("width", "height"))
 
 
-def _length_options(parser: argparse.ArgumentParser) -> None:
-    _options(parser.add_argument_group("long clips and keyframes"), "length")
+_OF_KEYS = ("keys", "cut_still")
+"""Parameters of interpolations through several images."""
+
+
+def _length_options(parser: argparse.ArgumentParser, *, keys: bool = False) -> None:
+    title = "long clips and keyframes" if keys else "long clips"
+    _options(parser.add_argument_group(title), "length", without=() if keys else _OF_KEYS)
+    if not keys:
+        parser.set_defaults(**{name: PARAMETERS[name].default for name in _OF_KEYS})
     _options(parser.add_argument_group("faithfulness to the image"), "faithfulness")
 
 
@@ -963,6 +972,9 @@ def _options(parser: Any, group: Group, without: tuple[str, ...] = ()) -> None:
 def _option(parser: Any, parameter: Parameter) -> None:
     """The option of a parameter; its range is the metavar."""
     name, default = parameter.name, parameter.default
+    shown = (
+        parameter.own if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+    )
     parser.add_argument(
         f"--{name.replace('_', '-')}",
         *_FORMER.get(name, ()),
@@ -970,7 +982,7 @@ def _option(parser: Any, parameter: Parameter) -> None:
         choices=None if parameter.numbers else tuple(parameter.choices) or None,
         metavar=_metavar(parameter),
         default=None if parameter.preset else default,
-        help=f"{parameter.description} (default: {parameter.own if default is None else default or 'empty'})",
+        help=f"{parameter.description} (default: {shown or 'empty'})",
     )
 
 

@@ -177,7 +177,7 @@ WRONG = {
     "an unknown option": ("tiny:stepz=4", "B has the unknown option 'stepz'; did you mean 'steps'?"),
     "an option of both": (
         "tiny:output=a.mp4",
-        "B has the unknown option 'output'; the options are backend, ",
+        "B has the unknown option 'output'; the options are alg_end, ",
     ),
     "a value out of range": ("tiny:steps=0", "B: steps must be 1 to 1000, but 0 was given; "),
     "a value of another kind": (
