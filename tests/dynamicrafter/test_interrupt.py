@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,11 @@ import pytest
 
 from dynamicrafter.cli import interrupt
 from dynamicrafter.cli.interrupt import heed_ctrl_c
+
+pytestmark = pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="Ctrl-C would end a process of pytest-xdist; run this file by itself",
+)
 
 LONG = 60.0
 """Seconds of work, none of which is waited for."""
