@@ -85,9 +85,12 @@ def client(pack_server: "Server") -> "Iterator[Client]":
         yield connected
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    """A headless Chromium."""
+    """A headless Chromium.
+
+    Ended with the module: while Playwright runs, its event loop does too, and no test could start another.
+    """
     from comfyui_browser import BrowserUnavailable, browser_running
 
     with ExitStack() as running:

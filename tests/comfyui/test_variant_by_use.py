@@ -112,7 +112,14 @@ def test_an_error_of_the_package_is_told_in_words_of_the_graph(
 
 def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told: dict[str, Any]) -> None:
     left = {"check_model", "fetch", "name_backend", "name_i3d", "name_towers", "skip_learned"}
-    left |= {"name_lora", "name_model", "name_output", "name_picture"}  # of clips that are made again
+    left |= {
+        "name_lora",
+        "name_model",
+        "name_output",
+        "name_picture",
+        "place_beside",
+    }  # of clips that are made again
+    left |= {"find_poses", "name_poses", "name_video"}  # of files that inputs of a graph stand for
     assert set(get_args(RemedyKind)) - set(told["advice"]) == left
 
 
