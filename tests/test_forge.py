@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dynamicrafter.cli.arguments import make_parser
 from dynamicrafter.cli.doctor import SAFE_TORCH
+from dynamicrafter.cli.parser import make_parser
 from tools import check
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from ..forms import program_version
-from .arguments import CLIP_COMMANDS, make_parser
 from .interrupt import heed_ctrl_c
+from .parser import CLIP_COMMANDS, make_parser
 from .words import WORDS
 
 SUCCESS, FAILURE, USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -30,9 +30,9 @@ from ..own_process import Failed
 from ..settings import PROGRAM, settings_to_json
 from ..shots import Shot, check_means
 from . import verdict
-from .arguments import CLIP_COMMANDS, make_parser
 from .clips import clip_settings, means_of, model_files, targets_of
 from .defaults import ONE_RUN, REPLACES, actions_of, parse_value
+from .parser import CLIP_COMMANDS, make_parser
 from .plan import RunPlan, plan_of
 from .progress import Bars
 from .streams import STANDARD, Streams

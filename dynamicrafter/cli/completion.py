@@ -9,7 +9,7 @@ from typing import Any
 
 from ..model.variants import VARIANTS
 from ..weights.catalogue import ALL_RELEASES
-from .arguments import make_parser
+from .parser import make_parser
 
 _BUILT_IN = ("tiny", "random")
 _MODELS = (*_BUILT_IN, *(release.name for release in ALL_RELEASES))

@@ -20,7 +20,7 @@ from ..parameters import PARAMETERS
 from ..toml_text import parse_toml
 from ..user_folders import settings_folder
 from ..weights.download import weights_folder
-from .arguments import CLIP_COMMANDS, make_parser
+from .parser import CLIP_COMMANDS, make_parser
 
 FILE_VARIABLE = "DYNAMICRAFTER_CONFIG"
 """The environment variable with the path of the file; others are ``DYNAMICRAFTER_`` and the name of an option."""

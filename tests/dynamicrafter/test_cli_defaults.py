@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cli_runs import Run, complaint, left
 
-from dynamicrafter.cli.arguments import make_parser
 from dynamicrafter.cli.defaults import defaults_file, user_defaults, with_defaults
+from dynamicrafter.cli.parser import make_parser
 from dynamicrafter.errors import UsageError
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from dynamicrafter.cli.arguments import make_parser
+from dynamicrafter.cli.parser import make_parser
 
 
 def commands(parser: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:

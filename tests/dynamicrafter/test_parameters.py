@@ -8,7 +8,7 @@ from typing import Any, cast, get_args, get_type_hints
 import pytest
 
 from dynamicrafter import settings
-from dynamicrafter.cli.arguments import make_parser
+from dynamicrafter.cli.parser import make_parser
 from dynamicrafter.errors import UsageError
 from dynamicrafter.model.variants import V512, VARIANTS, Preset
 from dynamicrafter.parameters import PARAMETERS, Parameter

@@ -59,7 +59,7 @@ def test_importing_the_package_imports_no_pytorch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["animate", "--help"], ["animate", "--size", "wrong"]])
 def test_help_and_wrong_usage_import_no_pytorch(tmp_path: Path, words: list[str]) -> None:
     found = imported(f"from dynamicrafter.cli import main; main({words!r})", tmp_path)
-    assert "dynamicrafter.cli.arguments" in found
+    assert "dynamicrafter.cli.parser" in found
     assert not found & {*HEAVY, "torch", "numpy", "PIL", "av"}
 
 

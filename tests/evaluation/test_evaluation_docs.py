@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamicrafter.cli.arguments import make_parser
+from dynamicrafter.cli.parser import make_parser
 from dynamicrafter.evaluation.figures import WEIGHT_FREE
 from dynamicrafter.evaluation.learned import LEARNED
 
