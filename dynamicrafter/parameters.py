@@ -500,7 +500,7 @@ _TABLE = (
         "Guidance over steps",
         "guidance over the steps as factors of its strength (scale - 1), evenly spaced from the first step to the "
         "last",
-        hint="0 is no guidance; steps without any take one evaluation",
+        hint="0 is no guidance; such steps take one evaluation, besides those of STG and PAG",
         default="1",
         low=0,
         high=4,

@@ -44,7 +44,7 @@ from .model.resampler import Resampler
 from .model.unet import VideoUNet
 from .model.variants import Variant
 from .motion.colour import ColourMatch
-from .motion.continuation import Segment, continued, segment_starts
+from .motion.continuation import Segment, continued, is_continued, segment_starts
 from .motion.joints import FirstFrameLock
 from .motion.keyframes import Gap, gaps_of, through_keys
 from .motion.windowed import needs_windows, over_windows, reschedule
@@ -426,9 +426,7 @@ def _is_in_pieces(settings: Settings) -> bool:
     """Whether a clip is joined of several, or both of its ends are corrected, which needs all of its frames."""
     if settings.mode == "interpolate":
         return len(key_frames(settings)) > 2 or bool(settings.colour_match or settings.lock_frames)
-    if settings.length_method != "continue":
-        return False
-    return settings.frames > TRAINED_FRAMES or len(prompt_parts(settings)) > 1
+    return is_continued(settings)
 
 
 def _images_of(pictures: KeyPictures, index: int) -> list[Tensor]:

@@ -49,14 +49,18 @@ class KnownFile:
 
     def places(self, folders: Sequence[Path]) -> list[Path]:
         """Where it may be: in ``folders``, or at its recorded path if that is absolute and not on a server."""
-        # The clip may come from another operating system.
-        names = dict.fromkeys((Path(self.file).name, PureWindowsPath(self.file).name))
-        places = [folder / name for folder in folders for name in names if name not in ("", ".", "..")]
+        places = self.named(folders)
         recorded = Path(self.file)
         # Windows sends the user's credentials to the server that a path beginning with two backslashes names.
         if recorded.is_absolute() and not PureWindowsPath(self.file).drive.startswith("\\\\"):
             places.append(recorded)
         return places
+
+    def named(self, folders: Sequence[Path]) -> list[Path]:
+        """Where a file of its name may be in ``folders``."""
+        # The clip may come from another operating system.
+        names = dict.fromkeys((Path(self.file).name, PureWindowsPath(self.file).name))
+        return [folder / name for folder in folders for name in names if name not in ("", ".", "..")]
 
     def is_at(self, path: Path) -> bool:
         """Whether ``path`` contains the same weights."""
@@ -230,17 +234,26 @@ def find_pictures(record: Record, given: Sequence[Path] | None, beside: Path) ->
     return tuple(found)
 
 
-def find_more(record: Record, beside: Path) -> tuple[Path | None, Path | None]:
-    """The clip to start from and the mask, as :func:`find_pictures` without paths given."""
+def find_more(
+    record: Record, beside: Path, video: Path | None = None, mask: Path | None = None
+) -> tuple[Path | None, Path | None]:
+    """The clip to start from and the mask, at the paths given or else as :func:`find_pictures` finds images.
 
-    def found(known: KnownFile | None, what: str) -> Path | None:
+    Raises UsageError if one is given that the clip was made without, and ClipError if one is missing or has changed.
+    """
+
+    def found(known: KnownFile | None, what: str, given: Path | None, remedy: Remedy) -> Path | None:
         if known is None:
+            if given is not None:
+                raise UsageError(f"the clip was made without a {what}, but {given} was given; omit it")
             return None
-        places = known.places((beside, Path.cwd()))
-        remedy = Remedy("place_beside", (what,))
+        places = known.places((beside, Path.cwd())) if given is None else [given]
         return find_recorded(known, what, places, has_bytes, remedy)
 
-    return found(record.video, "source clip"), found(record.mask, "mask")
+    return (
+        found(record.video, "source clip", video, Remedy("name_video")),
+        found(record.mask, "mask", mask, Remedy("name_mask")),
+    )
 
 
 def find_model_of(model: KnownModel, beside: Path) -> ModelFiles:

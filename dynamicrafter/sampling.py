@@ -29,7 +29,7 @@ from .model.attention import SelfAttention
 from .model.unet import VideoUNet
 from .model.weakening import pag_layers, stg_layers, weakened
 from .parameters import numbers_in
-from .settings import Settings
+from .settings import Settings, sampled_frames
 
 _CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def guidance_of(settings: Settings, steps: int, device: torch.device = _CPU) -> 
     """The guidance of each of ``steps`` steps, from the first to the last; ``device`` is that of the outputs."""
     guided = guided_steps(steps, settings.guidance_start, settings.guidance_end)
     factors = curve(numbers_in(settings.cfg_steps), steps)
-    frames = curve(numbers_in(settings.cfg_frames), settings.frames)
+    frames = curve(numbers_in(settings.cfg_frames), sampled_frames(settings))
     scales: list[tuple[Branch, float]] = [("stg", settings.stg_scale), ("pag", settings.pag_scale)]
     weak = tuple(each for each in scales if each[1])
     made: list[Guidance] = []
@@ -46,7 +46,7 @@ def guidance_of(settings: Settings, steps: int, device: torch.device = _CPU) -> 
         if index not in guided:
             made.append(NoGuidance())
             continue
-        image = None if factor == 0 else settings.image_cfg
+        image = settings.image_cfg if factor and any(frames) else None
         plain = make_guidance(
             _scheduled(settings.cfg, factor, frames, device),
             None if image is None else _scheduled(image, factor, frames, device),
@@ -90,18 +90,20 @@ def _alg_steps(settings: Settings, steps: int) -> range:
     return range(math.floor(settings.alg_end * max(1, steps - 1) + 1e-9) + 1)
 
 
-def weak_layers(settings: Settings, network: object) -> dict[Branch, list[SelfAttention]]:
-    """The layers of a network that are weakened in some branches.
-
-    Raises UsageError if the settings need them and the network is not PyTorch's.
-    """
-    if not (settings.stg_scale or settings.pag_scale):
-        return {}
-    if not isinstance(network, VideoUNet):
+def check_layers(settings: Settings, in_torch: bool) -> None:
+    """Raise UsageError if the settings change layers of a network that is not PyTorch's."""
+    if (settings.stg_scale or settings.pag_scale) and not in_torch:
         raise UsageError(
             "stg_scale and pag_scale change layers of the network, which is not in PyTorch here; use 0 for both, or "
             "the backend torch"
         )
+
+
+def weak_layers(settings: Settings, network: object) -> dict[Branch, list[SelfAttention]]:
+    """The layers of a network that are weakened in some branches; raises as :func:`check_layers`."""
+    check_layers(settings, isinstance(network, VideoUNet))
+    if not isinstance(network, VideoUNet) or not (settings.stg_scale or settings.pag_scale):
+        return {}
     return {"stg": stg_layers(network), "pag": pag_layers(network)}
 
 

@@ -13,7 +13,7 @@ from .diffusion.config import WITHOUT_ETA, Spacing
 from .errors import Remedy, UsageError
 from .forms import Form, program_version, to_json
 from .model.variants import LATENT_STATISTICS, Mode, Variant
-from .parameters import PARAMETERS, TRAINED_FRAMES
+from .parameters import PARAMETERS, TRAINED_FRAMES, numbers_in
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -209,15 +209,27 @@ class Settings:
                 f"denoise must be 1 for clips of several parts, but {self.denoise:g} was given with "
                 f"{'keys' if self.keys else f'length_method {method}'}; omit one of them"
             )
+        if len(set(numbers_in(self.cfg_frames))) > 1 and (method == "continue" or self.keys):
+            raise UsageError(
+                f"cfg_frames are for clips that are sampled as a whole, but {self.cfg_frames} was given with "
+                f"{'keys' if self.keys else 'length_method continue'}; omit one of them"
+            )
+        if method == "continue" and self.mode != "loop" and overlap_of(self) > TRAINED_FRAMES - 2:
+            raise UsageError(
+                f"overlap must be at most {TRAINED_FRAMES - 2} with length_method continue, but {self.overlap} was "
+                f"given; use a smaller one"
+            )
         if self.mode == "interpolate":
             if method in ("continue", "windows"):
                 raise UsageError(
                     f"length_method must be native or pick to interpolate, but {method} was given; for a long "
                     f"interpolation, pass more images as keyframes"
                 )
-            if method == "pick" and self.keys:
+            joined = "keys" if self.keys else "colour_match" if self.colour_match else "lock_frames"
+            if method == "pick" and (self.keys or self.colour_match or self.lock_frames):
                 raise UsageError(
-                    "length_method must be native with keys, but pick was given; omit one of them"
+                    f"length_method must be native with {joined} in an interpolation, but pick was given; omit one of "
+                    f"them"
                 )
             gaps = len(key_frames(self)) - 1
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import KnownFile, Record, know_model, know_pictures
+from .sampling import check_layers
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
 from .weights.footprint import pick_residence
@@ -106,6 +107,12 @@ def check_means(means: Means, files: ModelFiles) -> Path | None:
     )
     pick_dtype(means.dtype, device)
     return folder
+
+
+def check_settings(settings: Iterable[Settings], means: Means) -> None:
+    """Raise UsageError for settings that a model which is run by ``means`` cannot follow."""
+    for each in settings:
+        check_layers(each, means.backend == TORCH)
 
 
 def know_sources(shot: Shot) -> tuple[tuple[KnownFile, ...], KnownFile | None, KnownFile | None]:

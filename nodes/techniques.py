@@ -23,7 +23,17 @@ class DynamiCrafterTechniques(io.ComfyNode):
             description="Techniques that change how DynamiCrafter Sampler samples, each off by default: part of the "
             "steps from a source clip, guidance over steps and frames, projected guidance, noise on the image. "
             "docs/techniques describes each and what it costs.",
-            search_aliases=["apg", "denoise", "guidance schedule", "noise augmentation"],
+            search_aliases=[
+                "apg",
+                "stg",
+                "pag",
+                "perturbed attention",
+                "low-pass guidance",
+                "denoise",
+                "start time",
+                "guidance schedule",
+                "noise augmentation",
+            ],
             inputs=choices_of("techniques", advanced=True),
             outputs=[
                 TECHNIQUES.Output("techniques", tooltip="For techniques of DynamiCrafter Sampler."),

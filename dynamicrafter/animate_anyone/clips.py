@@ -206,10 +206,11 @@ def make_person(
     fps = fps_of(shot, poses)
     sound = None
     if takes_sound(shot.target) and shot.poses.suffix.lower() != _SUFFIX:
-        if abs(fps / (poses.fps * shot.settings.interpolate) - 1) < 1e-6:
-            sound = read_sound(shot.poses, poses.start, shot.settings.length(len(poses)) / fps)
-        elif note is not None:
-            note("the sound of the poses is left out, because the clip has another speed")
+        sound = read_sound(shot.poses, poses.start, shot.settings.length(len(poses)) / fps)
+        if sound is not None and abs(fps / (poses.fps * shot.settings.interpolate) - 1) >= 1e-6:
+            sound = None
+            if note is not None:
+                note("the sound of the poses is left out, because the clip has another speed")
     model = load_person(
         shot.model,
         device=plan.device,
@@ -308,6 +309,7 @@ def find_shot(
     *,
     picture: Path | None = None,
     poses: Path | None = None,
+    reference: Path | None = None,
     model: Path | None = None,
 ) -> PersonShot:
     """What a clip was made from: what is given, or else files of the same names in the folder ``beside`` the clip, in
@@ -318,10 +320,17 @@ def find_shot(
     folders = (beside, Path.cwd())
 
     def found(known: KnownFile, what: str, given: Path | None, remedy: Remedy) -> Path:
-        places = known.places(folders) if given is None else [given]
+        places = known.named(folders) if given is None else [given]
         return find_recorded(known, what, places, _has_contents, remedy)
 
     named = Remedy("name_picture")
+    if (
+        reference is None
+        and record.reference is not None
+        and record.reference.sha256 == record.picture.sha256
+    ):
+        # With detect, the image itself may be what the keypoints were found in.
+        reference = picture
     if model is None:
         model = _find_model(record.model, (*folders, weights_folder()))
     return PersonShot(
@@ -332,7 +341,7 @@ def find_shot(
         model=model,
         reference=None
         if record.reference is None
-        else found(record.reference, "keypoints of the image", None, Remedy("name_poses")),
+        else found(record.reference, "keypoints of the image", reference, Remedy("name_reference")),
         detect=record.detect,
         fps=record.fps,
         side_by_side=record.side_by_side,
@@ -347,7 +356,7 @@ def _find_model(model: KnownPerson, folders: Sequence[Path]) -> Path:
             raise ClipError(f"{PERSON} is not the clip's weights (its contents differ)", remedy)
         return Path(PERSON)
     known = KnownFile(model.file, model.sha256, "tensors")
-    return find_recorded(known, "weights", known.places(folders), _is_model, remedy)
+    return find_recorded(known, "weights", known.named(folders), _is_model, remedy)
 
 
 def _is_model(known: KnownFile, path: Path) -> bool:

@@ -12,8 +12,10 @@ from ..api import ModelFiles, variant_of
 from ..backends.choice import TORCH
 from ..backends.openvino.manifest import read_manifest
 from ..errors import Cancelled, ClipError, UsageError
+from ..forecast import amount_of
 from ..media.pictures import read_picture
 from ..media.video import read_metadata
+from ..model.configs import LATENT_FACTOR
 from ..model.variants import VARIANTS, Preset, Variant
 from ..records import Record, find_model_of, find_more, find_pictures, read_record
 from ..settings import Settings
@@ -24,6 +26,8 @@ from .streams import Streams
 
 _USUAL = 4
 """How many times the work of a clip with the model's default settings is done without asking."""
+_CALLS = 2
+"""Evaluations in a usual step: one with the prompt and one without."""
 
 
 def run(given: Namespace, written: list[str]) -> object:
@@ -44,11 +48,14 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
 
         return person.repeat(given, metadata, written, lambda times: _ask(given.clip, times, given))
     record = read_record(given.clip)
-    if given.poses is not None:
-        raise UsageError(f"--poses is for clips of a person, but {given.clip} is none; omit it")
+    for option in ("poses", "fit_to"):
+        if getattr(given, option) is not None:
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for clips of a person, but {given.clip} is none; omit it"
+            )
     clip: Path = given.clip.resolve()
     pictures = find_pictures(record, given.picture, clip.parent)
-    video, mask = find_more(record, clip.parent)
+    video, mask = find_more(record, clip.parent, given.video, given.mask)
     for picture in (*pictures, *([] if mask is None else [mask])):
         read_picture(picture)
     backend = record.model.backend if given.backend is None else given.backend
@@ -63,7 +70,8 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     files = _files(record, given, clip.parent)
     _check_export(record, given, check_means(means, files), backend)
     times = times_usual(record.settings, variant_of(files))
-    (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
+    sources = [*pictures, *(path for path in (video, mask) if path is not None)]
+    (target,) = targets_of(given, [given.output or _beside(clip)], sources, streams)
     shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask)]
     if not (given.json or given.verbose or given.dry_run):  # Which both say more.
         for line in brief_of(shots, files, streams):
@@ -74,16 +82,19 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
 
 
 def times_usual(settings: Settings, variant: Variant) -> float:
-    """How many times the work of a clip with the variant's defaults ``settings`` takes, in pixels of all frames or, if
-    that is more, in pixels times steps. No defaults count for more than those of the largest released model, because
-    weights can come with any."""
-    usual = min(_pixels(variant.preset), max(_pixels(known.preset) for known in VARIANTS.values()))
+    """How many times the work of a clip with the variant's defaults ``settings`` takes.
+
+    Work is the pixels of all frames that the network sees or, if that is more, those times its evaluations. No
+    defaults count for more than those of the largest released model, because weights can come with any.
+    """
+    usual = min(_cells(variant.preset), max(_cells(known.preset) for known in VARIANTS.values()))
     steps = min(variant.preset.steps, max(known.preset.steps for known in VARIANTS.values()))
-    return _pixels(settings) / usual * max(1.0, settings.steps / steps)
+    work = amount_of(settings)
+    return max(work.cells / usual, work.evaluations / (usual * steps * _CALLS))
 
 
-def _pixels(size: Settings | Preset) -> int:
-    return size.width * size.height * size.frames
+def _cells(size: Preset) -> int:
+    return size.width * size.height * size.frames // LATENT_FACTOR**2
 
 
 def _ask(clip: Path, times: float, given: Namespace) -> None:

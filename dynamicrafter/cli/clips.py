@@ -26,7 +26,7 @@ from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
 from ..settings import Choices, Settings, clip_length, make_settings, settings_to_json
-from ..shots import Made, Means, Shot, check_means, clip_targets, make
+from ..shots import Made, Means, Shot, check_means, check_settings, clip_targets, make
 from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
@@ -62,7 +62,8 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
     _check_sources(given, mode, sizes)
     # Image by image, seed by seed.
     names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
-    targets = iter(targets_of(given, names, paths, streams))
+    more = [path for path in (given.video, given.mask) if path is not None]
+    targets = iter(targets_of(given, names, [*paths, *more], streams))
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size, **keys)
@@ -93,13 +94,13 @@ def _check_sources(given: Namespace, mode: Mode, sizes: Sequence[tuple[int, int]
 
 
 def targets_of(
-    given: Namespace, names: Sequence[str], pictures: Sequence[Path], streams: Streams
+    given: Namespace, names: Sequence[str], sources: Sequence[Path], streams: Streams
 ) -> list[str]:
     """Absolute paths of clips, of which one may be for standard output; raises as :func:`clip_targets` does."""
     if given.output == STANDARD:
         streams.check(len(names), given.json)
         names = [streams.target]
-    return clip_targets(names, pictures)
+    return clip_targets(names, sources)
 
 
 def make_and_print(
@@ -121,6 +122,7 @@ def make_and_print(
             # In one write: an interrupt may come between a line and its newline.
             print(f"note: {text}\n", end="", file=sys.stderr)
 
+    check_settings((shot.settings for shot in shots), means)
     if files.asked == TINY.name:
         note(tiny_knows(shots[0].settings.mode))
     if given.dry_run or given.verbose:

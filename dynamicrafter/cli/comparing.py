@@ -28,7 +28,7 @@ from ..media.video import write_clip
 from ..model.variants import TINY, Mode
 from ..own_process import Failed
 from ..settings import PROGRAM, settings_to_json
-from ..shots import Shot, check_means
+from ..shots import Shot, check_means, check_settings
 from . import verdict
 from .clips import clip_settings, means_of, model_files, targets_of
 from .defaults import ONE_RUN, REPLACES, actions_of, parse_value
@@ -150,7 +150,9 @@ def _way(side: str, text: str, given: Namespace, mode: Mode, size: tuple[int, in
     try:
         files, means = model_files(chosen), means_of(chosen)
         check_means(means, files)
-        return Way(text, files, clip_settings(chosen, variant_of(files), mode, size), means)
+        settings = clip_settings(chosen, variant_of(files), mode, size)
+        check_settings([settings], means)
+        return Way(text, files, settings, means)
     except DynamiCrafterError as problem:
         raise type(problem)(f"{side}, {text}: {problem.facts}", problem.remedy) from problem
 
@@ -161,9 +163,11 @@ _NAME = r"[a-z][a-z_-]*"
 
 def _with_options(side: str, text: str, given: Namespace) -> dict[str, Any]:
     """The arguments with the options of one side in their place."""
+    actions = actions_of(make_parser(""), CLIP_COMMANDS[0])
+    own = {action.dest: action.default for action in actions}
     known = {
         option.lstrip("-").replace("-", "_"): action
-        for action in actions_of(make_parser(""), CLIP_COMMANDS[0])
+        for action in actions
         if action.dest not in _OF_BOTH
         for option in action.option_strings
     }
@@ -180,7 +184,7 @@ def _with_options(side: str, text: str, given: Namespace) -> dict[str, Any]:
         # A repeated option, such as lora, adds to those before it.
         more = isinstance(parsed, list) and action.dest in found
         found[action.dest] = [*found[action.dest], *parsed] if more else parsed
-        values.update(dict.fromkeys(REPLACES.get(action.dest, ())))
+        values.update({name: own[name] for name in REPLACES.get(action.dest, ())})
     values |= found
     seeds: list[int] = values["seed"]
     if len(seeds) != 1:

@@ -30,7 +30,7 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
 from ..settings import clip_metadata, unusual_fs
-from ..shots import Means, Shot, batches, check_means, load_with, means_for, render_batch
+from ..shots import Means, Shot, batches, check_means, check_settings, load_with, means_for, render_batch
 from .clips import clip_settings, means_of, model_files
 from .progress import Bars
 from .words import WORDS, tiny_knows
@@ -210,6 +210,7 @@ def _jobs(
             ) from problem
         for _, shot in jobs:
             check_clip_path(shot.target)
+    check_settings((shot.settings for _, shot in jobs), means)
     return means, jobs
 
 

@@ -411,8 +411,9 @@ def person_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=to_path,
         required=True,
-        metavar="FILE|FOLDER",
-        help="folder with the original's files, or one file made of them by 'dynamicrafter convert'",
+        metavar="NAME|FILE|FOLDER",
+        help="animate_anyone if it is downloaded, a folder with the original's files, or one file made of them by "
+        "'dynamicrafter convert'",
     )
     _device_option(model)
     _dtype_option(model)

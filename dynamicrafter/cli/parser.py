@@ -177,6 +177,14 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="new path of the poses of a clip of a person, if they were moved",
     )
+    again.add_argument(
+        "--fit-to",
+        type=to_path,
+        metavar="FILE",
+        help="new path of the keypoints that the poses were fitted to",
+    )
+    again.add_argument("--video", type=to_path, metavar="CLIP", help="new path of the clip it started from")
+    again.add_argument("--mask", type=to_path, metavar="FILE", help="new path of the mask")
     run_by_options(model_options(again, "the one the clip was made with"), None, "the clip's")
     run_options(again.add_argument_group("output"), "CLIP-again")
     again.add_argument(

@@ -88,11 +88,13 @@ def repeat(
 
     ``ask`` is called with how many times the work of a clip of default settings it takes, and may raise.
     """
-    for option in ("variant", "text_encoder", "image_encoder", "lora", "backend"):
+    for option in ("variant", "text_encoder", "image_encoder", "lora", "backend", "video", "mask"):
         if getattr(given, option) is not None:
             raise UsageError(
                 f"--{option.replace('_', '-')} is for DynamiCrafter, but {given.clip} is a clip of a person; omit it"
             )
+    if given.compile != "off":
+        raise UsageError(f"--compile is for DynamiCrafter, but {given.clip} is a clip of a person; omit it")
     record = read_person_record(metadata, given.clip)
     clip: Path = given.clip.resolve()
     if len(given.picture or ()) > 1:
@@ -102,6 +104,7 @@ def repeat(
         clip.parent,
         picture=given.picture[0] if given.picture else None,
         poses=given.poses,
+        reference=given.fit_to,
         model=None if given.model is None else Path(given.model),
     )
     beside = f"{clip}-again{os.sep}" if clip.is_dir() else clip.with_name(f"{clip.stem}-again{clip.suffix}")

@@ -102,7 +102,7 @@ def timesteps(spacing: Spacing, steps: int, levels: int = TRAIN_STEPS) -> list[i
         # a half is rounded (48 steps), and rounds half to even. Counting by index never adds an entry below zero.
         stride = levels - (levels - levels / steps)
         chosen = [round(levels - i * stride) - 1 for i in reversed(range(steps))]
-    return [t for t in chosen if 0 <= t < levels]
+    return [t for t in chosen if 0 <= t < levels] or [levels - 1]
 
 
 @dataclass(frozen=True)

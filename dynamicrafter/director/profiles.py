@@ -65,8 +65,9 @@ class Profile:
 
     @property
     def is_local(self) -> bool:
-        """Whether the address is one of this machine."""
-        return urllib.parse.urlsplit(self.url).hostname in _LOCAL
+        """Whether requests stay on this machine: the address and the proxy, if any, are its own."""
+        addresses = (self.url, *([self.proxy] if self.proxy else []))
+        return all(urllib.parse.urlsplit(address).hostname in _LOCAL for address in addresses)
 
     def secret(self) -> str:
         """The key, empty if there is none. Raises UsageError if the environment variable is not set."""

@@ -25,6 +25,7 @@ from ..media.pictures import read_picture
 from ..media.video import check_clip_path
 from ..model.variants import SMALL, TINY, VARIANTS, Mode, Variant
 from ..parameters import PARAMETERS
+from ..pipeline import NO_SOURCE
 from ..settings import Choices, Settings, make_settings
 from ..weights.catalogue import find
 
@@ -103,7 +104,7 @@ class Job:
     """Name of its clip in the folder for the clips."""
     settings: Settings
     pictures: tuple[Path, ...]
-    """One, or the first and the last of an interpolation."""
+    """One, or those of an interpolation in order."""
     model: ModelChoice
     sha256: str
     """Of all that decides what the clip shows: settings, contents of the images, names of the model's files."""
@@ -144,7 +145,7 @@ class _Line:
 
     pictures: tuple[str, ...]
     mode: Mode | None = None
-    """By default, two images are interpolated, and one is animated."""
+    """By default, several images are interpolated, and one is animated."""
     output: str | None = None
     model: str | None = None
     variant: str | None = None
@@ -304,6 +305,8 @@ class _Reader:
         if mode == "interpolate":
             choices = dict(place_keys(cast(Choices, choices), [size for size, _ in seen]))
         settings = make_settings(self._variants[model], mode, picture_size=seen[0][0], **choices)
+        if mode == "interpolate" and settings.denoise < 1:
+            raise UsageError(f"{NO_SOURCE}; a job has none, so omit denoise")
         target = check_clip_path(self._folder / output)
         if any(target == path.resolve() for path in pictures):
             raise UsageError(f"its output {target} is the image itself; give it another one")

@@ -16,7 +16,7 @@ import torch
 
 from ..api import pick_device
 from ..errors import Cancelled, UsageError
-from ..shots import Means, Work, check_means
+from ..shots import Means, Work, check_means, check_settings
 from .lines import Job
 from .pool import Lost, Take, Tell, Worker, as_error
 from .studio import Studio
@@ -56,6 +56,7 @@ def devices_for(jobs: Sequence[Job], devices: Sequence[str], means: Means) -> li
     for device in devices:
         for model in {job.model: None for job in jobs}:
             check_means(replace(means, device=device), model.files())
+    check_settings((job.settings for job in jobs), means)
     return [str(pick_device(device, means.backend)) for device in devices]
 
 

@@ -47,7 +47,9 @@ def continued(generate: Callable[[Segment], Tensor], first: Tensor, settings: Se
         if settings.colour_match:
             frames = ColourMatch(picture, settings.colour_match)(frames)
         if settings.lock_frames:
-            frames = FirstFrameLock(picture, settings.lock_frames)(frames)
+            # The last frame of a loop's segment is the image, too.
+            loop_of = TRAINED_FRAMES - 1 if settings.mode == "loop" else None
+            frames = FirstFrameLock(picture, settings.lock_frames, loop_of=loop_of)(frames)
         left = total - 1 - start
         until = parts[part + 1].start - start if part + 1 < len(parts) else left
         last = left if left <= until < TRAINED_FRAMES else min(_end(frames, settings, until), left)
@@ -74,6 +76,13 @@ def _end(frames: Tensor, settings: Settings, until: int) -> int:
         return latest
     earliest = max(1, latest - settings.continue_from + 1)
     return earliest + sharpest(frames[earliest : latest + 1])
+
+
+def is_continued(settings: Settings) -> bool:
+    """Whether a clip has several segments."""
+    return settings.length_method == "continue" and (
+        settings.frames > TRAINED_FRAMES or len(prompt_parts(settings)) > 1
+    )
 
 
 def segment_starts(settings: Settings) -> list[int]:

@@ -117,9 +117,14 @@ def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told
         "name_model",
         "name_output",
         "name_picture",
-        "place_beside",
+        "name_mask",
     }  # of clips that are made again
-    left |= {"find_poses", "name_poses", "name_video"}  # of files that inputs of a graph stand for
+    left |= {
+        "find_poses",
+        "name_poses",
+        "name_reference",
+        "name_video",
+    }  # of files that inputs of a graph stand for
     assert set(get_args(RemedyKind)) - set(told["advice"]) == left
 
 

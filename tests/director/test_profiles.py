@@ -71,6 +71,10 @@ def test_a_key_may_come_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None
             {"url": "http://api.example.com/v1", "key": "k"},
             r"would send its key to api\.example\.com unencrypted",
         ),
+        (
+            {"url": "http://localhost/v1", "key": "k", "proxy": "http://p.example"},
+            r"would send its key .* unencrypted",
+        ),
         ({"url": "http://api.example.com", "key_variable": "K"}, r"would send its key .* unencrypted"),
         ({"url": "http://127.0.0.1.example.com", "key": "k"}, r"would send its key .* unencrypted"),
         ({"url": "https://user@example.com/v1"}, r"'https://user@example\.com/v1', which is not an address"),

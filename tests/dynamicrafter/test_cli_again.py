@@ -481,6 +481,8 @@ def test_what_is_usual_depends_on_the_model() -> None:
     assert times_usual(usual, V512) == 1
     assert times_usual(replace(usual, frames=4 * preset.frames, steps=1), V512) == 4
     assert times_usual(replace(usual, frames=2 * preset.frames, steps=3 * preset.steps), V512) == 6
+    assert times_usual(replace(usual, frames=64, length_method="windows", overlap=15), V512) == 49
+    assert times_usual(replace(usual, stg_scale=1.0), V512) == 1.5
     largest = V1024.preset.width * V1024.preset.height / (preset.width * preset.height)
     boundless = replace(V512, preset=replace(preset, width=4096, height=4096, frames=1024, steps=1000))
     assert times_usual(usual, boundless) == pytest.approx(1 / largest)

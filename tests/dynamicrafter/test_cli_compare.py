@@ -196,6 +196,10 @@ WRONG = {
         "animate 64x64 with 8 frames; pass the same values for both",
     ),
     "two seeds": ("tiny:seed=1,2", "B has 2 seeds, but one clip is compared; pass one seed"),
+    "a backend without an export, whatever both sides say of PyTorch": (
+        "tiny:backend=openvino",
+        "B, tiny:backend=openvino: tiny has not been exported for OpenVINO; export it with ",
+    ),
     "no such device": ("tiny:device=moon", "B, tiny:device=moon: the device 'moon' is not available; "),
 }
 

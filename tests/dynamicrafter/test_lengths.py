@@ -41,6 +41,7 @@ from dynamicrafter.pipeline import (
 )
 from dynamicrafter.settings import (
     Settings,
+    clip_length,
     key_frames,
     make_settings,
     prompt_parts,
@@ -82,6 +83,9 @@ PICTURE = noise(3, 64, 64)
     [
         ("animate", {"overlap": 16}, "overlap must be 0 to 15, but 16 was given; a window has 16"),
         ("animate", {"length_method": "pick", "frames": 17}, "frames must be at most 16 with length_method pick"),
+        ("animate", {"length_method": "continue", "overlap": 15}, "overlap must be at most 14 with length_method co"),
+        ("animate", {"length_method": "continue", "cfg_frames": "0,1"}, "cfg_frames are for clips that are sampled"),
+        ("interpolate", {"frames": 8, "length_method": "pick", "lock_frames": 2}, "must be native with lock_frames"),
         ("animate", {"keys": "0,39"}, "keys are for interpolation, but 0,39 was given to animate; omit them"),
         ("interpolate", {"length_method": "windows"}, "length_method must be native or pick to interpolate, but win"),
         ("interpolate", {"keys": "0,39", "length_method": "pick"}, "length_method must be native with keys"),
@@ -307,6 +311,17 @@ def test_a_loop_is_continued_by_loops_from_the_image() -> None:
     assert frames.round().int().tolist() == [*range(16), *range(101, 116), *range(201, 215)]
 
 
+def test_every_take_of_a_loop_ends_with_the_image_itself() -> None:
+    def loop(segment: Segment) -> Tensor:
+        frames = noise(16, 3, 8, 8, seed=segment.index)
+        return torch.cat([frames[:15], frames[:1]])
+
+    image = PICTURE[:, :8, :8]
+    chosen = settings("loop", frames=31, length_method="continue", lock_frames=2)
+    made = torch.cat([*continued(loop, image, chosen)])
+    torch.testing.assert_close(made[15], image, atol=0.01, rtol=0)
+
+
 def test_a_long_clip_repeats_no_frame(model: Model) -> None:
     chosen = settings(length_method="continue", frames=20, reanchor=1, colour_match=1.0, lock_frames=3)
     told: list[tuple[str, int, int]] = []
@@ -324,11 +339,26 @@ def test_the_forecast_knows_windows_and_takes() -> None:
     assert work_of([windows]) == work_of([native]) == work_of([replace(windows, length_method="continue")])
     assert evaluations(windows) == 21 * evaluations(native)
     assert evaluations(replace(windows, length_method="continue")) == 17 * evaluations(native)
+    two = settings(frames=8, length_method="continue", prompt="a|b")
+    assert work_of([two]) == work_of([native]) and evaluations(two) == 2 * evaluations(native)
     through = settings("interpolate", frames=46, keys="0,15,45")
     assert work_of([through]).frames == 31 and evaluations(through) * 16 == 47 * evaluations(native)
 
 
 # Fewer frames
+
+
+@pytest.mark.parametrize(
+    ("mode", "chosen"),
+    [
+        ("animate", {"length_method": "pick", "frames": 2}),
+        ("loop", {"length_method": "windows", "frames": 18}),
+    ],
+)
+def test_guidance_over_frames_follows_those_that_are_sampled(model: Model, mode: Mode, chosen: Any) -> None:
+    one = settings(mode, cfg=2.0, cfg_frames="0,1", **chosen)
+    (clip,) = generate(model, KeyPictures(PICTURE[None]), [one])
+    assert len(clip) == clip_length(one)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 16])

@@ -104,6 +104,11 @@ def test_every_step_count_gives_ascending_timesteps_inside_the_schedule(spacing:
         assert all(a < b for a, b in zip(chosen, chosen[1:], strict=False)), steps
 
 
+@pytest.mark.parametrize("spacing", get_args(Spacing))
+def test_one_level_is_visited_in_one_step(spacing: Spacing) -> None:
+    assert timesteps(spacing, 1, levels=1) == [0]
+
+
 def test_uniform_takes_every_so_manieth_step_from_one() -> None:
     for steps in ALL_COUNTS:
         stride = 1000 // steps

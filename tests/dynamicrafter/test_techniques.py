@@ -32,6 +32,7 @@ from dynamicrafter.model.weakening import pag_layers, stg_layers, weakened
 from dynamicrafter.pipeline import KeyPictures, TorchModel, blended, generate
 from dynamicrafter.sampling import calls_of, filter_images, guidance_of, run, weak_layers, weaken
 from dynamicrafter.settings import Settings, make_settings
+from dynamicrafter.shots import Means, check_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,6 +81,8 @@ def test_factors_multiply_the_strength_of_guidance() -> None:
     (first, *_) = guidance_of(replace(chosen, cfg_frames="0,2"), 3)
     assert isinstance(first, TextGuidance) and isinstance(first.scale, Tensor)
     assert first.scale.flatten().tolist() == [1, 5, 9]
+    unguided = guidance_of(replace(chosen, cfg_frames="0", image_cfg=3.0), 3)
+    assert all("unconditional" not in each.branches or len(each.branches) == 1 for each in unguided)
     full, unconditional = normal(2, 4, 3, 5, 5), normal(2, 4, 3, 5, 5, seed=1)
     guided = TextGuidance(first.scale).combine([full, unconditional])
     for frame, scale in enumerate((1, 5, 9)):
@@ -294,6 +297,8 @@ def test_weak_networks_need_pytorch() -> None:
         UsageError, match="stg_scale and pag_scale .* not in PyTorch here; use 0 for both, or the backend"
     ):
         weak_layers(settings(stg_scale=1.0), object())
+    with pytest.raises(UsageError, match="stg_scale and pag_scale .* not in PyTorch here"):
+        check_settings([settings(pag_scale=1.0)], Means(backend="openvino"))
 
 
 # Masks
@@ -454,7 +459,7 @@ def test_a_clip_with_a_mask_and_a_technique_is_made_again(
     assert torch.equal(read_frames("again"), made)
     Path("mask.png").unlink()
     for words, message in (
-        (["again", "clip"], "the clip's mask mask.png was not found in .*; put the mask next to the clip"),
+        (["again", "clip"], "the clip's mask mask.png was not found in .*; pass --mask FILE"),
         (
             [*command, "--mask", "other.png"],
             "the mask has 64x32 pixels, but the image has 64x64; use a mask of the",
