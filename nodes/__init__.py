@@ -21,7 +21,7 @@ from .person import (
 )
 from .poses import DynamiCrafterPoseAlignment, DynamiCrafterPoseDrawing
 from .preset import DynamiCrafterPreset
-from .sample_picture import DynamiCrafterSamplePicture
+from .sample_picture import DynamiCrafterSamplePicture, DynamiCrafterSamplePoses
 from .sampler import DynamiCrafterSampler
 from .techniques import DynamiCrafterTechniques
 
@@ -42,6 +42,7 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterVAEDecode,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
+            DynamiCrafterSamplePoses,
             DynamiCrafterAnimatePerson,
             DynamiCrafterPersonLoader,
             DynamiCrafterPoseAlignment,

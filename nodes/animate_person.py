@@ -11,7 +11,7 @@ from .choices import advanced
 from .host.loading import AUTO
 from .host.person_files import fingerprint_person, list_people
 from .person import CHECKPOINT_TIP, RATE
-from .person_choices import frames_input, setting, settings_of, size_inputs
+from .person_choices import check_settings, frames_input, setting, size_inputs
 from .poses import Keypoints, Poses
 from .sockets import CATEGORY, image, schema
 
@@ -97,12 +97,12 @@ class DynamiCrafterAnimatePerson(io.ComfyNode):
         width: int = 0,
         height: int = 0,
         fit: str = "stretch",
-        window: int = 24,
-        overlap: int = 4,
+        window: int = 0,
+        overlap: int = -1,
     ) -> io.NodeOutput:
         """Build the graph of separate nodes; links are passed on, so that only what changed runs again."""
         sides = {name: side for name, side in (("width", width), ("height", height)) if side}
-        settings_of(seed=seed, steps=steps, cfg=cfg, window=window, overlap=overlap, **sides)
+        check_settings(seed=seed, steps=steps, cfg=cfg, window=window, overlap=overlap, **sides)
         graph = GraphBuilder()
         loader = graph.node("DynamiCrafterPersonLoader", checkpoint=checkpoint, weight_dtype=AUTO)
         if reference is not None:

@@ -10,11 +10,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..dynamicrafter.animate_anyone.api import MOST_FRAMES
+from ..dynamicrafter.animate_anyone.framing import framed
 from ..dynamicrafter.animate_anyone.pipeline import DIFFUSION
 from ..dynamicrafter.diffusion.denoiser import Evaluate, make_denoiser
 from ..dynamicrafter.diffusion.guidance import make_guidance
 from ..dynamicrafter.diffusion.samplers import Callback, sample_ddim
 from ..dynamicrafter.diffusion.schedule import make_schedule, make_strided_plan
+from ..dynamicrafter.media.pictures import Picture
+from ..dynamicrafter.settings import Fit
 from .choices import advanced, missing
 from .encode import FPS, single
 from .host.loading import AUTO, WEIGHT_DTYPES
@@ -23,7 +26,7 @@ from .host.person_files import fingerprint_person, list_people, person_path
 from .host.person_loading import load_person_parts
 from .host.person_model import person_clip, person_config
 from .host.sampler import run_exactly
-from .person_choices import clip_size, frames_input, setting, settings_of, size_inputs
+from .person_choices import check_settings, clip_settings, clip_size, frames_input, setting, size_inputs
 from .sockets import CATEGORY, image, schema
 from .words import in_words_of_the_graph
 
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
 RATE = 24.0
 """Frames per second of a clip unless said otherwise; the clip has one frame for each pose."""
 CHECKPOINT_TIP = (
-    "A file that 'dynamicrafter convert' has made, or a folder with the original's six files (its name ends in /), "
-    "in models/checkpoints, models/diffusion_models or models/dynamicrafter."
+    "The built-in model, which knows cartoon characters only; a file that 'dynamicrafter convert' has made; or a "
+    "folder with the original's six files (its name ends in /), in models/checkpoints, models/diffusion_models or "
+    "models/dynamicrafter."
 )
 POSES_TIP = (
     "Drawn poses, one image for each frame: IMAGE of DynamiCrafter Pose Drawing or of another pose node."
@@ -132,7 +136,7 @@ class DynamiCrafterPersonConditioning(io.ComfyNode):
         """Reject what is wrong before the model is loaded."""
         given = {name: shown[name] for name in ("window", "overlap") if shown.get(name) is not None}
         sides = {name: shown[name] for name in ("width", "height") if shown.get(name)}
-        settings_of(**given, **sides)
+        check_settings(**given, **sides)
         return missing(shown, ("model", "vae"))
 
     @classmethod
@@ -145,16 +149,18 @@ class DynamiCrafterPersonConditioning(io.ComfyNode):
         frames: int = 0,
         width: int = 0,
         height: int = 0,
-        fit: str = "stretch",
-        window: int = 24,
-        overlap: int = 4,
+        fit: Fit = "stretch",
+        window: int = 0,
+        overlap: int = -1,
         exact: bool = False,
     ) -> io.NodeOutput:
         """Encode the image and resize the poses."""
-        person_config(model)
+        preset = person_config(model).preset
         picture = single(image, "image")
-        size = clip_size(width, height, picture.shape[1], picture.shape[0])
-        settings = settings_of(width=size[0], height=size[1], window=window, overlap=overlap, exact=exact)
+        size = clip_size(width, height, picture.shape[1], picture.shape[0], preset)
+        settings = clip_settings(
+            preset, width=size[0], height=size[1], window=window, overlap=overlap, exact=exact
+        )
         count = frames or len(poses)
         if len(poses) < count:
             raise ValueError(
@@ -168,7 +174,7 @@ class DynamiCrafterPersonConditioning(io.ComfyNode):
         positive, negative, latent = condition_person(
             model,
             vae,
-            _fitted(as_image(picture), size, fit),
+            framed(as_picture(picture), *size, fit),
             _drawings(poses[:count], size, fit),
             count,
             size,
@@ -188,7 +194,7 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
             display_name="DynamiCrafter Person Sampler",
             category=CATEGORY,
             description="The sampler that AnimateAnyone was released with. A seed gives the same clip as the "
-            "dynamicrafter person command, on every device.",
+            "dynamicrafter person command with fit stretch, on every device.",
             search_aliases=["animate anyone", "ddim", "person ksampler"],
             inputs=[
                 io.Model.Input(
@@ -229,7 +235,7 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
     def check_lazy_status(cls, **shown: Any) -> list[str]:
         """Reject what is wrong before anything is computed; the conditioning comes first, as it has such checks too."""
         names = ("seed", "steps", "cfg", "eta", "noise_dtype")
-        settings_of(**{name: shown[name] for name in names if shown.get(name) is not None})
+        check_settings(**{name: shown[name] for name in names if shown.get(name) is not None})
         return missing(shown, ("positive", "negative", "latent")) or missing(shown, ("model",))
 
     @classmethod
@@ -246,10 +252,10 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
         noise_dtype: str = "float32",
     ) -> io.NodeOutput:
         """Sample."""
-        person_config(model)
+        preset = person_config(model).preset
         person_clip(positive)
         _refuse_mask(latent)
-        chosen = settings_of(seed=seed, steps=steps, cfg=cfg, eta=eta, noise_dtype=noise_dtype)
+        chosen = clip_settings(preset, seed=seed, steps=steps, cfg=cfg, eta=eta, noise_dtype=noise_dtype)
         frames, channels, height, width = latent["samples"].shape
         generator = torch.Generator().manual_seed(chosen.seed)
         precision = getattr(torch, chosen.noise_dtype)
@@ -287,25 +293,11 @@ def _refuse_mask(latent: dict[str, Any]) -> None:
         )
 
 
-def as_image(frame: Tensor) -> Image:
-    """A frame ``[h, w, c]`` in [0, 1] as a Pillow image of whole levels."""
-    from PIL.Image import fromarray
-
-    return fromarray((frame[..., :3].float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
+def as_picture(frame: Tensor) -> Picture:
+    """A frame ``[h, w, c]`` in [0, 1] as an image of whole levels."""
+    return Picture((frame[..., :3].float() * 255).round().clamp(0, 255).to(torch.uint8).cpu())
 
 
-def _drawings(poses: Tensor, size: tuple[int, int], fit: str) -> Iterator[Image]:
+def _drawings(poses: Tensor, size: tuple[int, int], fit: Fit) -> Iterator[Image]:
     """One by one, since those of a long clip take gigabytes."""
-    return (_fitted(as_image(pose), size, fit) for pose in poses)
-
-
-def _fitted(picture: Image, size: tuple[int, int], fit: str) -> Image:
-    """An image of the aspect ratio of ``size``, unless it is to be stretched, which the package does."""
-    from PIL import ImageOps
-    from PIL.Image import Resampling
-
-    if fit == "crop":
-        return ImageOps.fit(picture, size, Resampling.LANCZOS)
-    if fit == "pad":
-        return ImageOps.pad(picture, size, Resampling.LANCZOS)
-    return picture
+    return (framed(as_picture(pose), *size, fit) for pose in poses)

@@ -7,13 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dynamicrafter.animate_anyone import api
 from ..dynamicrafter.animate_anyone.api import MOST_FRAMES, PersonSettings
-from ..dynamicrafter.animate_anyone.config import MAX_WINDOW
+from ..dynamicrafter.animate_anyone.config import MAX_WINDOW, PersonPreset
 from .choices import advanced
 from .words import in_words_of_the_graph
 
-LARGEST_AREA = 512 * 768
-"""Pixels of a clip whose size is left to the image: those of the original's demo."""
+OWN = {"steps": 0, "cfg": 0.0, "window": 0, "overlap": -1}
+"""The value of an input that selects the model's own setting."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,21 @@ RANGES: dict[str, _Range] = {
 }
 """Settings that nodes offer as they are."""
 
-_OWN_SIZE = "0 follows the image: its size, reduced to the area of 512x768 pixels if it is larger."
+_OWN_SIZE = "0 follows the image: its size, reduced to the area of the model's own (512x768) if it is larger."
 _DEFAULTS = {field.name: field.default for field in fields(PersonSettings)}
 
 
 def setting(name: str, **options: Any) -> Any:
     """The input of a setting."""
-    found = RANGES[name]
+    found, default = RANGES[name], OWN.get(name, _DEFAULTS[name])
     kind: Any = type(_DEFAULTS[name])
+    left = f" {default:g} uses the model's own." if name in OWN else ""
     options = {
-        "default": _DEFAULTS[name],
-        "min": kind(found.low),
+        "default": default,
+        "min": kind(min(default, found.low)),
         "max": kind(found.high),
         "step": kind(found.step),
-        "tooltip": found.tooltip,
+        "tooltip": found.tooltip + left,
         **options,
     }
     if kind is float:
@@ -95,16 +97,26 @@ def frames_input() -> Any:
     )
 
 
-def settings_of(**chosen: Any) -> PersonSettings:
+def clip_settings(preset: PersonPreset, **chosen: Any) -> PersonSettings:
     """The package's settings; raises ValueError with one sentence for a value out of range."""
+    given = {name: value for name, value in chosen.items() if name not in OWN or value != OWN[name]}
     with in_words_of_the_graph():
-        return PersonSettings(**chosen)
+        return api.person_settings(preset, **given)
 
 
-def clip_size(width: int, height: int, across: int, along: int) -> tuple[int, int]:
+def check_settings(**chosen: Any) -> None:
+    """Raise ValueError for a value out of range, before the model and its own settings are known."""
+    clip_settings(_ROOMY, **chosen)
+
+
+_ROOMY = PersonPreset(window=MAX_WINDOW, overlap=0)
+"""Neither a window nor an overlap alone is wrong with the other of these."""
+
+
+def clip_size(width: int, height: int, across: int, along: int, preset: PersonPreset) -> tuple[int, int]:
     """Width and height of a clip, where 0 leaves a side to an image of ``across`` x ``along`` pixels."""
     if not width and not height:
-        scale = min(1.0, (LARGEST_AREA / (across * along)) ** 0.5)
+        scale = min(1.0, (preset.width * preset.height / (across * along)) ** 0.5)
         return _nearest(across * scale), _nearest(along * scale)
     return width or _nearest(height * across / along), height or _nearest(width * along / across)
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..dynamicrafter.animate_anyone.alignment import Alignment, filled, fit_to, fitted, place_of, smoothed
+from ..dynamicrafter.animate_anyone.alignment import by_hand, filled, fit_to, fitted, smoothed
 from ..dynamicrafter.animate_anyone.api import MOST_FRAMES
 from ..dynamicrafter.animate_anyone.drawing import draw
-from ..dynamicrafter.animate_anyone.keypoints import NOBODY, Person, Points
+from ..dynamicrafter.animate_anyone.framing import framed
+from ..dynamicrafter.animate_anyone.keypoints import Person, moved
 from ..dynamicrafter.animate_anyone.pipeline import resized
-from ..dynamicrafter.animate_anyone.pose_files import poses_of_json
+from ..dynamicrafter.animate_anyone.pose_clips import drawing_size
+from ..dynamicrafter.animate_anyone.pose_files import canvas_of as canvas_in
+from ..dynamicrafter.animate_anyone.pose_files import openpose_frame, poses_of_json
 from .choices import advanced
 from .decode import played
 from .encode import single
 from .host.run import Progress, intermediate
-from .person import RATE, as_image
+from .person import RATE, as_picture
 from .sockets import CATEGORY, schema
 from .words import in_words_of_the_graph
 
@@ -28,8 +31,6 @@ Keypoints = io.Custom("POSE_KEYPOINT")
 Poses = io.Custom("IMAGE,POSE_KEYPOINT")
 """A socket for either."""
 
-_TRAINED_SIDE = 512
-"""Short side of the drawings that the released models were trained with, whose long side is a multiple of 64."""
 _LONGEST_GAP = 100
 _PREVIEW_SIDE = 256
 
@@ -79,7 +80,7 @@ class DynamiCrafterPoseDrawing(io.ComfyNode):
         if isinstance(poses, Tensor):
             return io.NodeOutput(_resized(poses, width, height) if width else poses)
         people = people_of(poses, "poses")
-        across, along = (width, height) if width else _trained_size(canvas_of(poses))
+        across, along = (width, height) if width else drawing_size(*canvas_of(poses))
         return io.NodeOutput(_drawn(people, across, along, hands, face))
 
 
@@ -172,13 +173,12 @@ class DynamiCrafterPoseAlignment(io.ComfyNode):
         people = smoothed(filled(people, fill), smooth)
         if reference is not None:
             other = canvas_of(reference)
-            shown = next(one for one in people_of(reference, "reference") if one is not NOBODY)
+            shown = next(one for one in people_of(reference, "reference") if any(one.body))
             people = _undistorted(people, canvas, other)
             canvas = other
             people = fitted(people, fit_to(shown, people, canvas[0] / canvas[1]))
-        first = next(person for person in people if person is not NOBODY)
-        people = fitted(people, Alignment(scale, place_of(first), (shift_x, shift_y)))
-        made = [_frame_of(person, canvas) for person in people]
+        people = fitted(people, by_hand(people, scale, (shift_x, shift_y)))
+        made = [openpose_frame(person, canvas) for person in people]
         preview = _preview(people, canvas, image)
         return io.NodeOutput(made, preview, ui=played(preview, RATE))
 
@@ -194,58 +194,23 @@ def people_of(poses: Any, name: str) -> list[Person]:
     return people
 
 
-def canvas_of(poses: Any) -> tuple[int, int]:
+def canvas_of(poses: Any) -> tuple[float, float]:
     """Width and height of the image that keypoints were found in; raises ValueError if they do not say it."""
-    frame = poses[0] if isinstance(poses, list) else poses
-    held: Mapping[str, Any] = cast(Mapping[str, Any], frame) if isinstance(frame, Mapping) else {}
-    sides = [held.get(f"canvas_{side}", held.get(side)) for side in ("width", "height")]
-    if not all(isinstance(side, int | float) and 1 <= side < 1e6 for side in sides):
+    canvas = canvas_in(poses)
+    if canvas is None:
         raise ValueError(
             "the keypoints do not say the size of their image (canvas_width and canvas_height); use those of core "
             "SDPose Keypoint Extractor or another node that does"
         )
-    return int(cast(float, sides[0])), int(cast(float, sides[1]))
+    return canvas
 
 
-def _trained_size(canvas: tuple[int, int]) -> tuple[int, int]:
-    scale = _TRAINED_SIDE / min(canvas)
-    width, height = (min(2048, max(64, 64 * round(side * scale / 64))) for side in canvas)
-    return width, height
-
-
-def _undistorted(people: Sequence[Person], canvas: tuple[int, int], other: tuple[int, int]) -> list[Person]:
+def _undistorted(
+    people: Sequence[Person], canvas: tuple[float, float], other: tuple[float, float]
+) -> list[Person]:
     """Fractions of a canvas as fractions of one of another shape and the same height."""
     ratio = canvas[0] / canvas[1] * other[1] / other[0]
-
-    def moved(points: Points) -> Points:
-        return tuple(None if point is None else (point[0] * ratio, point[1]) for point in points)
-
-    return [
-        one if one is NOBODY else Person(moved(one.body), tuple(map(moved, one.hands)), moved(one.face))
-        for one in people
-    ]
-
-
-def _frame_of(person: Person, canvas: tuple[int, int]) -> dict[str, Any]:
-    """A frame as OpenPose writes it; a person that was not found is none."""
-    width, height = canvas
-
-    def flat(points: Points) -> list[float]:
-        return [
-            value
-            for point in points
-            for value in ((0.0, 0.0, 0.0) if point is None else (point[0] * width, point[1] * height, 1.0))
-        ]
-
-    hands = [*person.hands, (), ()]
-    one = {
-        "pose_keypoints_2d": flat(person.body),
-        "face_keypoints_2d": flat(person.face),
-        "hand_left_keypoints_2d": flat(hands[0]),
-        "hand_right_keypoints_2d": flat(hands[1]),
-    }
-    found = any(point is not None for point in person.body)
-    return {"people": [one] if found else [], "canvas_width": width, "canvas_height": height}
+    return [moved(one, lambda point: (point[0] * ratio, point[1])) for one in people]
 
 
 def _drawn(people: Sequence[Person], width: int, height: int, hands: bool, face: bool) -> Tensor:
@@ -261,21 +226,21 @@ def _resized(images: Tensor, width: int, height: int) -> Tensor:
     progress = Progress(len(images))
     made = torch.empty(len(images), height, width, 3)
     for index, one in enumerate(images):
-        made[index] = resized(as_image(one), width, height).movedim(0, -1).float() / 255
+        made[index] = _sized(one, width, height).movedim(0, -1).float() / 255
         progress.update(index + 1)
     return intermediate(made)
 
 
-def _preview(people: Sequence[Person], canvas: tuple[int, int], image: Tensor | None) -> Tensor:
+def _preview(people: Sequence[Person], canvas: tuple[float, float], image: Tensor | None) -> Tensor:
     """Every pose, drawn small; on black, or over a darkened image."""
     from PIL.Image import fromarray
 
     scale = _PREVIEW_SIDE / min(canvas)
     width, height = (max(8, 8 * round(side * scale / 8)) for side in canvas)
-    size = _trained_size(canvas)
+    size = drawing_size(*canvas)
     below = torch.zeros(3, height, width, dtype=torch.uint8)
     if image is not None:
-        picture = resized(as_image(single(image, "image")), width, height)
+        picture = _sized(single(image, "image"), width, height)
         below = (picture * 0.5).to(torch.uint8)
     made = torch.empty(len(people), height, width, 3)
     progress = Progress(len(people))
@@ -284,3 +249,8 @@ def _preview(people: Sequence[Person], canvas: tuple[int, int], image: Tensor | 
         made[index] = torch.maximum(pose, below).movedim(0, -1).float() / 255
         progress.update(index + 1)
     return intermediate(made)
+
+
+def _sized(frame: Tensor, width: int, height: int) -> Tensor:
+    """A frame ``[h, w, c]`` in [0, 1] as uint8 ``[3, height, width]``, stretched."""
+    return resized(framed(as_picture(frame), width, height, "stretch"), width, height)

@@ -33,6 +33,10 @@ _INPUT_NODE, _OUTPUT_NODE = -10, -20
 _COLUMN_GAP, _ROW_GAP, _TITLE = 40, 30, 30
 _WIDTHS = {
     "DynamiCrafterAnimate": 380,
+    "DynamiCrafterAnimatePerson": 380,
+    "DynamiCrafterPersonLoader": 360,
+    "DynamiCrafterPersonConditioning": 360,
+    "DynamiCrafterSamplePoses": 260,
     "DynamiCrafterImageConditioning": 360,
     "DynamiCrafterInterpolation": 360,
     "DynamiCrafterLooping": 360,
@@ -55,7 +59,14 @@ _PICTURES = {"DynamiCrafterSamplePicture": 200, "LoadImage": 200, "SaveVideo": 4
 """Height of what a node shows below its widgets; a spare one shows nothing yet."""
 _BUTTONS = {"DynamiCrafterAnimate": 24, "DynamiCrafterCheckpointLoader": 24}
 """Height of the button that our script in the editor adds to a node."""
-_PREVIEWED = ("DynamiCrafterSampler", "KSampler", "SamplerCustomAdvanced", "DynamiCrafterAnimate")
+_PREVIEWED = (
+    "DynamiCrafterSampler",
+    "KSampler",
+    "SamplerCustomAdvanced",
+    "DynamiCrafterAnimate",
+    "DynamiCrafterAnimatePerson",
+    "DynamiCrafterPersonSampler",
+)
 """Nodes that grow by a preview while they run."""
 PREVIEW_ROOM = 240
 """Pixels that stay free below such a node; a preview takes at least 220 of them."""

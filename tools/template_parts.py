@@ -13,6 +13,7 @@ SAMPLE = "red_circle"
 PROMPT = "a red circle moves right"
 OWN_PICTURE = "Your own image"
 FPS = 8.0
+TINY_PERSON = "tiny_person (built in)"
 
 # --- released weights ---
 
@@ -45,6 +46,20 @@ The built-in model needs no download, but knows only circles, squares, triangles
 To download in the browser instead, put these files where they belong and press R:
 
 {files}
+""",
+    )
+
+
+def own_people_note(graph: Graph, node: str) -> None:
+    """The note of a workflow with the built-in model of persons: how to go on to AnimateAnyone."""
+    graph.note(
+        OWN_IMAGES,
+        f"""\
+The built-in model needs no download, but knows only cartoon characters such as this one, at 128x192 pixels.
+
+1. Run `dynamicrafter download animate_anyone` (10 GB), and put the files into a folder of their own in \
+`models/checkpoints`. Press R, and select the folder as `checkpoint` of **{node}**.
+2. Select your image in **{OWN_PICTURE}**, and connect that node instead of **DynamiCrafter Sample Picture**.
 """,
     )
 
@@ -88,6 +103,16 @@ steps are good and 10 are enough for a draft.
 **Memory.** ComfyUI streams what does not fit on the GPU. If memory runs out, try a smaller size, then fewer frames, \
 then start ComfyUI with `--novram`. fp8 as `weight_dtype` halves the size of the weights.
 """
+POSES = "Your own poses"
+POSES_TEXT = """\
+**From a video.** Load it with core **Load Video**, connect **Get Video Components** to core **SDPose Keypoint \
+Extractor**, and its keypoints instead of **DynamiCrafter Sample Poses**.
+
+**Drawn poses.** Images of OpenPose skeletons can be connected as they are.
+
+**Another build.** A skeleton of other proportions changes the character's; **DynamiCrafter Pose Alignment** gives it \
+the size and place of the character.
+"""
 SAVE = "The clip is saved to `DynamiCrafter` in ComfyUI's output folder."
 
 
@@ -97,6 +122,11 @@ SAVE = "The clip is saved to `DynamiCrafter` in ComfyUI's output folder."
 def picture(graph: Graph, name: str = SAMPLE, title: str = "") -> Output:
     """An image that ships with the pack."""
     return graph.add("DynamiCrafterSamplePicture", title=title, picture=name)["image"]
+
+
+def sample_poses(graph: Graph, name: str = "walking") -> Output:
+    """Poses that ship with the pack."""
+    return graph.add("DynamiCrafterSamplePoses", poses=name, column=0)["poses"]
 
 
 def own_picture(graph: Graph, title: str = OWN_PICTURE, column: int = 0) -> None:

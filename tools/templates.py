@@ -13,8 +13,11 @@ from .graphs import OUTSIDE, Graph
 from .template_parts import (
     DIALS,
     MORE,
+    POSES,
+    POSES_TEXT,
     PROMPT,
     SAVE,
+    TINY_PERSON,
     WHAT,
     condition,
     decode,
@@ -23,10 +26,12 @@ from .template_parts import (
     load_released,
     offer,
     own_images_note,
+    own_people_note,
     own_picture,
     picture,
     released_note,
     sample,
+    sample_poses,
     save,
     save_video,
 )
@@ -459,6 +464,76 @@ at most.
     return graph
 
 
+def person(_: str) -> Graph:
+    """An image of a character and poses in, a clip out."""
+    graph = Graph()
+    clip = graph.add(
+        "DynamiCrafterAnimatePerson",
+        image=picture(graph, "character"),
+        poses=sample_poses(graph),
+        checkpoint=TINY_PERSON,
+    )
+    own_picture(graph)
+    save_video(graph, clip["video"], "person")
+    graph.note(
+        WHAT,
+        f"""\
+## A character moves by poses
+
+1. Press **Run**: the character walks. {SAVE}
+2. Select other **poses** in **DynamiCrafter Sample Poses**.
+
+`steps`, `cfg`, `window` and `overlap` at their lowest values are the model's own.
+""",
+    )
+    own_people_note(graph, "Animate a Person (DynamiCrafter)")
+    graph.note(POSES, POSES_TEXT)
+    return graph
+
+
+def person_parts(_: str) -> Graph:
+    """AnimateAnyone with separate nodes, poses aligned to the character."""
+    graph = Graph()
+    loader = graph.add("DynamiCrafterPersonLoader", checkpoint=TINY_PERSON, column=1)
+    character = picture(graph, "character")
+    own_picture(graph)
+    aligned = graph.add(
+        "DynamiCrafterPoseAlignment", poses=sample_poses(graph, "jumping_jacks"), image=character, column=1
+    )
+    drawn = graph.add("DynamiCrafterPoseDrawing", poses=aligned["poses"], column=2)
+    conditioning = graph.add(
+        "DynamiCrafterPersonConditioning",
+        model=loader["model"],
+        vae=loader["vae"],
+        image=character,
+        poses=drawn["images"],
+        column=2,
+    )
+    sampled = graph.add(
+        "DynamiCrafterPersonSampler",
+        model=loader["model"],
+        positive=conditioning["positive"],
+        negative=conditioning["negative"],
+        latent=conditioning["latent"],
+    )
+    decode(graph, loader, sampled["latent"], "person_parts")
+    graph.note(
+        WHAT,
+        f"""\
+## AnimateAnyone with separate nodes
+
+1. Press **Run**: the character jumps. {SAVE}
+2. Change `scale` and `shift_x` of **DynamiCrafter Pose Alignment**; its preview shows the poses over the image.
+
+Connect keypoints of the image to `reference` to give the poses the size and place of its person. Clips of any length \
+are sampled in windows, with the memory of one.
+""",
+    )
+    own_people_note(graph, "DynamiCrafter Person Loader")
+    graph.note(POSES, POSES_TEXT)
+    return graph
+
+
 def blueprint(release: str, kind: str, *pictures: str) -> Graph:
     """A chain from images to a clip with a released model; ``pictures`` are the inputs of its conditioning node."""
     graph = Graph()
@@ -505,5 +580,7 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter model 1024 - image to video, 7 GB download": released_1024,
     "DynamiCrafter model 512 - image to video, 7 GB download": released_512,
     "DynamiCrafter model 512 interpolation - two images, 7 GB download": released_interpolation,
+    "DynamiCrafter person - AnimateAnyone, character moved by poses in one node": person,
+    "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
 }
 """Every template by the name of its files; the one to start with is the first in alphabetical order."""

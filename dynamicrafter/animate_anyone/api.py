@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..media.pictures import PictureLike, as_picture
 from ..media.video import FrameStream
 from ..settings import Fit
-from .config import MAX_WINDOW
+from .config import MAX_WINDOW, PersonPreset
 from .framing import FITS, framed
 from .pipeline import PersonModel, Poses, condition_person, person_frames, sample_person
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 2000
 _MOST_BETWEEN = 8
+_PRESET = PersonPreset()
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,14 @@ class PersonSettings:
     Raises UsageError for a value out of range, naming it.
     """
 
-    width: int = 512
-    height: int = 768
-    steps: int = 25
-    cfg: float = 3.5
-    """Guidance scale; 1 switches it off."""
+    width: int = _PRESET.width
+    height: int = _PRESET.height
+    steps: int = _PRESET.steps
+    cfg: float = _PRESET.cfg
     eta: float = 0.0
     seed: int = 42
-    window: int = 24
-    """Frames that the network sees together."""
-    overlap: int = 4
-    """Frames that neighbouring windows share."""
+    window: int = _PRESET.window
+    overlap: int = _PRESET.overlap
     exact: bool = False
     """Whether windows wrap around and have flat weights, as the original's."""
     noise_dtype: Literal["float32", "float16"] = "float32"
@@ -88,6 +86,15 @@ class PersonSettings:
         return (poses - 1) * self.interpolate + 1
 
 
+def person_settings(preset: PersonPreset, **chosen: Any) -> PersonSettings:
+    """The settings of a model with this preset; values of None are the preset's.
+
+    Raises UsageError as :class:`PersonSettings` does.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return PersonSettings(**{**asdict(preset), **given})
+
+
 def _within(name: str, value: float, low: float, high: float, multiple: int = 1) -> None:
     if isinstance(value, bool) or not low <= value <= high or value % multiple and multiple > 1:
         of = f"a multiple of {multiple} from " if multiple > 1 else ""
@@ -106,9 +113,9 @@ def person(
 
     ``picture`` is a path, a Pillow image, a numpy array or a tensor; ``poses`` are drawings as
     :func:`~.drawing.draw` or :func:`~.pose_clips.read_poses` make them, read once, which are stretched to the clip's
-    size. ``progress`` is called with "encode", "sample" or "decode", the steps done and their total, and may raise.
-    Raises UsageError for a clip of more than 2000 poses or of none, and DynamiCrafterError if the networks' output is
-    not finite.
+    size. Without ``settings``, the model's own are used. ``progress`` is called with "encode", "sample" or "decode",
+    the steps done and their total, and may raise. Raises UsageError for a clip of more than 2000 poses or of none, and
+    DynamiCrafterError if the networks' output is not finite.
     """
     stream = stream_person(model, picture, poses, settings, progress=progress)
     frames = torch.empty((stream.count, stream.height, stream.width, 3), dtype=torch.uint8)
@@ -129,7 +136,7 @@ def stream_person(
 
     The device has no more of a clip than a window of its latents and a frame, whatever its length.
     """
-    chosen = settings or PersonSettings()
+    chosen = settings or person_settings(model.config.preset)
     if not 1 <= len(poses) <= MOST_FRAMES:
         raise UsageError(f"a clip must have 1 to {MOST_FRAMES} poses, but {len(poses)} were given")
     image = framed(as_picture(picture), chosen.width, chosen.height, chosen.fit)

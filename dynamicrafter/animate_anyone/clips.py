@@ -27,6 +27,7 @@ from ..weights.catalogue import PERSON
 from ..weights.download import weights_folder
 from ..weights.footprint import Footprint, fitting_residence
 from .api import PersonSettings, stream_person
+from .config import BUILT_IN_PERSON
 from .framing import framed, placed
 from .keypoints import Person
 from .memory import WindowSize, person_footprint
@@ -350,11 +351,11 @@ def find_shot(
 
 def _find_model(model: KnownPerson, folders: Sequence[Path]) -> Path:
     remedy = Remedy("name_model")
-    if model.file == PERSON:
-        # The catalogue's release, which is files in several folders.
-        if person_sha256(PERSON) != model.sha256:
-            raise ClipError(f"{PERSON} is not the clip's weights (its contents differ)", remedy)
-        return Path(PERSON)
+    if model.file in (PERSON, BUILT_IN_PERSON):
+        # The catalogue's release, which is files in several folders, or what is built in.
+        if person_sha256(model.file) != model.sha256:
+            raise ClipError(f"{model.file} is not the clip's weights (its contents differ)", remedy)
+        return Path(model.file)
     known = KnownFile(model.file, model.sha256, "tensors")
     return find_recorded(known, "weights", known.named(folders), _is_model, remedy)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ..model.configs import VaeConfig
 
+BUILT_IN_PERSON = "tiny_person"
+"""Name of the built-in model."""
 MAX_WINDOW = 32
 """Length of the table of temporal positions: a window of more frames has no positions."""
 
@@ -50,13 +52,29 @@ class EmbedderConfig:
 
 
 @dataclass(frozen=True)
+class PersonPreset:
+    """What a model is sampled with unless said otherwise; defaults are those of the original's demo."""
+
+    width: int = 512
+    height: int = 768
+    steps: int = 25
+    cfg: float = 3.5
+    """Guidance scale; 1 switches it off."""
+    window: int = 24
+    """Frames that the network sees together."""
+    overlap: int = 4
+    """Frames that neighbouring windows share."""
+
+
+@dataclass(frozen=True)
 class PersonConfig:
-    """Sizes of all networks of one model."""
+    """Sizes of all networks of one model, and its own settings."""
 
     pair: PairConfig = field(default_factory=PairConfig)
     pose_guider: PoseGuiderConfig = field(default_factory=PoseGuiderConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
+    preset: PersonPreset = field(default_factory=PersonPreset)
 
 
 RELEASED_SIZES = PersonConfig()

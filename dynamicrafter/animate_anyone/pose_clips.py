@@ -30,7 +30,7 @@ MOST_SMOOTHED = 31
 
 _LARGEST_JSON = 100_000_000
 """Bytes; the 2 million parts that are parsed take 40 MB with all digits, and 85 MB indented."""
-_SHORT_SIDE, _MULTIPLE = 512, 64
+_SHORT_SIDE, _LONG_SIDE, _MULTIPLE = 512, 2048, 64
 """Of the drawings that the released models were trained on, in pixels."""
 _LOOKED_AT = 24
 """Drawings among which there must be one of a person."""
@@ -182,13 +182,14 @@ def read_poses(
     return _clip(indices, rate, drawn, notes)
 
 
-def drawing_size(width: int, height: int) -> tuple[int, int]:
+def drawing_size(width: float, height: float) -> tuple[int, int]:
     """Width and height in pixels of the drawings of a clip, which are then stretched to its size.
 
     The short side is 512 pixels, as of the released models' training data, because lines have a fixed width.
     """
     scale = _SHORT_SIDE / min(width, height) / _MULTIPLE
-    return round(width * scale) * _MULTIPLE, round(height * scale) * _MULTIPLE
+    across, down = (min(_LONG_SIDE, round(side * scale) * _MULTIPLE) for side in (width, height))
+    return across, down
 
 
 def keypoints_of(path: Path) -> tuple[Person, tuple[float, float] | None]:

@@ -39,7 +39,7 @@ def poses_of_json(values: object, name: str) -> list[Person]:
     if len(listed) > _MOST_FRAMES:
         raise PictureError(f"{name} has {len(listed)} frames; {_MOST_FRAMES} at most can be read, split it")
     people = [_person(frame, f"frame {index} of {name}") for index, frame in enumerate(listed, start=1)]
-    if all(person is NOBODY for person in people):
+    if not any(any(person.body) for person in people):
         raise PictureError(f"{name} has no person in any of its {len(people)} frames; use another clip")
     return people
 
@@ -52,6 +52,31 @@ def canvas_of(values: object) -> tuple[float, float] | None:
             if canvas is not None:
                 return canvas
     return None
+
+
+def openpose_frame(person: Person, canvas: tuple[float, float]) -> dict[str, Any]:
+    """A frame as OpenPose writes it, for :func:`poses_of_json`; ``canvas`` is width and height in pixels.
+
+    A person that was not found is none.
+    """
+    width, height = canvas
+
+    def flat(points: Points) -> list[float]:
+        return [
+            value
+            for point in points
+            for value in ((0.0, 0.0, 0.0) if point is None else (point[0] * width, point[1] * height, 1.0))
+        ]
+
+    hands = [*person.hands, (), ()]
+    one = {
+        "pose_keypoints_2d": flat(person.body),
+        "face_keypoints_2d": flat(person.face),
+        "hand_left_keypoints_2d": flat(hands[0]),
+        "hand_right_keypoints_2d": flat(hands[1]),
+    }
+    found = any(point is not None for point in person.body)
+    return {"people": [one] if found else [], "canvas_width": width, "canvas_height": height}
 
 
 def crowded(values: object) -> int:

@@ -36,13 +36,15 @@ from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.identity import remembered_hash
 from ..weights.layout import Place
 from ..weights.load import allocate, copy_all, keep_otherwise, quantising
-from .config import RELEASED_SIZES, PersonConfig
+from .config import BUILT_IN_PERSON, RELEASED_SIZES, PersonConfig
 from .embedder import ImageEmbedder
 from .layout import PARTS, Part, locate_person, released_name
 from .memory import USUAL_WINDOW, person_footprint
 from .pipeline import PersonModel
 from .pose_guider import PoseGuider
 from .unet import DenoisingUNet, ReferenceUNet
+
+BUILT_IN_FILE = Path(__file__).parent.parent / "weights" / "built_in" / f"{BUILT_IN_PERSON}.safetensors"
 
 PERSON_KEY = "dynamicrafter.person"
 """Metadata key in files written by this package: the sizes of all networks as JSON."""
@@ -349,6 +351,8 @@ def _metadata(config: PersonConfig) -> dict[str, str]:
 
 
 def _open(path: Path) -> tuple[PersonConfig, list[_Source]]:
+    if str(path) == BUILT_IN_PERSON and not path.exists():
+        path = BUILT_IN_FILE
     if str(path) == PERSON and not path.exists():
         return RELEASED_SIZES, _sources(_sorted(_downloaded(), weights_folder()), weights_folder())
     if not path.is_dir():

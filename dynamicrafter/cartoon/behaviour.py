@@ -50,8 +50,6 @@ _CONTROLS = 4
 _ALIKE = 0.1
 """Distance of RGB values in [0, 1] within which a part has one colour in two clips."""
 
-SETTINGS = PersonSettings(width=WIDTH, height=HEIGHT, steps=12, cfg=1.0, window=CLIP_FRAMES, overlap=2)
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -144,7 +142,7 @@ def measure_person(
     *,
     items: int = 64,
     seed: int = 0,
-    settings: PersonSettings = SETTINGS,
+    settings: PersonSettings,
     report: Callable[[str, float], None] | None = None,
 ) -> dict[str, float]:
     """All metrics, on ``items`` unseen characters; shares are 0 to 1, the rest dB or ratios.

@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ..animate_anyone.config import EmbedderConfig, PairConfig, PersonConfig, PoseGuiderConfig
+from ..animate_anyone.config import EmbedderConfig, PairConfig, PersonConfig, PersonPreset, PoseGuiderConfig
 from ..animate_anyone.embedder import ImageEmbedder
 from ..animate_anyone.layout import Part
 from ..animate_anyone.pipeline import DIFFUSION
@@ -49,6 +49,7 @@ TINY_PERSON = PersonConfig(
     pose_guider=PoseGuiderConfig(widths=(8, 16, 48, 96), out_channels=64),
     embedder=EmbedderConfig(width=16, layers=1, heads=2, inner=32, patch=16, image_size=32, out_dim=16),
     vae=TINY.vae,
+    preset=PersonPreset(width=128, height=192, steps=12, cfg=1.0, window=8, overlap=2),
 )
 """Reference attention alone carries the looks: the embedder is not trained, and the attention to it is zero."""
 

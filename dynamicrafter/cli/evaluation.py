@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
+from ..animate_anyone.api import person_settings
 from ..animate_anyone.weights import check_person, load_person
 from ..api import load, pick_device, variant_of
-from ..cartoon.behaviour import SETTINGS, measure_person
+from ..cartoon.behaviour import measure_person
+from ..cartoon.characters import HEIGHT, WIDTH
 from ..errors import UsageError
 from ..pipeline import Model
 from ..settings import check_seed
@@ -95,10 +96,11 @@ def _toy_world(given: Namespace) -> dict[str, Any]:
 
 def _characters(given: Namespace) -> dict[str, Any]:
     items = _ITEMS if given.items is None else given.items
-    if items < 1:
-        raise UsageError(f"items must be at least 1, but {items} was given; {_ITEMS} are typical")
-    settings = replace(SETTINGS, steps=given.steps, cfg=given.cfg, window=given.window, overlap=given.overlap)
-    check_person(given.model)
+    if items < 2:
+        # Controls take their conditions from another item.
+        raise UsageError(f"items must be at least 2, but {items} was given; {_ITEMS} are typical")
+    chosen = {name: getattr(given, name) for name in ("steps", "cfg", "window", "overlap")}
+    settings = person_settings(check_person(given.model).preset, width=WIDTH, height=HEIGHT, **chosen)
     with Bars(str(given.model), given.quiet or given.json) as bars:
         model = load_person(given.model, device=pick_device(given.device), progress=bars.loading)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from ..animate_anyone.config import BUILT_IN_PERSON
 from ..backends.choice import TORCH
 from ..model.configs import COMPILE, MEMORY, WEIGHTS
 from ..model.variants import VARIANTS
@@ -367,9 +369,8 @@ def person_options(parser: argparse.ArgumentParser) -> None:
     shape.add_argument(
         "--size",
         type=to_size,
-        default=(512, 768),
         metavar="WxH",
-        help="size of the clip; multiples of 8 (default: 512x768)",
+        help="size of the clip; multiples of 8 (default: the model's, 512x768)",
     )
     shape.add_argument(
         "--fit",
@@ -378,16 +379,18 @@ def person_options(parser: argparse.ArgumentParser) -> None:
         help="how an image or poses with a different aspect ratio are resized (default: stretch, as the original)",
     )
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--steps", type=int, default=25, help="denoising steps (default: 25)")
-    sampling.add_argument("--cfg", type=float, default=3.5, help="guidance scale, 1 for none (default: 3.5)")
+    sampling.add_argument("--steps", type=int, help="denoising steps (default: the model's, 25)")
+    sampling.add_argument("--cfg", type=float, help="guidance scale, 1 for none (default: the model's, 3.5)")
     sampling.add_argument(
         "--eta", type=float, default=0.0, help="noise added at each step, 0 to 1 (default: 0)"
     )
     sampling.add_argument("--seed", type=int, default=42, help="(default: 42)")
     sampling.add_argument(
-        "--window", type=int, default=24, help="frames seen together, 2 to 32 (default: 24)"
+        "--window", type=int, help="frames seen together, 2 to 32 (default: the model's, 24)"
     )
-    sampling.add_argument("--overlap", type=int, default=4, help="frames shared by two windows (default: 4)")
+    sampling.add_argument(
+        "--overlap", type=int, help="frames shared by two windows (default: the model's, 4)"
+    )
     sampling.add_argument(
         "--exact",
         action="store_true",
@@ -410,10 +413,10 @@ def person_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         type=to_path,
-        required=True,
+        default=Path(BUILT_IN_PERSON),
         metavar="NAME|FILE|FOLDER",
         help="animate_anyone if it is downloaded, a folder with the original's files, or one file made of them by "
-        "'dynamicrafter convert'",
+        "'dynamicrafter convert' (default: tiny_person, the built-in model, which knows cartoon characters only)",
     )
     _device_option(model)
     _dtype_option(model)
@@ -562,13 +565,21 @@ def characters_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, help="characters (default: 64)")
     _seed_option(parser, [0], "one or more seeds; the median of each metric is reported (default: 0)")
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--steps", type=int, default=12, help="denoising steps (default: 12)")
-    sampling.add_argument("--cfg", type=float, default=1.0, help="guidance scale, 1 for none (default: 1)")
-    sampling.add_argument("--window", type=int, default=8, help="frames seen together, 2 to 32 (default: 8)")
-    sampling.add_argument("--overlap", type=int, default=2, help="frames shared by two windows (default: 2)")
+    sampling.add_argument("--steps", type=int, help="denoising steps (default: the model's, 12)")
+    sampling.add_argument("--cfg", type=float, help="guidance scale, 1 for none (default: the model's, 1)")
+    sampling.add_argument(
+        "--window", type=int, help="frames seen together, 2 to 32 (default: the model's, 8)"
+    )
+    sampling.add_argument(
+        "--overlap", type=int, help="frames shared by two windows (default: the model's, 2)"
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", type=to_path, required=True, metavar="FILE", help="model of persons, as 'train' wrote it"
+        "--model",
+        type=to_path,
+        default=Path(BUILT_IN_PERSON),
+        metavar="FILE",
+        help="model of persons, as 'train' wrote it (default: tiny_person, the built-in model)",
     )
     _device_option(model)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..animate_anyone.api import PersonSettings
+from ..animate_anyone.api import person_settings
 from ..animate_anyone.clips import (
     PersonMeans,
     PersonPlan,
@@ -24,6 +24,7 @@ from ..animate_anyone.clips import (
     preview_poses,
     read_person_record,
 )
+from ..animate_anyone.config import BUILT_IN_PERSON, PersonPreset
 from ..animate_anyone.detection import load_finder
 from ..animate_anyone.pose_clips import PoseChoices, PoseClip
 from ..animate_anyone.weights import check_person
@@ -33,6 +34,7 @@ from ..shots import clip_targets
 from .plan import memory_text, size_text, time_text
 from .progress import Bars
 from .streams import STANDARD
+from .words import TINY_PERSON_KNOWS
 
 _USUAL_POSES = 24
 """Of a clip of the original's demo."""
@@ -40,8 +42,9 @@ _USUAL_POSES = 24
 
 def run(given: Namespace, written: list[str]) -> object:
     """Run the command and return what ``--json`` prints."""
-    width, height = given.size
-    settings = PersonSettings(
+    width, height = given.size or (None, None)
+    settings = person_settings(
+        check_person(given.model).preset,
         width=width,
         height=height,
         steps=given.steps,
@@ -137,12 +140,15 @@ def _made(
         if not given.json:
             print(f"note: {text}\n", end="", file=sys.stderr)
 
+    if str(shot.model) == BUILT_IN_PERSON:
+        note(TINY_PERSON_KNOWS)
+
     finder = load_finder() if shot.detect else None
     poses = poses_of(shot, finder)
     fps = fps_of(shot, poses)
     plan = plan_person(shot, poses, means)
     if ask is not None and not given.dry_run:
-        work, usual = amount(shot.settings, len(poses)), amount(PersonSettings(), _USUAL_POSES)
+        work, usual = amount(shot.settings, len(poses)), amount(person_settings(PersonPreset()), _USUAL_POSES)
         ask(max(work.evaluations / usual.evaluations, work.cells / usual.cells))
     for text in poses.notes:
         note(text)

@@ -36,6 +36,13 @@ _RELEASED: dict[Mode, str] = {"animate": "512", "interpolate": "512_interp", "lo
 """A released model for each mode, by its name in the catalogue."""
 
 
+TINY_PERSON_KNOWS = (
+    "the built-in tiny_person model knows cartoon characters of its own world only; to move real persons, download "
+    "AnimateAnyone with 'dynamicrafter download animate_anyone' and pass --model animate_anyone"
+)
+"""The note that the built-in model of persons is not for real images."""
+
+
 def tiny_knows(mode: Mode) -> str:
     """The note that the built-in model is not for real images, with the name of one that is trained for ``mode``."""
     name = _RELEASED[mode]

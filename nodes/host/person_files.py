@@ -7,19 +7,19 @@ from pathlib import Path, PurePath
 
 import folder_paths
 
+from ...dynamicrafter.animate_anyone.weights import BUILT_IN_FILE
 from ...dynamicrafter.weights.formats.files import SUFFIXES
 from .files import KINDS, checkpoint_path
 
-_PACKAGE = Path(__file__).resolve().parents[2] / "dynamicrafter"
-BUILT_IN_PEOPLE = {"tiny_person (built in)": _PACKAGE / "models" / "tiny_person.safetensors"}
-"""Models that may ship with the pack, by their name in the list."""
+BUILT_IN = "tiny_person (built in)"
+"""The built-in model's name in the list."""
 _SIGN = "denoising_unet"
 """What the name of a file begins with by which a folder with the original's files is known."""
 _TELLING = ("person", "anyone")
 
 
 def list_people() -> list[str]:
-    """Built-in models, then folders with the original's files, whose names end in "/", then all files.
+    """The built-in model, then folders with the original's files, whose names end in "/", then all files.
 
     A file with a telling name comes before others; only its contents tell whether it is a model of AnimateAnyone.
     """
@@ -32,14 +32,13 @@ def list_people() -> list[str]:
     # The files in such a folder are parts of one model.
     names = [name for name in names if not any(PurePath(name).is_relative_to(one) for one in folders)]
     names.sort(key=lambda name: not any(word in name.lower() for word in _TELLING))
-    built_in = [name for name, path in BUILT_IN_PEOPLE.items() if path.is_file()]
-    return [*built_in, *(f"{folder}/" for folder in sorted(folders)), *names]
+    return [BUILT_IN, *(f"{folder}/" for folder in sorted(folders)), *names]
 
 
 def person_path(name: str) -> Path:
     """The file or folder of a name from :func:`list_people`; raises FileNotFoundError if it no longer exists."""
-    if name in BUILT_IN_PEOPLE:
-        return BUILT_IN_PEOPLE[name]
+    if name == BUILT_IN:
+        return BUILT_IN_FILE
     if not name.endswith("/"):
         return checkpoint_path(name)
     for kind in KINDS:

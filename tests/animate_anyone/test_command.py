@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dynamicrafter.animate_anyone.api import PersonSettings
+from dynamicrafter.animate_anyone.config import PersonPreset
 from dynamicrafter.animate_anyone.drawing import draw
 from dynamicrafter.animate_anyone.pipeline import resized
 from dynamicrafter.cli import main
@@ -220,7 +220,7 @@ def test_a_clip_is_generated_again(
     assert read_metadata(again["output"]) == read_metadata(target)
 
     monkeypatch.setattr("dynamicrafter.cli.person._USUAL_POSES", 1)
-    monkeypatch.setattr("dynamicrafter.cli.person.PersonSettings", lambda: PersonSettings(64, 64, 1))
+    monkeypatch.setattr("dynamicrafter.cli.person.PersonPreset", lambda: PersonPreset(64, 64, 1))
     (tmp_path / "dance.json").write_text("[]", encoding="utf-8")
     for words, message in (
         (("--poses", str(tmp_path / "dance.json")), "is not the clip's poses .*; pass --poses FILE"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dynamicrafter.animate_anyone.config import PersonConfig
 from dynamicrafter.cli import evaluation, main
 
 
@@ -23,7 +24,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             report(name, value)
         return figures
 
-    monkeypatch.setattr(evaluation, "check_person", lambda path: None)
+    monkeypatch.setattr(evaluation, "check_person", lambda path: PersonConfig())
     monkeypatch.setattr(evaluation, "load_person", lambda path, **_: object())
     monkeypatch.setattr(evaluation, "measure_person", measure)
     return calls
@@ -55,7 +56,7 @@ def test_metrics_of_one_seed_are_printed(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--items", "0"), "items must be at least 1, but 0 was given"),
+        (("--items", "1"), "items must be at least 2, but 1 was given"),
         (("--window", "40"), "window must be"),
         (("--seed", "1,1"), "seed 1 is specified more than once"),
     ],
@@ -63,7 +64,7 @@ def test_metrics_of_one_seed_are_printed(
 def test_wrong_values_are_told(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", "person", "--model", "m.safetensors", *words]) == 2
+    assert main(["evaluate", "person", *words]) == 2
     assert message in capsys.readouterr().err
 
 

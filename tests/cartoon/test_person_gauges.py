@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dynamicrafter.animate_anyone.api import person_settings
 from dynamicrafter.cartoon import behaviour
-from dynamicrafter.cartoon.behaviour import SETTINGS, Scene, measure_person, sample_people
+from dynamicrafter.cartoon.behaviour import Scene, measure_person, sample_people
 from dynamicrafter.cartoon.characters import HEIGHT, SHIRT, WIDTH, picture_of, places_of
 from dynamicrafter.cartoon.gauges import (
     ENDS,
@@ -25,6 +26,7 @@ from dynamicrafter.cartoon.gauges import (
     find_joints,
 )
 from dynamicrafter.cartoon.motions import HELD_OUT_MOTIONS
+from dynamicrafter.cartoon.tiny_person import TINY_PERSON
 
 SCENES = sample_people(6, 0)
 
@@ -130,7 +132,9 @@ def test_a_perfect_model_scores_best_and_the_controls_collapse(monkeypatch: pyte
     monkeypatch.setattr(behaviour, "_LONG", 20)
     heard: dict[str, float] = {}
     model: Any = SimpleNamespace(vae=_Codec())
-    figures = measure_person(model, items=8, settings=SETTINGS, report=heard.__setitem__)
+    figures = measure_person(
+        model, items=8, settings=person_settings(TINY_PERSON.preset), report=heard.__setitem__
+    )
     assert heard == figures
     assert figures["joints in place, share"] >= 0.98
     assert figures["garments of their colour, share"] == 1

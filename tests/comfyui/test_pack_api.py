@@ -52,6 +52,7 @@ NODES = {
     "DynamiCrafterPoseDrawing",
     "DynamiCrafterPreset",
     "DynamiCrafterSamplePicture",
+    "DynamiCrafterSamplePoses",
     "DynamiCrafterSampler",
     "DynamiCrafterTechniques",
     "DynamiCrafterVAEDecode",
