@@ -103,6 +103,9 @@ def run(given: Namespace) -> dict[str, Any]:
             path = train()
         except Stopped as stop:
             note(f"{stop}; the same command goes on from there")
+        if path is not None and not path.exists():
+            note(f"{' and '.join(stages)} done; the last stage writes {path.name}")
+            path = None
     if path is None:
         return {"file": None, "left_out": skipped, "notes": notes}
     if not given.json and process_index() == 0:
