@@ -53,13 +53,13 @@ TINY_PERSON = PersonConfig(
 )
 """Reference attention alone carries the looks: the embedder is not trained, and the attention to it is zero."""
 
-PERSON_VAE = replace(TINY_VAE, steps=2400, learning_rate=2.5e-3, seed=11, log_every=25, save_every=25)
-PERSON_PICTURES = replace(REFINED, steps=4000, learning_rate=2.5e-3, seed=12, log_every=25, save_every=50)
-PERSON_MOTION = replace(PERSON_PICTURES, steps=1500, learning_rate=1.5e-3, seed=13)
-PERSON_DECODER = replace(TINY_DECODER, steps=400, seed=14, log_every=25, save_every=50)
+PERSON_VAE = replace(TINY_VAE, steps=1300, learning_rate=2.5e-3, seed=11, log_every=25, save_every=25)
+PERSON_PICTURES = replace(REFINED, steps=1150, learning_rate=2.5e-3, seed=12, log_every=25, save_every=50)
+PERSON_MOTION = replace(PERSON_PICTURES, steps=350, learning_rate=1.5e-3, seed=13)
+PERSON_DECODER = replace(TINY_DECODER, steps=120, seed=14, log_every=25, save_every=50)
 _VAE_BATCH, _PICTURES_BATCH, _MOTION_BATCH = 6, 4, 3
 """Batch size per step and process: crops, characters, clips."""
-_CHARACTERS, _CLIPS, _GAUGED = 1000, 400, 8
+_CHARACTERS, _CLIPS, _GAUGED = 1000, 250, 8
 """Numbers of characters in the pools."""
 
 
