@@ -60,7 +60,8 @@ ORDER = {
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight",
-    "evaluation": "motion figures distributions latents clip_score learned folder measure comparison side_by_side",
+    "evaluation": "motion figures distributions latents clip_score learned sentence folder measure comparison "
+    "side_by_side",
 }
 
 LOADED_WITH_TORCH = {"torch", "numpy"}
