@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
-from .records import KnownFile, Record, know_model, know_pictures
+from .records import KnownFile, KnownModel, Record, know_model, know_pictures
 from .sampling import check_layers
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
@@ -121,6 +121,12 @@ def know_sources(shot: Shot) -> tuple[tuple[KnownFile, ...], KnownFile | None, K
     return know_pictures(shot.pictures), video, mask
 
 
+def record_of(shot: Shot, known: KnownModel) -> dict[str, Any]:
+    """What is written with a clip of how it was made."""
+    pictures, video, mask = know_sources(shot)
+    return to_json(Record(shot.settings, pictures, known, video=video, mask=mask))
+
+
 def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> Model:
     """Load a model to be run by ``means``; ``progress`` and errors as in :func:`~dynamicrafter.api.load`."""
     return load(
@@ -172,11 +178,10 @@ def make(
         model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
     )
     for batch in batches(shots, means.batch):
-        sources = [know_sources(shot) for shot in batch]
+        records = [record_of(shot, known) for shot in batch]
         started = time.monotonic()
         with closing(stream_batch(model, batch, shown)) as clips:
-            for shot, (pictures, video, mask) in zip(batch, sources, strict=True):
-                record = to_json(Record(shot.settings, pictures, known, video=video, mask=mask))
+            for shot, record in zip(batch, records, strict=True):
                 drift = Drift()
                 with threads_that_pay(model):
                     write_clip(_measured(next(clips), drift), shot.target, shot.settings.fps, record)

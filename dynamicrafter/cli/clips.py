@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ..api import (
     Lora,
@@ -26,7 +26,7 @@ from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
 from ..settings import Choices, Settings, clip_length, make_settings, settings_to_json
-from ..shots import Made, Means, Shot, check_means, check_settings, clip_targets, make
+from ..shots import Made, Means, Shot, ShotProgress, check_means, check_settings, clip_targets, make
 from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
@@ -35,6 +35,11 @@ from .words import tiny_knows
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+Maker: TypeAlias = Callable[
+    [Sequence[Shot], ModelFiles, Means, ShotProgress, Callable[[str], None]], Iterator[Made]
+]
+"""A function like :func:`~dynamicrafter.shots.make`."""
+
 
 def run(command: str, given: Namespace, written: list[str]) -> object:
     """Run one of the commands and return what ``--json`` prints."""
@@ -42,7 +47,9 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
         return clips_of(cast(Mode, command), given, written, streams)
 
 
-def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> dict[str, Any]:
+def clips_of(
+    mode: Mode, given: Namespace, written: list[str], streams: Streams, maker: Maker = make
+) -> dict[str, Any]:
     """Generate the clips of ``mode`` that the arguments ask for; as :func:`make_and_print`."""
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
@@ -73,7 +80,7 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
             shots.append(Shot(replace(settings, seed=seed), group, title, target, given.video, given.mask))
-    return make_and_print(shots, files, means, given, written, streams)
+    return make_and_print(shots, files, means, given, written, streams, maker)
 
 
 def _check_sources(given: Namespace, mode: Mode, sizes: Sequence[tuple[int, int]]) -> None:
@@ -110,6 +117,7 @@ def make_and_print(
     given: Namespace,
     written: list[str],
     streams: Streams,
+    maker: Maker = make,
 ) -> dict[str, Any]:
     """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``."""
     piped = given.output == STANDARD
@@ -135,7 +143,7 @@ def make_and_print(
                 note(text)
             return {**asdict(plan), "notes": notes}
     with Bars(files.asked, hidden=given.quiet or given.json, clips=len(shots)) as bars:
-        for made in make(shots, files, means, bars.clip, note):
+        for made in maker(shots, files, means, bars.clip, note):
             results.append(_result(made, streams.name(Path(made.shot.target))))
             written.append(results[-1]["output"])
             bars.finished(len(results))

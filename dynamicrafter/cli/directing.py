@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..api import ModelFiles, variant_of
+from ..director.correcting import check_rounds
 from ..director.plan import ClipPlan, PlanError, clip_plan
 from ..director.profiles import (
     Profile,
@@ -30,8 +31,10 @@ from ..errors import Cancelled, LanguageModelError, Remedy, UsageError
 from ..evaluation.clip_score import find_towers, load_scorer
 from ..media.pictures import Picture, normalise, read_picture
 from ..model.variants import TINY, Mode, Variant
+from ..shots import make
 from ..weights.catalogue import TOWERS
 from . import clips
+from .correcting import corrected
 from .streams import STANDARD, Streams
 from .words import WORDS
 
@@ -43,6 +46,7 @@ def run(given: Namespace, written: list[str]) -> object:
     """Run ``direct`` and return what ``--json`` prints; the finished clip is appended to ``written``."""
     if given.picture == STANDARD:
         raise UsageError("the image is needed twice, which standard input is not; save it to a file")
+    check_rounds(given.rounds)
     files = clips.model_files(given)
     variant = variant_of(files)
     picture = read_picture(given.picture)
@@ -59,8 +63,10 @@ def run(given: Namespace, written: list[str]) -> object:
     if given.dry_run:
         return {"plans": [asdict(one) for one in plans], "notes": notes}
     mode = _mode(plan, variant)
+    told: dict[str, Any] = {}
+    maker = make if given.rounds == 0 else corrected(given, plan, files, out, told)
     with Streams() as streams:
-        told = clips.clips_of(mode, _with_plan(given, plan), written, streams)
+        told |= clips.clips_of(mode, _with_plan(given, plan), written, streams, maker)
     return {"plan": asdict(plan), **told, "notes": [*notes, *told["notes"]]}
 
 

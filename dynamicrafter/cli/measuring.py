@@ -26,6 +26,7 @@ from ..evaluation.measure import (
     summarise,
     write_rows,
 )
+from ..evaluation.sentence import describe
 from ..media.pictures import read_picture
 from ..media.video import check_clip_path, read_frames, read_metadata, write_clip
 from ..model.variants import TINY, Mode
@@ -95,12 +96,21 @@ def _told(
     not_measured = [*(problem.said(WORDS) for problem in learned.missing), *([too_few] if too_few else [])]
     if not given.json:
         _print(summary, not_measured, notes)
+        if len(rows) == 1:
+            print(describe(rows[0].figures))
     if given.csv is not None:  # After the table, so that the table is not lost if this fails.
         write_rows(given.csv, rows)
     return {
         "figures": {name: asdict(value) for name, value in summary.items()},
         "clips": [
-            {"clip": row.clip, "seed": row.seed, "prompt": row.prompt, "figures": row.figures} for row in rows
+            {
+                "clip": row.clip,
+                "seed": row.seed,
+                "prompt": row.prompt,
+                "figures": row.figures,
+                "sentence": describe(row.figures),
+            }
+            for row in rows
         ],
         "not_measured": not_measured,
         "notes": notes,

@@ -238,6 +238,14 @@ def directing_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="bank of motions to suggest (default: the built-in one)",
     )
+    plan.add_argument(
+        "--rounds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure the clip and generate it up to N times more, 0 to 3, each time with one setting changed; the "
+        "best is kept (default: %(default)s)",
+    )
     plan.add_argument("-y", "--yes", action="store_true", help="generate the first plan without asking")
 
 

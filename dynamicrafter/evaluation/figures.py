@@ -9,12 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .motion import find_motion
+from ..motion.colour import Drift
+from .motion import find_course, find_motion
 
 Better = Literal["higher", "lower", "neither"]
 
 _WINDOW = 11
 """Pixels of the side of SSIM's window (Wang et al. 2004, section III.C)."""
+_GREY = 1.0
+"""Saturation, in levels, up to which an image is grey."""
 SMALLEST = _WINDOW
 """Minimum height and width of a frame, in pixels."""
 
@@ -36,12 +39,23 @@ SPREAD = Figure("frame difference, spread in levels", "lower")
 FLICKER = Figure("flicker, levels", "lower")
 FLOW = Figure("flow, pixels per frame", "neither")
 MOVING = Figure("moving part of the picture, share", "neither")
+WAY = Figure("way of what moves, share of the width", "neither")
+FLOW_LEFT = Figure("flow to the left, share", "neither")
+FLOW_RIGHT = Figure("flow to the right, share", "neither")
+FLOW_UP = Figure("flow up, share", "neither")
+FLOW_DOWN = Figure("flow down, share", "neither")
+ENLARGED = Figure("enlargement, ratio", "neither")
 WARPING = Figure("warping error, levels", "lower")
 EXPLAINED = Figure("difference explained by motion, share", "higher")
 DRIFT = Figure("colour drift, levels", "lower")
 CONTRAST = Figure("contrast drift, levels", "lower")
+DELTA_E = Figure("largest drift of the mean colour, delta E", "lower")
+SATURATION = Figure("saturation to the picture's, ratio", "neither")
+CLIPPED = Figure("clipped values beyond the picture's, share", "lower")
+SHARPNESS = Figure("sharpness of the last frame to the first, ratio", "neither")
 CLOSURE = Figure("last to first over the median step, ratio", "neither")
 
+_FLOWS = (FLOW_LEFT, FLOW_RIGHT, FLOW_UP, FLOW_DOWN)
 WEIGHT_FREE = (
     FIRST_PSNR,
     FIRST_SSIM,
@@ -51,10 +65,20 @@ WEIGHT_FREE = (
     FLICKER,
     FLOW,
     MOVING,
+    WAY,
+    FLOW_LEFT,
+    FLOW_RIGHT,
+    FLOW_UP,
+    FLOW_DOWN,
+    ENLARGED,
     WARPING,
     EXPLAINED,
     DRIFT,
     CONTRAST,
+    DELTA_E,
+    SATURATION,
+    CLIPPED,
+    SHARPNESS,
     CLOSURE,
 )
 """All metrics of this module, in the order of :func:`measure_clip`."""
@@ -79,6 +103,17 @@ def measure_clip(clip: Tensor, picture: Tensor | None = None, end: Tensor | None
     start = clip[0] if picture is None else picture
     figures[DRIFT.name] = _levels(clip.mean((-2, -1)) - start.mean((-2, -1)))
     figures[CONTRAST.name] = _levels(clip.std((-2, -1)) - start.std((-2, -1)))
+    if len(clip) > 1:
+        drift = Drift()
+        drift.add(_to_bytes(clip))
+        figures[DELTA_E.name] = drift.largest
+    colourful = _saturation(start[None])
+    if colourful > _GREY:
+        figures[SATURATION.name] = _saturation(clip) / colourful
+    figures[CLIPPED.name] = max(0.0, _clipped(clip) - _clipped(start[None]))
+    fine = _sharpness(clip[:1])
+    if len(clip) > 1 and fine > 0:
+        figures[SHARPNESS.name] = _sharpness(clip[-1:]) / fine
     if len(clip) > 1 and math.isfinite(closure := loop_closure(clip)):
         figures[CLOSURE.name] = closure
     return figures
@@ -88,6 +123,7 @@ def _change(clip: Tensor) -> dict[str, float]:
     steps = 127.5 * (clip[1:] - clip[:-1]).abs().flatten(1).mean(1)
     mean = float(steps.mean())
     motion = find_motion(clip)
+    course = find_course(clip)
     warping = float(motion.residue.mean())
     figures = {
         DIFFERENCE.name: mean,
@@ -95,6 +131,9 @@ def _change(clip: Tensor) -> dict[str, float]:
         FLICKER.name: flicker(clip),
         FLOW.name: float(motion.magnitude.mean()),
         MOVING.name: float(motion.moving.mean()),
+        WAY.name: course.way,
+        **{one.name: share for one, share in zip(_FLOWS, course.shares, strict=True)},
+        ENLARGED.name: course.enlargement,
         WARPING.name: warping,
     }
     if mean > 0:
@@ -139,6 +178,29 @@ def flicker(clip: Tensor) -> float:
     if len(means) < 3:
         return 0.0
     return _levels(means[1:-1] - (means[:-2] + means[2:]) / 2)
+
+
+def _clipped(frames: Tensor) -> float:
+    """Share of the channel values of frames ``[t, 3, h, w]`` in [-1, 1] that are black or full, to half a level."""
+    return float((frames.abs() >= 1 - 0.5 / 127.5).float().mean())
+
+
+def _to_bytes(clip: Tensor) -> Tensor:
+    """Frames ``[t, 3, h, w]`` in [-1, 1] as uint8 ``[t, h, w, 3]`` on the CPU."""
+    return ((clip + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).cpu()
+
+
+def _saturation(frames: Tensor) -> float:
+    """Mean distance between the largest and the smallest channel of frames ``[t, 3, h, w]``, in levels."""
+    return 127.5 * float((frames.amax(1) - frames.amin(1)).mean())
+
+
+def _sharpness(frames: Tensor) -> float:
+    """Variance of the Laplacian of the grey frames ``[t, 3, h, w]``."""
+    grey = frames.float().mean(1, keepdim=True)
+    inner = grey[..., 1:-1, 1:-1]
+    around = grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] + grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
+    return float((around - 4 * inner).var(unbiased=False))
 
 
 def _levels(difference: Tensor) -> float:

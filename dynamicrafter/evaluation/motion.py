@@ -8,6 +8,7 @@ areas, flicker and fades therefore have no motion.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +34,10 @@ _SOFTENED = 3
 """Side of the square, in pixels, over which frames are averaged before shifts are compared."""
 _MOVES = 0.5
 """Pixels per frame from which a pixel counts as moving."""
+_LEGS = 4
+"""Pairs of frames between which the course of a clip is estimated."""
+_FEWEST = 0.002
+"""Share of the pixels below which those that move are taken for noise."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,44 @@ class Motion:
     def moving(self) -> Tensor:
         """``[t - 1]``: share of the image that moves by half a pixel per frame or more, 0 to 1."""
         return (torch.hypot(self.flow[:, 0], self.flow[:, 1]) >= _MOVES).float().mean((-2, -1))
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where what moves in a clip gets to from the first to the last frame."""
+
+    way: float
+    """Mean length of the way of the pixels that move, as a share of the width; 0 if nothing moves."""
+    shares: tuple[float, float, float, float]
+    """Shares of their flow that go left, right, up and down, each within 45 degrees; all 0 if nothing moves."""
+    enlargement: float
+    """How many times as large it becomes; 1 for a way without growth, below 1 if it shrinks."""
+
+
+def find_course(frames: Tensor) -> Course:
+    """The course of a clip ``[t, 3, h, w]`` in [-1, 1] with at least two frames.
+
+    Flow is estimated between five frames spread over the clip, so that motion too slow to be seen from one frame to
+    the next counts. Pixels count that move by half a pixel or more. Enlargement is the slope of their flow over their
+    position, by least squares: half of its mean divergence.
+    """
+    few = sorted({round(index * (len(frames) - 1) / _LEGS) for index in range(_LEGS + 1)})
+    way, growth, ways = 0.0, 0.0, torch.zeros(4)
+    for leg in find_motion(frames[few]).flow.cpu():
+        moves = torch.hypot(leg[0], leg[1]) >= _MOVES
+        if moves.float().mean() < _FEWEST:
+            continue
+        vectors, places = leg[:, moves], moves.nonzero().T.flip(0).float()
+        lengths = torch.hypot(vectors[0], vectors[1])
+        way += float(lengths.mean()) / frames.shape[-1]
+        across = vectors[0].abs() >= vectors[1].abs()
+        quarters = (across & (vectors[0] < 0), across & (vectors[0] > 0))
+        quarters += (~across & (vectors[1] < 0), ~across & (vectors[1] > 0))
+        ways += torch.stack([lengths[quarter].sum() for quarter in quarters])
+        off = places - places.mean(1, keepdim=True)
+        growth += float((off * vectors).sum() / off.square().sum().clamp(min=1.0))
+    left, right, up, down = ways / ways.sum().clamp(min=1e-9)
+    return Course(way, (float(left), float(right), float(up), float(down)), math.exp(growth))
 
 
 def block_size(height: int, width: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynamicrafter.evaluation.figures import (
+    CLIPPED,
     CLOSURE,
     CONTRAST,
     DIFFERENCE,
@@ -23,6 +24,7 @@ from dynamicrafter.evaluation.figures import (
     FLOW,
     LAST_PSNR,
     MOVING,
+    SATURATION,
     SPREAD,
     WARPING,
     WEIGHT_FREE,
@@ -191,7 +193,14 @@ def test_the_ends_are_compared_with_their_pictures() -> None:
 def test_a_single_frame_has_the_figures_that_a_frame_can_have() -> None:
     picture = texture()
     names = measure_clip(picture[None], picture).keys()
-    assert names == {FIRST_PSNR.name, FIRST_SSIM.name, DRIFT.name, CONTRAST.name}
+    assert names == {
+        FIRST_PSNR.name,
+        FIRST_SSIM.name,
+        DRIFT.name,
+        CONTRAST.name,
+        SATURATION.name,
+        CLIPPED.name,
+    }
 
 
 def test_all_figures_come_in_the_order_of_the_table() -> None:
