@@ -82,7 +82,9 @@ def _plans(given: Namespace, files: ModelFiles, picture: Picture, notes: list[st
     try:
         plans = _suggested(given, files, picture)
     except UsageError as problem:
-        raise (failed or problem) from problem
+        if failed is None:
+            raise
+        raise failed from problem
     if failed is not None:
         notes.append(f"{failed.said(WORDS)}; these are suggestions made without it")
     return plans

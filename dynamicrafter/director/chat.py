@@ -30,8 +30,6 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 """Seconds before the second try, doubled each time, and the longest wait that a server may ask for."""
 _SILENCE = 90.0
 """Seconds without a byte after which the server counts as lost; a model that thinks first sends none for a while."""
-_TOKENS = 4_096
-"""Maximum tokens of an answer; models that think before they answer use most of them for it."""
 _TRY_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _UNSUPPORTED = (400, 404, 415, 422, 501)
 """Answers of servers that do not know a part of the request, such as a JSON schema."""
@@ -81,7 +79,8 @@ async def _ask(
     )
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
         for number, form in enumerate(forms):
-            body: dict[str, Any] = {"model": profile.model, "messages": list(messages), "max_tokens": _TOKENS}
+            # No limit of tokens, which servers name differently and refuse; the answer is limited in bytes and time.
+            body: dict[str, Any] = {"model": profile.model, "messages": list(messages)}
             if form is not None:
                 body["response_format"] = form
             try:
@@ -136,7 +135,7 @@ async def _post(session: aiohttp.ClientSession, profile: Profile, key: str, body
         except aiohttp.ConnectionTimeoutError:
             failure = "no connection"
         except asyncio.TimeoutError as error:
-            raise _error(profile, key, f"sent nothing for {_SILENCE:g} s", "try again") from error
+            raise _error(profile, key, f"sent nothing for {session.timeout.sock_read:g} s", "try again") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = type(error).__name__ if not str(error) else str(error)
         if attempt < _TRIES - 1:

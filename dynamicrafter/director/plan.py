@@ -100,7 +100,8 @@ def _value(name: str, value: Any) -> Any:
     plain = " ".join(plain.split())
     if name != "motion_prompt":
         return plain[:_TEXT].rstrip()
-    prompt = shortened_prompt(plain)
+    # A bar would separate the prompts of a long clip.
+    prompt = shortened_prompt(plain.replace("|", ","))
     if not prompt:
         raise PlanError(f"{name}: it must say what moves")
     return prompt

@@ -146,7 +146,7 @@ def test_bad_servers_end_in_one_sentence_without_the_key(reply: Any, sentence: s
 
 def test_a_silent_server_is_left_after_the_time_limit() -> None:
     started = time.monotonic()
-    with pytest.raises(LanguageModelError, match=r"did not answer within 0\.4 s|sent nothing for"):
+    with pytest.raises(LanguageModelError, match=r"did not answer within 0\.4 s|sent nothing for 0\.4 s"):
         proposed(silent, seconds=0.4)
     assert time.monotonic() - started < 4
 
@@ -199,12 +199,12 @@ def test_a_plan_sets_prompts_and_numbers_and_nothing_else() -> None:
         "size": [100_000, 100_000],
         "motion": 7,
         "seconds": 1e9,
-        "motion_prompt": "waves\x1b[2J\n roll " + "very " * 500,
+        "motion_prompt": "waves\x1b[2J\n roll | 99: " + "very " * 500,
         "why": "x" * 10_000,
     }
     plan, _ = proposed((200, completion(json.dumps(nasty)), {}))
     assert set(asdict(plan)) == set(PLAN)
     assert (plan.motion, plan.seconds) == (1.0, 60.0)
-    assert plan.motion_prompt.startswith("waves [2J roll very")
+    assert plan.motion_prompt.startswith("waves [2J roll , 99: very")
     assert len(plan.motion_prompt.split()) <= 40
     assert len(plan.why) == 400
