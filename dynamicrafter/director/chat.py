@@ -135,7 +135,9 @@ async def _post(session: aiohttp.ClientSession, profile: Profile, key: str, body
         except aiohttp.ConnectionTimeoutError:
             failure = "no connection"
         except asyncio.TimeoutError as error:
-            raise _error(profile, key, f"sent nothing for {session.timeout.sock_read:g} s", "try again") from error
+            raise _error(
+                profile, key, f"sent nothing for {session.timeout.sock_read:g} s", "try again"
+            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = type(error).__name__ if not str(error) else str(error)
         if attempt < _TRIES - 1:
