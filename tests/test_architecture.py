@@ -51,7 +51,7 @@ ORDER = {
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
-    "camera": "geometry depth paths pose_files splat guide",
+    "camera": "choices geometry depth paths pose_files splat guide",
     "media": "lists provenance pictures video examples",
     "motion": "colour joints windowed continuation keyframes extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "

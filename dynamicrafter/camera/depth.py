@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import PictureError, UsageError
+from .choices import FAR, KINDS, NEAR, DepthKind
 
-DepthKind = Literal["disparity", "depth", "metric"]
-"""What the values of a depth map mean.
-
-disparity: the nearest point has the largest value, and the inverse of the distance is linear in it (MiDaS, Depth
-Anything). depth: the farthest point has the largest value, and the distance is linear in it. metric: the values are
-distances, in metres if they are floating point and in millimetres if they are whole numbers.
-"""
-KINDS: tuple[DepthKind, ...] = get_args(DepthKind)
-NEAR, FAR = 1.0, 10.0
-"""Distances that relative depth maps lie between, unless others are given."""
 _GREY = ("L", "I", "I;16", "I;16B", "RGB", "RGBA")
 """Pillow's names of images that can be depth maps; those with three channels if these are equal."""
 
@@ -52,11 +43,11 @@ def read_depth(path: Path, size: tuple[int, int]) -> Tensor:
 
 
 def distances_of(values: Tensor, kind: DepthKind, near: float | None, far: float | None) -> Tensor:
-    """Distances along the camera's axis, float32 of the shape of ``values``, as :data:`DepthKind` says.
+    """Distances along the camera's axis, float32 of the shape of ``values``; ``kind`` says what these mean.
 
-    Relative kinds lie between ``near`` and ``far``, by default :data:`NEAR` and :data:`FAR`. Metric distances are
-    limited to ``near`` and ``far`` if these are given, so that a sky can be brought closer. Raises UsageError for
-    values that are not finite or all the same, for distances that are not above 0, and for limits that are not.
+    Relative kinds lie between ``near`` and ``far``, by default 1 and 10. Metric distances are limited
+    to ``near`` and ``far`` if these are given, so that a sky can be brought closer. Raises UsageError for values that
+    are not finite or all the same, for distances that are not above 0, and for limits that are not.
     """
     if kind not in KINDS:
         raise UsageError(f"depth_kind must be one of {', '.join(KINDS)}, not {kind!r}")

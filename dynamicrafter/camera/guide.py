@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .depth import DepthKind, distances_of
+from .choices import GuideCamera, is_moves
+from .depth import distances_of
 from .geometry import EXACT, Intrinsics, focal_length, relative_to_first, spread_poses
-from .paths import is_moves, poses_along, read_moves
+from .paths import poses_along
 from .pose_files import read_camera_poses
 from .splat import PointCloud, splat, unproject
 
 LEAST_SEEN = 0.05
 """Share of a frame that must show the scene."""
-
-
-@dataclass(frozen=True)
-class GuideCamera:
-    """How the scene of an image is seen; lengths have the unit of the depth."""
-
-    path: str
-    """Moves, :data:`~dynamicrafter.camera.paths.MOVES`, or the name of a file."""
-    depth_kind: DepthKind = "disparity"
-    near: float | None = None
-    """Limits of the distances, :func:`~dynamicrafter.camera.depth.distances_of`."""
-    far: float | None = None
-    fov: float = 55.0
-    """Degrees that the image shows across its width."""
-    elevation: float = 5.0
-    """Degrees by which the image looks down."""
-    centre: float = 1.0
-    """The centre of the scene lies as many times as far as what the middle of the image shows."""
-    path_scale: float = 1.0
-    """Factor of the positions in a file."""
-    radius: float = 1.5
-    """Of the discs, in pixels."""
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for a value out of range."""
-        for name, low, high in (
-            ("fov", 5, 150),
-            ("elevation", -80, 80),
-            ("centre", 0.1, 10),
-            ("path_scale", 1e-6, 1e6),
-            ("radius", 0.5, 16),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} must be {low:g} to {high:g}, but {value:g} was given")
-        if is_moves(self.path):
-            read_moves(self.path)
 
 
 def render_guide(

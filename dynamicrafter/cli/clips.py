@@ -109,8 +109,12 @@ def make_and_print(
     given: Namespace,
     written: list[str],
     streams: Streams,
+    told: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``."""
+    """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``.
+
+    ``told`` are the notes that the caller has.
+    """
     piped = given.output == STANDARD
     notes: list[str] = []
     results: list[dict[str, Any]] = []
@@ -121,6 +125,8 @@ def make_and_print(
             # In one write: an interrupt may come between a line and its newline.
             print(f"note: {text}\n", end="", file=sys.stderr)
 
+    for text in told:
+        note(text)
     if files.asked == TINY.name:
         note(tiny_knows(shots[0].settings.mode))
     if given.dry_run or given.verbose:

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynamicrafter.camera.depth import DepthKind, distances_of, read_depth
+from dynamicrafter.camera.choices import DepthKind, GuideCamera
+from dynamicrafter.camera.depth import distances_of, read_depth
 from dynamicrafter.camera.geometry import Intrinsics, focal_length, relative_to_first, spread_poses
-from dynamicrafter.camera.guide import GuideCamera, render_guide
+from dynamicrafter.camera.guide import render_guide
 from dynamicrafter.camera.paths import poses_along
 from dynamicrafter.camera.pose_files import read_camera_poses
 from dynamicrafter.camera.splat import PointCloud, splat
