@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .animate_anyone.api import PersonSettings, person
     from .animate_anyone.pose_clips import PoseChoices, read_poses
     from .animate_anyone.weights import load_person
-    from .api import Clip, animate, interpolate, keyframes, load, loop, render, save
+    from .api import Clip, animate, interpolate, keyframes, load, loop, render, save, views
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
     from .pipeline import Model
@@ -42,6 +42,7 @@ __all__ = [
     "read_poses",
     "render",
     "save",
+    "views",
 ]
 
 _HOMES = {
@@ -53,6 +54,7 @@ _HOMES = {
     "loop": "api",
     "render": "api",
     "save": "api",
+    "views": "api",
     "CheckpointError": "errors",
     "DynamiCrafterError": "errors",
     "UsageError": "errors",

@@ -40,7 +40,7 @@ from .model.compilation import check_compile, compile_blocks
 from .model.configs import TEXT_TOKENS, Compile, Memory, Quantised, Weights
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
-from .model.variants import SMALL, TINY, Mode, Variant
+from .model.variants import SMALL, TINY, VIEWS_PROMPT, Mode, Variant
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate_each
 from .process_memory import free_memory
 from .settings import (
@@ -623,7 +623,7 @@ def stream_each(
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
 
     ``betweens`` are the keyframes of each interpolation between its first and its last image. ``videos`` and ``masks``
-    are as in :func:`animate`, one for each clip.
+    are as in :func:`animate`, one for each clip; in mode views, ``videos`` are the guide clips.
 
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
     before the next clip is requested. Close the generator, as that of
@@ -640,6 +640,8 @@ def stream_each(
     if (lasts is not None) != (common.mode == "interpolate"):
         wanted = "needs last images" if lasts is None else "takes no last images"
         raise UsageError(f"{common.mode} {wanted}; pass them for interpolation only")
+    if common.mode == "views" and (videos is None or masks is not None):
+        raise UsageError("views need a guide clip for each image, and take no masks; pass the guides alone")
     if lasts is not None and len(firsts) != len(lasts):
         raise UsageError(
             f"an interpolation needs as many last images as first ones, but {len(firsts)} first and {len(lasts)} last "
@@ -761,6 +763,24 @@ def loop(
     return _make(model, "loop", [image], prompt, choices, video, mask, progress, callback)
 
 
+def views(
+    model: Model,
+    image: PictureLike,
+    guide: ClipLike,
+    prompt: str = VIEWS_PROMPT,
+    *,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+    **choices: Unpack[Choices],
+) -> Clip:
+    """Views of the scene of an image, as a guide clip shows it, with ViewCrafter's models.
+
+    ``guide`` is a path or uint8 ``[t, h, w, 3]``, such as :func:`dynamicrafter.camera.guide.render_guide` returns; its
+    first frame is replaced by ``image``. Everything else is as in :func:`animate`.
+    """
+    return _make(model, "views", [image], prompt, choices, guide, None, progress, callback)
+
+
 def _make(
     model: Model,
     mode: Mode,
@@ -847,10 +867,11 @@ def _fitted_clip(video: ClipLike, settings: Settings) -> Tensor:
 
 
 def check_video_length(frames: int, settings: Settings) -> None:
-    """Raise UsageError if a clip to start from is shorter than the one that is generated."""
+    """Raise UsageError if a clip to start from, or a guide, is shorter than the one that is generated."""
     if frames < settings.frames:
+        what = "guide clip" if settings.mode == "views" else "clip to start from"
         raise UsageError(
-            f"the clip to start from has {frames} frames, but {settings.frames} are generated; use a longer clip, or "
+            f"the {what} has {frames} frames, but {settings.frames} are generated; use a longer clip, or "
             f"fewer frames"
         )
 

@@ -103,7 +103,8 @@ class KeyPictures:
     between: Tensor | None = None
     """The keyframes between first and last, ``[b, n, 3, H, W]``."""
     clip: Tensor | None = None
-    """Clips to start from, ``[b, 3, t, H, W]`` in the same range; None is the first image held still."""
+    """Clips to start from, in mode views to be guided by, ``[b, 3, t, H, W]`` in the same range; None is the first
+    image held still."""
     mask: Tensor | None = None
     """What may change, ``[b, 1, H, W]`` from 0 to 1; None is everything."""
 
@@ -160,6 +161,9 @@ def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]
         fs=[each.fs for each in settings],
         first=pictures.first.to(model.device),
         last=None if pictures.last is None else pictures.last.to(model.device),
+        guide=pictures.clip.to(model.device)
+        if settings[0].mode == "views" and pictures.clip is not None
+        else None,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from .api import BUILT_IN, Lora, ModelFiles, export_of, find_model, provide
 from .backends.choice import TORCH, parse_backend
 from .backends.openvino.manifest import Manifest, Role, Source, read_manifest
+from .camera.choices import GuideCamera
 from .errors import CheckpointError, ClipError, Remedy, UsageError
 from .forms import Form, program_version, shortened
 from .hashing import file_sha256
@@ -102,6 +103,18 @@ class KnownModel:
 
 
 @dataclass(frozen=True)
+class KnownCamera:
+    """The camera of a guide clip."""
+
+    camera: GuideCamera
+    """If its path is a file, with the name of that alone."""
+    depth: KnownFile
+    """The depth map."""
+    path: KnownFile | None = None
+    """The file of its path."""
+
+
+@dataclass(frozen=True)
 class Record:
     """How a clip was made."""
 
@@ -113,6 +126,8 @@ class Record:
     """The clip to start from."""
     mask: KnownFile | None = field(default=None, kw_only=True)
     """What may move."""
+    camera: KnownCamera | None = field(default=None, kw_only=True)
+    """What makes the guide clip of views, and the last image of an interpolation."""
     version: str = field(default_factory=program_version)
 
 
@@ -205,7 +220,7 @@ def read_record(clip: Path) -> Record:
     except UsageError as problem:
         raise ClipError(f"the record in {clip} cannot be used: {problem.facts}") from problem
     mode, count = record.settings.mode, len(record.pictures)
-    wanted = len(key_frames(record.settings)) or 1
+    wanted = len(key_frames(record.settings)) or 1 if record.camera is None else 1
     if count != wanted:
         raise ClipError(
             f"pictures in the record in {clip} must be a list of {wanted} to {mode}, not of {count}; it is damaged, "
@@ -254,6 +269,20 @@ def find_more(
         found(record.video, "source clip", video, Remedy("name_video")),
         found(record.mask, "mask", mask, Remedy("name_mask")),
     )
+
+
+def find_camera(known: KnownCamera, beside: Path) -> tuple[Path, GuideCamera]:
+    """The depth map and the camera of a clip, as :func:`find_pictures` without paths given."""
+
+    def found(file: KnownFile, what: str) -> Path:
+        return find_recorded(
+            file, what, file.places((beside, Path.cwd())), has_bytes, Remedy("place_beside", (what,))
+        )
+
+    depth = found(known.depth, "depth map")
+    if known.path is None:
+        return depth, known.camera
+    return depth, replace(known.camera, path=str(found(known.path, "camera path")))
 
 
 def find_model_of(model: KnownModel, beside: Path) -> ModelFiles:

@@ -24,7 +24,14 @@ LengthMethod = Literal["native", "continue", "windows", "pick"]
 AnalyticForm = Literal["corrected", "published"]
 Contrast = Literal["released", "restored"]
 
-_FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3}
+_FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3, "views": 2}
+_DOING: dict[Mode, str] = {
+    "animate": "animate",
+    "interpolate": "interpolate",
+    "loop": "loop",
+    "views": "follow guide clips",
+}
+"""What a model is trained to do in each mode."""
 PROGRAM = "dynamicrafter"
 """Name of the program in the metadata of its clips."""
 
@@ -204,6 +211,11 @@ class Settings:
     def _check_length(self) -> None:
         """Raise UsageError unless mode, length and the way to it go together."""
         method = self.length_method
+        if self.mode == "views" and (method != "native" or self.denoise < 1):
+            raise UsageError(
+                f"a guide clip needs length_method native and denoise 1, but {method} and {self.denoise:g} were given; "
+                f"omit both"
+            )
         if self.denoise < 1 and (method != "native" or self.keys):
             raise UsageError(
                 f"denoise must be 1 for clips of several parts, but {self.denoise:g} was given with "
@@ -409,10 +421,11 @@ def make_settings(
     motion are given, if the variant was not trained for the mode, or if a value is of the wrong type or out of range.
     """
     # Windows over a loop are animated one by one.
-    needed = "animate" if mode == "loop" and choices.get("length_method") == "windows" else mode
+    needed: Mode = "animate" if mode == "loop" and choices.get("length_method") == "windows" else mode
     if needed not in variant.modes:
         raise UsageError(
-            f"{variant.name} was trained to {' and '.join(variant.modes)}, not to {needed}",
+            f"{variant.name} was trained to {' and '.join(_DOING[mode] for mode in variant.modes)}, not to "
+            f"{_DOING[needed]}",
             Remedy("choose_model"),
         )
     given: dict[str, Any] = dict(choices)

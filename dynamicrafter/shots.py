@@ -15,6 +15,7 @@ from torch import nn
 
 from .api import (
     Clip,
+    ClipLike,
     ModelFiles,
     find_place,
     load,
@@ -26,15 +27,18 @@ from .api import (
     variant_of,
 )
 from .backends.choice import TORCH
+from .camera.choices import GuideCamera, is_moves
+from .camera.depth import read_depth
+from .camera.guide import render_guide
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
-from .media.pictures import read_picture
+from .media.pictures import Picture, fit_picture, place_of_fitted, read_picture
 from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
-from .records import KnownFile, KnownModel, Record, know_model, know_pictures
+from .records import KnownCamera, KnownFile, KnownModel, Record, know_model, know_pictures
 from .sampling import check_layers
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
@@ -73,6 +77,14 @@ class Means:
 
 
 @dataclass(frozen=True)
+class FilmedScene:
+    """The depth map of an image, and the camera that goes through it."""
+
+    depth: Path
+    camera: GuideCamera
+
+
+@dataclass(frozen=True)
 class Shot:
     """One clip to generate."""
 
@@ -87,6 +99,8 @@ class Shot:
     """The clip to start from."""
     mask: Path | None = None
     """What may move."""
+    scene: FilmedScene | None = None
+    """Makes the guide clip of views; an interpolation ends with its last frame, instead of with an image."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,22 @@ def know_sources(shot: Shot) -> tuple[tuple[KnownFile, ...], KnownFile | None, K
 def record_of(shot: Shot, known: KnownModel) -> dict[str, Any]:
     """What is written with a clip of how it was made."""
     pictures, video, mask = know_sources(shot)
-    return to_json(Record(shot.settings, pictures, known, video=video, mask=mask))
+    return to_json(
+        Record(shot.settings, pictures, known, video=video, mask=mask, camera=know_scene(shot.scene))
+    )
+
+
+def know_scene(scene: FilmedScene | None) -> KnownCamera | None:
+    """A scene as recorded in a clip, with hashes of its files."""
+    if scene is None:
+        return None
+    camera = scene.camera
+    (depth,) = know_pictures([scene.depth])
+    if is_moves(camera.path):
+        return KnownCamera(camera, depth)
+    path = Path(camera.path)
+    (poses,) = know_pictures([path / "images.txt" if path.is_dir() else path])
+    return KnownCamera(replace(camera, path=poses.file), depth, poses)
 
 
 def load_with(means: Means, files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> Model:
@@ -239,10 +268,11 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
 
 def _alike(one: Shot, other: Shot) -> bool:
     """Whether two clips can be generated in one batch."""
-    return may_share_a_batch(one.settings, other.settings) and (one.video is None, one.mask is None) == (
-        other.video is None,
-        other.mask is None,
-    )
+
+    def kinds(shot: Shot) -> tuple[bool, ...]:
+        return shot.video is None, shot.mask is None, shot.scene is None
+
+    return may_share_a_batch(one.settings, other.settings) and kinds(one) == kinds(other)
 
 
 def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
@@ -259,6 +289,13 @@ def stream_batch(
     Images are read only now, as hundreds would not fit into memory.
     """
     pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
+    videos: list[ClipLike] = [shot.video for shot in batch if shot.video is not None]
+    for shot, shown in zip(batch, pictures, strict=True):
+        guide = None if shot.scene is None else guide_of(shot.scene, shown[0], shot.settings)
+        if guide is not None and shot.settings.mode == "views":
+            videos.append(guide)
+        elif guide is not None:
+            shown.append(Picture(guide[-1]))
     interpolates = batch[0].settings.mode == "interpolate"
     title = batch[0].title + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
     shown = progress or _silent
@@ -268,8 +305,9 @@ def stream_batch(
         [shown[0] for shown in pictures],
         [shown[-1] for shown in pictures] if interpolates else None,
         betweens=[shown[1:-1] for shown in pictures],
-        videos=_given([shot.video for shot in batch]),
-        masks=_given([shot.mask for shot in batch]),
+        # One of the batches has all of a kind or none.
+        videos=videos or None,
+        masks=[shot.mask for shot in batch if shot.mask is not None] or None,
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
     with closing(clips):
@@ -278,9 +316,19 @@ def stream_batch(
             yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
 
 
-def _given(paths: Sequence[Path | None]) -> list[Path] | None:
-    """The paths, or None if there are none; one of the :func:`batches` has all or none."""
-    return [path for path in paths if path is not None] or None
+def guide_of(scene: FilmedScene, picture: Picture, settings: Settings) -> torch.Tensor:
+    """The guide clip of a scene at the size and length of ``settings``, uint8 ``[t, h, w, 3]``.
+
+    On the CPU, so that it is the same on every machine, and in one thread, as its steps are too short for more. Raises
+    PictureError and UsageError as :func:`~dynamicrafter.camera.depth.read_depth` and
+    :func:`~dynamicrafter.camera.guide.render_guide` do.
+    """
+    depth = read_depth(scene.depth, picture.size)
+    width, height, fit = settings.width, settings.height, settings.fit
+    image = ((fit_picture(picture, width, height, fit).movedim(0, -1) + 1) * 127.5).round().to(torch.uint8)
+    place = place_of_fitted(picture.size, width, height, fit)
+    with single_thread():
+        return render_guide(image, depth, scene.camera, settings.frames, fitted=place)
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:

@@ -6,10 +6,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .animate import DynamiCrafterAnimate
 from .animate_person import DynamiCrafterAnimatePerson
+from .camera import DynamiCrafterCameraGuide
 from .conditioning import (
     DynamiCrafterImageConditioning,
     DynamiCrafterInterpolation,
     DynamiCrafterLooping,
+    DynamiCrafterViews,
 )
 from .decode import DynamiCrafterVAEDecode
 from .host.files import register_folders
@@ -37,6 +39,8 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterImageConditioning,
             DynamiCrafterInterpolation,
             DynamiCrafterLooping,
+            DynamiCrafterCameraGuide,
+            DynamiCrafterViews,
             DynamiCrafterSampler,
             DynamiCrafterTechniques,
             DynamiCrafterVAEDecode,

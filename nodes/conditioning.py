@@ -1,4 +1,4 @@
-"""The nodes that convert images and prompts into conditioning: one image, two images, a loop."""
+"""The nodes that convert images and prompts into conditioning: one image, two images, a loop, a guide clip."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dynamicrafter.model.variants import VIEWS_PROMPT
 from .choices import choices_of, missing, require
 from .encode import NO_TEXT, encode, single
 from .sockets import CATEGORY, conditioning_outputs, image, schema, text_inputs
@@ -48,7 +49,7 @@ def _mask() -> Any:
 
 
 class _Conditioning(io.ComfyNode):
-    """The checks that the three nodes share."""
+    """The checks that the nodes share."""
 
     @classmethod
     def check_lazy_status(cls, **shown: Any) -> list[str]:
@@ -154,4 +155,45 @@ class DynamiCrafterLooping(_Conditioning):
     def execute(cls, model: Any, vae: Any, clip_vision: Any, image: Any, **choices: Any) -> io.NodeOutput:
         """Encode the image and the prompt."""
         made, notes = encode("loop", model, vae, clip_vision, single(image, "image"), None, **choices)
+        return io.NodeOutput(*made, ui=notes)
+
+
+class DynamiCrafterViews(_Conditioning):
+    """Conditioning for a clip that follows a guide clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs, outputs and their words."""
+        return schema(
+            node_id="DynamiCrafterViews",
+            display_name="DynamiCrafter Views",
+            category=CATEGORY,
+            description="Converts a guide clip of a camera and a prompt into conditioning and an empty latent. Needs a "
+            "ViewCrafter model, loaded as variant viewcrafter_25.",
+            search_aliases=["viewcrafter", "camera control", "novel view", "guide video"],
+            inputs=[
+                *_models(),
+                image(
+                    "guide",
+                    "The guide clip, such as that of DynamiCrafter Camera Guide: a batch of images, of which the first "
+                    "is the image itself. The clip has as many frames.",
+                ),
+                *text_inputs(VIEWS_PROMPT),
+                *choices_of("shape", advanced=False),
+                *choices_of("shape", advanced=True),
+            ],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, vae: Any, clip_vision: Any, guide: Any, **choices: Any) -> io.NodeOutput:
+        """Encode all frames of the guide, and the prompt."""
+        frames = guide.shape[0]
+        if frames < 2:
+            raise ValueError(
+                "guide is a single image, but must be a batch of at least 2; connect a guide clip"
+            )
+        made, notes = encode(
+            "views", model, vae, clip_vision, guide[0], None, guide=guide, frames=frames, **choices
+        )
         return io.NodeOutput(*made, ui=notes)

@@ -68,12 +68,13 @@ def encode(
     positive: Any = None,
     negative: Any = None,
     mask: Tensor | None = None,
+    guide: Tensor | None = None,
     **choices: Any,
 ) -> tuple[tuple[Any, Any, Any, dict[str, Any]], dict[str, list[str]]]:
     """Positive, negative and image-only conditioning and the empty latent, and the node's report to the editor.
 
     ``first`` and ``last`` are ``[h, w, c]``, ``mask`` is ``[1, h, w]``: 1 may move. With a mask, the latent is the
-    image held still.
+    image held still. ``guide`` is ``[t, h, w, c]``, for views.
     """
     variant = variant_of(model)
     check_vision(clip_vision, variant)
@@ -92,12 +93,18 @@ def encode(
     tokens, grey = image_tokens(resample(model, seen), variant.resampler).split(1)
 
     end = pictures[1:] if mode == "interpolate" else None
-    keys = encode_keys(HostPictureEncoder(vae), mode, pictures[:1], end, frames, variant.vae.scale_factor)
+    shown = None
+    if guide is not None:
+        fitted = [fit_picture(as_picture(p.cpu()), width, height, settings.fit) for p in guide[:frames]]
+        shown = torch.stack(fitted, dim=1)[None]
+    keys = encode_keys(
+        HostPictureEncoder(vae), mode, pictures[:1], end, frames, variant.vae.scale_factor, shown
+    )
     shared = {KEYFRAMES: keys, FS: settings.fs}
     shape = keys.keys[0].mean.shape[1]
     empty = torch.zeros(frames, shape, height // LATENT_FACTOR, width // LATENT_FACTOR)
     latent: dict[str, Any] = {"samples": intermediate(empty), FPS: settings.fps}
-    if mode != "animate":
+    if mode in ("interpolate", "loop"):
         latent[PICTURES] = pictures
     if mode == "loop":
         latent[LOOP] = True

@@ -25,8 +25,8 @@ def image(name: str, tooltip: str, **more: Any) -> Any:
     return io.Image.Input(name, tooltip=tooltip, **more)
 
 
-def text_inputs() -> list[Any]:
-    """Prompts, or conditioning from core nodes instead."""
+def text_inputs(prompt: str = "") -> list[Any]:
+    """Prompts, by default ``prompt`` and none, or conditioning from core nodes instead."""
     return [
         io.Clip.Input(
             "clip",
@@ -35,7 +35,7 @@ def text_inputs() -> list[Any]:
             tooltip="Text encoder for the prompts below: CLIP of the loader, or core CLIPLoader with the SD "
             "2.1 text encoder. Not needed if positive and negative are connected.",
         ),
-        choice("prompt", "Ignored if positive is connected."),
+        choice("prompt", "Ignored if positive is connected.", default=prompt),
         choice("negative", "Ignored if negative is connected."),
         io.Conditioning.Input(
             "positive",

@@ -24,8 +24,9 @@ BOXES = {
     "training": ("training", "api person"),
     "evaluation": ("evaluation", "shots"),
     "person": ("animate_anyone", "shots"),
-    "shots": ("shots records forecast", "api"),
+    "shots": ("shots records forecast", "api camera"),
     "api": ("api", "backends media"),
+    "camera": ("camera", "ground"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
     "pipeline": ("pipeline sampling", "motion"),
@@ -50,6 +51,7 @@ ORDER = {
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
+    "camera": "choices geometry depth paths pose_files splat guide",
     "media": "lists provenance pictures video examples",
     "motion": "colour joints windowed continuation keyframes extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "

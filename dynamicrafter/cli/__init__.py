@@ -99,6 +99,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import clips
 
         return clips.run(command, arguments, written)
+    if command == "camera":
+        from . import camera
+
+        return camera.run(arguments, written)
     if command == "direct":
         from . import directing
 

@@ -118,8 +118,12 @@ def make_and_print(
     written: list[str],
     streams: Streams,
     maker: Maker = make,
+    told: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``."""
+    """Generate clips, report them and return what ``--json`` prints; finished clips are appended to ``written``.
+
+    ``told`` are the notes that the caller has.
+    """
     piped = given.output == STANDARD
     notes: list[str] = []
     results: list[dict[str, Any]] = []
@@ -131,6 +135,8 @@ def make_and_print(
             print(f"note: {text}\n", end="", file=sys.stderr)
 
     check_settings((shot.settings for shot in shots), means)
+    for text in told:
+        note(text)
     if files.asked == TINY.name:
         note(tiny_knows(shots[0].settings.mode))
     if given.dry_run or given.verbose:

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..animate_anyone.config import BUILT_IN_PERSON
 from ..backends.choice import TORCH
+from ..camera.choices import FAR, KINDS, MOVES, NEAR, GuideCamera
 from ..model.configs import COMPILE, MEMORY, WEIGHTS
-from ..model.variants import VARIANTS
+from ..model.variants import VARIANTS, VIEWS_PROMPT
 from ..parameters import PARAMETERS, Group, Parameter, of_group
 from .readers import (
     number_of,
@@ -217,6 +218,93 @@ def clip_options(
     output = parser.add_argument_group("output")
     run_options(output, "PICTURE-COMMAND.mp4 in the current folder")
     _options(output, "output")
+
+
+def camera_options(parser: argparse.ArgumentParser) -> None:
+    """The depth of an image, the camera's path, and what is done with the guide clip."""
+    default = GuideCamera("orbit:0")
+    scene = parser.add_argument_group("scene")
+    scene.add_argument(
+        "--depth",
+        type=to_path,
+        required=True,
+        metavar="FILE",
+        help="depth map of the size of PICTURE: .png (grey, best with 16 bits), .exr or .npy",
+    )
+    scene.add_argument(
+        "--depth-kind",
+        choices=KINDS,
+        default=default.depth_kind,
+        help="disparity (near is bright; MiDaS, Depth Anything), depth (far is bright), or metric (metres, or "
+        "millimetres in whole numbers) (default: %(default)s)",
+    )
+    scene.add_argument(
+        "--near",
+        type=float,
+        metavar="DISTANCE",
+        help=f"distance of the nearest point; a lower limit for metric depth (default: {NEAR:g}; none)",
+    )
+    scene.add_argument(
+        "--far",
+        type=float,
+        metavar="DISTANCE",
+        help=f"distance of the farthest point; an upper limit for metric depth (default: {FAR:g}; none)",
+    )
+    scene.add_argument(
+        "--fov",
+        type=float,
+        default=default.fov,
+        metavar="DEGREES",
+        help="angle that PICTURE shows across its width (default: %(default)g)",
+    )
+    scene.add_argument(
+        "--elevation",
+        type=float,
+        default=default.elevation,
+        metavar="DEGREES",
+        help="angle by which PICTURE looks down (default: %(default)g)",
+    )
+    scene.add_argument(
+        "--centre",
+        type=float,
+        default=default.centre,
+        metavar="F",
+        help="distance of the centre of the scene, as a multiple of that in the middle of PICTURE (default: "
+        "%(default)g)",
+    )
+    path = parser.add_argument_group("camera path (docs/techniques/camera.md)")
+    path.add_argument(
+        "--path",
+        type=to_name,
+        required=True,
+        metavar="MOVES|FILE",
+        help=f"{', '.join(MOVES)}, such as orbit:30+dolly:-0.3, or a file of RealEstate10K or COLMAP (images.txt)",
+    )
+    path.add_argument(
+        "--path-scale",
+        type=float,
+        default=default.path_scale,
+        metavar="F",
+        help="factor of the positions in a file (default: %(default)g)",
+    )
+    guide = parser.add_argument_group("guide clip")
+    guide.add_argument(
+        "--radius",
+        type=float,
+        default=default.radius,
+        metavar="PIXELS",
+        help="radius of the discs that are drawn for the pixels of PICTURE (default: %(default)g)",
+    )
+    written = guide.add_mutually_exclusive_group()
+    written.add_argument("--guide", type=to_name, metavar="PATH", help="also write the guide clip there")
+    written.add_argument(
+        "--guide-only", action="store_true", help="write the guide clip to the output, and generate nothing"
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help=f"what the clip shows (default: {VIEWS_PROMPT!r} for models of guide clips, empty for others)",
+    )
 
 
 def directing_options(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from .options import (
     TINY_HELP,
     VARIANT_HELP,
     batch_options,
+    camera_options,
     characters_options,
     clip_options,
     directing_options,
@@ -133,6 +134,19 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     pictures(loop)
     clip_options(loop)
     source_clip_options(loop)
+
+    camera = _add_command(
+        commands,
+        "camera",
+        "move a camera through the scene of an image with a depth map",
+        "camera harbour.png --depth harbour_depth.png --path orbit:20 --guide-only",
+        "camera harbour.png --depth depth.exr --depth-kind metric --path 'orbit:15+dolly:-0.2' --model model.ckpt "
+        "--variant viewcrafter_25",
+    )
+    camera.add_argument("picture", type=to_name, metavar="PICTURE", help=f"image file, {STDIN}")
+    camera_options(camera)
+    clip_options(camera, batch=False, prompt=False)
+    camera.set_defaults(batch=1)
 
     directed = _add_command(
         commands,

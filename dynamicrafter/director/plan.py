@@ -70,7 +70,10 @@ class ClipPlan:
         return f"{shortened_prompt(self.motion_prompt, camera)}, {camera}"
 
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {"camera": CAMERAS, "mode": get_args(Mode)}
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "camera": CAMERAS,
+    "mode": tuple(mode for mode in get_args(Mode) if mode != "views"),
+}
 _RANGES: Mapping[str, tuple[float, float]] = {"motion": (0.0, 1.0), "seconds": (SHORTEST, LONGEST)}
 _FIELDS = tuple(field.name for field in fields(ClipPlan))
 

@@ -246,6 +246,10 @@ def _parted(values: Mapping[str, Any], where: str) -> tuple[_Line, dict[str, Any
 def _mode(line: _Line) -> Mode:
     count = len(line.pictures)
     mode: Mode = line.mode or ("interpolate" if count >= 2 else "animate")
+    if mode == "views":
+        raise UsageError(
+            "a list of jobs has no guide clips, but mode views was given; use the command camera"
+        )
     if count < 2 if mode == "interpolate" else count != 1:
         wanted = "2 or more" if mode == "interpolate" else "1"
         raise UsageError(f"pictures must be a list of {wanted} to {mode}, not of {count}")

@@ -200,14 +200,31 @@ def fit_picture(picture: Picture, width: int, height: int, fit: Fit = "crop") ->
     """
     if fit == "stretch":
         return normalise(resize_exact(picture, width, height))
-    wider = picture.width * height >= picture.height * width
     if fit == "crop":
         picture = _without_far_ends(picture, width, height)
-    # Rounded down, as in the original script. For a crop the rounded side is at least the target's.
-    by_height = (max(1, height * picture.width // picture.height), height)
-    by_width = (width, max(1, width * picture.height // picture.width))
-    size = by_height if wider == (fit == "crop") else by_width
+    size = _size_before_crop(picture.size, width, height, fit)
     return normalise(centre_crop_or_pad(resize_exact(picture, *size), width, height))
+
+
+def place_of_fitted(size: tuple[int, int], width: int, height: int, fit: Fit) -> tuple[int, int, int, int]:
+    """(left, top, width, height) in pixels of the whole of a picture of ``size`` after :func:`fit_picture`.
+
+    left and top are negative where it is cut off, and positive where it has a bar.
+    """
+    if fit == "stretch":
+        return 0, 0, width, height
+    resized = _size_before_crop(size, width, height, fit)
+    missing = width - resized[0], height - resized[1]
+    left, top = (each // 2 if each > 0 else -round(-each / 2) for each in missing)
+    return left, top, *resized
+
+
+def _size_before_crop(size: tuple[int, int], width: int, height: int, fit: Fit) -> tuple[int, int]:
+    wider = size[0] * height >= size[1] * width
+    # Rounded down, as in the original script. For a crop the rounded side is at least the target's.
+    by_height = (max(1, height * size[0] // size[1]), height)
+    by_width = (width, max(1, width * size[1] // size[0]))
+    return by_height if wider == (fit == "crop") else by_width
 
 
 def _without_far_ends(picture: Picture, width: int, height: int) -> Picture:

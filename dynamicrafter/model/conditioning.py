@@ -79,6 +79,8 @@ class Request:
     """Images ``[b, 3, H, W]`` float32 in [-1, 1], on the device of the encoders."""
     last: Tensor | None = None
     """As ``first``; for interpolation only."""
+    guide: Tensor | None = None
+    """Guide clips ``[b, 3, t, H, W]``, as ``first``, which takes the place of their first frame; for views only."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def perceive(encoders: Encoders, request: Request) -> Perceived:
         None if request.last is None else request.last.to(encoders.dtype),
         request.frames,
         encoders.variant.vae.scale_factor,
+        None if request.guide is None else request.guide.to(encoders.dtype),
     )
     fs = torch.tensor(request.fs, dtype=torch.int64, device=request.first.device)
     return Perceived(text, negative, see(encoders.vision, request.first), keys, fs)
@@ -183,11 +186,18 @@ def see(encoder: ImageEncoder, pictures: Tensor) -> Tensor:
 
 
 def encode_keys(
-    encoder: PictureEncoder, mode: Mode, first: Tensor, last: Tensor | None, frames: int, scale: float
+    encoder: PictureEncoder,
+    mode: Mode,
+    first: Tensor,
+    last: Tensor | None,
+    frames: int,
+    scale: float,
+    guide: Tensor | None = None,
 ) -> KeyLatents:
     """Encode images ``[b, 3, H, W]`` as the key frames of a mode; a loop ends with its first image.
 
-    Images are encoded one at a time to bound the memory.
+    In mode views, all frames are key frames: the image, and then those of ``guide`` ``[b, 3, t, H, W]``; without a
+    guide, the image held still. Images are encoded one at a time to bound the memory.
     """
 
     def encoded(pictures: Tensor) -> Posterior:
@@ -195,7 +205,10 @@ def encode_keys(
         return Posterior(torch.cat([p.mean for p in found]), torch.cat([p.logvar for p in found]))
 
     begin = encoded(first)
-    if mode == "animate":
+    if mode == "views" and guide is not None:
+        shown = {frame: encoded(guide[:, :, frame]) for frame in range(1, frames)}
+        return KeyLatents({0: begin, **shown}, frames, scale, everywhere=False)
+    if mode in ("animate", "views"):
         return KeyLatents({0: begin}, frames, scale, everywhere=True)
     return KeyLatents(
         {0: begin, -1: begin if last is None else encoded(last)}, frames, scale, everywhere=False

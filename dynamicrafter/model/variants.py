@@ -12,7 +12,10 @@ from typing import Literal
 from ..diffusion.config import DiffusionConfig, Spacing
 from .configs import ResamplerConfig, TextConfig, UNetConfig, VaeConfig, VisionConfig
 
-Mode = Literal["animate", "interpolate", "loop"]
+Mode = Literal["animate", "interpolate", "loop", "views"]
+"""views: every frame of a guide clip conditions the frame in its place."""
+VIEWS_PROMPT = "Rotating view of a scene"
+"""The one prompt with which ViewCrafter was trained."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,18 @@ TOON_512 = replace(
     vae=replace(V512.vae, video_decoder=True),
     preset=replace(V512_INTERP.preset, fs=10),
 )
+VIEWCRAFTER_25 = replace(
+    V1024,
+    name="viewcrafter_25",
+    purpose="picture and guide clip of a camera to clip, 1024x576",
+    modes=("views",),
+    # The released model has one fs.
+    preset=replace(V1024.preset, frames=25, fs_still=10, fs_lively=10),
+)
 SMALL = Variant(
     name="small",
     purpose="plumbing and tests: all modes at 64x64, same code, few weights",
-    modes=("animate", "interpolate", "loop"),
+    modes=("animate", "interpolate", "loop", "views"),
     preset=Preset(height=64, width=64, fs=8, fs_still=30, fs_lively=8, steps=10, cfg=2.0),
     unet=UNetConfig(
         model_channels=32,
@@ -116,13 +127,15 @@ TINY = replace(
     SMALL,
     name="tiny",
     purpose="trained on coloured shapes that do as told: all modes at 64x64, built in",
+    modes=("animate", "interpolate", "loop"),
     preset=replace(SMALL.preset, fs=10, steps=12, cfg=1.0, eta=0.0, spacing="linspace"),
     unet=replace(SMALL.unet, model_channels=64, channel_mult=(1, 1), num_head_channels=16),
     vae=replace(SMALL.vae, channel_mult=(1, 1, 2, 4)),
 )
 
 VARIANTS: dict[str, Variant] = {
-    v.name: v for v in (V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512, SMALL, TINY)
+    v.name: v
+    for v in (V256, V512, V1024, V512_INTERP, CIL_512, CIL_1024, TOON_512, VIEWCRAFTER_25, SMALL, TINY)
 }
 """Every known variant by name."""
 

@@ -83,9 +83,10 @@ def detect(file: WeightsFile) -> tuple[Variant, ...]:
 def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Variant:
     """Choose one of the variants that fit a file; ``asked`` is the caller's choice, if any.
 
-    Variants with equal networks, noise process and defaults (a release and its retrained successor) are equivalent, and
-    the first is used. Raises CheckpointError if none fits, if ``asked`` does not fit, or if the file is ambiguous and
-    ``asked`` is None; UsageError if there is no variant of that name.
+    Variants for guide clips alone are chosen by name only, because nothing in a file tells them from the variant that
+    they were trained from. Others with equal networks, noise process and defaults (a release and its retrained
+    successor) are equivalent, and the first is used. Raises CheckpointError if none fits, if ``asked`` does not fit, or
+    if the file is ambiguous and ``asked`` is None; UsageError if there is no variant of that name.
     """
     if not fits:
         raise CheckpointError(
@@ -94,6 +95,8 @@ def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Var
         )
     if asked is not None:
         return _asked(fits, asked, file.path)
+    # A file of such a variant alone says so in its metadata.
+    fits = tuple(variant for variant in fits if variant.modes != ("views",)) or fits
     different: dict[Variant, Variant] = {}
     for variant in fits:
         different.setdefault(replace(variant, name="", purpose=""), variant)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 NODES = {
     "DynamiCrafterAnimate",
     "DynamiCrafterAnimatePerson",
+    "DynamiCrafterCameraGuide",
     "DynamiCrafterCheckpointLoader",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
@@ -56,6 +58,7 @@ NODES = {
     "DynamiCrafterSampler",
     "DynamiCrafterTechniques",
     "DynamiCrafterVAEDecode",
+    "DynamiCrafterViews",
 }
 WIDGETS = {
     "DynamiCrafterAnimate": (
@@ -672,3 +675,95 @@ def pixels(file: bytes) -> bytes:
 
     with Image.open(io.BytesIO(file)) as picture:
         return picture.convert("RGB").tobytes()
+
+
+class TestCamera:
+    """A guide clip of a picture and its depth map, and a clip that follows it."""
+
+    @staticmethod
+    def guide(client: Client, tmp_path: Path, **choices: Any) -> Prompt:
+        import numpy as np
+
+        rows, columns = np.mgrid[:64, :96]
+        image = np.stack([rows * 2 + 60, columns + 90, rows + columns], axis=-1).astype(np.uint8)
+        depth = np.where((rows // 24 + columns // 24) % 2, 220, 30).astype(np.uint8)
+        for name, pixels in (("seen.png", image), ("depth.png", depth)):
+            Image.fromarray(pixels).save(tmp_path / name)
+            client.upload_image(tmp_path / name)
+        inputs: dict[str, Any] = {"path": "truck:0.1", "frames": 4, "depth_kind": "disparity"}
+        inputs |= {"width": 64, "height": 64, "fit": "crop", "image": ["image", 0], "depth": ["depth", 0]}
+        return {
+            "image": node("LoadImage", image="seen.png"),
+            "depth": node("LoadImage", image="depth.png"),
+            "guide": node("DynamiCrafterCameraGuide", **{**inputs, **choices}),
+        }
+
+    def test_the_clip_is_the_one_of_the_package(
+        self, client: Client, pack_server: Server, tmp_path: Path
+    ) -> None:
+        import torch
+
+        import dynamicrafter
+        from dynamicrafter.camera.choices import GuideCamera
+        from dynamicrafter.media.pictures import Picture, as_picture, read_picture
+        from dynamicrafter.model.variants import SMALL
+        from dynamicrafter.settings import make_settings
+        from dynamicrafter.shots import FilmedScene, guide_of
+        from dynamicrafter.weights.random_model import write_random_checkpoint
+
+        # The host keeps CLIP towers in float16, so these weights are exact in it.
+        checkpoint = pack_server.base / "models" / "checkpoints" / "exact_views.safetensors"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_random_checkpoint(checkpoint, seed=4, dtype=torch.float16)
+        prompt = self.guide(client, tmp_path)
+        cond = conditioned("DynamiCrafterViews", prompt="a scene", image=None, frames=None, motion=None)
+        cond["cond"]["inputs"]["guide"] = ["guide", 0]
+        cond["loader"]["inputs"]["checkpoint"] = checkpoint.name
+        del cond["image"]
+        prompt |= decoded(sampled(cond, seed=5))
+        # A picture of each frame instead of a video.
+        del prompt["video"]
+        prompt["save"] = node("SaveImage", images=["decode", 0], filename_prefix="views")
+        prompt["shown"] = node("SaveImage", images=["guide", 0], filename_prefix="guide")
+        run = client.run(prompt)
+        assert run.status == "success", run.error
+        found = {
+            name: torch.stack(
+                [as_picture(Image.open(io.BytesIO(client.view(file)))).pixels for file in files]
+            )
+            for name, files in ((name, run.outputs[name]["images"]) for name in ("shown", "save"))
+        }
+        picture = read_picture(tmp_path / "seen.png")
+        settings = make_settings(SMALL, "views", frames=4, size=(64, 64))
+        scene = FilmedScene(tmp_path / "depth.png", GuideCamera("truck:0.1"))
+        guide = guide_of(scene, picture, settings)
+        assert torch.equal(found["shown"], guide)
+        assert (guide[-1] == 0).all(-1).any()
+        model = dynamicrafter.load(checkpoint, device="cpu", dtype="float32")
+        made = dynamicrafter.views(
+            model, Picture(guide[0]), guide, "a scene", frames=4, size=(64, 64), seed=5, steps=2, cfg=2.0
+        )
+        assert (found["save"].int() - made.frames.int()).abs().max() <= 1
+
+    @pytest.mark.parametrize(
+        ("choices", "message"),
+        [
+            ({"path": "/etc/hostname"}, "a camera path consists of orbit, rise, dolly, truck, pedestal, but"),
+            (
+                {"depth": ["other", 0]},
+                "the depth map has .* pixels, but the image has 96x64; use a depth map of",
+            ),
+            ({"path": "truck:1", "centre": 10.0}, "the camera leaves the scene: frame"),
+            ({"near": 5.0, "far": 2.0}, "near must be above 0 and below far, but 5 and 2 were given"),
+        ],
+    )
+    def test_what_is_wrong_is_one_sentence(
+        self, client: Client, tmp_path: Path, choices: dict[str, Any], message: str
+    ) -> None:
+        upload_pictures(client)
+        prompt = self.guide(client, tmp_path, **choices)
+        prompt["other"] = node("LoadImage", image=OTHER_PICTURE)
+        prompt["save"] = node("SaveImage", images=["guide", 0], filename_prefix="guide")
+        run = client.run(prompt)
+        assert run.status == "error"
+        assert re.search(message, str(run.error)), run.error

@@ -25,7 +25,7 @@ BASE_SCALES = {"512_v1": 0.7, "1024_v1": 0.3, "512_interp_v1": 0.7}
 SAME_WEIGHTS = {
     "256_v1": ["256_v1"],
     "512_v1": ["512_v1", "512_interp_v1", "cil_512"],
-    "1024_v1": ["1024_v1", "cil_1024"],
+    "1024_v1": ["1024_v1", "cil_1024", "viewcrafter_25"],
     "512_interp_v1": ["512_v1", "512_interp_v1", "cil_512"],
 }
 
@@ -114,7 +114,7 @@ def test_256_is_told_without_the_schedule_and_under_its_published_names() -> Non
 def test_pruned_files_can_be_several_variants() -> None:
     entries = {key: e for key, e in manifest("1024_v1").items() if key.startswith(("model.", "first_stage"))}
     names = {variant.name for variant in detect(Listed(entries))}
-    assert names == {"512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024"}
+    assert names == {"512_v1", "1024_v1", "512_interp_v1", "cil_512", "cil_1024", "viewcrafter_25"}
 
 
 def test_a_caller_is_asked_only_what_makes_a_difference() -> None:

@@ -144,7 +144,7 @@ def test_a_mode_the_variant_was_not_trained_for_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "dance"}, r"mode must be one of animate, interpolate, loop, not 'dance'"),
+        ({"mode": "dance"}, r"mode must be one of animate, interpolate, loop, views, not 'dance'"),
         (
             {"width": 500},
             r"width must be a multiple of 64 from 64 to 4096, but 500 .*; the nearest valid value is 512",

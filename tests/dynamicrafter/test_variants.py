@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields, replace
+from typing import get_args
 
 import pytest
 
@@ -18,6 +19,7 @@ from dynamicrafter.model.variants import (
     V512_INTERP,
     V1024,
     VARIANTS,
+    Mode,
     Variant,
 )
 
@@ -113,4 +115,4 @@ def test_defaults_are_the_released_scripts(variant: Variant) -> None:
 
 
 def test_the_small_variant_knows_every_mode() -> None:
-    assert SMALL.modes == ("animate", "interpolate", "loop")
+    assert SMALL.modes == get_args(Mode)

@@ -1,0 +1,100 @@
+"""The command that moves a camera through the scene of an image: camera."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..api import variant_of
+from ..camera.choices import GuideCamera
+from ..errors import UsageError
+from ..media.pictures import read_picture
+from ..media.video import write_clip
+from ..model.variants import VIEWS_PROMPT, Mode
+from ..settings import Settings
+from ..shots import FilmedScene, Shot, check_means, clip_targets, guide_of
+from .clips import clip_settings, make_and_print, means_of, model_files, targets_of
+from .plan import size_text
+from .streams import STANDARD, Streams
+
+_INTERPOLATES = (
+    "{} was not trained to follow guide clips: it interpolates from the first frame of the guide to the last, whose "
+    "black parts stay black"
+)
+
+
+def run(given: Namespace, written: list[str]) -> object:
+    """Render the guide clip, generate the clip, and return what ``--json`` prints.
+
+    With a model that was not trained with guide clips, but to interpolate, the clip is an interpolation between the
+    first and the last frame of the guide.
+    """
+    with Streams() as streams:
+        return _run(given, written, streams)
+
+
+def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, Any]:
+    files = model_files(given)
+    means = means_of(given)
+    check_means(means, files)
+    variant = variant_of(files)
+    guided = "views" in variant.modes or "interpolate" not in variant.modes
+    mode: Mode = "views" if guided else "interpolate"
+    if given.prompt is None:
+        given.prompt = VIEWS_PROMPT if guided else ""
+    (source,) = streams.pictures([given.picture])
+    picture = read_picture(source)
+    settings = clip_settings(given, variant, mode, picture.size)
+    scene = FilmedScene(given.depth, camera_of(given))
+    # Always, so that what is wrong with depth or path is said before the weights are loaded.
+    guide = guide_of(scene, picture, settings)
+    path = Path(source)
+    if given.guide_only:
+        if given.dry_run:
+            raise UsageError(
+                "--dry-run tells what would be generated, but --guide-only generates nothing; omit one"
+            )
+        (target,) = targets_of(given, [given.output or f"{path.stem}-guide.mp4"], [path], streams)
+        made = _write_guide(guide, target, settings, given, streams)
+        if given.output == STANDARD:
+            streams.send()
+        return {"guide": made}
+    names = [given.output or f"{path.stem}-camera.mp4" for _ in given.seed]
+    targets = targets_of(given, names, [path], streams)
+    if given.guide is not None and not given.dry_run:
+        (target,) = clip_targets([given.guide], [path])
+        _write_guide(guide, target, settings, given, streams)
+    notes = [] if guided else [_INTERPOLATES.format(variant.name)]
+    shots = [
+        Shot(replace(settings, seed=seed), (path,), Path(target).name, target, scene=scene)
+        for seed, target in zip(given.seed, targets, strict=True)
+    ]
+    return make_and_print(shots, files, means, given, written, streams, notes)
+
+
+def camera_of(given: Namespace) -> GuideCamera:
+    """The camera that the arguments describe; raises UsageError for a value out of range."""
+    return GuideCamera(**{each.name: getattr(given, each.name) for each in fields(GuideCamera)})
+
+
+def _write_guide(
+    guide: Tensor, target: str, settings: Settings, given: Namespace, streams: Streams
+) -> dict[str, Any]:
+    """Write and report a guide clip; returns what ``--json`` prints of it."""
+    write_clip(guide, target, settings.fps, {}, source="algorithmicMedia")
+    seen = [float((frame != 0).any(-1).float().mean()) for frame in guide]
+    name = streams.name(Path(target))
+    least = min(range(len(seen)), key=seen.__getitem__)
+    if not given.json:
+        shown = size_text(settings.width, settings.height, settings.frames, settings.fps)
+        piped = given.output == STANDARD
+        print(
+            f"{name}: {shown}, guide, {seen[least]:.0%} of frame {least + 1} is not black",
+            file=sys.stderr if piped else sys.stdout,
+        )
+    return {"output": name, "frames": settings.frames, "seen": [round(share, 4) for share in seen]}
