@@ -33,6 +33,7 @@ RemedyKind = Literal[
     "name_towers",
     "name_variant",
     "name_video",
+    "place_beside",
     "skip_learned",
     "widen_dtype",
 ]
@@ -73,6 +74,7 @@ PYTHON: Words = {
     "name_towers": "download them with dynamicrafter.weights.download.download(find({!r})) or pass towers=...",
     "name_variant": "pass variant=...",
     "name_video": "pass video=...",
+    "place_beside": "put the {} next to the clip",
     "skip_learned": "delete its weights and download them again",
     "widen_dtype": 'load the model with dtype="float32" or "bfloat16"',
 }

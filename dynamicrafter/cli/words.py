@@ -28,6 +28,7 @@ WORDS: Words = {
     "name_towers": "download them with 'dynamicrafter download {}' or specify a file with --towers",
     "name_variant": "specify it with --variant NAME",
     "name_video": "pass --video FILE",
+    "place_beside": "put the {} next to the clip",
     "skip_learned": "delete its weights and download them again, or skip it with --plain",
     "widen_dtype": "load the model with --dtype float32 or bfloat16",
 }

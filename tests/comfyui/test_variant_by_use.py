@@ -118,6 +118,7 @@ def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told
         "name_output",
         "name_picture",
         "name_mask",
+        "place_beside",
     }  # of clips that are made again
     left |= {
         "find_poses",
