@@ -15,17 +15,21 @@ from torch import nn
 
 from .api import (
     Clip,
+    HintsLike,
     ModelFiles,
     find_place,
     load,
+    load_control,
     notes_on,
     pick_device,
     pick_dtype,
+    read_hints,
     stored_as,
     stream_each,
     variant_of,
 )
 from .backends.choice import TORCH
+from .control.hints import Control, ControlNet
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
@@ -34,7 +38,7 @@ from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
-from .records import KnownFile, Record, know_model, know_pictures
+from .records import KnownFile, Record, know_control, know_model, know_pictures
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
 from .weights.footprint import pick_residence
@@ -86,6 +90,10 @@ class Shot:
     """The clip to start from."""
     mask: Path | None = None
     """What may move."""
+    control: Path | None = None
+    """A ControlNet."""
+    hints: tuple[tuple[Path, int | None], ...] = ()
+    """What it is shown: a clip or an image for all frames, with None, or images with their frames."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +172,21 @@ def make(
     known = know_model(
         model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
     )
+    nets: dict[Path | None, ControlNet | None] = {None: None}
     for batch in batches(shots, means.batch):
         sources = [know_sources(shot) for shot in batch]
+        path = batch[0].control
+        control, hints = (None, ()) if path is None else know_control(path, batch[0].hints)
+        if path is not None and path not in nets:
+            nets[path] = load_control(path, model)
         started = time.monotonic()
-        with closing(stream_batch(model, batch, shown)) as clips:
+        with closing(stream_batch(model, batch, shown, nets[path])) as clips:
             for shot, (pictures, video, mask) in zip(batch, sources, strict=True):
-                record = to_json(Record(shot.settings, pictures, known, video=video, mask=mask))
+                record = to_json(
+                    Record(
+                        shot.settings, pictures, known, video=video, mask=mask, control=control, hints=hints
+                    )
+                )
                 drift = Drift()
                 with threads_that_pay(model):
                     write_clip(_measured(next(clips), drift), shot.target, shot.settings.fps, record)
@@ -227,9 +244,9 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
 
 def _alike(one: Shot, other: Shot) -> bool:
     """Whether two clips can be generated in one batch."""
-    return may_share_a_batch(one.settings, other.settings) and (one.video is None, one.mask is None) == (
-        other.video is None,
-        other.mask is None,
+    return may_share_a_batch(one.settings, other.settings) and (
+        (one.video is None, one.mask is None, one.control, one.hints)
+        == (other.video is None, other.mask is None, other.control, other.hints)
     )
 
 
@@ -240,11 +257,14 @@ def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | N
 
 
 def stream_batch(
-    model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None
+    model: Model,
+    batch: Sequence[Shot],
+    progress: ShotProgress | None = None,
+    net: ControlNet | None = None,
 ) -> Generator[FrameStream]:
     """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
 
-    Images are read only now, as hundreds would not fit into memory.
+    Images are read only now, as hundreds would not fit into memory. ``net`` is the batch's ControlNet.
     """
     pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
     interpolates = batch[0].settings.mode == "interpolate"
@@ -258,12 +278,34 @@ def stream_batch(
         betweens=[shown[1:-1] for shown in pictures],
         videos=_given([shot.video for shot in batch]),
         masks=_given([shot.mask for shot in batch]),
+        control=None if net is None else _control(net, batch[0]),
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
     with closing(clips):
         for parts, shot in zip(clips, batch, strict=True):
             chosen = shot.settings
             yield FrameStream(parts, clip_length(chosen), chosen.width, chosen.height)
+
+
+def _control(net: ControlNet, shot: Shot) -> Control:
+    return Control(net, read_hints(hints_of(shot.hints), shot.settings, net.network.hint_channels))
+
+
+def hints_of(hints: Sequence[tuple[Path, int | None]]) -> HintsLike:
+    """Hints with their frames as :func:`~dynamicrafter.api.read_hints` takes them; None is the frame of one alone.
+
+    Raises UsageError for some with a frame beside others without, and for two of one frame.
+    """
+    frames = [frame for _, frame in hints]
+    if frames == [None]:
+        return hints[0][0]
+    found = {frame: path for path, frame in hints if frame is not None}
+    if len(found) < len(hints):
+        raise UsageError(
+            f"several hints need a frame of their own each, but {len(hints)} were given for "
+            f"{len(found)} frames; name the frame of each"
+        )
+    return found
 
 
 def _given(paths: Sequence[Path | None]) -> list[Path] | None:

@@ -28,8 +28,9 @@ BOXES = {
     "api": ("api", "backends media"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
-    "pipeline": ("pipeline sampling", "motion"),
+    "pipeline": ("pipeline sampling", "motion control"),
     "motion": ("motion", "networks diffusion settings"),
+    "control": ("control", "networks diffusion settings"),
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
     "media": ("media", "settings"),
@@ -45,10 +46,10 @@ BOXES = {
 ORDER = {
     "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
     "open_clip_modules encoders "
-    "memory resampler unet compilation weakening autoencoder video_decoder",
+    "memory resampler unet controlnet compilation weakening autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser projection start samplers windows",
-    "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
-    "inspect random_model lora catalogue download identity",
+    "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load controlnet "
+    "convert inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "media": "lists provenance pictures video examples",
     "motion": "colour joints windowed continuation keyframes extent",

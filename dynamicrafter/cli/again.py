@@ -15,7 +15,7 @@ from ..errors import Cancelled, ClipError, UsageError
 from ..media.pictures import read_picture
 from ..media.video import read_metadata
 from ..model.variants import VARIANTS, Preset, Variant
-from ..records import Record, find_model_of, find_more, find_pictures, read_record
+from ..records import Record, find_control, find_model_of, find_more, find_pictures, read_record
 from ..settings import Settings
 from ..shots import Means, Shot, check_means
 from .clips import make_and_print, model_files, targets_of
@@ -49,6 +49,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     clip: Path = given.clip.resolve()
     pictures = find_pictures(record, given.picture, clip.parent)
     video, mask = find_more(record, clip.parent)
+    control, hints = find_control(record, clip.parent)
     for picture in (*pictures, *([] if mask is None else [mask])):
         read_picture(picture)
     backend = record.model.backend if given.backend is None else given.backend
@@ -64,7 +65,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     _check_export(record, given, check_means(means, files), backend)
     times = times_usual(record.settings, variant_of(files))
     (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
-    shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask)]
+    shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask, control, hints)]
     if not (given.json or given.verbose or given.dry_run):  # Which both say more.
         for line in brief_of(shots, files, streams):
             print(line, file=sys.stderr)
