@@ -64,7 +64,8 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     files = _files(record, given, clip.parent)
     _check_export(record, given, check_means(means, files), backend)
     times = times_usual(record.settings, variant_of(files))
-    (target,) = targets_of(given, [given.output or _beside(clip)], pictures, streams)
+    kept = [*pictures, *(path for path, _ in hints)]
+    (target,) = targets_of(given, [given.output or _beside(clip)], kept, streams)
     shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask, control, hints)]
     if not (given.json or given.verbose or given.dry_run):  # Which both say more.
         for line in brief_of(shots, files, streams):

@@ -65,12 +65,14 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
         else {}
     )
     _check_sources(given, mode, sizes)
-    hints = tuple(given.hint or ())
-    check_has_hints(given.control is not None, bool(hints))
-    channels = None if given.control is None else check_controlnet(given.control, variant.unet)
+    control: Path | None = given.control
+    hints = cast("tuple[tuple[Path, int | None], ...]", tuple(given.hint or ()))
+    check_has_hints(control is not None, bool(hints))
+    channels = None if control is None else check_controlnet(control, variant.unet)
     # Image by image, seed by seed.
     names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
-    targets = iter(targets_of(given, names, paths, streams))
+    kept = [*(path for path, _ in hints), *([] if control is None else [control])]
+    targets = iter(targets_of(given, names, [*paths, *kept], streams))
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size, **keys)
@@ -84,7 +86,7 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
             chosen = replace(settings, seed=seed)
-            shots.append(Shot(chosen, group, title, target, given.video, given.mask, given.control, hints))
+            shots.append(Shot(chosen, group, title, target, given.video, given.mask, control, hints))
     return make_and_print(shots, files, means, given, written, streams)
 
 

@@ -494,6 +494,7 @@ def test_clips_of_hints_serve_several_seeds(
         (["--control", "NET", "--hint", "none.png"], "none.png"),
         (["--control", "NET", "--hint", "."], r"\. is a folder; pass a clip as one file"),
         (["--control", "a.png", "--hint", "b.png"], "a.png"),
+        (["--control", "NET", "--hint", "hints.gif", "-o", "hints.gif"], r"hints.gif is the image itself"),
         (
             ["--control", "NET", "--hint", "b.png", "--length-method", "pick"],
             "a ControlNet is for clips that are sampled as a whole",
