@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .animate_anyone.api import PersonSettings, person
     from .animate_anyone.pose_clips import PoseChoices, read_poses
     from .animate_anyone.weights import load_person
-    from .api import Clip, animate, interpolate, keyframes, load, loop, render, save, views
+    from .api import Clip, animate, interpolate, keyframes, load, load_control, loop, render, save, views
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
     from .pipeline import Model
@@ -35,6 +35,7 @@ __all__ = [
     "interpolate",
     "keyframes",
     "load",
+    "load_control",
     "load_person",
     "loop",
     "make_settings",
@@ -51,6 +52,7 @@ _HOMES = {
     "interpolate": "api",
     "keyframes": "api",
     "load": "api",
+    "load_control": "api",
     "loop": "api",
     "render": "api",
     "save": "api",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -30,14 +30,16 @@ from .backends.openvino.manifest import (
     variant_in,
 )
 from .backends.openvino.running import load_export
+from .control.hints import Control, ControlNet, Hints
 from .diffusion.samplers import Callback
 from .diffusion.schedule import TRAIN_STEPS
 from .errors import CheckpointError, Remedy, UsageError
 from .media.examples import read_examples
-from .media.pictures import PictureLike, as_picture, fit_picture
-from .media.video import read_frames, write_clip
+from .media.pictures import Picture, PictureLike, as_picture, fit_picture
+from .media.video import EXTENSIONS, read_frames, write_clip
 from .model.compilation import check_compile, compile_blocks
 from .model.configs import TEXT_TOKENS, Compile, Memory, Quantised, Weights
+from .model.controlnet import SKETCH_CHANNELS
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
 from .model.variants import SMALL, TINY, VIEWS_PROMPT, Mode, Variant
@@ -55,6 +57,7 @@ from .settings import (
 )
 from .weights.accounting import stored_kind
 from .weights.catalogue import find, with_requirements
+from .weights.controlnet import load_controlnet
 from .weights.detect import VARIANT_KEY, choose, detect, variant_metadata
 from .weights.download import local_path, weights_folder
 from .weights.footprint import ClipSize, footprint, network_bytes, pick_residence, tiles_for
@@ -83,6 +86,10 @@ _TINY_WEIGHTS = Path(__file__).parent / "weights" / "built_in" / "tiny.safetenso
 
 ClipLike: TypeAlias = "str | PathLike[str] | Tensor"
 """A clip to start from: a path of a clip, or frames, uint8 ``[t, h, w, 3]``."""
+
+HintsLike: TypeAlias = "ClipLike | PictureLike | Mapping[int, PictureLike]"
+"""What a ControlNet is shown: a clip with one image for each frame, one image for all frames, or images of chosen
+frames by their indices, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -557,6 +564,75 @@ def load(
     )
 
 
+def load_control(
+    path: str | Path, model: Model, progress: Callable[[int, int], None] | None = None
+) -> ControlNet:
+    """Load a ControlNet for Stable Diffusion 2.1 or ToonCrafter's sketch encoder, to be used with ``model``.
+
+    It computes where and in the precision in which the model does, and uses the device's memory in the same way.
+    ``progress`` is called with the bytes read and their total. Raises CheckpointError as
+    :func:`~dynamicrafter.weights.controlnet.load_controlnet` does.
+    """
+    placement = model.placement
+    network = load_controlnet(
+        path,
+        model.variant.unet,
+        device=model.device if placement is None else "cpu",
+        dtype=model.dtype,
+        progress=progress,
+    )
+    if placement is None:
+        return ControlNet(network)
+    # A placement of its own, because it works in turn with the denoising network, evaluation by evaluation.
+    return ControlNet(network, Placement([network], model.device, streamed=placement.streamed))
+
+
+def read_hints(hints: HintsLike, settings: Settings, channels: int) -> Hints:
+    """Hints as a ControlNet with ``channels`` is shown them, fitted to a clip like its images.
+
+    For ToonCrafter's sketch encoder, with one channel, they are made grey and inverted: drawings are dark lines on
+    light paper. Raises UsageError for hints of frames that the clip does not have and for fewer than its frames, and
+    what reading them raises.
+    """
+    frames = None
+    if isinstance(hints, Mapping):
+        frames, pictures = tuple(hints), [as_picture(hints[frame]) for frame in hints]
+        if not frames:
+            raise UsageError("there are no hints; pass at least one, or no ControlNet")
+    elif isinstance(hints, Tensor) and hints.ndim == 4:
+        pictures = [as_picture(frame) for frame in hints]
+    elif isinstance(hints, (str, PathLike)) and is_clip_path(Path(hints)):
+        pictures = [as_picture(frame) for frame in read_frames(hints)]
+    else:
+        pictures = [as_picture(hints)]
+    # Before a long clip is fitted, and no more of it than is used.
+    found = Hints(torch.empty(len(pictures), 0), frames)
+    found.check(settings)
+    if frames is None and len(pictures) > 1:
+        pictures = pictures[: settings.frames]
+    return replace(found, images=torch.stack([_fitted_hint(each, settings, channels) for each in pictures]))
+
+
+def is_clip_path(path: Path) -> bool:
+    """Whether a path is that of a clip rather than of an image."""
+    return path.is_dir() or path.suffix.lower() in EXTENSIONS
+
+
+_LUMA = (0.299, 0.587, 0.114)
+"""Weights of RGB in grey (ITU-R BT.601), as in most programs that read drawings."""
+
+
+def _fitted_hint(picture: Picture, settings: Settings, channels: int) -> Tensor:
+    """uint8 ``[c, H, W]``."""
+    if channels == SKETCH_CHANNELS:
+        # Before it is fitted, so that bars are blank paper.
+        picture = Picture(255 - picture.pixels)
+    fitted = (fit_picture(picture, settings.width, settings.height, settings.fit) + 1) * 127.5
+    if channels == SKETCH_CHANNELS:
+        fitted = torch.einsum("c,chw->hw", torch.tensor(_LUMA), fitted)[None]
+    return fitted.round().to(torch.uint8)
+
+
 def render(
     model: Model,
     settings: Settings,
@@ -589,6 +665,7 @@ def render_each(
     betweens: Sequence[Sequence[PictureLike]] | None = None,
     videos: Sequence[ClipLike] | None = None,
     masks: Sequence[PictureLike] | None = None,
+    control: Control | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> list[Clip]:
@@ -601,6 +678,7 @@ def render_each(
         betweens=betweens,
         videos=videos,
         masks=masks,
+        control=control,
         progress=progress,
         callback=callback,
     )
@@ -617,13 +695,15 @@ def stream_each(
     betweens: Sequence[Sequence[PictureLike]] | None = None,
     videos: Sequence[ClipLike] | None = None,
     masks: Sequence[PictureLike] | None = None,
+    control: Control | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
 ) -> Generator[Iterator[Tensor]]:
     """:func:`render_each` as it goes: for each clip, an iterator over its frames, uint8 ``[n, h, w, 3]``.
 
     ``betweens`` are the keyframes of each interpolation between its first and its last image. ``videos`` and ``masks``
-    are as in :func:`animate`, one for each clip; in mode views, ``videos`` are the guide clips.
+    are as in :func:`animate`, one for each clip; in mode views, ``videos`` are the guide clips. All clips follow the
+    hints of ``control``.
 
     A clip's frames are decoded while they are read, so that memory does not grow with their number, and must be read
     before the next clip is requested. Close the generator, as that of
@@ -663,7 +743,7 @@ def stream_each(
         if masks is None
         else torch.stack([_fitted_mask(*each, common) for each in zip(masks, firsts, strict=True)]),
     )
-    return generate_each(model, pictures, settings, progress, callback)
+    return generate_each(model, pictures, settings, progress, callback, control=control)
 
 
 def animate(
@@ -673,6 +753,8 @@ def animate(
     *,
     video: ClipLike | None = None,
     mask: PictureLike | None = None,
+    control: ControlNet | None = None,
+    hints: HintsLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
@@ -682,11 +764,12 @@ def animate(
     ``video`` is a clip to start from, whose first frames are used, if ``denoise`` is below 1 or there is a mask. It is
     a path or uint8 ``[t, h, w, 3]``. ``mask`` is an image of the size of ``image``: white may move, black stays as it
     is, grey becomes free later and is blended. Without a video, what stays is the image.
+    ``control`` is a ControlNet of :func:`load_control`, which is shown ``hints``.
     ``choices`` are those of :class:`dynamicrafter.settings.Choices`; the variant's preset is used for the rest. Each of
     the notes of :func:`notes_on` is a warning. Raises UsageError for a choice that does not exist, has the wrong type
     or is out of range.
     """
-    return _make(model, "animate", [image], prompt, choices, video, mask, progress, callback)
+    return _make(model, "animate", [image], prompt, choices, video, mask, progress, callback, control, hints)
 
 
 def interpolate(
@@ -697,12 +780,16 @@ def interpolate(
     *,
     video: ClipLike | None = None,
     mask: PictureLike | None = None,
+    control: ControlNet | None = None,
+    hints: HintsLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
     """Interpolate between two images; everything else as in :func:`animate`, but a mask needs a video."""
-    return _make(model, "interpolate", [first, last], prompt, choices, video, mask, progress, callback)
+    return _make(
+        model, "interpolate", [first, last], prompt, choices, video, mask, progress, callback, control, hints
+    )
 
 
 def keyframes(
@@ -755,12 +842,14 @@ def loop(
     *,
     video: ClipLike | None = None,
     mask: PictureLike | None = None,
+    control: ControlNet | None = None,
+    hints: HintsLike | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **choices: Unpack[Choices],
 ) -> Clip:
     """Generate a seamless loop, one frame shorter than ``frames``; everything else as in :func:`animate`."""
-    return _make(model, "loop", [image], prompt, choices, video, mask, progress, callback)
+    return _make(model, "loop", [image], prompt, choices, video, mask, progress, callback, control, hints)
 
 
 def views(
@@ -791,9 +880,12 @@ def _make(
     mask: PictureLike | None,
     progress: Progress | None,
     callback: Callback | None,
+    control: ControlNet | None = None,
+    hints: HintsLike | None = None,
 ) -> Clip:
     """A single clip, after a warning for each note on its settings."""
     _require_loaded(model)
+    check_has_hints(control is not None, hints is not None)
     pictures = [as_picture(image) for image in images]
     if mode == "interpolate":
         choices = place_keys(choices, [picture.size for picture in pictures])
@@ -808,9 +900,26 @@ def _make(
         betweens=[pictures[1:-1]],
         videos=None if video is None else [video],
         masks=None if mask is None else [mask],
+        control=_control(control, hints, settings),
         progress=progress,
         callback=callback,
     )[0]
+
+
+def _control(control: ControlNet | None, hints: HintsLike | None, settings: Settings) -> Control | None:
+    if control is None or hints is None:
+        return None
+    return Control(control, read_hints(hints, settings, control.network.hint_channels))
+
+
+def check_has_hints(control: bool, hints: bool) -> None:
+    """Raise UsageError if there is a ControlNet without hints, or hints without one."""
+    if control and not hints:
+        raise UsageError(
+            "a ControlNet needs hints, but none were given; pass a clip of them, or images of chosen frames"
+        )
+    if hints and not control:
+        raise UsageError("hints are for a ControlNet, but none was given; pass one, or omit the hints")
 
 
 def _require_loaded(model: object) -> None:

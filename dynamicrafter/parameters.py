@@ -14,9 +14,9 @@ from .errors import UsageError
 from .model.configs import LATENT_FACTOR
 from .model.variants import Preset
 
-Group = Literal["content", "length", "shape", "sampling", "techniques", "faithfulness", "output"]
-"""What happens in the clip, how it gets its length, its size, how it is sampled, with which additions to that, how true
-it stays to its images, and how it is written."""
+Group = Literal["content", "length", "shape", "sampling", "techniques", "control", "faithfulness", "output"]
+"""What happens in the clip, how it gets its length, its size, how it is sampled, with which additions to that, how it
+follows the hints of a ControlNet, how true it stays to its images, and how it is written."""
 
 SIZE_STEP = 8 * LATENT_FACTOR
 """Sizes are multiples of this: the autoencoder downsamples by 8 and the network by another 8."""
@@ -670,6 +670,53 @@ _TABLE = (
             "released": "reduced by the last step, as released",
             "restored": "divided by what the last step takes",
         },
+        advanced=True,
+    ),
+    Parameter(
+        "control_scale",
+        float,
+        "control",
+        "ControlNet, scale",
+        "how strongly the clip follows the hints of a ControlNet",
+        hint="0 is off, 0.6 is usual for ToonCrafter's sketch encoder",
+        default=1.0,
+        low=0,
+        high=10,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "control_start",
+        float,
+        "control",
+        "ControlNet, start",
+        "fraction of the noise levels, from the highest on, before a ControlNet is used",
+        default=0.0,
+        low=0,
+        high=1,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "control_end",
+        float,
+        "control",
+        "ControlNet, end",
+        "fraction of the noise levels after which a ControlNet is not used any more",
+        default=1.0,
+        low=0,
+        high=1,
+        step=0.05,
+        advanced=True,
+    ),
+    Parameter(
+        "control_gaps",
+        str,
+        "control",
+        "Frames without a hint",
+        "what happens to frames without a hint, if hints are of chosen frames",
+        default="blank",
+        choices={"blank": "the ControlNet is shown nothing, a blank sheet", "none": "it does not touch them"},
         advanced=True,
     ),
     Parameter(

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .control.hints import Control, check_control, controlled
 from .diffusion.denoiser import DenoiseWrapper, Evaluate
 from .diffusion.guidance import Branch
 from .diffusion.samplers import Callback, Step, draw_noise
@@ -240,15 +241,16 @@ def sample(
     """Latents ``[b, 4, t, h, w]`` float32 of the conditioned clips; ``callback`` is called at every step and may raise.
 
     ``source`` is the clip to start from if ``denoise`` is below 1, and the one that is kept where it has a mask.
-    Wrappers are applied in order, each to the result of the previous one. Raises DynamiCrafterError after the first
-    step whose result is not finite.
+    Wrappers are applied in order, each to the result of the previous one; those of the network see one window at a time
+    of a long clip (:attr:`~.model.protocols.Context.frames`). Raises DynamiCrafterError after the first step whose
+    result is not finite.
     """
     network = model.unet
+    for wrap_network in network_wrappers:
+        network = wrap_network(network)
     windowed = needs_windows(settings)
     if windowed:
         network = over_windows(settings)(network)
-    for wrap_network in network_wrappers:
-        network = wrap_network(network)
     channels, height, width = latent_shape(model.variant, settings)
 
     def draw() -> Tensor:
@@ -350,13 +352,15 @@ def generate(
     settings: Sequence[Settings],
     progress: Progress | None = None,
     callback: Callback | None = None,
+    *,
+    control: Control | None = None,
 ) -> Tensor:
     """A batch of clips, one for each image and its settings, uint8 ``[b, t, H, W, 3]``.
 
-    The last frame of a loop, which repeats the first, is dropped so that it loops without a pause. Raises UsageError
-    for settings that cannot share a batch.
+    The last frame of a loop, which repeats the first, is dropped so that it loops without a pause. All clips follow the
+    hints of ``control``. Raises UsageError for settings that cannot share a batch.
     """
-    with closing(generate_each(model, pictures, settings, progress, callback)) as clips:
+    with closing(generate_each(model, pictures, settings, progress, callback, control=control)) as clips:
         return torch.stack([torch.cat(list(parts)) for parts in clips])
 
 
@@ -366,6 +370,8 @@ def generate_each(
     settings: Sequence[Settings],
     progress: Progress | None = None,
     callback: Callback | None = None,
+    *,
+    control: Control | None = None,
 ) -> Generator[Iterator[Tensor]]:
     """:func:`generate` as it goes: for each clip, an iterator over its frames, uint8 ``[n, H, W, 3]``.
 
@@ -379,7 +385,9 @@ def generate_each(
             "the clips of a batch may differ in seed, prompt, negative prompt and fs only, but other settings differ; "
             "use separate batches"
         )
-
+    if control is not None:
+        check_control(common, isinstance(model.unet, VideoUNet))
+        control.hints.check(common)
     if (common.length_method != "native" or _is_in_pieces(common)) and (
         pictures.clip is not None or pictures.mask is not None or common.denoise < 1
     ):
@@ -409,7 +417,12 @@ def generate_each(
         report("encode", 1, 1)
         source = source_of(model, pictures, conditioning, common)
         report("sample", 0, len(calls_of(common)))
-        latents = sample(model, conditioning, common, generators, stepped, source=source)
+        wrappers = [] if control is None else [controlled(control, common)]
+        latents = sample(
+            model, conditioning, common, generators, stepped, source=source, network_wrappers=wrappers
+        )
+        if control is not None:
+            control.net.leave()
         if common.length_method == "pick":
             latents = latents[:, :, evenly(common.frames)]
         clips = decode_each(model, latents, pictures, lambda done, total: report("decode", done, total))
@@ -419,6 +432,8 @@ def generate_each(
     finally:
         if model.placement is not None:
             model.placement.leave()
+        if control is not None:
+            control.net.leave()
 
 
 def evenly(count: int) -> list[int]:

@@ -83,6 +83,14 @@ class KnownLora(KnownFile):
 
 
 @dataclass(frozen=True)
+class KnownHint(KnownFile):
+    """A hint for a ControlNet."""
+
+    frame: int | None = None
+    """Its frame; None for a clip, or an image for all frames."""
+
+
+@dataclass(frozen=True)
 class KnownModel:
     """The model of a clip."""
 
@@ -128,12 +136,24 @@ class Record:
     """What may move."""
     camera: KnownCamera | None = field(default=None, kw_only=True)
     """What makes the guide clip of views, and the last image of an interpolation."""
+    control: KnownFile | None = field(default=None, kw_only=True)
+    """The ControlNet."""
+    hints: tuple[KnownHint, ...] = field(default=(), kw_only=True)
+    """What it was shown."""
     version: str = field(default_factory=program_version)
 
 
 def know_pictures(pictures: Sequence[Path]) -> tuple[KnownFile, ...]:
     """Names of image files, with the hashes of their bytes."""
     return tuple(KnownFile(path.name, file_sha256(path)) for path in pictures)
+
+
+def know_control(
+    path: Path, hints: Sequence[tuple[Path, int | None]], progress: ByteProgress | None = None
+) -> tuple[KnownFile, tuple[KnownHint, ...]]:
+    """A ControlNet by the hash of its tensors, and its hints, each with its frame, by those of their bytes."""
+    known = KnownFile(path.resolve().name, remembered_hash(path, tensors_sha256, progress), "tensors")
+    return known, tuple(KnownHint(hint.name, file_sha256(hint), frame=frame) for hint, frame in hints)
 
 
 def know_model(
@@ -283,6 +303,26 @@ def find_camera(known: KnownCamera, beside: Path) -> tuple[Path, GuideCamera]:
     if known.path is None:
         return depth, known.camera
     return depth, replace(known.camera, path=str(found(known.path, "camera path")))
+
+
+def find_control(record: Record, beside: Path) -> tuple[Path | None, tuple[tuple[Path, int | None], ...]]:
+    """The ControlNet and its hints with their frames, from the folder ``beside`` the clip, from the current one or, for
+    the network, from the weights folder. Raises ClipError if one is missing or has changed."""
+    if record.control is None:
+        return None, ()
+    folders = (beside, Path.cwd())
+    what = "ControlNet"
+    path = find_recorded(
+        record.control,
+        what,
+        record.control.places((*folders, weights_folder())),
+        KnownFile.is_at,
+        Remedy("place_beside", (what,)),
+    )
+    return path, tuple(
+        (find_recorded(h, "hint", h.places(folders), has_bytes, Remedy("place_beside", ("hint",))), h.frame)
+        for h in record.hints
+    )
 
 
 def find_model_of(model: KnownModel, beside: Path) -> ModelFiles:

@@ -23,6 +23,7 @@ NoiseDevice = Literal["cpu", "device"]
 LengthMethod = Literal["native", "continue", "windows", "pick"]
 AnalyticForm = Literal["corrected", "published"]
 Contrast = Literal["released", "restored"]
+ControlGaps = Literal["blank", "none"]
 
 _FEWEST_FRAMES: dict[Mode, int] = {"animate": 1, "interpolate": 2, "loop": 3, "views": 2}
 _DOING: dict[Mode, str] = {
@@ -89,6 +90,10 @@ class Choices(TypedDict, total=False):
     alg_end: float | None
     image_noise: float | None
     contrast: Contrast | None
+    control_scale: float | None
+    control_start: float | None
+    control_end: float | None
+    control_gaps: ControlGaps | None
     fps: float | None
 
 
@@ -159,6 +164,11 @@ class Settings:
     alg_end: float = 0.06
     image_noise: float = 0.0
     contrast: Contrast = "released"
+    control_scale: float = 1.0
+    """This and the rest of the group apply to clips with a ControlNet only."""
+    control_start: float = 0.0
+    control_end: float = 1.0
+    control_gaps: ControlGaps = "blank"
 
     def __post_init__(self) -> None:
         """Check every field and convert the numbers of other libraries to plain ones.
@@ -177,6 +187,11 @@ class Settings:
             raise UsageError(
                 f"guidance_start must be less than guidance_end, but {self.guidance_start:g} and "
                 f"{self.guidance_end:g} were given; use cfg 1 for no guidance"
+            )
+        if self.control_start >= self.control_end:
+            raise UsageError(
+                f"control_start must be less than control_end, but {self.control_start:g} and {self.control_end:g} "
+                f"were given; use control_scale 0 for no control"
             )
         if self.apg and self.image_cfg is not None:
             raise UsageError(

@@ -16,12 +16,15 @@ from torch import nn
 from .api import (
     Clip,
     ClipLike,
+    HintsLike,
     ModelFiles,
     find_place,
     load,
+    load_control,
     notes_on,
     pick_device,
     pick_dtype,
+    read_hints,
     stored_as,
     stream_each,
     variant_of,
@@ -30,6 +33,7 @@ from .backends.choice import TORCH
 from .camera.choices import GuideCamera, is_moves
 from .camera.depth import read_depth
 from .camera.guide import render_guide
+from .control.hints import Control, ControlNet
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
@@ -38,7 +42,15 @@ from .media.video import FrameStream, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
-from .records import KnownCamera, KnownFile, KnownModel, Record, know_model, know_pictures
+from .records import (
+    KnownCamera,
+    KnownFile,
+    KnownModel,
+    Record,
+    know_control,
+    know_model,
+    know_pictures,
+)
 from .sampling import check_layers
 from .settings import Settings, clip_length
 from .weights.fill import single_thread
@@ -101,6 +113,10 @@ class Shot:
     """What may move."""
     scene: FilmedScene | None = None
     """Makes the guide clip of views; an interpolation ends with its last frame, instead of with an image."""
+    control: Path | None = None
+    """A ControlNet."""
+    hints: tuple[tuple[Path, int | None], ...] = ()
+    """What it is shown: a clip or an image for all frames, with None, or images with their frames."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +154,19 @@ def know_sources(shot: Shot) -> tuple[tuple[KnownFile, ...], KnownFile | None, K
 def record_of(shot: Shot, known: KnownModel) -> dict[str, Any]:
     """What is written with a clip of how it was made."""
     pictures, video, mask = know_sources(shot)
+    control, hints = (None, ()) if shot.control is None else know_control(shot.control, shot.hints)
+    scene = know_scene(shot.scene)
     return to_json(
-        Record(shot.settings, pictures, known, video=video, mask=mask, camera=know_scene(shot.scene))
+        Record(
+            shot.settings,
+            pictures,
+            known,
+            video=video,
+            mask=mask,
+            camera=scene,
+            control=control,
+            hints=hints,
+        )
     )
 
 
@@ -206,10 +233,14 @@ def make(
     known = know_model(
         model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
     )
+    nets: dict[Path | None, ControlNet | None] = {None: None}
     for batch in batches(shots, means.batch):
         records = [record_of(shot, known) for shot in batch]
+        path = batch[0].control
+        if path is not None and path not in nets:
+            nets[path] = load_control(path, model)
         started = time.monotonic()
-        with closing(stream_batch(model, batch, shown)) as clips:
+        with closing(stream_batch(model, batch, shown, nets[path])) as clips:
             for shot, record in zip(batch, records, strict=True):
                 drift = Drift()
                 with threads_that_pay(model):
@@ -269,8 +300,8 @@ def batches(shots: Sequence[Shot], size: int) -> Iterator[list[Shot]]:
 def _alike(one: Shot, other: Shot) -> bool:
     """Whether two clips can be generated in one batch."""
 
-    def kinds(shot: Shot) -> tuple[bool, ...]:
-        return shot.video is None, shot.mask is None, shot.scene is None
+    def kinds(shot: Shot) -> tuple[object, ...]:
+        return shot.video is None, shot.mask is None, shot.scene is None, shot.control, shot.hints
 
     return may_share_a_batch(one.settings, other.settings) and kinds(one) == kinds(other)
 
@@ -282,11 +313,14 @@ def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | N
 
 
 def stream_batch(
-    model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None
+    model: Model,
+    batch: Sequence[Shot],
+    progress: ShotProgress | None = None,
+    net: ControlNet | None = None,
 ) -> Generator[FrameStream]:
     """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
 
-    Images are read only now, as hundreds would not fit into memory.
+    Images are read only now, as hundreds would not fit into memory. ``net`` is the batch's ControlNet.
     """
     pictures = [[read_picture(file) for file in shot.pictures] for shot in batch]
     videos: list[ClipLike] = [shot.video for shot in batch if shot.video is not None]
@@ -308,6 +342,7 @@ def stream_batch(
         # One of the batches has all of a kind or none.
         videos=videos or None,
         masks=[shot.mask for shot in batch if shot.mask is not None] or None,
+        control=None if net is None else _control(net, batch[0]),
         progress=lambda stage, done, total: shown(title, stage, done, total),
     )
     with closing(clips):
@@ -329,6 +364,27 @@ def guide_of(scene: FilmedScene, picture: Picture, settings: Settings) -> torch.
     place = place_of_fitted(picture.size, width, height, fit)
     with single_thread():
         return render_guide(image, depth, scene.camera, settings.frames, fitted=place)
+
+
+def _control(net: ControlNet, shot: Shot) -> Control:
+    return Control(net, read_hints(hints_of(shot.hints), shot.settings, net.network.hint_channels))
+
+
+def hints_of(hints: Sequence[tuple[Path, int | None]]) -> HintsLike:
+    """Hints with their frames as :func:`~dynamicrafter.api.read_hints` takes them; None is the frame of one alone.
+
+    Raises UsageError for some with a frame beside others without, and for two of one frame.
+    """
+    frames = [frame for _, frame in hints]
+    if frames == [None]:
+        return hints[0][0]
+    found = {frame: path for path, frame in hints if frame is not None}
+    if len(found) < len(hints):
+        raise UsageError(
+            f"several hints need a frame of their own each, but {len(hints)} were given for "
+            f"{len(found)} frames; name the frame of each"
+        )
+    return found
 
 
 def threads_that_pay(model: Model) -> AbstractContextManager[None]:

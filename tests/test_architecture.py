@@ -29,8 +29,9 @@ BOXES = {
     "camera": ("camera", "ground"),
     "backends": ("backends", "pipeline weights"),
     "weights": ("weights", "networks"),
-    "pipeline": ("pipeline sampling", "motion"),
+    "pipeline": ("pipeline sampling", "motion control"),
     "motion": ("motion", "networks diffusion settings"),
+    "control": ("control", "networks diffusion settings"),
     "networks": ("model", "configs"),
     "diffusion": ("diffusion", "configs"),
     "media": ("media", "settings"),
@@ -46,10 +47,10 @@ BOXES = {
 ORDER = {
     "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
     "open_clip_modules encoders "
-    "memory resampler unet compilation weakening autoencoder video_decoder",
+    "memory resampler unet controlnet compilation weakening autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser projection start samplers windows",
-    "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load convert "
-    "inspect random_model lora catalogue download identity",
+    "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load controlnet "
+    "convert inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "camera": "choices geometry depth paths pose_files splat guide",
     "media": "lists provenance pictures video examples",

@@ -17,7 +17,7 @@ from ..media.pictures import read_picture
 from ..media.video import read_metadata
 from ..model.configs import LATENT_FACTOR
 from ..model.variants import VARIANTS, Preset, Variant
-from ..records import Record, find_camera, find_model_of, find_more, find_pictures, read_record
+from ..records import Record, find_camera, find_control, find_model_of, find_more, find_pictures, read_record
 from ..settings import Settings
 from ..shots import FilmedScene, Means, Shot, check_means
 from .clips import make_and_print, model_files, targets_of
@@ -57,6 +57,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     pictures = find_pictures(record, given.picture, clip.parent)
     video, mask = find_more(record, clip.parent, given.video, given.mask)
     scene = None if record.camera is None else FilmedScene(*find_camera(record.camera, clip.parent))
+    control, hints = find_control(record, clip.parent)
     for picture in (*pictures, *([] if mask is None else [mask])):
         read_picture(picture)
     backend = record.model.backend if given.backend is None else given.backend
@@ -71,9 +72,10 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     files = _files(record, given, clip.parent)
     _check_export(record, given, check_means(means, files), backend)
     times = times_usual(record.settings, variant_of(files))
-    sources = [*pictures, *(path for path in (video, mask) if path is not None)]
+    more = [path for path in (video, mask) if path is not None]
+    sources = [*pictures, *more, *(path for path, _ in hints)]
     (target,) = targets_of(given, [given.output or _beside(clip)], sources, streams)
-    shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask, scene)]
+    shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask, scene, control, hints)]
     if not (given.json or given.verbose or given.dry_run):  # Which both say more.
         for line in brief_of(shots, files, streams):
             print(line, file=sys.stderr)

@@ -74,7 +74,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
         Shot(replace(settings, seed=seed), (path,), Path(target).name, target, scene=scene)
         for seed, target in zip(given.seed, targets, strict=True)
     ]
-    return make_and_print(shots, files, means, given, written, streams, notes)
+    return make_and_print(shots, files, means, given, written, streams, told=notes)
 
 
 def camera_of(given: Namespace) -> GuideCamera:

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from ..api import (
     Lora,
     ModelFiles,
+    check_has_hints,
     check_mask_size,
     check_video_length,
     find_model,
     notes_on,
     place_keys,
+    read_hints,
     variant_of,
 )
+from ..backends.choice import TORCH
+from ..control.hints import check_control
 from ..errors import Remedy, UsageError
 from ..media.pictures import read_picture
 from ..media.video import read_frames
@@ -26,7 +30,18 @@ from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
 from ..settings import Choices, Settings, clip_length, make_settings, settings_to_json
-from ..shots import Made, Means, Shot, ShotProgress, check_means, check_settings, clip_targets, make
+from ..shots import (
+    Made,
+    Means,
+    Shot,
+    ShotProgress,
+    check_means,
+    check_settings,
+    clip_targets,
+    hints_of,
+    make,
+)
+from ..weights.controlnet import check_controlnet
 from .plan import plan_of, size_text
 from .progress import Bars
 from .streams import STANDARD, Streams
@@ -67,19 +82,30 @@ def clips_of(
         else {}
     )
     _check_sources(given, mode, sizes)
+    control: Path | None = given.control
+    hints = cast("tuple[tuple[Path, int | None], ...]", tuple(given.hint or ()))
+    check_has_hints(control is not None, bool(hints))
+    channels = None if control is None else check_controlnet(control, variant.unet)
     # Image by image, seed by seed.
     names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
-    more = [path for path in (given.video, given.mask) if path is not None]
-    targets = iter(targets_of(given, names, [*paths, *more], streams))
+    more = [path for path in (given.video, given.mask, control) if path is not None]
+    targets = iter(targets_of(given, names, [*paths, *more, *(path for path, _ in hints)], streams))
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size, **keys)
         if given.video is not None:
             check_video_length(len(read_frames(given.video)), settings)
+        if channels is not None:
+            check_control(settings, means.backend == TORCH)
+            _check_hints(hints)
+            read_hints(hints_of(hints), settings, channels)
         for seed in given.seed:
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
-            shots.append(Shot(replace(settings, seed=seed), group, title, target, given.video, given.mask))
+            chosen = replace(settings, seed=seed)
+            shots.append(
+                Shot(chosen, group, title, target, given.video, given.mask, control=control, hints=hints)
+            )
     return make_and_print(shots, files, means, given, written, streams, maker)
 
 
@@ -98,6 +124,13 @@ def _check_sources(given: Namespace, mode: Mode, sizes: Sequence[tuple[int, int]
             )
     elif mode == "interpolate" and (given.mask is not None or given.denoise < 1):
         raise UsageError(NO_SOURCE, Remedy("name_video"))
+
+
+def _check_hints(hints: Sequence[tuple[Path, int | None]]) -> None:
+    """Raise UsageError for a hint that has no hash by which it could be found again."""
+    for path, _ in hints:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; pass a clip as one file")
 
 
 def targets_of(

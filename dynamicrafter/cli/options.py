@@ -15,6 +15,7 @@ from ..parameters import PARAMETERS, Group, Parameter, of_group
 from .readers import (
     number_of,
     to_computed,
+    to_hint,
     to_lora,
     to_name,
     to_names,
@@ -569,7 +570,7 @@ def _length_options(parser: argparse.ArgumentParser, *, keys: bool = False) -> N
 
 
 def source_clip_options(parser: argparse.ArgumentParser) -> None:
-    """What a clip starts from besides its images; for one clip, not for a comparison."""
+    """What a clip starts from and follows besides its images; for one clip, not for a comparison."""
     source = parser.add_argument_group("masks and source clips (docs/techniques)")
     source.add_argument(
         "--mask",
@@ -584,6 +585,23 @@ def source_clip_options(parser: argparse.ArgumentParser) -> None:
         help="clip to start from, with --denoise below 1 or --mask (default: the image held still)",
     )
 
+    control = parser.add_argument_group("ControlNet and sketches (docs/techniques/control.md)")
+    control.add_argument(
+        "--control",
+        type=to_path,
+        metavar="FILE",
+        help="ControlNet for Stable Diffusion 2.1, or ToonCrafter's sketch encoder (default: none)",
+    )
+    control.add_argument(
+        "--hint",
+        type=to_hint,
+        action="append",
+        metavar="CLIP|PICTURE[@FRAME]",
+        help="what it is shown: a clip with an image for each frame, an image for all frames, or images of chosen "
+        "frames, such as a.png@0, counted from 0; may be repeated",
+    )
+    _options(control, "control")
+
 
 def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
     quality = parser.add_argument_group("sampling ('dynamicrafter models' lists the models' defaults)")
@@ -593,6 +611,8 @@ def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) ->
             "--batch", type=int, default=1, help="clips generated at once (default: %(default)s)"
         )
     _options(parser.add_argument_group("techniques, all off by default (docs/techniques)"), "techniques")
+    # Commands with ControlNets have options for these.
+    parser.set_defaults(**{parameter.name: parameter.default for parameter in of_group("control")})
 
 
 _FORMER = {"guidance_rescale": ("--rescale",)}

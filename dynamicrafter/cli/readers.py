@@ -113,6 +113,13 @@ def to_lora(text: str) -> tuple[Path, float]:
     return Path(stem), strength
 
 
+def to_hint(text: str) -> tuple[Path, int | None]:
+    """A path and the frame after its last ``@``, None if there is none."""
+    name, sign, frame = text.rpartition("@")
+    # A path may contain the sign.
+    return (to_path(name), int(frame)) if sign and frame.isdecimal() else (to_path(text), None)
+
+
 def to_size(text: str) -> tuple[int, int]:
     """``WxH`` as width and height in pixels."""
     width, cross, height = text.lower().partition("x")

@@ -5,6 +5,7 @@ Attribute names are the released checkpoints' names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -92,6 +93,32 @@ class CrossAttention(nn.Module):
         return self.to_out[0](joined)
 
 
+class TokenAttention(nn.Module):
+    """Attends to one sequence of tokens, the same for all frames of a clip, as Stable Diffusion does."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int, operations: Operations) -> None:
+        super().__init__()
+        ops = operations.layers
+        self.heads = heads
+        self.attention = operations.attention
+        self.to_q = ops.Linear(channels, channels, bias=False, **operations.factory)
+        self.to_k = ops.Linear(context_dim, channels, bias=False, **operations.factory)
+        self.to_v = ops.Linear(context_dim, channels, bias=False, **operations.factory)
+        self.to_out = nn.ModuleList([ops.Linear(channels, channels, **operations.factory)])
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """``x`` is ``[(b t), n, c]``, ``tokens`` ``[b, m, d]``; keys and values are computed once per clip."""
+        frames = x.shape[0] // tokens.shape[0]
+        return self.to_out[0](
+            self.attention(
+                self.to_q(x),
+                repeat(self.to_k(tokens), "b n c -> (b t) n c", t=frames),
+                repeat(self.to_v(tokens), "b n c -> (b t) n c", t=frames),
+                self.heads,
+            )
+        )
+
+
 def _per_frame(tokens: Tensor, frames: int) -> Tensor:
     """Image tokens ``[b, t or 1, n, c]`` as ``[(b t), n, c]``: a frame's own, or the same for every frame."""
     return tokens.expand(-1, frames, -1, -1).flatten(0, 1)
@@ -151,7 +178,7 @@ class _Block(nn.Module):
         self.norm3 = ops.LayerNorm(channels, **operations.factory)
         self.ff = FeedForward(channels, operations)
 
-    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context | Tensor | None = None) -> Tensor:
         x = x + self.attn1(self.norm1(x))
         given = () if context is None else (context,)
         x = x + self.attn2(self.norm2(x), *given)
@@ -159,32 +186,27 @@ class _Block(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Attention over the positions of each frame, and from them to text and image tokens."""
+    """Attention over the positions of each frame, and from them to what ``cross`` attends to."""
 
     def __init__(
         self,
         channels: int,
         heads: int,
-        context_dim: int,
         norm_groups: int,
-        learned_image_scale: bool,
+        cross: Callable[[], nn.Module],
         operations: Operations,
     ) -> None:
+        """``cross`` makes the cross-attention, such as :class:`CrossAttention`."""
         super().__init__()
         ops = operations.layers
         self.norm = ops.GroupNorm(norm_groups, channels, eps=1e-6, **operations.factory)
         self.proj_in = ops.Linear(channels, channels, **operations.factory)
-        block = _Block(
-            channels,
-            SelfAttention(channels, heads, operations),
-            CrossAttention(channels, heads, context_dim, learned_image_scale, operations),
-            operations,
-        )
+        block = _Block(channels, SelfAttention(channels, heads, operations), cross(), operations)
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = ops.Linear(channels, channels, **operations.factory)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """``[(b t), c, h, w]`` in and out."""
+    def forward(self, x: Tensor, context: Context | Tensor) -> Tensor:
+        """``[(b t), c, h, w]`` in and out; ``context`` is the second argument of the cross-attention."""
         height = x.shape[-2]
         # Without contiguous() the linear layer becomes a batch of small matrix products.
         h = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())

@@ -58,8 +58,8 @@ def _temporal_stage(
     return nn.Sequential(norm, nn.SiLU(inplace=True), *slot, operations.conv_over_time(channels))
 
 
-class ResBlock(nn.Module):
-    """Residual block with the time and frame-rate embedding added in the middle, then a temporal block."""
+class FrameResBlock(nn.Module):
+    """Residual block with an embedding added in the middle; each frame by itself."""
 
     def __init__(
         self, channels: int, out_channels: int, embedding: int, norm_groups: int, operations: Operations
@@ -84,14 +84,29 @@ class ResBlock(nn.Module):
             if channels == out_channels
             else ops.Conv2d(channels, out_channels, 1, **operations.factory)
         )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """``[n, c, h, w]`` and ``[n, e]`` to ``[n, c', h, w]``."""
+        h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
+        h = self.out_layers(h)
+        return self.skip_connection(x) + h
+
+
+class ResBlock(FrameResBlock):
+    """Residual block with the time and frame-rate embedding added in the middle, then a temporal block."""
+
+    def __init__(
+        self, channels: int, out_channels: int, embedding: int, norm_groups: int, operations: Operations
+    ) -> None:
+        super().__init__(channels, out_channels, embedding, norm_groups, operations)
         # Misspelt in the released checkpoints.
         self.temopral_conv = TemporalConvBlock(out_channels, norm_groups, operations)
 
-    def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, embedding: Tensor, frames: int
+    ) -> Tensor:
         """``[(b t), c, h, w]`` and ``[(b t), e]`` to ``[(b t), c', h, w]``."""
-        h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
-        h = self.out_layers(h)
-        return self.temopral_conv(self.skip_connection(x) + h, frames)
+        return self.temopral_conv(super().forward(x, embedding), frames)
 
 
 class Downsample(nn.Module):

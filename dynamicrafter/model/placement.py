@@ -39,6 +39,7 @@ class Placement:
         ``streamed``: layers of at least ``smallest`` bytes are copied to the device one by one, each while the one
         before it runs, and all others when their network is called.
         """
+        self.streamed = streamed
         self._working: _Stay | None = None
         self._stays: dict[int, _Stay] = {}
         for network in networks:

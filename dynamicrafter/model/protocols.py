@@ -7,7 +7,7 @@ and outputs are on the implementation's device and in its dtype unless a docstri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -24,6 +24,8 @@ class Context:
 
     text: Tensor
     image: Tensor
+    frames: tuple[int, ...] | None = None
+    """Which frames of a longer clip these are; None if they are all of it, in order."""
 
     def grouped(self, frames: int) -> Context:
         """The same for a clip of ``frames`` frames, with one group of image tokens for each frame or one for all.
@@ -33,7 +35,17 @@ class Context:
         """
         if self.image.shape[1] in (1, frames):
             return self
-        return Context(self.text, self.image.flatten(1, 2).unsqueeze(1))
+        return replace(self, image=self.image.flatten(1, 2).unsqueeze(1))
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a ControlNet adds to features of the denoising network, each ``[(b t), c, h, w]`` of its place."""
+
+    middle: Tensor | float
+    """Added to the output of the middle block; 0 is nothing."""
+    skips: Sequence[Tensor | None]
+    """Added to the skip connections, in the order of the input blocks; None is nothing."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from .attention import SpatialTransformer, TemporalTransformer
+from .attention import CrossAttention, SpatialTransformer, TemporalTransformer
 from .configs import UNetConfig
 from .layers import Downsample, ResBlock, Upsample, embedding_mlp, sinusoidal_embedding
 from .operations import PLAIN, Operations
-from .protocols import Context
+from .protocols import Context, Residuals
 
 _FIRST_ATTENTION_HEADS = 8
 """The transformer after the first convolution has 8 heads at any width."""
@@ -40,9 +40,10 @@ class VideoUNet(nn.Module):
                 SpatialTransformer(
                     channels,
                     heads,
-                    config.context_dim,
                     config.norm_groups,
-                    config.learned_image_scale,
+                    lambda: CrossAttention(
+                        channels, heads, config.context_dim, config.learned_image_scale, operations
+                    ),
                     operations,
                 ),
                 TemporalTransformer(channels, channels, heads, config.norm_groups, "linear", operations),
@@ -98,18 +99,28 @@ class VideoUNet(nn.Module):
             ops.Conv2d(base, config.out_channels, 3, padding=1, **operations.factory),
         )
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Context,
+        fs: Tensor,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
         """One evaluation.
 
         ``x`` is ``[b, 8, t, h, w]`` (noisy latents, then image latents), ``timesteps`` and ``fs`` are ``[b]``,
-        ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, f, n, c]``. Returns ``[b, 4, t, h, w]``.
+        ``context.text`` ``[b, 77, c]`` and ``context.image`` ``[b, f, n, c]``. ``residuals`` are added to what the
+        output blocks receive. Returns ``[b, 4, t, h, w]``.
         """
         dim = self.config.model_channels
         return self.from_sinusoids(
-            x, sinusoidal_embedding(timesteps, dim), context, sinusoidal_embedding(fs, dim)
+            x, sinusoidal_embedding(timesteps, dim), context, sinusoidal_embedding(fs, dim), residuals
         )
 
-    def from_sinusoids(self, x: Tensor, time: Tensor, context: Context, rate: Tensor) -> Tensor:
+    def from_sinusoids(
+        self, x: Tensor, time: Tensor, context: Context, rate: Tensor, residuals: Residuals | None = None
+    ) -> Tensor:
         """As :meth:`forward`, with the sinusoids ``[b, model_channels]`` of timesteps and fs.
 
         Their frequencies need float32, whatever a runtime does with constants.
@@ -133,8 +144,13 @@ class VideoUNet(nn.Module):
         # Middle
         made.append(_run(self.middle_block, made[-1], embedding, context, frames))
 
-        # Up
-        for stage in self.output_blocks:
+        # Up. The encoder has run, so residuals reach the decoder alone.
+        if residuals is not None:
+            made[-1] = made[-1] + residuals.middle
+        for index, stage in enumerate(self.output_blocks, start=1):
+            more = None if residuals is None else residuals.skips[-index]
+            if more is not None:
+                made[-2] = made[-2] + more
             made.append(_run(stage, torch.cat([made.pop(), made.pop()], dim=1), embedding, context, frames))
 
         # Out

@@ -55,7 +55,8 @@ def over_windows(settings: Settings) -> NetworkWrapper:
             for window in windows_of(settings, int(timesteps[0])):
                 text = _mixed(context.text, shares(parts, window))
                 seen = x[:, :, list(window.frames)]
-                blend.add(window, network(seen, timesteps, Context(text, context.image), fs))
+                part = Context(text, context.image, window.frames)
+                blend.add(window, network(seen, timesteps, part, fs))
             return blend.mean().to(x.dtype)
 
         return evaluate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.conds
@@ -11,6 +12,7 @@ import comfy.ldm.modules.attention
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
 from einops import rearrange
@@ -27,6 +29,7 @@ from ...dynamicrafter.model.unet import VideoUNet
 from ...dynamicrafter.model.variants import Variant
 from ...dynamicrafter.model.weakening import replaced_attention
 from ...dynamicrafter.weights.tensors import ComponentTensors
+from .control import check_controls, residuals_of, show_each_frame_its_hint
 from .memory import unet_activation_bytes
 from .quantised import HostQuantisedLayers, place_weights
 from .run import check_latent
@@ -67,11 +70,12 @@ class HostAttention:
 def refuse_extras(control: Any, options: dict[str, Any], attn1: int = 0) -> None:
     """Raise ValueError for additions that would have no effect or give wrong results.
 
-    ``attn1`` is how many replacements of spatial self-attention the network takes; there must be no others.
+    ``control`` is what a network without ControlNets is given of one. ``attn1`` is how many replacements of spatial
+    self-attention the network takes; there must be no others.
     """
     if control is not None:
         raise ValueError(
-            "this model does not support ControlNet yet; remove the Apply ControlNet node before the sampler"
+            "this model does not support ControlNets; remove the Apply ControlNet node before the sampler"
         )
     replaced, added = options.get("patches_replace", {}), options.get("patches", {})
     patched = sorted(
@@ -132,6 +136,29 @@ class HostUNet(VideoUNet):
         context: Tensor,
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
+        **conditions: Any,
+    ) -> Tensor:
+        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition is repeated for each frame.
+
+        Other nodes may have wrapped it, as the host's own networks. Raises ValueError for features of the host that
+        this network does not support: T2I-Adapters, and patches of anything but spatial self-attention.
+        """
+        options = transformer_options or {}
+        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        wrappers = comfy.patcher_extension.get_all_wrappers(kind, options)
+        if not wrappers:
+            return self._evaluate(x, timesteps, context, None, control, options, **conditions)
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
+        return executor.execute(x, timesteps, context, None, control, options, **conditions)
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: None,
+        control: Any,
+        transformer_options: dict[str, Any],
         *,
         image_tokens: Tensor,
         frames: int,
@@ -139,19 +166,15 @@ class HostUNet(VideoUNet):
         fs: Tensor,
         **_: Any,
     ) -> Tensor:
-        """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; every condition is repeated for each frame.
-
-        Raises ValueError for features of the host that this network does not support: residuals of a ControlNet and
-        patches of anything but spatial self-attention.
-        """
-        options = transformer_options or {}
-        replaced = self._replaced(options)
-        refuse_extras(control, options, attn1=len(replaced))
-        self.host_attention.options = options
+        """The arguments are those that wrappers of the host's networks for Stable Diffusion expect, ``y`` included."""
+        replaced = self._replaced(transformer_options)
+        refuse_extras(None, transformer_options, attn1=len(replaced))
+        residuals = residuals_of(control, len(self.input_blocks), x.dtype)
+        self.host_attention.options = transformer_options
         try:
             with replaced_attention(replaced):
                 return evaluate_frames(
-                    super().forward,
+                    partial(super().forward, residuals=residuals),
                     x,
                     timesteps,
                     context,
@@ -265,6 +288,7 @@ class HostModel(comfy.model_base.BaseModel):
             )
         noise, device = given["noise"], given["device"]
         check_latent(noise)
+        check_controls(given.get("control"), self.variant.unet)
         expected = (keyframes.frames, *keyframes.keys[0].mean.shape[1:])
         if tuple(noise.shape) != expected:
             raise ValueError(
@@ -319,6 +343,7 @@ def build_model(
     config = HostConfig(variant, preview)
     patcher = build_native(config, HostModel, stored, dtype, disable_dynamic)
     config.unet_config.update(_stable_diffusion_layout(variant.unet))
+    show_each_frame_its_hint(patcher)
     return patcher
 
 

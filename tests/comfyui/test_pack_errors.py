@@ -281,7 +281,9 @@ class TestFeaturesOfTheHost:
             image=["image", 0],
             strength=1.0,
         )
-        fails(ready, prompt, "sampler", "does not support ControlNet yet; remove the Apply ControlNet node")
+        fails(
+            ready, prompt, "sampler", "does not support T2IAdapter; use a ControlNet for Stable Diffusion 2.1"
+        )
 
     @pytest.mark.parametrize(
         ("kind", "choices", "message"),

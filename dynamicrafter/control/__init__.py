@@ -1,0 +1,1 @@
+"""What a clip follows besides its images and prompt: hints for a ControlNet."""
