@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .animate_anyone.pose_clips import PoseChoices, read_poses
     from .animate_anyone.weights import load_person
     from .api import Clip, animate, interpolate, keyframes, load, loop, render, save
+    from .director.film import Film, story
+    from .director.scenes import Story, StoryScene
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
     from .pipeline import Model
@@ -25,10 +27,13 @@ __all__ = [
     "Choices",
     "Clip",
     "DynamiCrafterError",
+    "Film",
     "Model",
     "PersonSettings",
     "PoseChoices",
+    "StoryScene",
     "Settings",
+    "Story",
     "UsageError",
     "animate",
     "batch",
@@ -42,6 +47,7 @@ __all__ = [
     "read_poses",
     "render",
     "save",
+    "story",
 ]
 
 _HOMES = {
@@ -53,6 +59,10 @@ _HOMES = {
     "loop": "api",
     "render": "api",
     "save": "api",
+    "Film": "director.film",
+    "story": "director.film",
+    "StoryScene": "director.scenes",
+    "Story": "director.scenes",
     "CheckpointError": "errors",
     "DynamiCrafterError": "errors",
     "UsageError": "errors",

@@ -30,7 +30,7 @@ from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import read_picture
-from .media.video import FrameStream, check_clip_path, write_clip
+from .media.video import FrameStream, Sound, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
@@ -86,6 +86,8 @@ class Shot:
     """The clip to start from."""
     mask: Path | None = None
     """What may move."""
+    sound: Sound | None = None
+    """Of the clip, if its file can have sound; no part of its record."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def make(
                 record = to_json(Record(shot.settings, pictures, known, video=video, mask=mask))
                 drift = Drift()
                 with threads_that_pay(model):
-                    write_clip(_measured(next(clips), drift), shot.target, shot.settings.fps, record)
+                    frames = _measured(next(clips), drift)
+                    write_clip(frames, shot.target, shot.settings.fps, record, sound=shot.sound)
                 seconds = round(time.monotonic() - started, 3)
                 if shot is batch[-1]:
                     watch.remember(

@@ -59,7 +59,7 @@ ORDER = {
     "cartoon": "motions characters autoencoder pools tiny_person gauges behaviour",
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
-    "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight",
+    "director": "ambience loudness soundtrack plan profiles chat proposing suggestions toy_sight scenes splitting film",
     "evaluation": "motion figures distributions latents clip_score learned folder measure comparison side_by_side",
 }
 

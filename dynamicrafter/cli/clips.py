@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +21,7 @@ from ..api import (
 )
 from ..errors import Remedy, UsageError
 from ..media.pictures import read_picture
-from ..media.video import read_frames
+from ..media.video import Sound, read_frames, takes_sound
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
@@ -42,8 +42,17 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
         return clips_of(cast(Mode, command), given, written, streams)
 
 
-def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams) -> dict[str, Any]:
-    """Generate the clips of ``mode`` that the arguments ask for; as :func:`make_and_print`."""
+def clips_of(
+    mode: Mode,
+    given: Namespace,
+    written: list[str],
+    streams: Streams,
+    sound_of: Callable[[Settings], Sound | None] = lambda _: None,
+) -> dict[str, Any]:
+    """Generate the clips of ``mode`` that the arguments ask for; as :func:`make_and_print`.
+
+    ``sound_of`` makes the sound of a clip whose file can have one.
+    """
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
     means = means_of(given)
@@ -71,7 +80,9 @@ def clips_of(mode: Mode, given: Namespace, written: list[str], streams: Streams)
         for seed in given.seed:
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
-            shots.append(Shot(replace(settings, seed=seed), group, title, target, given.video, given.mask))
+            chosen = replace(settings, seed=seed)
+            sound = sound_of(chosen) if takes_sound(target) else None
+            shots.append(Shot(chosen, group, title, target, given.video, given.mask, sound))
     return make_and_print(shots, files, means, given, written, streams)
 
 

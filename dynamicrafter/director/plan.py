@@ -141,7 +141,7 @@ def read_plan(answer: str) -> ClipPlan:
     Raises PlanError if there is none, with the reason for the object that is most like one.
     """
     reason = "it contains no JSON object"
-    for found in _objects(answer):
+    for found in objects_in(answer):
         try:
             return clip_plan(found)
         except PlanError as problem:
@@ -151,7 +151,7 @@ def read_plan(answer: str) -> ClipPlan:
     raise PlanError(reason)
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def objects_in(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects of a text that are balanced, outer ones before those inside them."""
     text = text[:_ANSWER]
     start = text.find("{")
