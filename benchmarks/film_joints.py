@@ -1,4 +1,6 @@
-"""Joints and colours of a story in which every scene continues the one before, with `tiny`: python -m benchmarks.story
+"""Joints and colours of a story in which every scene continues the one before, with `tiny`.
+
+Run with ``python benchmarks/film_joints.py``.
 
 A circle goes right and left, so that it stays in the picture. Colours are measured where matching does not set them: of
 the circle, of everything else, and of patches in the corners, as distances of the last scene's mean from that of the
