@@ -266,8 +266,11 @@ def story_options(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--mute", action="store_true", help="write the film without sound")
     changed = {name: replace(PARAMETERS[name], default=value) for name, value in FILM_DEFAULTS.items()}
     picture = parser.add_argument_group("what should happen, unless a scene says otherwise")
-    _options(picture, "content", without=("prompt",))
-    _option(picture, PARAMETERS["seed"])
+    _options(picture, "content", without=("prompt", "frames"))
+    seed = PARAMETERS["seed"]
+    picture.add_argument(
+        "--seed", type=number_of(seed), metavar="N", help=f"seed of the noise (default: {seed.default})"
+    )
     _shape_options(parser)
     _option(parser.add_argument_group("joints"), changed.pop("continue_from"))
     faithfulness = parser.add_argument_group("faithfulness to the image")

@@ -47,6 +47,9 @@ def run(given: Namespace, written: list[str]) -> object:
     target = Path(f"{source.stem}.mp4") if given.output is None else given.output
     if given.picture and source.suffix.lower() != ".txt":
         raise UsageError(f"--picture is for plain text, but {source} names its own pictures; omit it")
+    if given.picture:
+        # Names in a story are relative to it; this one is relative to the current folder.
+        given.picture = str(Path(given.picture).absolute())
     files = clips.model_files(given)
     models = Models(
         files, None if given.between_model is None else clips.files_of(given.between_model, _plain(given))

@@ -29,12 +29,12 @@ from ..media.video import FrameStream, check_clip_path, open_clip, takes_sound, 
 from ..model.configs import Compile, Memory, Weights
 from ..model.variants import TINY, Mode, Variant
 from ..motion.joints import cross_fade, sharpest
-from ..parameters import TRAINED_FRAMES
+from ..parameters import PARAMETERS, TRAINED_FRAMES
 from ..records import has_names_of, read_record
 from ..settings import PROGRAM, LengthMethod, Settings, clip_length, default_size, make_settings
 from ..shots import Means, Shot, ShotProgress, check_means, make
 from .loudness import check_sound_libraries
-from .scenes import CONTINUE, FILM_DEFAULTS, SILENCE, Story, StoryScene, read_story
+from .scenes import CONTINUE, FILM_DEFAULTS, NOT_CHOSEN, SILENCE, Story, StoryScene, read_story
 from .soundtrack import SOUND_EXTENSIONS, SoundSource, film_sound, source_for
 
 Joint = Literal["cut", "cross-fade", "shared"]
@@ -179,6 +179,11 @@ def plan_film(
     number of the scene for what cannot be made.
     """
     path = check_clip_path(target)
+    wrong = next((name for name in NOT_CHOSEN if choices.get(name) is not None), None)
+    if wrong is not None:
+        raise UsageError(
+            f"{wrong} follows from the scenes of a story, but {choices[wrong]!r} was given; omit it"
+        )
     notes: list[str] = []
     sources: list[SoundSource | None] = [None] * len(story.scenes)
     if not mute and takes_sound(path):
@@ -300,7 +305,7 @@ class _Maker:
         for name in ("size", "width", "height", "fps"):
             chosen.pop(name, None)
         # Every scene of a chain gets other noise; a scene in front of the chain changes nothing.
-        chosen["seed"] = (123 if chosen.get("seed") is None else chosen["seed"]) + depth
+        chosen["seed"] = chosen.get("seed", PARAMETERS["seed"].default) + depth
         frames, method = TRAINED_FRAMES, "native"
         if scene.seconds is not None:
             frames, method = length_for(mode, round(scene.seconds * self._fps), self.variant(mode))
@@ -567,14 +572,18 @@ def story(
 ) -> Film:
     """Generate the film of a story, a file or a :class:`~dynamicrafter.director.scenes.Story`, and write it to ``out``.
 
-    Pictures and sounds are relative to the file, or to the current folder. ``picture`` is that of a plain text's first
-    scene. ``between_model`` is for interpolations if ``model`` has not learnt them. ``sounds`` is a folder of sounds;
-    ``mute`` leaves them out. ``choices`` are settings of all scenes, :class:`~dynamicrafter.settings.Choices`. The rest
-    is as in :func:`~dynamicrafter.api.load` and :func:`make_film`. Clips that are there from an earlier run are used
-    if nothing they are made from has changed. Raises UsageError for a story that cannot be made, before anything is
-    generated.
+    Names in a file are relative to it, those in a ``Story`` to the current folder. ``picture`` is the path of the image
+    that a plain text begins with. ``between_model`` is for interpolations if ``model`` has not learnt them. ``sounds``
+    is a folder of sounds; ``mute`` leaves them out. ``choices`` are settings of all scenes, as
+    :class:`~dynamicrafter.settings.Choices`. The rest is as in :func:`~dynamicrafter.api.load` and :func:`make_film`.
+    Clips that are there from an earlier run are used if nothing they are made from has changed. Raises UsageError for a
+    story that cannot be made, before anything is generated.
     """
-    told = source if isinstance(source, Story) else read_story(Path(source), picture)
+    told = (
+        source
+        if isinstance(source, Story)
+        else read_story(Path(source), str(Path(picture).absolute()) if picture else "")
+    )
     beside = Path.cwd() if isinstance(source, Story) else Path(source).parent
     files, between = (
         each if each is None or isinstance(each, ModelFiles) else find_model(each)

@@ -34,7 +34,7 @@ FILM_DEFAULTS: Mapping[str, Any] = {"colour_match": 1.0, "lock_frames": 4, "cont
 """Defaults of a story's settings where they differ from those of single clips."""
 _OF_THE_FILM = ("width", "height", "fps")
 """Settings that all scenes share."""
-_NOT_CHOSEN = ("prompt", "frames", "keys", "cut_still", "denoise", "overlap", "reanchor", "length_method")
+NOT_CHOSEN = ("prompt", "frames", "keys", "cut_still", "denoise", "overlap", "reanchor", "length_method")
 """Settings that follow from what a scene says otherwise, or that its clip does not have."""
 
 _LARGEST = 200_000
@@ -239,7 +239,7 @@ def _parted(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of ``kind`` and the settings among ``values``; null is the same as absent."""
     own = [each.name for each in fields(kind) if each.name != "settings"]
-    known = [*own, *(name for name in PARAMETERS if name not in (*_NOT_CHOSEN, *without))]
+    known = [*own, *(name for name in PARAMETERS if name not in (*NOT_CHOSEN, *without))]
     for key in values:
         if key not in known:
             nearest = difflib.get_close_matches(str(key), known, n=1)

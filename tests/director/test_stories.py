@@ -201,6 +201,10 @@ def test_what_cannot_be_made_names_its_scene(own_place: Path) -> None:
         planned(Story((StoryScene("x", "a.png", settings={"steps": 0}),)))
     with pytest.raises(ClipError, match=r"scene 1: there is no sound rain\.wav; check its name"):
         planned(Story((StoryScene("x", "a.png", sound="rain.wav"),)), mute=False)
+    with pytest.raises(
+        UsageError, match=r"frames follows from the scenes of a story, but 8 was given; omit it"
+    ):
+        planned(Story((StoryScene("x", "a.png"),)), frames=8)
     shutil.copy("a.png", "a.webp")
     with pytest.raises(UsageError, match=r"a\.webp is an image of the story; choose another name"):
         planned(Story((StoryScene("x", "a.webp"),)), "a.webp")
