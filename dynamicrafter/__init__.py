@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .animate_anyone.pose_clips import PoseChoices, read_poses
     from .animate_anyone.weights import load_person
     from .api import Clip, animate, interpolate, keyframes, load, load_control, loop, render, save, views
+    from .director.film import Film, story
+    from .director.scenes import Story, StoryScene
     from .errors import CheckpointError, DynamiCrafterError, UsageError
     from .jobs.run import batch
     from .pipeline import Model
@@ -25,10 +27,13 @@ __all__ = [
     "Choices",
     "Clip",
     "DynamiCrafterError",
+    "Film",
     "Model",
     "PersonSettings",
     "PoseChoices",
     "Settings",
+    "Story",
+    "StoryScene",
     "UsageError",
     "animate",
     "batch",
@@ -43,6 +48,7 @@ __all__ = [
     "read_poses",
     "render",
     "save",
+    "story",
     "views",
 ]
 
@@ -57,6 +63,10 @@ _HOMES = {
     "render": "api",
     "save": "api",
     "views": "api",
+    "Film": "director.film",
+    "story": "director.film",
+    "Story": "director.scenes",
+    "StoryScene": "director.scenes",
     "CheckpointError": "errors",
     "DynamiCrafterError": "errors",
     "UsageError": "errors",

@@ -188,6 +188,22 @@ def know_model(
     )
 
 
+def has_names_of(known: KnownModel, files: ModelFiles, backend: str = TORCH) -> bool:
+    """Whether a clip's model was run by ``backend`` and has the names of ``files``, whose contents are not compared."""
+    folder = export_of(files, backend)
+    if folder is None:
+        paths = (files.weights, files.text_encoder, files.image_encoder)
+        named = [(path.resolve().name, 1.0) for path in paths if path is not None]
+        named += [(lora.path.resolve().name, lora.strength) for lora in files.loras]
+    else:
+        named = [(source.file, source.strength) for source in read_manifest(folder).sources]
+    parts = (known.weights, known.text_encoder, known.image_encoder, *known.loras)
+    found = [
+        (one.file, one.strength if isinstance(one, KnownLora) else 1.0) for one in parts if one is not None
+    ]
+    return (known.backend, found) == (str(parse_backend(backend)), named)
+
+
 def _know_export(model: Model, manifest: Manifest, backend: str) -> KnownModel:
     def known(role: Role) -> list[Source]:
         return [source for source in manifest.sources if source.role == role]
@@ -230,6 +246,10 @@ def read_record(clip: Path) -> Record:
     describe a clip.
     """
     metadata = read_metadata(clip)
+    if metadata.get("program") == PROGRAM and "film" in metadata:
+        raise ClipError(
+            f"{clip} is a film of several scenes; generate it from its story, or choose one of the clips beside it"
+        )
     if metadata.get("program") != PROGRAM or "model" not in metadata:
         raise ClipError(
             f"{clip} has no record of how it was made; choose a clip that the dynamicrafter command has written"

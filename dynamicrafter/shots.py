@@ -38,7 +38,7 @@ from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import Picture, fit_picture, place_of_fitted, read_picture
-from .media.video import FrameStream, check_clip_path, write_clip
+from .media.video import FrameStream, Sound, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
 from .motion.colour import Drift
 from .pipeline import Model, Stage, may_share_a_batch
@@ -117,6 +117,8 @@ class Shot:
     """A ControlNet."""
     hints: tuple[tuple[Path, int | None], ...] = ()
     """What it is shown: a clip or an image for all frames, with None, or images with their frames."""
+    sound: Sound | None = None
+    """Of the clip, if its file can have sound; no part of its record."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,8 @@ def make(
             for shot, record in zip(batch, records, strict=True):
                 drift = Drift()
                 with threads_that_pay(model):
-                    write_clip(_measured(next(clips), drift), shot.target, shot.settings.fps, record)
+                    frames = _measured(next(clips), drift)
+                    write_clip(frames, shot.target, shot.settings.fps, record, sound=shot.sound)
                 seconds = round(time.monotonic() - started, 3)
                 if shot is batch[-1]:
                     watch.remember(

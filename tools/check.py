@@ -25,6 +25,8 @@ SLOW = (
     "tests/animate_anyone/test_person_memory.py",
     "tests/benchmarks",
     "tests/comfyui",
+    "tests/director/test_direct_command.py",
+    "tests/director/test_stories.py",
     "tests/dynamicrafter/test_api.py",
     "tests/dynamicrafter/test_block_swap.py",
     "tests/dynamicrafter/test_checkpoint_convert.py",

@@ -107,6 +107,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import directing
 
         return directing.run(arguments, written)
+    if command == "story":
+        from . import stories
+
+        return stories.run(arguments, written)
     if command == "language-model":
         from . import directing
 
@@ -174,6 +178,8 @@ def verdict(problem: BaseException, command: str, written: list[str]) -> tuple[i
             return INTERRUPTED, "cancelled; repeat the command to resume"
         if command == "batch":
             return INTERRUPTED, "cancelled; repeat the command to generate the clips that are missing"
+        if command == "story":
+            return INTERRUPTED, "cancelled; repeat the command to generate the scenes that are missing"
         if command == "train":
             return INTERRUPTED, "cancelled; repeat the command to resume from the last saved state"
         finished = f"only the {len(written)} finished clip(s) were" if written else "nothing was"

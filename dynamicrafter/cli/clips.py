@@ -25,7 +25,7 @@ from ..backends.choice import TORCH
 from ..control.hints import check_control
 from ..errors import Remedy, UsageError
 from ..media.pictures import read_picture
-from ..media.video import read_frames
+from ..media.video import Sound, read_frames, takes_sound
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
@@ -63,9 +63,17 @@ def run(command: str, given: Namespace, written: list[str]) -> object:
 
 
 def clips_of(
-    mode: Mode, given: Namespace, written: list[str], streams: Streams, maker: Maker = make
+    mode: Mode,
+    given: Namespace,
+    written: list[str],
+    streams: Streams,
+    maker: Maker = make,
+    sound_of: Callable[[Settings], Sound | None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Generate the clips of ``mode`` that the arguments ask for; as :func:`make_and_print`."""
+    """Generate the clips of ``mode`` that the arguments ask for; as :func:`make_and_print`.
+
+    ``sound_of`` makes the sound of a clip whose file can have one.
+    """
     # Everything that can be checked is checked before the weights are loaded.
     files = model_files(given)
     means = means_of(given)
@@ -103,8 +111,19 @@ def clips_of(
             target = next(targets)
             title = Path(target).name + (f" ({len(shots) + 1} of {len(names)})" if len(names) > 1 else "")
             chosen = replace(settings, seed=seed)
+            sound = sound_of(chosen) if takes_sound(target) else None
             shots.append(
-                Shot(chosen, group, title, target, given.video, given.mask, control=control, hints=hints)
+                Shot(
+                    chosen,
+                    group,
+                    title,
+                    target,
+                    given.video,
+                    given.mask,
+                    control=control,
+                    hints=hints,
+                    sound=sound,
+                )
             )
     return make_and_print(shots, files, means, given, written, streams, maker)
 

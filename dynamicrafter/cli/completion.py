@@ -15,6 +15,7 @@ _BUILT_IN = ("tiny", "random")
 _MODELS = (*_BUILT_IN, *(release.name for release in ALL_RELEASES))
 _KNOWN = {
     "model": _MODELS,
+    "between_model": _MODELS,
     "names": _MODELS,
     "a": _MODELS,
     "b": _MODELS,

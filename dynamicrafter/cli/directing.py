@@ -14,6 +14,8 @@ import torch
 
 from ..api import ModelFiles, variant_of
 from ..director.correcting import check_rounds
+from ..director.film import length_for
+from ..director.loudness import check_sound_libraries
 from ..director.plan import ClipPlan, PlanError, clip_plan
 from ..director.profiles import (
     Profile,
@@ -25,12 +27,15 @@ from ..director.profiles import (
     write_profile,
 )
 from ..director.proposing import propose
+from ..director.soundtrack import SoundSource, film_sound, source_for
 from ..director.suggestions import BANK, read_bank, suggest
 from ..director.toy_sight import suggest_toy
 from ..errors import Cancelled, LanguageModelError, Remedy, UsageError
 from ..evaluation.clip_score import find_towers, load_scorer
 from ..media.pictures import Picture, normalise, read_picture
 from ..model.variants import TINY, Mode, Variant
+from ..parameters import PARAMETERS
+from ..settings import clip_length
 from ..shots import make
 from ..weights.catalogue import TOWERS
 from . import clips
@@ -50,11 +55,8 @@ def run(given: Namespace, written: list[str]) -> object:
     files = clips.model_files(given)
     variant = variant_of(files)
     picture = read_picture(given.picture)
-    notes: list[str] = []
+    notes = _Notes(given.json)
     plans = _plans(given, files, picture, notes)
-    if not given.json:
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
     asked = sys.stdin.isatty() and not (given.yes or given.json or given.dry_run)
     out = sys.stderr if given.output == STANDARD else sys.stdout
     plan = _chosen(plans, out) if asked else plans[0]
@@ -65,9 +67,30 @@ def run(given: Namespace, written: list[str]) -> object:
     mode = _mode(plan, variant)
     told: dict[str, Any] = {}
     maker = make if given.rounds == 0 else corrected(given, plan, files, out, told)
+    source = _sound_source(given, plan, notes)
     with Streams() as streams:
-        told |= clips.clips_of(mode, _with_plan(given, plan), written, streams, maker)
+        told |= clips.clips_of(
+            mode,
+            _with_plan(given, plan, mode, variant),
+            written,
+            streams,
+            maker,
+            lambda settings: film_sound([(source, clip_length(settings) / settings.fps)], settings.seed),
+        )
     return {"plan": asdict(plan), **told, "notes": [*notes, *told["notes"]]}
+
+
+class _Notes(list[str]):
+    """Notes that are printed when they are added, unless they are part of JSON."""
+
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self._hidden = hidden
+
+    def append(self, note: str) -> None:
+        super().append(note)
+        if not self._hidden:
+            print(f"note: {note}\n", end="", file=sys.stderr)
 
 
 def _plans(given: Namespace, files: ModelFiles, picture: Picture, notes: list[str]) -> list[ClipPlan]:
@@ -130,7 +153,23 @@ def _mode(plan: ClipPlan, variant: Variant) -> Mode:
     return "loop" if plan.mode == "loop" and "loop" in variant.modes else "animate"
 
 
-def _with_plan(given: Namespace, plan: ClipPlan) -> Namespace:
+def _sound_source(given: Namespace, plan: ClipPlan, notes: list[str]) -> SoundSource | None:
+    """What the clip sounds like; None for silence."""
+    if given.mute or not plan.sound:
+        return None
+    source = source_for(plan.sound)
+    if source is None:
+        notes.append(f"the clip has no sound, because none fits {plan.sound!r}")
+        return None
+    try:
+        check_sound_libraries()
+    except UsageError as problem:
+        notes.append(f"the clip has no sound: {problem.said(WORDS)}")
+        return None
+    return source
+
+
+def _with_plan(given: Namespace, plan: ClipPlan, mode: Mode, variant: Variant) -> Namespace:
     """The arguments with what the plan says, where they say nothing themselves."""
     chosen = Namespace(**vars(given))
     chosen.pictures = [given.picture]
@@ -139,6 +178,14 @@ def _with_plan(given: Namespace, plan: ClipPlan) -> Namespace:
         chosen.motion = plan.motion
     if not given.negative:
         chosen.negative = plan.negative_prompt
+    preset = variant.preset
+    frames = round(plan.seconds * (preset.fps if given.fps is None else given.fps))
+    if given.frames is None and frames != preset.frames:
+        chosen.frames, method = length_for(mode, frames, variant)
+        if given.length_method == PARAMETERS["length_method"].default:
+            chosen.length_method = method
+            # Otherwise it would separate prompts that follow each other.
+            chosen.prompt = chosen.prompt.replace("|", ",")
     return chosen
 
 

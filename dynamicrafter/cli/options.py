@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..animate_anyone.config import BUILT_IN_PERSON
 from ..backends.choice import TORCH
 from ..camera.choices import FAR, KINDS, MOVES, NEAR, GuideCamera
+from ..director.scenes import FILM_DEFAULTS
 from ..model.configs import COMPILE, MEMORY, WEIGHTS
 from ..model.variants import VARIANTS, VIEWS_PROMPT
 from ..parameters import PARAMETERS, Group, Parameter, of_group
@@ -336,6 +338,73 @@ def directing_options(parser: argparse.ArgumentParser) -> None:
         "best is kept (default: %(default)s)",
     )
     plan.add_argument("-y", "--yes", action="store_true", help="generate the first plan without asking")
+    plan.add_argument("--mute", action="store_true", help="write the clip without the plan's sound")
+
+
+def story_options(parser: argparse.ArgumentParser) -> None:
+    """The scenes of ``story``, what they have in common, the models and the film."""
+    parser.add_argument(
+        "story",
+        type=to_path,
+        metavar="STORY",
+        help="scenes as .yaml, or plain text as .txt with a scene in each paragraph",
+    )
+    scenes = parser.add_argument_group("scenes")
+    scenes.add_argument("--picture", default="", metavar="FILE", help="image that a plain text begins with")
+    scenes.add_argument(
+        "--llm",
+        metavar="PROFILE",
+        help="language model that splits a plain text into scenes, see 'dynamicrafter language-model' (default: none)",
+    )
+    scenes.add_argument(
+        "--style", default="", metavar="TEXT", help="words added to every prompt (default: the story's)"
+    )
+    scenes.add_argument(
+        "--sounds", type=to_path, metavar="DIR", help="folder of sounds, chosen by the words of their names"
+    )
+    scenes.add_argument("--mute", action="store_true", help="write the film without sound")
+    changed = {name: replace(PARAMETERS[name], default=value) for name, value in FILM_DEFAULTS.items()}
+    picture = parser.add_argument_group("what should happen, unless a scene says otherwise")
+    _options(picture, "content", without=("prompt", "frames"))
+    seed = PARAMETERS["seed"]
+    picture.add_argument(
+        "--seed", type=number_of(seed), metavar="N", help=f"seed of the noise (default: {seed.default})"
+    )
+    _shape_options(parser)
+    _option(parser.add_argument_group("joints"), changed.pop("continue_from"))
+    faithfulness = parser.add_argument_group("faithfulness to the image")
+    for parameter in changed.values():
+        _option(faithfulness, parameter)
+    _sampling_options(parser, batch=False, without=("denoise",))
+    # What was not typed is the story's.
+    parser.set_defaults(batch=1, **{name: None for name in PARAMETERS if name not in ("width", "height")})
+    model = model_options(parser, TINY_HELP)
+    model.add_argument(
+        "--between-model",
+        metavar="NAME|FILE",
+        help="model for interpolations between two images (default: that of --model)",
+    )
+    run_by_options(model, TORCH, TORCH)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o",
+        "--out",
+        "--output",
+        dest="output",
+        type=to_path,
+        metavar="PATH",
+        help=".mp4, .webm, .gif, .webp or a folder for PNGs; clips are kept in PATH-scenes beside it (default: "
+        "STORY.mp4 in the current folder)",
+    )
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and print scenes, time and memory, without loading the model or asking anybody",
+    )
+    output.add_argument(
+        "-v", "--verbose", action="store_true", help="print the same before the clips are generated"
+    )
+    _options(output, "output")
 
 
 def batch_options(parser: argparse.ArgumentParser) -> None:
@@ -603,14 +672,17 @@ def source_clip_options(parser: argparse.ArgumentParser) -> None:
     _options(control, "control")
 
 
-def _sampling_options(parser: argparse.ArgumentParser, *, batch: bool = True) -> None:
+def _sampling_options(
+    parser: argparse.ArgumentParser, *, batch: bool = True, without: tuple[str, ...] = ()
+) -> None:
     quality = parser.add_argument_group("sampling ('dynamicrafter models' lists the models' defaults)")
     _options(quality, "sampling", without=("seed",))
     if batch:
         quality.add_argument(
             "--batch", type=int, default=1, help="clips generated at once (default: %(default)s)"
         )
-    _options(parser.add_argument_group("techniques, all off by default (docs/techniques)"), "techniques")
+    techniques = parser.add_argument_group("techniques, all off by default (docs/techniques)")
+    _options(techniques, "techniques", without=without)
     # Commands with ControlNets have options for these.
     parser.set_defaults(**{parameter.name: parameter.default for parameter in of_group("control")})
 

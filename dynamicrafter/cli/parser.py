@@ -28,6 +28,7 @@ from .options import (
     run_by_options,
     run_options,
     source_clip_options,
+    story_options,
     toy_options,
     videos_options,
 )
@@ -39,6 +40,7 @@ examples:
   dynamicrafter interpolate day.png dusk.png --model 512_interp -o dusk.webm
   dynamicrafter loop fire.png --model 512_interp --motion 0.8 -o fire.gif
   dynamicrafter again clip.mp4 -o once_more.mp4
+  dynamicrafter story harbour.yaml --model 512 --out film.mp4
   dynamicrafter batch jobs.jsonl --out clips --model 512
 
 'dynamicrafter COMMAND --help' describes a command; 'dynamicrafter models' lists the weights.
@@ -160,6 +162,15 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     clip_options(directed, batch=False, prompt=False)
     source_clip_options(directed)
     directed.set_defaults(batch=1, prompt="")
+
+    told = _add_command(
+        commands,
+        "story",
+        "generate a film of several scenes, with sound",
+        "story harbour.yaml --model 512 --between-model 512_interp --out film.mp4",
+        'story tale.txt --picture boat.png --style "soft watercolour" --dry-run',
+    )
+    story_options(told)
 
     moved = _add_command(
         commands,

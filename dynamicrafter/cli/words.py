@@ -16,6 +16,7 @@ WORDS: Words = {
     "lower_cfg": "use a lower --cfg, or a checkpoint that is not damaged",
     "measure_latents": "measure them with 'dynamicrafter statistics FOLDER'",
     "name_backend": "pass --backend openvino",
+    "name_between": "pass --between-model as well, such as 512_interp",
     "name_encoder": "pass --{}-encoder FILE",
     "name_i3d": "specify it with --i3d or place it at {}",
     "name_lora": "pass --model and --lora FILE instead",

@@ -28,6 +28,12 @@ _STAGE = 0.05
 """dB below the ceiling that are aimed at, as the gain changes between the samples of a peak."""
 
 
+def check_sound_libraries() -> None:
+    """Raise UsageError unless what loudness needs is installed; call this before a long computation."""
+    for name in ("pyloudnorm", "scipy"):
+        _library(name)
+
+
 def _library(name: str) -> Any:
     try:
         return import_module(name)
@@ -52,6 +58,12 @@ def true_peak(samples: Samples) -> float:
     """The highest level between samples as well, in dBTP; minus infinity for silence."""
     peak = float(_envelope(samples).max())
     return 20 * math.log10(peak) if peak > 0 else -math.inf
+
+
+def gain_to(samples: Samples, target: float = TARGET) -> float:
+    """Decibels by which samples must be louder to have ``target`` LUFS; 0 for silence."""
+    found = loudness(samples)
+    return target - found if math.isfinite(found) else 0.0
 
 
 def levelled(samples: Samples, target: float = TARGET, ceiling: float = CEILING) -> Samples:

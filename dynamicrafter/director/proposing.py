@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from ..errors import LanguageModelError, UsageError
 from ..media.pictures import Picture
 from .chat import Message, ask
 from .plan import CAMERAS, PROMPT_WORDS, ClipPlan, PlanError, plan_schema, read_plan
 from .profiles import Profile
+
+_Read = TypeVar("_Read")
 
 LONGEST_SIDE = 1_024
 """Maximum pixels of the side of a picture that is sent."""
@@ -79,18 +82,33 @@ async def propose(
     and LanguageModelError if there is no plan after ``seconds`` for each of the two questions.
     """
     check_pictures_allowed(profile)
-    messages = questions(pictures, idea)
-    schema = plan_schema()
+    return await ask_for(profile, questions(pictures, idea), plan_schema(), read_plan, seconds)
+
+
+async def ask_for(
+    profile: Profile,
+    messages: list[Message],
+    schema: Mapping[str, Any],
+    read: Callable[[str], _Read],
+    seconds: float = 180.0,
+) -> _Read:
+    """What ``read`` makes of the answer; one from which it raises PlanError is sent back once with what is wrong.
+
+    Raises LanguageModelError if there is no answer after ``seconds`` to each of the two questions, or both are wrong.
+    """
     answer = await ask(profile, messages, schema, seconds)
     try:
-        return read_plan(answer)
+        return read(answer)
     except PlanError as problem:
         wrong = (
             f"That is not a valid plan ({problem}). Answer with the corrected JSON object and nothing else."
         )
-    messages += [{"role": "assistant", "content": answer[:_REPEATED]}, {"role": "user", "content": wrong}]
+    again: list[Message] = [
+        {"role": "assistant", "content": answer[:_REPEATED]},
+        {"role": "user", "content": wrong},
+    ]
     try:
-        return read_plan(await ask(profile, messages, schema, seconds))
+        return read(await ask(profile, [*messages, *again], schema, seconds))
     except PlanError as problem:
         raise LanguageModelError(
             f"{profile.host} (profile {profile.name}) answered twice without a valid plan ({problem}); use another "

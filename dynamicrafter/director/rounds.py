@@ -69,7 +69,13 @@ def make_corrected(
             ):
                 if attempt.best:
                     chosen = replace(shot, settings=attempt.settings)
-                    write_clip(attempt.frames, shot.target, chosen.settings.fps, record_of(chosen, known))
+                    write_clip(
+                        attempt.frames,
+                        shot.target,
+                        chosen.settings.fps,
+                        record_of(chosen, known),
+                        sound=shot.sound,
+                    )
                     best = attempt
                 if heard is not None:
                     heard(shot, attempt)

@@ -12,11 +12,11 @@ import math
 import os
 import re
 import stat
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -32,6 +32,18 @@ from .provenance import DigitalSource, add_to_gif, add_to_mp4, statement, xmp_pa
 
 EXTENSIONS = (".mp4", ".webm", ".gif", ".webp")
 """Extensions of clip files; everything else is a folder or an error."""
+_SOUNDS = {
+    ".aac": "aac",
+    ".flac": "flac",
+    ".m4a": "mp4",
+    ".mp3": "mp3",
+    ".oga": "ogg",
+    ".ogg": "ogg",
+    ".opus": "ogg",
+    ".wav": "wav",
+}
+"""Extensions of files with nothing but sound, and their formats in libav's terms."""
+SOUND_EXTENSIONS = tuple(_SOUNDS)
 
 Frames: TypeAlias = "np.ndarray[Any, Any] | Tensor"
 """uint8 ``[t, h, w, 3]``, RGB 0..255."""
@@ -91,6 +103,9 @@ _EBML = b"\x1a\x45\xdf\xa3"
 """How a Matroska file, which a WebM is, begins (RFC 8794)."""
 FASTEST = 240  # Frames a second.
 _GIF_FASTEST = 50  # Delays are hundredths of a second, and browsers show 1 of them as 10.
+
+_AGAIN = "it may be damaged, generate it again"
+"""What to do about a clip that cannot be read."""
 
 _LARGEST_FRAME = 40_000_000
 """Maximum pixels of a frame that is read, nearly five times 4K."""
@@ -280,15 +295,17 @@ def open_clip(path: str | os.PathLike[str]) -> ClipSource:
 
 
 def read_sound(path: str | os.PathLike[str], start: float, seconds: float) -> Sound | None:
-    """``seconds`` of the sound of a clip from ``start`` on, at 48 kHz; None if it has none there.
+    """``seconds`` of the sound of a clip or a sound file from ``start`` on, at 48 kHz; None if it has none there.
 
     More than two channels are mixed down to two. Raises ClipError if it cannot be read.
     """
     import av
 
-    with _reading(path):
-        source = _existing(path)
-        if _extension(source) not in _VIDEO:
+    extension = Path(path).suffix.lower()
+    advice = "convert it to WAV or FLAC" if extension in _SOUNDS else _AGAIN
+    with _reading(path, advice):
+        source = _existing(path, SOUND_EXTENSIONS)
+        if extension not in _SOUNDS and _extension(source) not in _VIDEO:
             return None
         with _opened(source) as container:
             if not container.streams.audio:
@@ -299,7 +316,8 @@ def read_sound(path: str | os.PathLike[str], start: float, seconds: float) -> So
             samples = np.zeros((1 if layout == "mono" else 2, round(seconds * Sound.rate)), np.float32)
             place: int | None = None
             ends = 0
-            for frame in container.decode(stream):
+            # After the last frame, the resampler still has samples to give.
+            for frame in chain(container.decode(stream), (None,)):
                 for part in resampler.resample(frame):
                     begins = round((float(part.pts * part.time_base) - start) * Sound.rate)
                     # Times are rounded, in WebM to a millisecond, so parts follow each other unless there is a gap.
@@ -311,8 +329,10 @@ def read_sound(path: str | os.PathLike[str], start: float, seconds: float) -> So
                         samples[:, max(0, place) :][:, : values.shape[1]] = values
                         ends = max(0, place) + values.shape[1]
                     place += part.samples
-                if frame.time is not None and frame.time > start + seconds:
+                if frame is not None and frame.time is not None and frame.time > start + seconds:
                     break
+        if not np.isfinite(samples).all():
+            raise ClipError(f"{source} contains samples that are not numbers; {advice}")
     return Sound(samples[:, :ends]) if ends else None
 
 
@@ -480,16 +500,18 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
+def _existing(path: str | os.PathLike[str], others: Sequence[str] = ()) -> Path:
+    """A clip, or a file with one of the ``others`` as its extension."""
     source = Path(path).resolve()
     mode = _mode(source)
     if stat.S_ISDIR(mode):
         return source
     if not mode:
-        raise ClipError(f"there is no clip {source}; check its name and folder")
+        what = "sound" if source.suffix.lower() in others else "clip"
+        raise ClipError(f"there is no {what} {source}; check its name and folder")
     if not stat.S_ISREG(mode):
         raise ClipError(f"{source} is not a regular file; save the clip to a file and use that")
-    if not _extension(source):
+    if not _extension(source) and source.suffix.lower() not in others:
         raise ClipError(f"{source} is not a clip; clips are {', '.join(EXTENSIONS)} files or folders of PNGs")
     return source
 
@@ -516,16 +538,14 @@ def _telling(failure: str, folder: Path) -> Generator[None]:
 
 
 @contextmanager
-def _reading(source: str | os.PathLike[str]) -> Generator[None]:
+def _reading(source: str | os.PathLike[str], advice: str = _AGAIN) -> Generator[None]:
     try:
         yield
     except ClipError:
         raise
     except Exception as problem:  # Decoders raise all kinds of exceptions for damaged files.
         reason = getattr(problem, "strerror", None) or problem
-        raise ClipError(
-            f"{source} cannot be read ({reason}); it may be damaged, generate it again"
-        ) from problem
+        raise ClipError(f"{source} cannot be read ({reason}); {advice}") from problem
 
 
 # Formats
@@ -540,12 +560,14 @@ def _container(path: Path, mode: str, **choices: Any) -> Any:
 
 
 def _opened(path: Path) -> Any:
-    """The container of an existing clip, whichever of the two its name says.
+    """The container of an existing clip or sound file.
 
     The format is not left to libav, which also knows playlists: a text file called clip.mp4 can name other files.
     """
-    with path.open("rb") as file:
-        kind = "webm" if file.read(len(_EBML)) == _EBML else "mp4"
+    kind = _SOUNDS.get(path.suffix.lower())
+    if kind is None:
+        with path.open("rb") as file:
+            kind = "webm" if file.read(len(_EBML)) == _EBML else "mp4"
     return _container(path, "r", format=kind)
 
 

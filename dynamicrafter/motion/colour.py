@@ -92,7 +92,7 @@ class Drift:
     def add(self, frames: Tensor) -> None:
         """Measure the next frames, uint8 ``[n, h, w, 3]``."""
         some = frames[:, ::_STRIDE, ::_STRIDE].movedim(-1, 1).float() / 127.5 - 1
-        for mean in _lab(some).mean((-2, -1)):
+        for mean in lab(some).mean((-2, -1)):
             if self._first is None:
                 self._first = mean
             self.last = float((mean - self._first).square().sum().sqrt())
@@ -105,7 +105,7 @@ _WHITE = (0.9505, 1.0, 1.089)
 """XYZ of D65."""
 
 
-def _lab(frames: Tensor) -> Tensor:
+def lab(frames: Tensor) -> Tensor:
     """CIELAB ``[n, 3, H, W]`` of frames."""
     xyz = torch.einsum("ij,njhw->nihw", torch.tensor(_XYZ), to_linear(frames))
     share = xyz / torch.tensor(_WHITE)[:, None, None]

@@ -378,3 +378,22 @@ def test_a_training_step_is_counted_as_it_is_executed() -> None:
     counted = steps.count(steps.SMALL, plain)
     assert counted.total == pytest.approx(steps.count(steps.SMALL, plain, fake=False).total, rel=0.005)
     assert counted.weights < 0.6 * steps.count(steps.SMALL, whole).weights
+
+
+def test_a_repeated_frame_a_jump_and_a_drift_of_a_story_are_seen() -> None:
+    measure = benchmark("film_joints")
+    frames = torch.full((12, 64, 64, 3), 100, dtype=torch.uint8)
+    frames[..., 0] += torch.arange(12, dtype=torch.uint8)[:, None, None]
+    frames[:, 28:36, 28:36, 0] = 220
+    assert measure.joints_of(frames, [4, 8]) == {"smallest": 1, "largest": 1}
+    still = measure.drift_of(torch.cat([frames[:4], frames[:4]]), [0, 4])
+    assert still == {"circle": 0, "background": 0, "corners": 0}
+    drift = measure.drift_of(frames, [0, 4, 8])
+    assert drift["circle"] == 0
+    assert drift["background"] == pytest.approx(drift["corners"], abs=0.01)
+    assert 1 < drift["corners"] < 10
+    frames[4:] = frames[3:-1].clone()
+    frames[8:] += 9
+    found = measure.joints_of(frames, [4, 8])
+    assert found["smallest"] == 0
+    assert found["largest"] > 5

@@ -13,7 +13,10 @@ from language_model import PLAN, LanguageModelServer, good, refusal
 
 from dynamicrafter.cli import main
 from dynamicrafter.director import chat
+from dynamicrafter.director import loudness as loudness_module
+from dynamicrafter.director.loudness import loudness
 from dynamicrafter.director.profiles import VARIABLE, Profile, read_profiles, write_profile
+from dynamicrafter.media.video import read_sound
 
 PICTURE = Path(__file__).resolve().parents[2] / "pictures" / "red_circle.png"
 QUICK = ["--steps", "1", "--frames", "2", "--device", "cpu"]
@@ -62,6 +65,59 @@ def test_a_language_model_proposes_and_arguments_have_precedence(capsys: pytest.
     assert settings["prompt"] == "a red circle sinks, camera zooms in"
     assert (settings["negative"], settings["fs"]) == ("blur", 30)
     assert "sink" in json.dumps(server.requests[0]["messages"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "seconds", "sound", "words", "length"),
+    [
+        ("animate", 3.0, "rain", (), (24, "continue")),
+        ("animate", 1.0, "a spaceship", (), (8, "pick")),
+        ("loop", 3.0, "rain", ("--mute",), (25, "windows")),
+    ],
+)
+def test_a_clip_has_the_duration_and_the_sound_of_the_plan(
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
+    seconds: float,
+    sound: str,
+    words: tuple[str, ...],
+    length: tuple[int, str],
+) -> None:
+    proposal = {**PLAN, "motion_prompt": "a | b", "mode": mode, "seconds": seconds, "sound": sound}
+    with LanguageModelServer(good(json.dumps(proposal))) as server:
+        write_profile(Profile("local", server.url, "any"))
+        result = told(
+            capsys, "direct", "circle.png", "--llm", "local", "--steps", "1", "--device", "cpu", *words
+        )
+    (made,) = result["clips"]
+    settings = made["settings"]
+    assert (settings["frames"], settings["length_method"]) == length
+    assert settings["prompt"] == "a , b", "one prompt, whatever it contains"
+    assert made["frames"] / made["fps"] == seconds
+    heard = read_sound(made["output"], 0, 10)
+    assert (heard is not None) == (sound == "rain" and not words)
+    if heard is not None:
+        assert heard.samples.shape[1] / heard.rate == pytest.approx(seconds, abs=0.05)
+        assert loudness(heard.samples) == pytest.approx(-16, abs=1)
+    missing = f"the clip has no sound, because none fits {sound!r}"
+    assert (missing in result["notes"]) == (sound == "a spaceship")
+
+
+def test_without_what_sound_needs_there_is_a_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(loudness_module, "import_module", missing)
+    with LanguageModelServer(good(json.dumps(PLAN))) as server:
+        write_profile(Profile("local", server.url, "any"))
+        result = told(capsys, "direct", "circle.png", "--llm", "local", *QUICK)
+    (note,) = (note for note in result["notes"] if "sound" in note)
+    assert note.startswith(
+        "the clip has no sound: sound needs pyloudnorm, which is not installed; install it"
+    )
+    assert read_sound(result["clips"][0]["output"], 0, 1) is None
 
 
 def test_a_server_that_fails_is_replaced_by_suggestions_with_a_note(

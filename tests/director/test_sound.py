@@ -10,7 +10,7 @@ import pytest
 
 from dynamicrafter.director.ambience import AMBIENCES, RATE, Samples, ambience_for, make_ambience
 from dynamicrafter.director.loudness import levelled, loudness, true_peak
-from dynamicrafter.director.soundtrack import fitted_sound, joined, read_sound_file, sound_file_for, sound_for
+from dynamicrafter.director.soundtrack import fitted_sound, joined, sound_file_for, sound_for, sound_of
 from dynamicrafter.errors import ClipError, UsageError
 
 
@@ -101,7 +101,7 @@ def test_files_of_a_folder_are_chosen_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "waves.txt").write_text("waves", "utf-8")
     assert sound_file_for("waves at sea", tmp_path) == waves
     assert sound_file_for("dragon", tmp_path) is None
-    read = read_sound_file(waves, 0.5)
+    read = sound_of(waves, 0.5)
     assert read.shape == (2, RATE // 2)
     assert np.abs(read).max() == pytest.approx(10 ** (-6 / 20), abs=0.01)
     found = sound_for("waves", 3.0, 0, tmp_path)
@@ -112,10 +112,14 @@ def test_files_of_a_folder_are_chosen_by_their_names(tmp_path: Path) -> None:
 
 def test_bad_sounds_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.wav").write_bytes(b"RIFF nonsense")
-    with pytest.raises(ClipError, match=r"cannot be read as sound \(.*\); convert it to WAV or FLAC"):
-        read_sound_file(tmp_path / "bad.wav")
+    with pytest.raises(ClipError, match=r"cannot be read \(.*\); convert it to WAV or FLAC"):
+        sound_of(tmp_path / "bad.wav", 1.0)
+    # A playlist can name other files and servers, so libav must not take it for one.
+    (tmp_path / "list.mp3").write_text("#EXTM3U\n#EXTINF:1\nfile:///etc/hostname\n#EXT-X-ENDLIST\n", "utf-8")
+    with pytest.raises(ClipError, match=r"list\.mp3 cannot be read \(.*\); convert it to WAV or FLAC"):
+        sound_of(tmp_path / "list.mp3", 1.0)
     with pytest.raises(ClipError, match=r"there is no sound .*gone\.wav; check its name"):
-        read_sound_file(tmp_path / "gone.wav")
+        sound_of(tmp_path / "gone.wav", 1.0)
     with pytest.raises(ClipError, match=r"the sound has no samples; choose another file"):
         fitted_sound(np.zeros((2, 0), np.float32), 1.0)
     with pytest.raises(UsageError, match=r"there is no ambience 'owl'; use one of wind, rain"):
