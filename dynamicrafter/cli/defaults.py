@@ -26,7 +26,7 @@ FILE_VARIABLE = "DYNAMICRAFTER_CONFIG"
 """The environment variable with the path of the file; others are ``DYNAMICRAFTER_`` and the name of an option."""
 _PREFIX = "DYNAMICRAFTER_"
 
-ONE_RUN = ("help", "json", "debug", "dry_run", "output", "pictures", "video", "mask")
+ONE_RUN = ("help", "json", "debug", "dry_run", "output", "pictures", "video", "mask", "control", "hint")
 """What belongs to one run and has no default of the user's."""
 _PATHS = ("model", "lora", "text_encoder", "image_encoder")
 """Options in whose values ``~`` is the user's folder, as a shell would have it."""

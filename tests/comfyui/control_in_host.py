@@ -65,13 +65,21 @@ class Controls(Numbers):
         self.measure("wrapped", self.wrapped)
 
     def layout(self, channels: int) -> bool:
-        """Whether names and shapes of the full size are the host's."""
+        """Whether the host's loader builds the same names and shapes for a file of the full size."""
+        import comfy.cldm.cldm
+        import comfy.model_detection
+        import comfy.ops
+
         config = self.pack("dynamicrafter.model.configs").UNetConfig()
         ours = self.pack("dynamicrafter.weights.controlnet").control_tensors(config, channels)
-        theirs = cldm(config, channels, device="meta").state_dict()
-        return {name: entry.shape for name, entry in ours.items()} == {
-            name: tuple(tensor.shape) for name, tensor in theirs.items()
-        }
+        shapes = {name: entry.shape for name, entry in ours.items()}
+        file = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        found = comfy.model_detection.model_config_from_unet(file, "", True).unet_config
+        given = {name: value for name, value in found.items() if name != "out_channels"}
+        built = comfy.cldm.cldm.ControlNet(
+            **given, hint_channels=channels, operations=comfy.ops.disable_weight_init, device="meta"
+        )
+        return {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()} == shapes
 
     def prepare(self) -> None:
         """A checkpoint and two ControlNets, whose sizes suit the host: it always has 32 groups."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dynamicrafter import api
 from dynamicrafter.cli import main
+from dynamicrafter.cli.defaults import user_defaults
 from dynamicrafter.control.hints import Control, ControlNet, Hints, controlled, is_controlled
 from dynamicrafter.errors import CheckpointError, UsageError
 from dynamicrafter.media.video import read_frames, write_clip
@@ -511,6 +512,13 @@ def test_the_command_says_what_is_wrong_before_it_loads_the_model(
     given = [str(tiny_nets[3]) if word == "NET" else word for word in words]
     assert main(["animate", "a.png", "--frames", "3", "--dry-run", *given]) != 0
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_hints_belong_to_one_run_and_scales_may_be_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CONTROL", "net.safetensors"), ("HINT", "a.png"), ("CONTROL_SCALE", "0.6")):
+        monkeypatch.setenv(f"DYNAMICRAFTER_{name}", value)
+    found = user_defaults()
+    assert found["control_scale"].value == 0.6 and not found.keys() & {"control", "hint"}
 
 
 def test_the_recorded_layers_come_from_the_operations_handed_in() -> None:
