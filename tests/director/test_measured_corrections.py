@@ -33,7 +33,7 @@ def test_a_fault_changes_one_setting_and_not_the_aim(kind: str) -> None:
 
 
 def test_the_judge_tells_true_clips_from_others() -> None:
-    for seed, motion in enumerate(measure_corrections.MOTIONS):
+    for seed, motion in enumerate(("right", "shrink", "still")):
         generator = torch.Generator().manual_seed(seed)
         scene = sample_scenes(1, generator, "held_out", motions=(motion,), fs=(10, 10))
         assert as_told(true_frames(scene), scene)
