@@ -95,9 +95,8 @@ def _told(
     too_few = distances_missing(rows, compared, learned) if real else None
     not_measured = [*(problem.said(WORDS) for problem in learned.missing), *([too_few] if too_few else [])]
     if not given.json:
-        _print(summary, not_measured, notes)
-        if len(rows) == 1:
-            print(describe(rows[0].figures))
+        sentence = [describe(row.figures) for row in rows] if len(rows) == 1 else []
+        _print(summary, [*sentence, *not_measured], notes)
     if given.csv is not None:  # After the table, so that the table is not lost if this fails.
         write_rows(given.csv, rows)
     return {

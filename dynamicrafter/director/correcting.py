@@ -368,7 +368,7 @@ def _changed(lever: Lever, best: Attempt, fault: Fault, **value: Any) -> Change:
 _RULES: Mapping[Fault, tuple[Rule, ...]] = {
     "direction": (_prompt, _some_guidance, _seed, _said_again, _steps, _more_guidance),
     "size": (_prompt, _some_guidance, _seed, _steps, _more_guidance),
-    "restless": (_prompt, _some_guidance, _seed, _motion),
+    "restless": (_prompt, _some_guidance, _less_guidance, _seed, _motion),
     "still": (_prompt, _motion, _some_guidance, _seed),
     "wild": (_motion, _seed),
     "unfaithful": (_less_guidance, _steps, _image_scale, _seed),

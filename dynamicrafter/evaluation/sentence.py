@@ -57,9 +57,8 @@ def _motion(figures: Mapping[str, float]) -> str:
     grown = figures[ENLARGED.name]
     main = max(_DIRECTIONS, key=lambda one: figures[one.name])
     if figures[main.name] >= _MAINLY:
-        return (
-            f"moves {_DIRECTIONS[main]} by {way:.0%} of its width, {figures[MOVING.name]:.0%} of it at a time"
-        )
+        part = f"{figures[MOVING.name]:.0%} of the picture at a time"
+        return f"moves {_DIRECTIONS[main]} by {way:.0%} of its width, {part}"
     if grown >= _GREW or grown <= _SHRANK:
         return f"{'grows' if grown > 1 else 'shrinks'} to {grown:.0%} of its size"
     return f"moves in several directions, by {way:.0%} of its width"
