@@ -26,6 +26,7 @@ from .api import (
     variant_of,
 )
 from .backends.choice import TORCH
+from .diffusion.samplers import Callback
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
@@ -233,14 +234,22 @@ def _alike(one: Shot, other: Shot) -> bool:
     )
 
 
-def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
-    """The clips of one of the :func:`batches`."""
-    with threads_that_pay(model), closing(stream_batch(model, batch, progress)) as clips:
+def render_batch(
+    model: Model,
+    batch: Sequence[Shot],
+    progress: ShotProgress | None = None,
+    callback: Callback | None = None,
+) -> list[Clip]:
+    """The clips of one of the :func:`batches`; ``callback`` is called after each step."""
+    with threads_that_pay(model), closing(stream_batch(model, batch, progress, callback)) as clips:
         return [Clip(torch.cat(list(c.parts)), shot.settings) for c, shot in zip(clips, batch, strict=True)]
 
 
 def stream_batch(
-    model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None
+    model: Model,
+    batch: Sequence[Shot],
+    progress: ShotProgress | None = None,
+    callback: Callback | None = None,
 ) -> Generator[FrameStream]:
     """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
 
@@ -259,6 +268,7 @@ def stream_batch(
         videos=_given([shot.video for shot in batch]),
         masks=_given([shot.mask for shot in batch]),
         progress=lambda stage, done, total: shown(title, stage, done, total),
+        callback=callback,
     )
     with closing(clips):
         for parts, shot in zip(clips, batch, strict=True):

@@ -56,6 +56,7 @@ SLOW = (
     "tests/dynamicrafter/test_video.py",
     "tests/evaluation/test_cli_evaluate.py",
     "tests/evaluation/test_clip_figures.py",
+    "tests/page",
     "tests/parity",
     "tests/test_fuzz.py",
     "tests/toy",
