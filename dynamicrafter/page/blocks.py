@@ -260,7 +260,7 @@ class Page:
         tab.select(history, None, panel, api_visibility="private", show_progress="hidden")
 
     def _on_click(self, button: Any, function: Any, inputs: Any, outputs: Any) -> None:
-        button.click(function, inputs, outputs, api_visibility="private", show_progress="hidden", queue=False)
+        button.click(function, inputs, outputs, api_visibility="private", show_progress="hidden")
 
     def _asked(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function whose first argument is the request, as Gradio recognises it: by the annotation."""

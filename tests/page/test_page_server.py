@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 CIRCLE = ROOT / "pictures" / "red_circle.png"
 READY = 120.0
-CLIP = 120_000
+CLIP = 60_000
 """Milliseconds for a clip on a busy machine; the first one starts the worker's process."""
 
 PLAYING = """() => {
