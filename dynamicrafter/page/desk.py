@@ -29,7 +29,6 @@ from ..jobs.studio import Show
 from ..media.pictures import as_picture, read_picture
 from ..media.video import Sound
 from ..model.variants import TINY, Mode, Variant
-from ..parameters import PARAMETERS
 from ..records import Record, know_pictures
 from ..settings import Settings, clip_length, clip_metadata, make_settings
 from ..weights.catalogue import Release
@@ -42,6 +41,8 @@ _EVERY = 600.0
 """Seconds between two removals of old results."""
 _PROMPT = 2_000
 """Maximum characters of a prompt."""
+_SEEDS = 2**31
+"""Random seeds are below it: browsers round numbers from 2^53 on, and people copy short ones."""
 _MODES: tuple[Mode, ...] = ("animate", "interpolate", "loop")
 
 
@@ -201,9 +202,7 @@ class Desk:
             "frames": wish.frames,
             "steps": wish.steps,
             "cfg": wish.cfg,
-            "seed": random.randrange(int(PARAMETERS["seed"].high or 0) + 1)
-            if wish.seed is None
-            else wish.seed,
+            "seed": random.randrange(_SEEDS) if wish.seed is None else wish.seed,
         }
         settings = make_settings(variant, wish.mode, picture_size=size, **chosen)
         check_limits(settings, self.limits)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DynamiCrafterError
+from ..model.variants import TINY
 from ..weights.catalogue import Release, find
 from .line import Line, Ticket
 from .shelf import KINDS, Result
@@ -103,13 +104,14 @@ def _clip(result: Result, root: str, texts: Texts) -> str:
 def models_panel(names: Sequence[str], missing: Sequence[Release], texts: Texts) -> str:
     """Which models are here, and what each of the others would download."""
     rows = "".join(
-        f"<li><b>{quoted(one.name)}</b>: {quoted(one.purpose)}, {one.resolution}, {_gigabytes(one):.1f} GB</li>"
+        f"<li><b>{quoted(one.name)}</b>: {quoted(one.purpose)}, {_gigabytes(one):.1f} GB</li>"
         for one in missing
     )
     others = (
         f"<details><summary>{quoted(texts['not_here'])}</summary><ul>{rows}</ul></details>" if rows else ""
     )
-    here = quoted(texts["here"].format(names=", ".join(names)))
+    told = texts["here"].format(names=", ".join(names))
+    here = quoted(f"{told} {texts['tiny_only']}" if list(names) == [TINY.name] else told)
     return f'<div class="models"><p>{here}</p>{others}</div>'
 
 

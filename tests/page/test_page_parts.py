@@ -24,10 +24,11 @@ from dynamicrafter.model.variants import TINY
 from dynamicrafter.page.door import COOKIE, FILES, HEALTH, OWNER, VISITOR, Access, Door, read_logins
 from dynamicrafter.page.limits import Limits, check_limits
 from dynamicrafter.page.line import Line, Ticket
-from dynamicrafter.page.panels import history_panel, moving_preview, progress_panel
+from dynamicrafter.page.panels import history_panel, models_panel, moving_preview, progress_panel
 from dynamicrafter.page.shelf import Result, Shelf
 from dynamicrafter.page.words import LANGUAGES, TEXTS, language_of
 from dynamicrafter.settings import Settings, make_settings
+from dynamicrafter.weights.catalogue import find
 
 ALICE, BOB = "a" * 32, "b" * 32
 JOB, OTHER = "1" * 32, "2" * 32
@@ -399,6 +400,15 @@ def test_prompts_are_text_in_the_page() -> None:
     shown = history_panel([result], "", TEXTS["en"])
     assert "<script" not in shown
     assert not set("{}$`") & set(shown)
+
+
+def test_models_that_are_not_here_say_what_they_download() -> None:
+    shown = models_panel(["tiny"], [find("512")], TEXTS["en"])
+    assert "tiny knows coloured shapes only" in shown
+    assert "<b>512</b>" in shown
+    # The model and the encoders that it needs.
+    assert "7.1 GB" in shown
+    assert "tiny knows" not in models_panel(["512", "tiny"], [], TEXTS["en"])
 
 
 # The door
