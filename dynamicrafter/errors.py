@@ -13,6 +13,7 @@ from typing import Literal
 RemedyKind = Literal[
     "check_model",
     "choose_model",
+    "describe_motion",
     "download",
     "drop_variant",
     "export",
@@ -55,6 +56,7 @@ Words = Mapping[RemedyKind, str]
 PYTHON: Words = {
     "check_model": "check the path, or pass a name from dynamicrafter.weights.catalogue.RELEASES",
     "choose_model": "dynamicrafter.weights.catalogue.RELEASES lists the models and their uses",
+    "describe_motion": "choose another model, or describe the motion in a prompt",
     "download": "download them with dynamicrafter.weights.download.download(find({!r}))",
     "drop_variant": "omit variant or choose another file",
     "export": "export it with dynamicrafter.api.export_model({!r})",

@@ -34,6 +34,7 @@ from .camera.choices import GuideCamera, is_moves
 from .camera.depth import read_depth
 from .camera.guide import render_guide
 from .control.hints import Control, ControlNet
+from .diffusion.samplers import Callback
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
@@ -309,9 +310,14 @@ def _alike(one: Shot, other: Shot) -> bool:
     return may_share_a_batch(one.settings, other.settings) and kinds(one) == kinds(other)
 
 
-def render_batch(model: Model, batch: Sequence[Shot], progress: ShotProgress | None = None) -> list[Clip]:
-    """The clips of one of the :func:`batches`."""
-    with threads_that_pay(model), closing(stream_batch(model, batch, progress)) as clips:
+def render_batch(
+    model: Model,
+    batch: Sequence[Shot],
+    progress: ShotProgress | None = None,
+    callback: Callback | None = None,
+) -> list[Clip]:
+    """The clips of one of the :func:`batches`; ``callback`` is called after each step."""
+    with threads_that_pay(model), closing(stream_batch(model, batch, progress, callback=callback)) as clips:
         return [Clip(torch.cat(list(c.parts)), shot.settings) for c, shot in zip(clips, batch, strict=True)]
 
 
@@ -320,6 +326,7 @@ def stream_batch(
     batch: Sequence[Shot],
     progress: ShotProgress | None = None,
     net: ControlNet | None = None,
+    callback: Callback | None = None,
 ) -> Generator[FrameStream]:
     """The frames of one of the :func:`batches`, clip by clip as :func:`~dynamicrafter.api.stream_each`.
 
@@ -347,6 +354,7 @@ def stream_batch(
         masks=[shot.mask for shot in batch if shot.mask is not None] or None,
         control=None if net is None else _control(net, batch[0]),
         progress=lambda stage, done, total: shown(title, stage, done, total),
+        callback=callback,
     )
     with closing(clips):
         for parts, shot in zip(clips, batch, strict=True):

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "cartoon director jobs"),
+    "command": ("__main__ cli", "cartoon page"),
+    "page": ("page", "director jobs"),
     "jobs": ("jobs", "shots"),
     "cartoon": ("cartoon", "toy person"),
     "toy": ("toy", "training evaluation"),
@@ -63,7 +64,8 @@ ORDER = {
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing correcting advising rounds suggestions "
-    "toy_sight scenes splitting film",
+    "toy_sight suggesting scenes splitting film",
+    "page": "library limits shelf words examples line panels door desk blocks serving",
     "evaluation": "motion figures distributions latents clip_score learned sentence folder measure comparison "
     "side_by_side",
 }

@@ -59,6 +59,7 @@ SLOW = (
     "tests/dynamicrafter/test_views.py",
     "tests/evaluation/test_cli_evaluate.py",
     "tests/evaluation/test_clip_figures.py",
+    "tests/page",
     "tests/parity",
     "tests/test_fuzz.py",
     "tests/toy",

@@ -119,6 +119,10 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import batch
 
         return batch.run(arguments, written)
+    if command == "serve":
+        from . import serving
+
+        return serving.run(arguments)
     if command == "compare":
         from . import comparing
 

@@ -34,7 +34,7 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     Finished clips are appended to ``written``.
     """
     started = time.monotonic()
-    _check_places(given)
+    check_places(given)
     shard = Shard(*given.shard)
     folder = clip_folder(given.out)
     with only_run(folder, shard):
@@ -51,7 +51,7 @@ def run(given: Namespace, written: list[str]) -> dict[str, Any]:
     return _told(outcome, folder, notes, time.monotonic() - started, given)
 
 
-def _check_places(given: Namespace) -> None:
+def check_places(given: Namespace) -> None:
     """Raise UsageError for options that do not go together, such as those of this machine's devices with servers."""
     usual = {
         "devices": ["auto"],
@@ -62,14 +62,14 @@ def _check_places(given: Namespace) -> None:
         "backend": TORCH,
         "compile": "off",
     }
-    others = [f"--{name}" for name, value in usual.items() if getattr(given, name) != value]
+    others = [f"--{name}" for name, value in usual.items() if getattr(given, name, value) != value]
     if given.server and others:
         raise UsageError(
             f"{' and '.join(others)} would apply to this machine, but the servers of --server compute in their own "
             f"way; omit one or the other"
         )
     check_backend_options(given.backend, given.weights, given.memory, given.compile)
-    if given.ray and given.devices != ["auto"]:
+    if getattr(given, "ray", None) and given.devices != ["auto"]:
         raise UsageError("--devices are those of this machine, but --ray was given; omit one or the other")
 
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from ..api import ModelFiles, variant_of
 from ..director.correcting import check_rounds
 from ..director.film import length_for
@@ -28,16 +26,13 @@ from ..director.profiles import (
 )
 from ..director.proposing import propose
 from ..director.soundtrack import SoundSource, film_sound, source_for
-from ..director.suggestions import BANK, read_bank, suggest
-from ..director.toy_sight import suggest_toy
-from ..errors import Cancelled, LanguageModelError, Remedy, UsageError
-from ..evaluation.clip_score import find_towers, load_scorer
-from ..media.pictures import Picture, normalise, read_picture
-from ..model.variants import TINY, Mode, Variant
+from ..director.suggesting import suggested_plans
+from ..errors import Cancelled, LanguageModelError, UsageError
+from ..media.pictures import Picture, read_picture
+from ..model.variants import Mode, Variant
 from ..parameters import PARAMETERS
 from ..settings import clip_length
 from ..shots import make
-from ..weights.catalogue import TOWERS
 from . import clips
 from .correcting import corrected
 from .streams import STANDARD, Streams
@@ -103,7 +98,7 @@ def _plans(given: Namespace, files: ModelFiles, picture: Picture, notes: list[st
         except LanguageModelError as problem:
             failed = problem
     try:
-        plans = _suggested(given, files, picture)
+        plans = suggested_plans(files, picture, given.towers, given.phrases)
     except UsageError as problem:
         if failed is None:
             raise
@@ -124,28 +119,6 @@ def _agreed(profile: Profile, given: Namespace) -> Profile:
     )
     sys.stderr.flush()
     return agree_to_pictures(profile.name) if _answer().lower() in ("y", "yes") else profile
-
-
-def _suggested(given: Namespace, files: ModelFiles, picture: Picture) -> list[ClipPlan]:
-    if files.asked == TINY.name:
-        found = suggest_toy(normalise(picture))
-        if not found:
-            raise UsageError(
-                "the built-in model knows coloured shapes only, and the image shows none; choose another model with "
-                "--model, or describe the motion with 'dynamicrafter animate --prompt'"
-            )
-        return [one.plan for one in found]
-    towers = find_towers(files, given.towers)
-    if towers is None:
-        raise UsageError(
-            "suggestions without a language model need the complete CLIP encoders, which are not here",
-            Remedy("name_towers", (TOWERS,)),
-        )
-    # The picture as CLIP is trained on it: its size does not matter, its sides are made equal.
-    seen = normalise(picture)
-    bank = read_bank(given.phrases or BANK)
-    with torch.inference_mode():
-        return [one.plan for one in suggest(seen, load_scorer(towers), bank)]
 
 
 def _mode(plan: ClipPlan, variant: Variant) -> Mode:

@@ -13,6 +13,7 @@ from ..camera.choices import FAR, KINDS, MOVES, NEAR, GuideCamera
 from ..director.scenes import FILM_DEFAULTS
 from ..model.configs import COMPILE, MEMORY, WEIGHTS
 from ..model.variants import VARIANTS, VIEWS_PROMPT
+from ..page.limits import Limits
 from ..parameters import PARAMETERS, Group, Parameter, of_group
 from .readers import (
     number_of,
@@ -466,6 +467,97 @@ def batch_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--queue", type=int, default=2, metavar="N", help="jobs queued at each server (default: %(default)s)"
     )
+
+
+def serving_options(parser: argparse.ArgumentParser) -> None:
+    """The models of ``serve``, where clips are generated, who may open the page, and its limits."""
+    group = model_options(
+        parser, f"{TINY_HELP}; chosen first, besides those that are downloaded", device=False
+    )
+    run_by_options(group, TORCH, TORCH)
+    where = parser.add_argument_group("where clips are generated")
+    where.add_argument(
+        "--devices",
+        type=to_names,
+        default=["auto"],
+        metavar="NAME[,NAME...]",
+        help="devices of this machine, each with a process of its own, such as cuda:0,cuda:1 (default: auto, one "
+        "device)",
+    )
+    where.add_argument(
+        "--server",
+        nargs="+",
+        metavar="URL",
+        help="running ComfyUI servers with this pack and the model, such as http://10.0.0.2:8188, instead of devices",
+    )
+    address = parser.add_argument_group("address")
+    address.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen at; 0.0.0.0 for all of this machine (default: %(default)s, this machine alone)",
+    )
+    address.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="port; 0 for a free one (default: %(default)s)"
+    )
+    address.add_argument(
+        "--name",
+        type=to_names,
+        default=[],
+        metavar="NAME[,NAME...]",
+        help="names under which browsers reach the page, such as studio.example.org",
+    )
+    address.add_argument(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="path under which a reverse proxy serves the page, such as /studio",
+    )
+    address.add_argument(
+        "--proxy",
+        default="",
+        metavar="ADDRESS",
+        help="address of a reverse proxy whose X-Forwarded-For and -Proto headers are believed (default: none)",
+    )
+    address.add_argument(
+        "--embed",
+        type=to_names,
+        default=[],
+        metavar="URL[,URL...]",
+        help="sites that may show the page in a frame, such as https://example.org (default: none)",
+    )
+    address.add_argument(
+        "--logins",
+        type=to_path,
+        metavar="FILE",
+        help="file with name:password on each line (default: no login)",
+    )
+    bounds = parser.add_argument_group("limits")
+    bounds.add_argument(
+        "--results",
+        type=to_path,
+        metavar="DIR",
+        help="folder for results (default: page in the weights folder)",
+    )
+    for option, unit, meaning in (
+        ("hours", "N", "hours for which results are kept"),
+        ("upload", "MB", "megabytes of an uploaded image"),
+        ("pixels", "N", "width times height of a clip"),
+        ("frames", "N", "frames of a clip"),
+        ("steps", "N", "steps of a clip"),
+        ("queued", "N", "clips of one visitor that wait at once"),
+        ("queue", "N", "clips that wait in all"),
+        ("daily", "N", "clips of one visitor in 24 hours"),
+    ):
+        default = getattr(Limits, option)
+        bounds.add_argument(
+            f"--max-{option}" if option != "hours" else "--keep",
+            dest=option,
+            type=float if option == "hours" else int,
+            default=default,
+            metavar=unit,
+            help=f"{meaning} (default: {default:g})",
+        )
 
 
 def person_options(parser: argparse.ArgumentParser) -> None:

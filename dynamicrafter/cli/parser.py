@@ -27,6 +27,7 @@ from .options import (
     pictures,
     run_by_options,
     run_options,
+    serving_options,
     source_clip_options,
     story_options,
     toy_options,
@@ -226,6 +227,15 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "batch jobs.jsonl --out clips --devices cuda:0,cuda:1 --shard 1/4",
     )
     batch_options(batch)
+
+    serve = _add_command(
+        commands,
+        "serve",
+        "serve a page on which clips are made in a browser",
+        "serve",
+        "serve --model 512 --host 0.0.0.0 --name studio.example.org --logins logins.txt",
+    )
+    serving_options(serve)
 
     compare = _add_command(
         commands,

@@ -8,6 +8,7 @@ from ..model.variants import Mode
 WORDS: Words = {
     "check_model": "check the path, or use a name from 'dynamicrafter models'",
     "choose_model": "'dynamicrafter models' lists the models and their uses",
+    "describe_motion": "choose another model with --model, or describe the motion to 'animate' with --prompt",
     "download": "download them with 'dynamicrafter download {}'",
     "drop_variant": "omit --variant or choose another file",
     "export": "export it with 'dynamicrafter export {}'",

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 
 from ..api import pick_device
 from ..backends.choice import TORCH
+from ..diffusion.samplers import Step
 from ..forecast import memory_of
 from ..model.configs import Residence
-from ..pipeline import Model
+from ..pipeline import Model, TorchModel
 from ..records import KnownModel, know_model
 from ..settings import Settings
 from ..shots import Means, Shot, load_with, render_batch, residence_for
 from ..weights.footprint import free_bytes
 from .lines import Job, ModelChoice
 from .pool import Take, Tell
+
+Show = Callable[[np.ndarray[Any, Any]], None]
+"""Called after each step with a preview of the clip, uint8 ``[t, h / 8, w / 8, 3]`` RGB."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,12 @@ class _Loaded:
 
 
 class Studio:
-    """A worker in this process."""
+    """A worker in this process; ``show`` is not called for models without colours for previews."""
 
-    def __init__(self, means: Means, name: str = "") -> None:
+    def __init__(self, means: Means, name: str = "", show: Show | None = None) -> None:
         self.name = name or means.device
         self._means = means
+        self._show = show
         self._last: _Loaded | None = None
 
     def make(self, job: Job, tell: Tell) -> Take:
@@ -53,8 +61,20 @@ class Studio:
         more memory."""
         shot = Shot(job.settings, job.pictures, job.output)
         last = self._loaded(job.model, shot, tell)
-        (clip,) = render_batch(last.model, [shot], lambda _, work, done, total: tell(work, done, total))
+        (clip,) = render_batch(
+            last.model,
+            [shot],
+            lambda _, work, done, total: tell(work, done, total),
+            lambda step: self._preview(last.model, step),
+        )
         return Take(clip.frames.numpy(), last.known)
+
+    def _preview(self, model: Model, step: Step) -> None:
+        colours = model.preview if isinstance(model, TorchModel) else None
+        if self._show is not None and colours is not None:
+            drawn = colours.draw(rearrange(step.x0[0].cpu(), "c t h w -> t c h w"))
+            levels = ((drawn + 1) * 127.5).round().to(torch.uint8)
+            self._show(rearrange(levels, "t c h w -> t h w c").numpy())
 
     def close(self) -> None:
         """Forget the model."""

@@ -19,7 +19,7 @@ from ..errors import Cancelled, UsageError
 from ..shots import Means, Work, check_means, check_settings
 from .lines import Job
 from .pool import Lost, Take, Tell, Worker, as_error
-from .studio import Studio
+from .studio import Show, Studio
 
 _GLANCE = 0.1
 """Seconds between two looks at whether the work was cancelled."""
@@ -62,12 +62,13 @@ def devices_for(jobs: Sequence[Job], devices: Sequence[str], means: Means) -> li
 
 class ProcessWorker:
     """A :class:`~dynamicrafter.jobs.studio.Studio` in another process, which is started for the first job and whenever
-    the last one was killed."""
+    the last one was killed. ``show`` is as for a studio, in this process."""
 
-    def __init__(self, means: Means, name: str, threads: int) -> None:
+    def __init__(self, means: Means, name: str, threads: int, show: Show | None = None) -> None:
         self.name = name
         self._means = means
         self._threads = threads
+        self._show = show
         self._process: Any = None
         self._pipe: Any = None
 
@@ -87,7 +88,10 @@ class ProcessWorker:
                     return Take(*news)
                 if kind == "failed":
                     raise news[0]
-                tell(*news)
+                if kind == "preview" and self._show is not None:
+                    self._show(*news)
+                elif kind == "news":
+                    tell(*news)
         except Cancelled:
             # The process notices that nobody listens.
             pipe.close()
@@ -115,18 +119,26 @@ class ProcessWorker:
         self.close()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, self._means, self.name, self._threads), daemon=True
+            target=_serve,
+            args=(theirs, self._means, self.name, self._threads, self._show is not None),
+            daemon=True,
         )
         self._process.start()
         theirs.close()
 
 
-def _serve(pipe: Any, means: Means, name: str, threads: int) -> None:
-    """The other process: generate one job after another until nobody listens."""
+def _serve(pipe: Any, means: Means, name: str, threads: int, shows: bool) -> None:
+    """The other process: generate one job after another until nobody listens; ``shows`` is for previews."""
     # Ctrl-C reaches every process of a terminal; ours end when the first one closes their pipes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    studio = Studio(means, name)
+
+    def show(frames: Any) -> None:
+        # That nobody listens is noticed by tell, which is called in the same step.
+        with suppress(OSError):
+            pipe.send(("preview", frames))
+
+    studio = Studio(means, name, show if shows else None)
 
     def tell(work: Work, done: int, total: int) -> None:
         try:

@@ -91,7 +91,7 @@ def browser() -> "Iterator[Browser]":
 
     Ended with the module: while Playwright runs, its event loop does too, and no test could start another.
     """
-    from comfyui_browser import BrowserUnavailable, browser_running
+    from chromium import BrowserUnavailable, browser_running
 
     with ExitStack() as running:
         try:

@@ -1,0 +1,1 @@
+"""The page: clips made in a browser, and the server behind it."""
