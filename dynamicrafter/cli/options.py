@@ -113,13 +113,7 @@ def _source_options(group: Any) -> None:
 
 def run_by_options(group: Any, default: str | None, said: str) -> None:
     """What computes the networks, and how PyTorch keeps their weights."""
-    group.add_argument(
-        "--backend",
-        default=default,
-        metavar="NAME",
-        help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
-        f"export (default: {said})",
-    )
+    _backend_option(group, default, said)
     _storage_options(group)
     group.add_argument(
         "--compile",
@@ -127,6 +121,16 @@ def run_by_options(group: Any, default: str | None, said: str) -> None:
         default="off",
         help="compile the network's blocks with torch.compile: default, or reduce-overhead (with CUDA graphs); takes "
         "minutes with the first clip of a size (default: off)",
+    )
+
+
+def _backend_option(group: Any, default: str | None, said: str) -> None:
+    group.add_argument(
+        "--backend",
+        default=default,
+        metavar="NAME",
+        help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
+        f"export (default: {said})",
     )
 
 
@@ -412,10 +416,11 @@ def person_options(parser: argparse.ArgumentParser) -> None:
         type=to_path,
         required=True,
         metavar="FILE|FOLDER",
-        help="folder with the original's files, or one file made of them by 'dynamicrafter convert'",
+        help="folder with the original's files, one file made of them by 'dynamicrafter convert', or an export",
     )
     _device_option(model)
     _dtype_option(model)
+    _backend_option(model, TORCH, TORCH)
     _storage_options(model)
     output = parser.add_argument_group("output")
     output.add_argument(
