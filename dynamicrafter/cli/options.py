@@ -575,6 +575,7 @@ def characters_options(parser: argparse.ArgumentParser) -> None:
         "--model", type=to_path, required=True, metavar="FILE", help="model of persons, as 'train' wrote it"
     )
     _device_option(model)
+    _backend_option(model, TORCH, TORCH)
 
 
 def folder_options(parser: argparse.ArgumentParser) -> None:

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamicrafter.animate_anyone.api import PersonSettings, person
+from dynamicrafter.animate_anyone.attention import temporal_positions
 from dynamicrafter.animate_anyone.exported import WORKING_TOGETHER, Turns
 from dynamicrafter.animate_anyone.exporting import export_person_model
 from dynamicrafter.animate_anyone.graphs import PERSON_FAMILY
 from dynamicrafter.animate_anyone.pipeline import PersonModel, TorchPersonModel
 from dynamicrafter.animate_anyone.weights import load_person
-from dynamicrafter.backends.openvino.export import int8_weights, save_graph
+from dynamicrafter.backends.openvino.compiled import CompiledGraph
+from dynamicrafter.backends.openvino.export import int8_weights, save_graph, trace_function
+from dynamicrafter.backends.openvino.graphs import Signature
 from dynamicrafter.backends.openvino.library import openvino
 from dynamicrafter.backends.openvino.manifest import MANIFEST, read_manifest
 from dynamicrafter.cli import main
@@ -104,6 +107,22 @@ def test_one_graph_serves_every_size_with_and_without_a_reference(
         assert all(psnr(*pair) > SAME for pair in zip(found, wanted, strict=True))
         assert psnr(wanted[0], wanted[1]) < 60, "a reference makes a difference"
     assert psnr(model.denoising(x, t, context), torch_model.denoising(x, t, context)) > SAME
+
+
+class Positions(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + temporal_positions(x.shape[1], x.shape[2])
+
+
+@needs_openvino
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_lose_nothing_in_the_half_precision_of_a_file(tmp_path: Path, dtype: torch.dtype) -> None:
+    found = Signature({"x": (None, None, 64)}, {"out": (None, None, 64)})
+    save_graph(trace_function(Positions(), (torch.zeros(2, 3, 64),), found), tmp_path, "positions")
+    compiled = CompiledGraph(tmp_path / "positions.xml", found, "CPU", dtype, None)
+    (table,) = compiled(torch.zeros(1, 24, 64))[0]
+    # bfloat16 rounds the sum.
+    assert (table - temporal_positions(24, 64)).abs().max() < (1e-5 if dtype == torch.float32 else 4e-3)
 
 
 @needs_openvino
