@@ -24,6 +24,7 @@ from .backends.openvino.manifest import (
     Manifest,
     Role,
     Source,
+    exports_folder,
     identity,
     is_export,
     read_manifest,
@@ -322,10 +323,6 @@ def _sources(files: ModelFiles, progress: ByteProgress | None = None) -> list[So
     ]
 
 
-def _exports_folder(sources: Sequence[Source]) -> Path:
-    return weights_folder() / "openvino" / identity(sources)[:16]
-
-
 def exported_files() -> dict[str, Path]:
     """Exports in the weights folder by the name of the weights file, whatever encoders they were made with.
 
@@ -368,7 +365,7 @@ def export_of(files: ModelFiles, backend: str) -> Path | None:
             )
         return files.weights
     sources = _sources(files)
-    folder = _exports_folder(sources)
+    folder = exports_folder(sources)
     if not is_export(folder):
         given = " and ".join(
             [
@@ -414,7 +411,7 @@ def export_model(
         check_target(Path(target))
     shown = [] if calibrate is None else _calibration(files, stored, Path(calibrate))
     sources = _sources(files)
-    folder = _exports_folder(sources) if target is None else Path(target)
+    folder = exports_folder(sources) if target is None else Path(target)
     # The export has a precision of its own: layers in 8 bits would be traced as they are.
     loaded = load(files, device="cpu", dtype="float32", weights="full", progress=loading)
     kind = "int8_full" if shown else stored

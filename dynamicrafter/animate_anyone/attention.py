@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage]
 
 from ..model.attention import FeedForward, SelfAttention
 from ..model.operations import Operations
@@ -118,7 +119,13 @@ def temporal_positions(frames: int, channels: int) -> Tensor:
     if frames > MAX_WINDOW:
         raise ValueError(f"a window must have 1 to {MAX_WINDOW} frames, not {frames}")
     places = torch.arange(frames)[:, None]
-    angles = places * torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
+    steps = torch.arange(0, channels, 2)
+    if is_tracing():
+        # The logarithm is not exact in half precision, in which graphs are stored, but 10000 is.
+        frequencies = torch.pow(10000.0, -(steps / channels))
+    else:
+        frequencies = torch.exp(steps * (-math.log(10000.0) / channels))
+    angles = places * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 

@@ -6,14 +6,15 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from ..api import pick_device, pick_dtype
+from ..api import check_backend_options, pick_device, pick_dtype
+from ..backends.choice import TORCH, parse_backend
 from ..errors import ClipError, PictureError, Remedy, UsageError
 from ..forecast import Amount, Stopwatch, speed_of
 from ..forms import Form, program_version, shortened, to_json
@@ -28,11 +29,12 @@ from ..weights.download import weights_folder
 from ..weights.footprint import Footprint, fitting_residence
 from .api import PersonSettings, stream_person
 from .config import BUILT_IN_PERSON
+from .exported import read_person_export, stage_weights
 from .framing import framed, placed
 from .keypoints import Person
 from .memory import WindowSize, person_footprint
 from .pose_clips import Finder, PoseChoices, PoseClip, keypoints_of, read_poses
-from .weights import check_person, load_person, person_sha256, person_stored
+from .weights import check_person, load_person, person_export_of, person_sha256, person_stored
 
 if TYPE_CHECKING:
     from ..shots import ShotProgress
@@ -70,6 +72,7 @@ class PersonMeans:
     dtype: str = "auto"
     weights: Weights = "auto"
     memory: Memory = "auto"
+    backend: str = TORCH
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,26 @@ class PersonPlan:
 
     device: torch.device
     dtype: torch.dtype
-    residence: Residence
-    """How the networks use the device's memory."""
+    residence: Residence | None
+    """How the networks use the device's memory; None for OpenVINO, which does not let them choose."""
     stored: Quantised | None
-    """How the weights of the denoising network's layers are kept."""
+    """How the weights of the denoising network's layers are kept by PyTorch."""
     memory: Footprint
     seconds: float | None
     """None if no clip was generated in this way on this machine."""
+    backend: str = TORCH
+    exported: str = ""
+    """How an export stores the weights; empty for PyTorch."""
+
+    @property
+    def computed_on(self) -> str:
+        """The device's name, or the backend's with its device."""
+        return str(self.device) if self.backend == TORCH else str(parse_backend(self.backend))
+
+    @property
+    def kept(self) -> str:
+        """How the weights are kept."""
+        return self.exported or self.stored or "full"
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,10 @@ class KnownPerson:
     """:func:`~.weights.person_sha256`."""
     dtype: str
     stored: Literal["full", Quantised] = "full"
+    backend: str = TORCH
+    """What computed the networks, such as ``openvino:CPU``."""
+    exported: str = ""
+    """How an export stored the weights; empty for PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -162,20 +182,28 @@ def fps_of(shot: PersonShot, poses: PoseClip) -> float:
 
 def plan_person(shot: PersonShot, poses: PoseClip, means: PersonMeans) -> PersonPlan:
     """What a clip takes on this machine; raises what :func:`make_person` would for wrong ``means`` or model."""
-    device = pick_device(means.device)
+    device = pick_device(means.device, means.backend)
+    check_backend_options(means.backend, means.weights, means.memory, "off")
     dtype = pick_dtype(means.dtype, device)
     config = check_person(shot.model)
-    stored = person_stored(shot.model, means.weights)
+    folder = person_export_of(shot.model, means.backend)
+    stored = person_stored(shot.model, means.weights) if folder is None else None
     chosen = shot.settings
     size = WindowSize(min(chosen.window, len(poses)), chosen.width, chosen.height)
 
     def needed(residence: Residence) -> Footprint:
         return person_footprint(config, size, dtype, stored, residence)
 
-    residence = fitting_residence(means.memory, lambda way: needed(way).total, device)
-    speed = speed_of(MODEL, device, dtype, stored=stored or "full", memory=residence)
+    if folder is None:
+        residence = fitting_residence(means.memory, lambda way: needed(way).total, device)
+        plan = PersonPlan(device, dtype, residence, stored, needed(residence), None)
+    else:
+        _, manifest = read_person_export(folder)
+        memory = Footprint(stage_weights(manifest, dtype.itemsize), needed("low").activations)
+        plan = PersonPlan(device, dtype, None, None, memory, None, means.backend, manifest.stored)
+    speed = speed_of(MODEL, device, dtype, plan.backend, plan.kept, plan.residence or "high")
     seconds = None if speed is None else round(speed.seconds([amount(chosen, len(poses))]), 1)
-    return PersonPlan(device, dtype, residence, stored, needed(residence), seconds)
+    return replace(plan, seconds=seconds)
 
 
 def amount(settings: PersonSettings, poses: int) -> Amount:
@@ -216,8 +244,9 @@ def make_person(
         shot.model,
         device=plan.device,
         dtype=plan.dtype,
-        weights=plan.stored or "full",
-        memory=plan.residence,
+        weights="auto" if plan.exported else plan.stored or "full",
+        memory=plan.residence or "auto",
+        backend=plan.backend,
         progress=lambda done, total: shown("load", done, total),
     )
     # Before the clip, so that interrupting a long hash does not lose it.
@@ -231,9 +260,8 @@ def make_person(
             image = framed(picture, chosen.width, chosen.height, chosen.fit)
             stream = beside(_pixels(image, chosen.width, chosen.height), poses, stream, chosen.interpolate)
         write_clip(stream, shot.target, fps, to_json(record), sound=sound)
-    stored = plan.stored or "full"
     done = [amount(shot.settings, len(poses))]
-    watch.remember(done, MODEL, plan.device, plan.dtype, stored=stored, memory=plan.residence)
+    watch.remember(done, MODEL, plan.device, plan.dtype, plan.backend, plan.kept, plan.residence or "high")
     return round(time.monotonic() - started, 3)
 
 
@@ -282,6 +310,8 @@ def _record(shot: PersonShot, plan: PersonPlan, progress: Callable[[int, int], N
             person_sha256(shot.model, progress),
             str(plan.dtype).removeprefix("torch."),
             plan.stored or "full",
+            plan.computed_on if plan.exported else TORCH,
+            plan.exported,
         ),
         reference=None if shot.reference is None else know_pictures([shot.reference])[0],
         detect=shot.detect,

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from ..bounded_json import parse_json
+from ..errors import CheckpointError
+from ..forms import Form
 from ..model.configs import VaeConfig
 
 BUILT_IN_PERSON = "tiny_person"
 """Name of the built-in model."""
+PERSON_KEY = "dynamicrafter.person"
+"""Key of the sizes of all networks as JSON, in the metadata of files and in the manifests of exports."""
 MAX_WINDOW = 32
 """Length of the table of temporal positions: a window of more frames has no positions."""
 
@@ -79,3 +86,51 @@ class PersonConfig:
 
 RELEASED_SIZES = PersonConfig()
 """The released files."""
+
+
+def parse_config(text: str, path: Path, writer: str) -> PersonConfig:
+    """The sizes in the metadata of a file or an export at ``path``, which the version ``writer`` wrote.
+
+    Raises CheckpointError for damaged metadata and for sizes that no network has.
+    """
+    form = Form(f"the metadata of {path}", CheckpointError, writer)
+    try:
+        values: Any = parse_json(text)
+    except ValueError as problem:
+        raise CheckpointError(
+            f"{path} has damaged metadata; make it from the original files again"
+        ) from problem
+    config = form.read(PersonConfig, values)
+    _check(config, path)
+    return config
+
+
+def _check(config: PersonConfig, path: Path) -> None:
+    """Raise CheckpointError for sizes that no network has, before any is built."""
+    pair, posing, embedder = config.pair, config.pose_guider, config.embedder
+    numbers = [*pair.widths, pair.blocks, pair.heads, pair.context_dim, pair.norm_groups, *posing.widths]
+    numbers += [posing.out_channels, embedder.width, embedder.layers, embedder.heads, embedder.inner]
+    numbers += [
+        embedder.patch,
+        embedder.image_size,
+        embedder.out_dim,
+        config.vae.channels,
+        config.vae.norm_groups,
+    ]
+    numbers += [*config.vae.channel_mult, config.vae.num_res_blocks, config.vae.latent_channels]
+    fits = (
+        all(1 <= number <= 2**16 for number in numbers)
+        and pair.blocks <= 8
+        and embedder.layers <= 64
+        and config.vae.num_res_blocks <= 8
+        and all(2 <= len(sizes) <= 8 for sizes in (pair.widths, posing.widths, config.vae.channel_mult))
+        and all(width % pair.heads == 0 and width % pair.norm_groups == 0 for width in pair.widths)
+        and all(width % 32 == 0 for width in pair.widths)
+        and embedder.width % embedder.heads == 0
+        and posing.out_channels == pair.widths[0]
+        and embedder.out_dim == pair.context_dim
+    )
+    if not fits:
+        raise CheckpointError(
+            f"{path} names sizes that its networks cannot have; make it from the original files again"
+        )

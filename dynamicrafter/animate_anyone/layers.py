@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.layers import sinusoidal_embedding
 from ..model.operations import Operations
 
 
@@ -15,13 +14,12 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, operations: Operations) -> None:
         super().__init__()
         linear = operations.layers.Linear
-        self.dim = dim
         self.linear_1 = linear(dim, 4 * dim, **operations.factory)
         self.linear_2 = linear(4 * dim, 4 * dim, **operations.factory)
 
-    def forward(self, timesteps: Tensor, like: Tensor) -> Tensor:
-        """``[b]`` to ``[b, 4 * dim]`` in the dtype of ``like``."""
-        return self.linear_2(F.silu(self.linear_1(sinusoidal_embedding(timesteps, self.dim).to(like.dtype))))
+    def forward(self, sinusoids: Tensor) -> Tensor:
+        """``[b, dim]`` to ``[b, 4 * dim]``."""
+        return self.linear_2(F.silu(self.linear_1(sinusoids)))
 
 
 class TimedResBlock(nn.Module):

@@ -20,11 +20,13 @@ from ..diffusion.windows import Blend, Window
 from ..model.autoencoder import Autoencoder
 from ..model.configs import Quantised
 from ..model.placement import Placement
+from ..model.protocols import PictureCodec
 from ..pipeline import require_finite
 from .attention import Features, Reference
 from .config import PersonConfig
 from .embedder import ImageEmbedder, embedder_pixels
 from .pose_guider import PoseGuider
+from .protocols import PersonNetwork, PictureEmbedder, PoseNetwork, ReferenceNetwork
 from .unet import DenoisingUNet, ReferenceUNet
 
 if TYPE_CHECKING:
@@ -47,17 +49,29 @@ class PersonModel:
     """The networks of one model, on one device and in one dtype."""
 
     config: PersonConfig
+    reference: ReferenceNetwork
+    denoising: PersonNetwork
+    pose_guider: PoseNetwork
+    vae: PictureCodec
+    embedder: PictureEmbedder
+    device: torch.device
+    dtype: torch.dtype
+    """The dtype in which the networks compute; sampling is always float32."""
+    quantised: Quantised | None = field(default=None, kw_only=True)
+    """How the weights of the denoising network's layers are stored; None if in ``dtype``."""
+    placement: Placement | None = field(default=None, kw_only=True)
+    """What moves the networks to ``device`` when they work; None if they stay there."""
+
+
+@dataclass(frozen=True)
+class TorchPersonModel(PersonModel):
+    """A model of PyTorch modules."""
+
     reference: ReferenceUNet
     denoising: DenoisingUNet
     pose_guider: PoseGuider
     vae: Autoencoder
     embedder: ImageEmbedder
-    device: torch.device
-    dtype: torch.dtype
-    quantised: Quantised | None = field(default=None, kw_only=True)
-    """How the weights of the denoising network's layers are stored; None if in ``dtype``."""
-    placement: Placement | None = field(default=None, kw_only=True)
-    """What moves the networks to ``device`` when they work; None if they stay there."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ def features_of(model: PersonModel, picture: Image, width: int, height: int) -> 
     """
     context = model.embedder(embedder_pixels(picture, model.config.embedder.image_size)).to(model.dtype)
     pixels = resized(picture, width, height)[None].to(model.device).float() / 255 * 2 - 1
-    latents = model.vae.config.scale_factor * model.vae.encode(pixels.to(model.dtype)).mean
+    latents = model.config.vae.scale_factor * model.vae.encode(pixels.to(model.dtype)).mean
     return context, model.reference(latents, context)
 
 
@@ -102,7 +116,7 @@ def condition_person(
 ) -> PersonConditioning:
     """Conditioning of a clip of ``width`` x ``height`` pixels with as many frames as there are poses."""
     context, features = features_of(model, picture, width, height)
-    if model.placement is not None:
+    if model.placement is not None and isinstance(model.denoising, DenoisingUNet):
         model.placement.enter(model.denoising)
     reference = model.denoising.project(features)
     drawn = torch.empty((len(poses), 3, height - height % 8, width - width % 8), dtype=torch.uint8)

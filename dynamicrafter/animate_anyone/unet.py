@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.layers import Downsample, Upsample
+from ..model.layers import Downsample, Upsample, sinusoidal_embedding
 from ..model.operations import PLAIN, Operations
 from .attention import Features, MotionModule, Reference, ReferenceTransformer
 from .config import PairConfig
@@ -115,9 +115,12 @@ class _Trunk(nn.Module):
             if isinstance(module, ReferenceTransformer)
         }
 
-    def _walk(self, h: Tensor, timesteps: Tensor, surroundings: _Surroundings) -> Tensor:
+    def _sinusoids(self, timesteps: Tensor) -> Tensor:
+        return sinusoidal_embedding(timesteps, self.config.widths[0])
+
+    def _walk(self, h: Tensor, time: Tensor, surroundings: _Surroundings) -> Tensor:
         """From the first convolution's output ``[(b f), c, h, w]`` to the last stage's."""
-        embedding = self.time_embedding(timesteps, h)
+        embedding = self.time_embedding(time.to(h.dtype))
         embedding = repeat(embedding, "b e -> (b f) e", f=surroundings.frames)
 
         # Down. Skip connections are referenced only by this list, so each tensor is freed when it is popped.
@@ -177,8 +180,8 @@ class ReferenceUNet(_Trunk):
         ``context`` is ``[b, 1, d]``.
         """
         features: dict[str, Tensor] = {}
-        timesteps = torch.zeros(latents.shape[0], device=latents.device)
-        self._walk(self.conv_in(latents), timesteps, _Surroundings(context, 1, {}, features))
+        time = self._sinusoids(torch.zeros(latents.shape[0], device=latents.device))
+        self._walk(self.conv_in(latents), time, _Surroundings(context, 1, {}, features))
         return features
 
 
@@ -220,10 +223,24 @@ class DenoisingUNet(_Trunk):
         ``pose`` features ``[b or 1, c, f, h, w]``. ``reference`` is what all rows attend to; None, as in the
         unconditional evaluation, is plain self-attention. Returns ``[b, 4, f, h, w]``.
         """
+        return self.from_sinusoids(x, self._sinusoids(timesteps), context, pose, reference)
+
+    def from_sinusoids(
+        self,
+        x: Tensor,
+        time: Tensor,
+        context: Tensor,
+        pose: Tensor | None = None,
+        reference: Reference | None = None,
+    ) -> Tensor:
+        """As :meth:`forward`, with the sinusoids ``[b or 1, c]`` of the timesteps.
+
+        Their frequencies need float32, whatever a runtime does with constants.
+        """
         rows, _, frames = x.shape[:3]
         h = self.conv_in(rearrange(x, "b c f h w -> (b f) c h w"))
         if pose is not None:
             h = h + rearrange(pose.expand(rows, -1, -1, -1, -1), "b c f h w -> (b f) c h w")
-        h = self._walk(h, timesteps, _Surroundings(context, frames, reference or {}))
+        h = self._walk(h, time, _Surroundings(context, frames, reference or {}))
         h = self.conv_out(F.silu(self.conv_norm_out(h), inplace=True))
         return rearrange(h, "(b f) c h w -> b c f h w", f=frames)

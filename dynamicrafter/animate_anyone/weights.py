@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from ..bounded_json import parse_json
+from ..api import check_backend_options, pick_device
+from ..backends.choice import TORCH, parse_backend
+from ..backends.openvino.manifest import Source, exports_folder, identity, is_export
 from ..errors import CheckpointError, Remedy, UsageError
-from ..forms import Form, program_version, to_json
+from ..forms import program_version, to_json
 from ..model.autoencoder import Autoencoder
 from ..model.configs import WEIGHTS, Memory, Quantised, Weights
 from ..model.operations import Operations
@@ -36,18 +38,16 @@ from ..weights.formats.safetensors_file import write_safetensors
 from ..weights.identity import remembered_hash
 from ..weights.layout import Place
 from ..weights.load import allocate, copy_all, keep_otherwise, quantising
-from .config import BUILT_IN_PERSON, RELEASED_SIZES, PersonConfig
+from .config import BUILT_IN_PERSON, PERSON_KEY, RELEASED_SIZES, PersonConfig, parse_config
 from .embedder import ImageEmbedder
+from .exported import load_person_export, read_person_export
 from .layout import PARTS, Part, locate_person, released_name
 from .memory import USUAL_WINDOW, person_footprint
-from .pipeline import PersonModel
+from .pipeline import PersonModel, TorchPersonModel
 from .pose_guider import PoseGuider
 from .unet import DenoisingUNet, ReferenceUNet
 
 BUILT_IN_FILE = Path(__file__).parent.parent / "weights" / "built_in" / f"{BUILT_IN_PERSON}.safetensors"
-
-PERSON_KEY = "dynamicrafter.person"
-"""Metadata key in files written by this package: the sizes of all networks as JSON."""
 
 PERSON_PREFIXES: Mapping[str, str] = {
     "reference": "reference_unet.",
@@ -111,11 +111,21 @@ def holds_person(path: Path | str) -> bool:
     return kind_of(open_weights(place)) == "all"
 
 
+def is_person(model: Path | str) -> bool:
+    """Whether a name or path is that of weights of AnimateAnyone; False for exports and for what is not there."""
+    place = Path(model)
+    if not place.exists():
+        return str(model) == PERSON
+    return not is_export(place) and holds_person(place)
+
+
 def check_person(path: Path | str) -> PersonConfig:
     """The sizes of a model's networks, without reading tensors.
 
     Raises what :func:`load_person` raises for a model that is not there or not complete.
     """
+    if is_export(Path(path)):
+        return read_person_export(Path(path))[0]
     config, sources = _open(Path(path))
     _stock(config, sources)
     return config
@@ -129,10 +139,43 @@ def person_stored(path: Path | str, weights: Weights) -> Quantised | None:
 
 
 def person_sha256(path: Path | str, progress: ByteProgress | None = None) -> str:
-    """By which a model is known: a hash of its files' tensors, remembered for each file."""
-    _, sources = _open(Path(path))
-    hashes = [remembered_hash(source.file.path, tensors_sha256, progress) for source in sources]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+    """By which a model is known: a hash of its files' tensors, or of those that an export was made of."""
+    place = Path(path)
+    sources = read_person_export(place)[1].sources if is_export(place) else person_sources(place, progress)
+    hashes = sorted(source.sha256 for source in sources)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def person_sources(path: Path | str, progress: ByteProgress | None = None) -> list[Source]:
+    """A model's files with the hashes of their tensors, which are remembered, in the order of the hashes."""
+    files = [source.file.path for source in _open(Path(path))[1]]
+    hashed = [Source("weights", file.name, remembered_hash(file, tensors_sha256, progress)) for file in files]
+    return sorted(hashed, key=lambda source: source.sha256)
+
+
+def person_export_of(path: Path | str, backend: str) -> Path | None:
+    """The export that ``backend`` runs a model from, or None if it needs none.
+
+    Raises UsageError if the model was not exported or is an export that ``backend`` cannot run, and CheckpointError if
+    the export is damaged or of another model.
+    """
+    place = Path(path)
+    if parse_backend(backend).name == TORCH:
+        if is_export(place):
+            raise UsageError(f"{path} is an export for OpenVINO", Remedy("name_backend"))
+        return None
+    if is_export(place):
+        return place
+    sources = person_sources(path)
+    folder = exports_folder(sources)
+    if not is_export(folder):
+        raise UsageError(f"{path} has not been exported for OpenVINO", Remedy("export_person", (str(path),)))
+    config, manifest = read_person_export(folder)
+    if manifest.model_sha256 != identity(sources) or config != check_person(path):
+        raise CheckpointError(
+            f"{folder} is the export of another model", Remedy("export_person", (str(path),))
+        )
+    return folder
 
 
 def build_person_network(config: PersonConfig, part: Part, operations: Operations) -> nn.Module:
@@ -158,6 +201,7 @@ def person_tensors(config: PersonConfig, part: Part, kind: Quantised | None = No
     return {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
 
 
+@overload
 def load_person(
     path: Path | str,
     *,
@@ -166,6 +210,34 @@ def load_person(
     operations: Operations | None = None,
     weights: Weights = "auto",
     memory: Memory = "auto",
+    backend: Literal["torch"] = "torch",
+    progress: ByteProgress | None = None,
+) -> TorchPersonModel: ...
+
+
+@overload
+def load_person(
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    operations: Operations | None = None,
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+    backend: str,
+    progress: ByteProgress | None = None,
+) -> PersonModel: ...
+
+
+def load_person(
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    operations: Operations | None = None,
+    weights: Weights = "auto",
+    memory: Memory = "auto",
+    backend: str = TORCH,
     progress: ByteProgress | None = None,
 ) -> PersonModel:
     """Load a model from a file that holds all networks, or from a folder with the original's files.
@@ -175,11 +247,19 @@ def load_person(
     ``progress`` is called with the bytes read and their total. ``weights`` is how the weights of the denoising
     network's layers are kept, and ``memory`` how the networks use that of ``device``, both as in
     :func:`dynamicrafter.api.load`: with "low", the reference network and the encoders are there only until the clip is
-    conditioned. Raises CheckpointError if a network is missing, incomplete or of another architecture, or a tensor
+    conditioned. ``backend`` is "torch", or "openvino" with an optional device, which needs the model's
+    :func:`~.exporting.export_person_model` or the path of one, keeps weights and memory its own way and takes no
+    ``operations``. Raises CheckpointError if a network is missing, incomplete or of another architecture, or a tensor
     unknown, and UsageError for an unknown way to keep weights or to use memory.
     """
     if weights not in WEIGHTS:
         raise UsageError(f"weights must be {', '.join(WEIGHTS)}, not {weights!r}")
+    if backend != TORCH:
+        pick_device(str(device), backend)
+        check_backend_options(backend, weights, memory, "off")
+    folder = person_export_of(path, backend)
+    if folder is not None:
+        return load_person_export(folder, parse_backend(backend).device, dtype, progress)
     config, sources = _open(Path(path))
     stock = _stock(config, sources)
     wanted = stock.quantised if weights == "auto" else None if weights == "full" else weights
@@ -207,7 +287,7 @@ def load_person(
         together = nn.ModuleList([networks["pose_guider"], networks["denoising"]])
         others = [networks["embedder"], networks["vae"], networks["reference"]]
         placement = Placement([*others, together], place, streamed=residence == "min")
-    return PersonModel(
+    return TorchPersonModel(
         config=config,
         reference=cast(ReferenceUNet, networks["reference"]),
         denoising=cast(DenoisingUNet, networks["denoising"]),
@@ -449,47 +529,7 @@ def _split(file: WeightsFile) -> dict[str, tuple[Part, str]]:
 def _config(file: WeightsFile) -> PersonConfig:
     if PERSON_KEY not in file.metadata:
         return RELEASED_SIZES
-    form = Form(f"the metadata of {file.path}", CheckpointError, file.metadata.get(WRITER_KEY, "unknown"))
-    try:
-        values: Any = parse_json(file.metadata[PERSON_KEY])
-    except ValueError as problem:
-        raise CheckpointError(
-            f"{file.path} has damaged metadata; convert the original files again"
-        ) from problem
-    config = form.read(PersonConfig, values)
-    _check(config, file.path)
-    return config
-
-
-def _check(config: PersonConfig, path: Path) -> None:
-    """Raise CheckpointError for sizes that no network has, before any is built."""
-    pair, posing, embedder = config.pair, config.pose_guider, config.embedder
-    numbers = [*pair.widths, pair.blocks, pair.heads, pair.context_dim, pair.norm_groups, *posing.widths]
-    numbers += [posing.out_channels, embedder.width, embedder.layers, embedder.heads, embedder.inner]
-    numbers += [
-        embedder.patch,
-        embedder.image_size,
-        embedder.out_dim,
-        config.vae.channels,
-        config.vae.norm_groups,
-    ]
-    numbers += [*config.vae.channel_mult, config.vae.num_res_blocks, config.vae.latent_channels]
-    fits = (
-        all(1 <= number <= 2**16 for number in numbers)
-        and pair.blocks <= 8
-        and embedder.layers <= 64
-        and config.vae.num_res_blocks <= 8
-        and all(2 <= len(sizes) <= 8 for sizes in (pair.widths, posing.widths, config.vae.channel_mult))
-        and all(width % pair.heads == 0 and width % pair.norm_groups == 0 for width in pair.widths)
-        and all(width % 32 == 0 for width in pair.widths)
-        and embedder.width % embedder.heads == 0
-        and posing.out_channels == pair.widths[0]
-        and embedder.out_dim == pair.context_dim
-    )
-    if not fits:
-        raise CheckpointError(
-            f"{path} names sizes that its networks cannot have; convert the original files again"
-        )
+    return parse_config(file.metadata[PERSON_KEY], file.path, file.metadata.get(WRITER_KEY, "unknown"))
 
 
 def _stock(config: PersonConfig, sources: Sequence[_Source]) -> Stock:

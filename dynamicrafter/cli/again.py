@@ -115,10 +115,12 @@ def _ask(clip: Path, times: float, given: Namespace) -> None:
 
 def _check_export(record: Record, given: Namespace, folder: Path | None, backend: str) -> None:
     """Raise ClipError if the clip's model is there, but not as it was exported then."""
-    stored = record.model.exported
-    if folder is None or given.model is not None or given.backend is not None:
-        return
-    found = read_manifest(folder).stored
+    if folder is not None and given.model is None and given.backend is None:
+        check_stored(record.model.exported, read_manifest(folder).stored, folder, backend)
+
+
+def check_stored(stored: str, found: str, folder: Path, backend: str) -> None:
+    """Raise ClipError unless the weights of the export in ``folder`` are ``stored`` as those of the clip's were."""
     if found != stored:
         raise ClipError(
             f"the clip was made with an export whose weights are {stored}, but those of {folder} are {found}; export "

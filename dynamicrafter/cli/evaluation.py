@@ -101,8 +101,9 @@ def _characters(given: Namespace) -> dict[str, Any]:
         raise UsageError(f"items must be at least 2, but {items} was given; {_ITEMS} are typical")
     chosen = {name: getattr(given, name) for name in ("steps", "cfg", "window", "overlap")}
     settings = person_settings(check_person(given.model).preset, width=WIDTH, height=HEIGHT, **chosen)
+    device = pick_device(given.device, given.backend)
     with Bars(str(given.model), given.quiet or given.json) as bars:
-        model = load_person(given.model, device=pick_device(given.device), progress=bars.loading)
+        model = load_person(given.model, device=device, backend=given.backend, progress=bars.loading)
 
     def measure(seed: int, note: Note) -> dict[str, float]:
         return measure_person(model, items=items, seed=seed, settings=settings, report=note)

@@ -6,15 +6,22 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+from ..animate_anyone.exporting import export_person_model
+from ..animate_anyone.weights import is_person
 from ..api import calibration_bytes, export_model, variant_of
-from ..backends.openvino.manifest import Calibration
+from ..backends.openvino.manifest import Calibration, Manifest
+from ..errors import UsageError
 from .clips import files_of
 from .progress import Bars
 
 
 def run(given: Namespace) -> object:
     """Export a model and return what ``--json`` prints."""
+    if is_person(given.name):
+        return _person(given)
     files = files_of(given.name, given)
     if given.calibrate is not None and not (given.quiet or given.json):
         needed = calibration_bytes(variant_of(files)) / 1e9
@@ -28,6 +35,24 @@ def run(given: Namespace) -> object:
             loading=bars.loading,
             progress=bars.exporting,
         )
+    return _told(folder, manifest, given)
+
+
+def _person(given: Namespace) -> object:
+    """Export a model of AnimateAnyone, for which most options have no meaning."""
+    for option in ("calibrate", "lora", "variant", "text_encoder", "image_encoder"):
+        if getattr(given, option):
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for DynamiCrafter, but {given.name} is AnimateAnyone; leave it out"
+            )
+    with Bars(given.name, hidden=given.quiet or given.json) as bars:
+        folder, manifest = export_person_model(
+            given.name, given.output, stored=given.weights, loading=bars.loading, progress=bars.exporting
+        )
+    return _told(folder, manifest, given)
+
+
+def _told(folder: Path, manifest: Manifest, given: Namespace) -> dict[str, Any]:
     size = sum(file.bytes for file in manifest.files)
     if not given.json:
         print(f"{folder}: weights in {manifest.stored}, {size / 1e9:.2f} GB")

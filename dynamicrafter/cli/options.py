@@ -120,13 +120,7 @@ def _source_options(group: Any) -> None:
 
 def run_by_options(group: Any, default: str | None, said: str) -> None:
     """What computes the networks, and how PyTorch keeps their weights."""
-    group.add_argument(
-        "--backend",
-        default=default,
-        metavar="NAME",
-        help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
-        f"export (default: {said})",
-    )
+    _backend_option(group, default, said)
     _storage_options(group)
     group.add_argument(
         "--compile",
@@ -134,6 +128,16 @@ def run_by_options(group: Any, default: str | None, said: str) -> None:
         default="off",
         help="compile the network's blocks with torch.compile: default, or reduce-overhead (with CUDA graphs); takes "
         "minutes with the first clip of a size (default: off)",
+    )
+
+
+def _backend_option(group: Any, default: str | None, said: str) -> None:
+    group.add_argument(
+        "--backend",
+        default=default,
+        metavar="NAME",
+        help="what computes the networks: torch, openvino, openvino:GPU or openvino:NPU; OpenVINO needs the model's "
+        f"export (default: {said})",
     )
 
 
@@ -673,11 +677,13 @@ def person_options(parser: argparse.ArgumentParser) -> None:
         type=to_path,
         default=Path(BUILT_IN_PERSON),
         metavar="NAME|FILE|FOLDER",
-        help="animate_anyone if it is downloaded, a folder with the original's files, or one file made of them by "
-        "'dynamicrafter convert' (default: tiny_person, the built-in model, which knows cartoon characters only)",
+        help="animate_anyone if it is downloaded, a folder with the original's files, one file made of them by "
+        "'dynamicrafter convert', or an export (default: tiny_person, the built-in model, which knows cartoon "
+        "characters only)",
     )
     _device_option(model)
     _dtype_option(model)
+    _backend_option(model, TORCH, TORCH)
     _storage_options(model)
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -862,6 +868,7 @@ def characters_options(parser: argparse.ArgumentParser) -> None:
         help="model of persons, as 'train' wrote it (default: tiny_person, the built-in model)",
     )
     _device_option(model)
+    _backend_option(model, TORCH, TORCH)
 
 
 def folder_options(parser: argparse.ArgumentParser) -> None:

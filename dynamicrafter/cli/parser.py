@@ -313,8 +313,13 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "export a model for OpenVINO",
         "export 512",
         "export 512 --lora my_style.safetensors --weights int8 -o exports/my_style",
+        "export person.safetensors",
     )
-    export.add_argument("name", metavar="MODEL", help="a name from 'dynamicrafter models' or a weights file")
+    export.add_argument(
+        "name",
+        metavar="MODEL",
+        help="a name from 'dynamicrafter models', a weights file, or a folder of AnimateAnyone's files",
+    )
     export_options(export)
 
     train = _add_command(

@@ -26,11 +26,14 @@ from ..animate_anyone.clips import (
 )
 from ..animate_anyone.config import BUILT_IN_PERSON, PersonPreset
 from ..animate_anyone.detection import load_finder
+from ..animate_anyone.exported import read_person_export
 from ..animate_anyone.pose_clips import PoseChoices, PoseClip
-from ..animate_anyone.weights import check_person
+from ..animate_anyone.weights import check_person, person_export_of
+from ..backends.choice import TORCH
 from ..errors import UsageError
 from ..media.pictures import read_picture
 from ..shots import clip_targets
+from .again import check_stored
 from .plan import memory_text, size_text, time_text
 from .progress import Bars
 from .streams import STANDARD
@@ -91,7 +94,7 @@ def repeat(
 
     ``ask`` is called with how many times the work of a clip of default settings it takes, and may raise.
     """
-    for option in ("variant", "text_encoder", "image_encoder", "lora", "backend", "video", "mask"):
+    for option in ("variant", "text_encoder", "image_encoder", "lora", "video", "mask"):
         if getattr(given, option) is not None:
             raise UsageError(
                 f"--{option.replace('_', '-')} is for DynamiCrafter, but {given.clip} is a clip of a person; omit it"
@@ -113,8 +116,13 @@ def repeat(
     beside = f"{clip}-again{os.sep}" if clip.is_dir() else clip.with_name(f"{clip.stem}-again{clip.suffix}")
     if given.dtype == "auto":
         given = Namespace(**{**vars(given), "dtype": record.model.dtype})
-    if given.weights == "auto":
+    backend = record.model.backend if given.backend is None else given.backend
+    if backend == TORCH and given.weights == "auto":
         given = Namespace(**{**vars(given), "weights": record.model.stored})
+    folder = person_export_of(shot.model, backend)
+    if folder is not None and given.backend is None and given.model is None:
+        check_stored(record.model.exported, read_person_export(folder)[1].stored, folder, backend)
+    given = Namespace(**{**vars(given), "backend": backend})
     return _made(shot, given.output or str(beside), given, written, ask=ask)
 
 
@@ -130,7 +138,7 @@ def _made(
     """Generate a clip after everything that can be checked is."""
     shot = replace(shot, target=_target(shot, name))
     shown = None if preview is None else _target(shot, str(preview), "--preview-poses")
-    means = PersonMeans(given.device, given.dtype, given.weights, given.memory)
+    means = PersonMeans(given.device, given.dtype, given.weights, given.memory, given.backend)
     check_person(shot.model)
     read_picture(shot.picture)
     notes: list[str] = []
@@ -180,9 +188,9 @@ def _result(shot: PersonShot, poses: PoseClip, fps: float, plan: PersonPlan) -> 
         "poses": len(poses),
         "fps": fps,
         "settings": asdict(shot.settings),
-        "device": str(plan.device),
+        "device": plan.computed_on,
         "dtype": str(plan.dtype).removeprefix("torch."),
-        "weights": plan.stored or "full",
+        "weights": plan.kept,
         "memory": plan.residence,
         "weights_bytes": plan.memory.weights,
         "activations_bytes": round(plan.memory.activations),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..api import ModelFiles, find_place, pick_dtype, stored_as, variant_of
 from ..backends.choice import parse_backend
-from ..backends.openvino.manifest import read_manifest
+from ..backends.openvino.manifest import GRAPHS, read_manifest
 from ..forecast import memory_of, speed_of
 from ..model.configs import Residence
 from ..parameters import PARAMETERS
@@ -70,7 +70,7 @@ def plan_of(shots: Sequence[Shot], files: ModelFiles, means: Means, streams: Str
     stored, weights = kind or "full", most.weights
     if folder is not None:
         manifest = read_manifest(folder)
-        stored, weights = manifest.stored, manifest.resident_bytes(dtype.itemsize)
+        stored, weights = manifest.stored, manifest.resident_bytes(GRAPHS, dtype.itemsize)
     speed = speed_of(variant, device, dtype, means.backend, stored, residence, means.compile)
     return RunPlan(
         clips=_clips(shots, streams),

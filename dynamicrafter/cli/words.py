@@ -12,6 +12,7 @@ WORDS: Words = {
     "download": "download them with 'dynamicrafter download {}'",
     "drop_variant": "omit --variant or choose another file",
     "export": "export it with 'dynamicrafter export {}'",
+    "export_person": "export it with 'dynamicrafter export {}'",
     "fetch": "use --fetch to let the package download them ({})",
     "find_poses": "use a JSON file, or --detect for a clip of a person",
     "lower_cfg": "use a lower --cfg, or a checkpoint that is not damaged",

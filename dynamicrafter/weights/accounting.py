@@ -114,20 +114,21 @@ def account(
     return Stock(placed, missing, tuple(misfits), tuple(unexpected), tuple(unused), kind)
 
 
-def _is_denoising(key: str) -> bool:
+def is_denoising(key: str) -> bool:
+    """Whether a name is that of a tensor of DynamiCrafter's denoising network."""
     place = locate(key)
     return place is not None and place.component == "unet"
 
 
 def stored_kind(
-    entries: Mapping[str, Entry], is_denoising: Callable[[str], bool] = _is_denoising
+    entries: Mapping[str, Entry], is_layer: Callable[[str], bool] = is_denoising
 ) -> Quantised | None:
     """How the layers of a file's denoising network are quantised, by the first one that has scales.
 
-    ``is_denoising`` tells its tensors by their names, DynamiCrafter's by default.
+    ``is_layer`` tells its tensors by their names, DynamiCrafter's by default.
     """
     for key in entries:
-        if not key.endswith(f".{SCALE}") or not is_denoising(key):
+        if not key.endswith(f".{SCALE}") or not is_layer(key):
             continue
         weight = entries.get(key.removesuffix("_scale"))
         return next((kind for kind in QUANTISED if weight and weight.dtype == STORED[kind][0]), None)

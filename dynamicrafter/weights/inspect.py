@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.quantised import SCALE
-from .accounting import Stock, stored_kind, take_stock
+from .accounting import Stock, is_denoising, stored_kind, take_stock
 from .architectures import recognise
 from .detect import detect
 from .formats.entries import WeightsFile
 from .formats.files import open_weights
 from .layout import locate
 from .networks import COMPONENTS, TITLES, Component
+
+_PERSON = "denoising_unet."
+"""Prefix of that network's tensors in one file with all of AnimateAnyone."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def inspect(path: Path | str) -> Inspection:
     file = open_weights(path)
     fits = detect(file)
     dtypes: Counter[str] = Counter()
-    kind = stored_kind(file.entries)
+    kind = stored_kind(file.entries, lambda key: is_denoising(key) or key.startswith(_PERSON))
     for key, entry in file.entries.items():
         # The scales of quantised layers are no parameters of the network.
         if kind is not None and key.endswith(f".{SCALE}"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...dynamicrafter.api import export_with
 from ...dynamicrafter.backends.choice import parse_backend
 from ...dynamicrafter.backends.openvino.compiled import check_device
+from ...dynamicrafter.backends.openvino.graphs import signature
 from ...dynamicrafter.backends.openvino.manifest import read_manifest, variant_in
 from ...dynamicrafter.backends.openvino.running import ExportedNetwork, compile_graphs
 from ...dynamicrafter.errors import UsageError
@@ -76,8 +77,8 @@ def build_exported_model(path: Path, variant: str, preview: PreviewColours | Non
     if variant_in(folder, manifest).name != variant:
         other = variant_in(folder, manifest).name
         raise UsageError(f"{folder} is an export of {other}, not of {variant}; export it again")
-    compiled = compile_graphs(folder, manifest, ("unet",), device, torch.float32)
     chosen = variant_in(folder, manifest)
+    compiled = compile_graphs(folder, manifest, {"unet": signature(chosen, "unet")}, device, torch.float32)
     config = HostConfig(chosen, preview)
     config.unet_config["disable_unet_model_creation"] = True
     config.set_inference_dtype(torch.float32, None)

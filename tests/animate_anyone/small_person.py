@@ -9,10 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamicrafter.animate_anyone.config import EmbedderConfig, PairConfig, PersonConfig, PoseGuiderConfig
+from dynamicrafter.animate_anyone.config import (
+    PERSON_KEY,
+    EmbedderConfig,
+    PairConfig,
+    PersonConfig,
+    PoseGuiderConfig,
+)
 from dynamicrafter.animate_anyone.layout import PARTS, Part
-from dynamicrafter.animate_anyone.pipeline import PersonModel
-from dynamicrafter.animate_anyone.weights import PERSON_KEY, PERSON_PREFIXES, build_person_network
+from dynamicrafter.animate_anyone.pipeline import TorchPersonModel
+from dynamicrafter.animate_anyone.weights import PERSON_PREFIXES, build_person_network
 from dynamicrafter.forms import to_json
 from dynamicrafter.model.configs import VaeConfig
 from dynamicrafter.model.operations import PLAIN
@@ -26,17 +32,17 @@ SMALL = PersonConfig(
 """Two levels, so that latents of odd sizes occur."""
 
 
-def small_person() -> PersonModel:
+def small_person() -> TorchPersonModel:
     torch.manual_seed(1)
     networks: dict[Part, Any] = {
         part: build_person_network(SMALL, part, PLAIN).train(False) for part in PARTS
     }
     for network in networks.values():
         network.requires_grad_(False)
-    return PersonModel(config=SMALL, device=torch.device("cpu"), dtype=torch.float32, **networks)
+    return TorchPersonModel(config=SMALL, device=torch.device("cpu"), dtype=torch.float32, **networks)
 
 
-def our_names(model: PersonModel) -> dict[str, Tensor]:
+def our_names(model: TorchPersonModel) -> dict[str, Tensor]:
     """Every tensor of a model by network and name."""
     return {
         f"{part}.{name}": values
@@ -45,7 +51,7 @@ def our_names(model: PersonModel) -> dict[str, Tensor]:
     }
 
 
-def released_names(model: PersonModel) -> dict[Part, dict[str, Tensor]]:
+def released_names(model: TorchPersonModel) -> dict[Part, dict[str, Tensor]]:
     """Every tensor under its name in the original's files; the autoencoder keeps ours, which are read too."""
     found: dict[Part, dict[str, Tensor]] = {}
     for part in PARTS:
@@ -92,7 +98,7 @@ def embedder_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def write_person(path: Path, model: PersonModel, **changes: Tensor | None) -> Path:
+def write_person(path: Path, model: TorchPersonModel, **changes: Tensor | None) -> Path:
     """One file with all networks; ``changes`` replace tensors by their names in it, or leave them out."""
     import json
 

@@ -15,6 +15,7 @@ from PIL import Image
 from dynamicrafter.animate_anyone.config import PersonPreset
 from dynamicrafter.animate_anyone.drawing import draw
 from dynamicrafter.animate_anyone.pipeline import resized
+from dynamicrafter.animate_anyone.weights import convert_person
 from dynamicrafter.cli import main
 from dynamicrafter.forms import program_version
 from dynamicrafter.media.video import Sound, read_frames, read_metadata, read_sound, write_clip
@@ -325,6 +326,10 @@ def test_a_model_is_converted_and_inspected(
     assert "made.safetensors: AnimateAnyone, 0.00 GB" in capsys.readouterr().out
     assert main(["inspect", str(made)]) == 0
     assert "a complete AnimateAnyone model" in capsys.readouterr().out
+    small = tmp_path / "small.safetensors"
+    convert_person(folder / "model.safetensors", small, dtype="int8")
+    assert main(["inspect", str(small)]) == 0
+    assert "layers      int8 with a scale for each output channel" in capsys.readouterr().out
     assert run(folder, capsys, "-o", str(tmp_path / "clip"), "--model", str(made), "--frames", "1")[0] == 0
 
 

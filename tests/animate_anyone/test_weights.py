@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dynamicrafter.animate_anyone.config import RELEASED_SIZES
+from dynamicrafter.animate_anyone.config import PERSON_KEY, RELEASED_SIZES
 from dynamicrafter.animate_anyone.layout import PARTS, locate_person
 from dynamicrafter.animate_anyone.weights import (
-    PERSON_KEY,
     PERSON_PREFIXES,
     convert_person,
     kind_of,
@@ -199,7 +198,7 @@ def test_a_tensor_too_few_or_too_many_is_named(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{", "has damaged metadata; convert the original files again"),
+        ("{", "has damaged metadata; make it from the original files again"),
         ('{"pair": {"widths": [30, 30]}}', "names sizes that its networks cannot have"),
         ('{"pair": {"widths": [32, 99999999]}}', "names sizes that its networks cannot have"),
         ('{"size": 3}', "contains size, which this version"),

@@ -49,6 +49,7 @@ from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model, TorchModel
 from dynamicrafter.records import read_record
 from dynamicrafter.weights.convert import convert
+from dynamicrafter.weights.detect import VARIANT_KEY
 from dynamicrafter.weights.random_model import write_random_checkpoint
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
@@ -411,7 +412,7 @@ def test_the_export_of_another_model(
         key = next(key for key in values["variant"] if key.endswith(".variant"))
         values["variant"][key] = values["variant"][key].replace('"name":"mini"', '"name":"512_interp_v1"', 1)
     (copied / MANIFEST).write_text(json.dumps(values))
-    monkeypatch.setattr("dynamicrafter.api._exports_folder", lambda _: copied)
+    monkeypatch.setattr("dynamicrafter.api.exports_folder", lambda _: copied)
     with pytest.raises(CheckpointError, match="is the export of another model; export it with"):
         load(weights, backend="openvino")
 
@@ -478,7 +479,11 @@ def _manifest(**values: Any) -> Callable[[Path], None]:
             _manifest(files=[]),
             r"must list unet\.xml, unet\.bin, .* and the sources of the model; export it again",
         ),
-        (_manifest(variant={}), "has an invalid description of its variant; export the model again"),
+        (_manifest(variant={}), "copied is not an export of DynamiCrafter; use one, or export such a model"),
+        (
+            _manifest(variant={VARIANT_KEY: 1}),
+            "has an invalid description of its variant; export the model again",
+        ),
         (
             _manifest(extra=1),
             r"contains extra, which this version .* does not know; it was written by version",

@@ -6,8 +6,8 @@ from __future__ import annotations
 import gc
 import io
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +20,20 @@ from ...errors import CheckpointError, UsageError
 from ...pipeline import TorchModel
 from ...weights.detect import variant_metadata
 from .calibration import Shown, calibration_settings, record_calls
-from .graphs import example, function_of, signature
+from .graphs import Signature, example, function_of, signature
 from .library import nncf, openvino, runtime_version
-from .manifest import GRAPHS, Calibration, Graph, Manifest, Source, StoredAs, is_export, write_manifest
+from .manifest import (
+    DYNAMICRAFTER,
+    GRAPHS,
+    Calibration,
+    Family,
+    Graph,
+    Manifest,
+    Source,
+    StoredAs,
+    is_export,
+    write_manifest,
+)
 from .quantise import quantise_layers
 from .sensitivity import layer_errors
 from .untrusted import check_graph
@@ -55,50 +66,76 @@ def write_export(
         raise UsageError(
             f"a model is exported from float32 on the CPU, but it is {model.dtype} on {model.device}; load it so"
         )
+    report = progress or untold
+    with writing(target) as part:
+        calibration = None
+        for done, name in enumerate(GRAPHS):
+            if name == "unet" and stored == "int8_full":
+                graph, calibration = _int8_unet(model, shown, report)
+            else:
+                report(f"exporting {name}", done, len(GRAPHS))
+                graph = trace(model, name)
+                if stored != "fp16":
+                    graph = int8_weights(graph)
+            save_graph(graph, part, name)
+            del graph
+            _release(model, name)
+        described = variant_metadata(model.variant)
+        manifest = complete(part, DYNAMICRAFTER, described, asked, sources, stored, calibration)
+        report("exporting", len(GRAPHS), len(GRAPHS))
+    return manifest
+
+
+def untold(what: str, done: int, total: int) -> None:
+    """For exports without anybody to tell of their progress."""
+
+
+@contextmanager
+def writing(target: Path) -> Generator[Path]:
+    """An empty folder that becomes ``target`` if all goes well; raises what :func:`write_export` says of it."""
     check_target(target)
-    report = progress or _untold
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
             part.mkdir()
-            calibration = None
-            for done, name in enumerate(GRAPHS):
-                if name == "unet" and stored == "int8_full":
-                    graph, calibration = _int8_unet(model, shown, report)
-                else:
-                    report(f"exporting {name}", done, len(GRAPHS))
-                    graph = trace(model, name)
-                    if stored != "fp16":
-                        graph = int8_weights(graph)
-                path = part / f"{name}.xml"
-                openvino().save_model(graph, path, compress_to_fp16=True)
-                # Here, so that a release with new operations is noticed by whoever exports, not by whoever loads.
-                check_graph(path, path.with_suffix(".bin").stat().st_size)
-                del graph
-                _release(model, name)
-            manifest = Manifest(
-                asked=asked,
-                sources=tuple(sources),
-                variant=variant_metadata(model.variant),
-                stored=stored,
-                openvino=runtime_version(),
-                torch=torch.__version__,
-                files=(),
-                nncf="" if stored == "fp16" else str(nncf().__version__),
-                calibration=calibration,
-            )
-            manifest = write_manifest(part, manifest)
-            report("exporting", len(GRAPHS), len(GRAPHS))
+            yield part
     except OSError as problem:
         raise CheckpointError(
             f"the export {target} cannot be written ({problem.strerror or problem}); choose another folder or free "
             f"space"
         ) from problem
-    return manifest
 
 
-def _untold(what: str, done: int, total: int) -> None:
-    """For exports without anybody to tell of their progress."""
+def save_graph(graph: Any, folder: Path, name: str) -> None:
+    """Write a graph to a folder, with its weights in half precision where they are not in 8 bits."""
+    path = folder / f"{name}.xml"
+    openvino().save_model(graph, path, compress_to_fp16=True)
+    # Here, so that a release with new operations is noticed by whoever exports, not by whoever loads.
+    check_graph(path, path.with_suffix(".bin").stat().st_size)
+
+
+def complete(
+    folder: Path,
+    family: Family,
+    described: Mapping[str, str],
+    asked: str,
+    sources: Sequence[Source],
+    stored: StoredAs,
+    calibration: Calibration | None = None,
+) -> Manifest:
+    """Write the manifest of a folder with all graphs of ``family`` and return it; ``described`` has its key."""
+    manifest = Manifest(
+        asked=asked,
+        sources=tuple(sources),
+        variant=described,
+        stored=stored,
+        openvino=runtime_version(),
+        torch=torch.__version__,
+        files=(),
+        nncf="" if stored == "fp16" else str(nncf().__version__),
+        calibration=calibration,
+    )
+    return write_manifest(folder, manifest, family)
 
 
 def check_target(target: Path) -> None:
@@ -110,9 +147,15 @@ def check_target(target: Path) -> None:
 
 
 def trace(model: TorchModel, name: Graph) -> Any:
-    """One network of a float32 model as a graph in memory, with float32 weights and the names of its signature."""
-    found = signature(model.variant, name)
-    graph = converted(function_of(model, name), example(model.variant, name))
+    """One network of a float32 model as :func:`trace_function`."""
+    return trace_function(
+        function_of(model, name), example(model.variant, name), signature(model.variant, name)
+    )
+
+
+def trace_function(function: nn.Module, inputs: tuple[Tensor, ...], found: Signature) -> Any:
+    """A module as a graph in memory, with float32 weights and the names and free axes of its signature."""
+    graph = converted(function, inputs)
     for port, label in zip(graph.inputs, found.inputs, strict=True):
         port.get_tensor().set_names({label})
     for port, label in zip(graph.outputs, found.outputs, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from ...pipeline import TorchModel
 from .manifest import Graph
 
 
-class _Function(nn.Module):
-    """A module that owns another one and calls a function of it."""
+class Function(nn.Module):
+    """A module that owns another one and calls a function of it, which is what is traced."""
 
     def __init__(self, owner: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -43,8 +43,7 @@ class Signature:
 
 def signature(variant: Variant, graph: Graph) -> Signature:
     """The inputs, in the order of the call, and the outputs of a network of ``variant``."""
-    unet, vae = variant.unet, variant.vae
-    latent = (None, vae.latent_channels, None, None)
+    unet = variant.unet
     if graph == "unet":
         return Signature(
             {
@@ -57,10 +56,9 @@ def signature(variant: Variant, graph: Graph) -> Signature:
             {"out": (None, unet.out_channels, None, None, None)},
         )
     if graph == "vae_encoder":
-        moments = (None, 2 * vae.latent_channels, None, None)
-        return Signature({"pictures": (None, 3, None, None)}, {"moments": moments, **_references(vae, "n")})
+        return encoder_signature(variant.vae)
     if graph == "vae_decoder":
-        return Signature({"latents": latent, **_references(vae, "2")}, {"frames": (None, 3, None, None)})
+        return decoder_signature(variant.vae)
     if graph == "resampler":
         size = variant.resampler
         queries = size.frames * size.queries_per_frame
@@ -71,6 +69,18 @@ def signature(variant: Variant, graph: Graph) -> Signature:
         )
     side = variant.vision.image_size
     return Signature({"pixels": (None, 3, side, side)}, {"out": (None, None, variant.vision.width)})
+
+
+def encoder_signature(vae: VaeConfig) -> Signature:
+    """Of an autoencoder's encoder."""
+    moments = (None, 2 * vae.latent_channels, None, None)
+    return Signature({"pictures": (None, 3, None, None)}, {"moments": moments, **_references(vae, "n")})
+
+
+def decoder_signature(vae: VaeConfig) -> Signature:
+    """Of an autoencoder's decoder."""
+    latent = (None, vae.latent_channels, None, None)
+    return Signature({"latents": latent, **_references(vae, "2")}, {"frames": (None, 3, None, None)})
 
 
 def _references(vae: VaeConfig, count: str) -> dict[str, tuple[int | None, ...]]:
@@ -92,18 +102,20 @@ def function_of(model: TorchModel, graph: Graph) -> nn.Module:
         def evaluate(x: Tensor, time: Tensor, text: Tensor, image: Tensor, rate: Tensor) -> Tensor:
             return network.from_sinusoids(x, time, Context(text, image), rate)
 
-        return _Function(network, evaluate)
+        return Function(network, evaluate)
     if graph == "vae_encoder":
-        return _encoder(model.vae)
+        return encoder_of(model.vae)
     if graph == "vae_decoder":
-        return _decoder(model.vae)
+        return decoder_of(model.vae)
     if graph == "resampler":
         return model.resampler
     tower = model.text if graph == "text" else model.vision
-    return _Function(tower, tower.encode)
+    return Function(tower, tower.encode)
 
 
-def _encoder(vae: Autoencoder) -> nn.Module:
+def encoder_of(vae: Autoencoder) -> nn.Module:
+    """The encoder with the inputs and outputs of :func:`encoder_signature`."""
+
     def moments(pictures: Tensor) -> Any:
         if not isinstance(vae, VideoAutoencoder):
             return vae.quant_conv(vae.encoder(pictures))
@@ -111,17 +123,19 @@ def _encoder(vae: Autoencoder) -> nn.Module:
         found = vae.quant_conv(vae.encoder(pictures, features))
         return (found, *features)
 
-    return _Function(vae, moments)
+    return Function(vae, moments)
 
 
-def _decoder(vae: Autoencoder) -> nn.Module:
+def decoder_of(vae: Autoencoder) -> nn.Module:
+    """The decoder with the inputs and outputs of :func:`decoder_signature`."""
+
     def frames(latents: Tensor, *features: Tensor) -> Tensor:
         if not isinstance(vae, VideoAutoencoder):
             return vae.decode(latents)
         references = [feature.transpose(0, 1).unsqueeze(0) for feature in features]
         return vae.decode_clip(latents, latents.shape[0], references)
 
-    return _Function(vae, frames)
+    return Function(vae, frames)
 
 
 def example(variant: Variant, graph: Graph) -> tuple[Tensor, ...]:
@@ -140,23 +154,30 @@ def example(variant: Variant, graph: Graph) -> tuple[Tensor, ...]:
         "vision": {"pixels": (2,)},
     }[graph]
     found = signature(variant, graph)
+    if graph == "vae_decoder" and variant.vae.video_decoder:
+        return tuple(_ramp(_video_size(variant.vae, name, shape)) for name, shape in found.inputs.items())
+    return example_of(found, free)
+
+
+def example_of(found: Signature, free: Mapping[str, Sequence[int]]) -> tuple[Tensor, ...]:
+    """Inputs to trace with; ``free`` are the lengths of an input's free axes, which are otherwise 1."""
     inputs: list[Tensor] = []
     for name, shape in found.inputs.items():
         lengths = iter(free.get(name, (1,) * len(shape)))
         size = [next(lengths) if length is None else length for length in shape]
-        if graph == "vae_decoder" and variant.vae.video_decoder:
-            size = _video_size(variant.vae, name, size)
-        if name in found.integers:
-            inputs.append(torch.ones(size, dtype=torch.int64))
-        else:
-            inputs.append(torch.linspace(-1, 1, torch.Size(size).numel()).reshape(size))
+        inputs.append(torch.ones(size, dtype=torch.int64) if name in found.integers else _ramp(size))
     return tuple(inputs)
 
 
-def _video_size(vae: VaeConfig, name: str, size: list[int]) -> list[int]:
+def _ramp(size: Sequence[int]) -> Tensor:
+    return torch.linspace(-1, 1, torch.Size(size).numel()).reshape(*size)
+
+
+def _video_size(vae: VaeConfig, name: str, shape: Sequence[int | None]) -> list[int]:
     """Sizes that go together: a clip of 3 frames, and each level's features of the same images."""
+    channels = shape[1] or 1
     if name == "latents":
-        return [3, size[1], 2, 3]
+        return [3, channels, 2, 3]
     index = int(name.removeprefix("reference_"))
     scale = LATENT_FACTOR >> min(index % len(vae.channel_mult), len(vae.channel_mult) - 1)
-    return [2, size[1], 2 * scale, 3 * scale]
+    return [2, channels, 2 * scale, 3 * scale]

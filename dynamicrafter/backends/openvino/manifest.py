@@ -24,11 +24,30 @@ MANIFEST = "dynamicrafter_export.json"
 
 Graph = Literal["unet", "vae_encoder", "vae_decoder", "resampler", "text", "vision"]
 GRAPHS: tuple[Graph, ...] = get_args(Graph)
-"""The networks of an export, each of which is two files of its name."""
+"""The networks of an export of DynamiCrafter."""
 StoredAs = Literal["fp16", "int8", "int8_full"]
 """How weights are stored: in half precision, or as 8-bit integers with a scale for each output channel; int8_full is
 int8 with which the denoising network also computes in 8 bits."""
 Role = Literal["weights", "text_encoder", "image_encoder", "lora"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one architecture, and what an export of one contains."""
+
+    name: str
+    key: str
+    """Key of the description of its sizes in a manifest."""
+    graphs: tuple[str, ...]
+    """The networks, each of which is two files of its name."""
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files but the manifest."""
+        return [f"{graph}{suffix}" for graph in self.graphs for suffix in (".xml", ".bin")]
+
+
+DYNAMICRAFTER = Family("DynamiCrafter", VARIANT_KEY, GRAPHS)
 
 _FORMAT = 1
 _MANIFEST_BYTES = 1 << 20
@@ -94,7 +113,7 @@ class Manifest:
     """The name by which the model was requested, or the name of its file."""
     sources: tuple[Source, ...]
     variant: Mapping[str, Any]
-    """The metadata of the model's variant."""
+    """The metadata of the model's variant, or what describes a model of another family."""
     stored: StoredAs
     openvino: str
     """Version of OpenVINO that wrote the files."""
@@ -112,12 +131,12 @@ class Manifest:
         """Identifies the model: the hash of its tensors' hashes."""
         return identity(self.sources)
 
-    def bytes_of(self, graph: Graph) -> int:
+    def bytes_of(self, graph: str) -> int:
         """Size of a network's weights on disk."""
         return next(file.bytes for file in self.files if file.name == f"{graph}.bin")
 
-    def resident_bytes(self, itemsize: int) -> int:
-        """Bytes of the weights of all networks in main memory when they compute in a dtype of ``itemsize`` bytes.
+    def resident_bytes(self, graphs: Sequence[str], itemsize: int) -> int:
+        """Bytes of the weights of networks in main memory when they compute in a dtype of ``itemsize`` bytes.
 
         Weights of 8 bits are expanded, but for those of a network that computes in 8 bits.
         """
@@ -126,7 +145,7 @@ class Manifest:
             self.bytes_of(graph)
             if graph == "unet" and self.stored == "int8_full"
             else self.bytes_of(graph) * itemsize // stored
-            for graph in GRAPHS
+            for graph in graphs
         )
 
 
@@ -136,26 +155,32 @@ def identity(sources: Sequence[Source]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def exports_folder(sources: Sequence[Source]) -> Path:
+    """Where the export of a model is found by its sources."""
+    return weights_folder() / "openvino" / identity(sources)[:16]
+
+
 def is_export(path: Path) -> bool:
     """Whether a path is a folder with a manifest."""
     return (path / MANIFEST).is_file()
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+def write_manifest(folder: Path, manifest: Manifest, family: Family) -> Manifest:
     """Complete an export: write its manifest with the sizes and hashes of the files that are there, and return that."""
     files = tuple(
         StoredFile(path.name, path.stat().st_size, file_sha256(path))
-        for path in (folder / name for name in _names())
+        for path in (folder / name for name in family.files)
     )
     manifest = replace(manifest, files=files)
     (folder / MANIFEST).write_text(json.dumps(to_json(manifest), indent=1), encoding="utf-8")
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, family: Family = DYNAMICRAFTER) -> Manifest:
     """The manifest of an export; nothing else is opened.
 
-    Raises CheckpointError for a folder that is no export, for one of a later version and for a damaged manifest.
+    Raises CheckpointError for a folder that is no export, for one of a later version or of another family, and for a
+    damaged manifest.
     """
     path = folder / MANIFEST
     name = f"the manifest of {shortened(str(folder))}"
@@ -174,13 +199,17 @@ def read_manifest(folder: Path) -> Manifest:
             f"the model again, or use the version that wrote it"
         )
     manifest = Form(name, CheckpointError, shortened(str(values.get("writer")))).read(Manifest, values)  # pyright: ignore
-    wrong = sorted(set(_names()).symmetric_difference(file.name for file in manifest.files))
-    if wrong or len(manifest.files) != len(_names()) or not manifest.sources:
+    if family.key not in manifest.variant:
         raise CheckpointError(
-            f"{name} must list {', '.join(_names())} and the sources of the model; export it again"
+            f"{shortened(str(folder))} is not an export of {family.name}; use one, or export such a model"
         )
-    described = manifest.variant.values()
-    if VARIANT_KEY not in manifest.variant or not all(isinstance(value, str) for value in described):
+    names = family.files
+    wrong = sorted(set(names).symmetric_difference(file.name for file in manifest.files))
+    if wrong or len(manifest.files) != len(names) or not manifest.sources:
+        raise CheckpointError(
+            f"{name} must list {', '.join(names)} and the sources of the model; export it again"
+        )
+    if not all(isinstance(value, str) for value in manifest.variant.values()):
         raise CheckpointError(f"{name} has an invalid description of its variant; export the model again")
     return manifest
 
@@ -215,10 +244,6 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 f"{shortened(str(path))} is not the file that was exported (its contents differ); export the model "
                 f"again"
             )
-
-
-def _names() -> list[str]:
-    return [f"{graph}{suffix}" for graph in GRAPHS for suffix in (".xml", ".bin")]
 
 
 def _size(path: Path) -> int:

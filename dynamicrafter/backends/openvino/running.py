@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from ...model.protocols import Context, Posterior
 from ...pipeline import Model
 from ...weights.formats.entries import ByteProgress
 from .compiled import CompiledGraph, check_device, compile_cache
-from .graphs import signature
-from .manifest import GRAPHS, Graph, Manifest, check_files, read_manifest, variant_in
+from .graphs import Signature, signature
+from .manifest import GRAPHS, Manifest, check_files, read_manifest, variant_in
 from .untrusted import check_graph
 
 
@@ -41,8 +41,9 @@ class ExportedCodec:
     """The autoencoder, as :class:`dynamicrafter.model.protocols.PictureCodec`."""
 
     config: VaeConfig
-    encoder: CompiledGraph
-    decoder: CompiledGraph
+    encoder: Callable[..., list[Tensor]]
+    """A compiled graph, as ``decoder``."""
+    decoder: Callable[..., list[Tensor]]
 
     def encode(self, pictures: Tensor) -> Posterior:
         """As the protocol; float32."""
@@ -108,7 +109,8 @@ def load_export(folder: Path, device: str, dtype: torch.dtype, progress: BytePro
     """
     manifest = read_manifest(folder)
     variant = variant_in(folder, manifest)
-    compiled = compile_graphs(folder, manifest, GRAPHS, device, dtype, progress)
+    signatures = {name: signature(variant, name) for name in GRAPHS}
+    compiled = compile_graphs(folder, manifest, signatures, device, dtype, progress)
     return Model(
         variant=variant,
         unet=ExportedNetwork(compiled["unet"], variant.unet.model_channels),
@@ -124,24 +126,31 @@ def load_export(folder: Path, device: str, dtype: torch.dtype, progress: BytePro
 def compile_graphs(
     folder: Path,
     manifest: Manifest,
-    graphs: Sequence[Graph],
+    signatures: Mapping[str, Signature],
     device: str,
     dtype: torch.dtype,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[Graph, CompiledGraph]:
-    """Check an export and compile some of its networks; as :func:`load_export`."""
-    check_device(device)
-    variant = variant_in(folder, manifest)
-    check_files(folder, manifest)
-    for name in graphs:
-        check_graph(folder / f"{name}.xml", manifest.bytes_of(name))
+) -> dict[str, CompiledGraph]:
+    """Check an export and compile the networks in ``signatures``; as :func:`load_export`."""
+    check_graphs(folder, manifest, signatures, device)
     cache = compile_cache()
-    total = sum(map(manifest.bytes_of, graphs))
-    compiled: dict[Graph, CompiledGraph] = {}
+    total = sum(map(manifest.bytes_of, signatures))
+    compiled: dict[str, CompiledGraph] = {}
     done = 0
-    for name in graphs:
-        compiled[name] = CompiledGraph(folder / f"{name}.xml", signature(variant, name), device, dtype, cache)
+    for name, found in signatures.items():
+        compiled[name] = CompiledGraph(folder / f"{name}.xml", found, device, dtype, cache)
         done += manifest.bytes_of(name)
         if progress is not None:
             progress(done, total)
     return compiled
+
+
+def check_graphs(folder: Path, manifest: Manifest, graphs: Iterable[str], device: str) -> None:
+    """Check that ``device`` is there, all files of an export, and the graphs of some of its networks.
+
+    Raises UsageError and CheckpointError as :func:`load_export`.
+    """
+    check_device(device)
+    check_files(folder, manifest)
+    for name in graphs:
+        check_graph(folder / f"{name}.xml", manifest.bytes_of(name))
