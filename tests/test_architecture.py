@@ -51,7 +51,7 @@ ORDER = {
     "inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "media": "lists provenance pictures video examples",
-    "motion": "colour joints windowed continuation keyframes extent",
+    "motion": "colour joints windowed continuation keyframes pieces extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "
     "layers attention pose_guider embedder unet memory pipeline weights api clips",
     "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
