@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .ambience import DynamiCrafterAmbience
 from .animate import DynamiCrafterAnimate
 from .animate_person import DynamiCrafterAnimatePerson
 from .conditioning import (
@@ -12,8 +13,17 @@ from .conditioning import (
     DynamiCrafterLooping,
 )
 from .decode import DynamiCrafterVAEDecode
+from .director import (
+    DynamiCrafterDirector,
+    DynamiCrafterDirectorPlan,
+    DynamiCrafterDirectorPrompt,
+    DynamiCrafterSuggest,
+)
+from .generate import DynamiCrafterGenerate
 from .host.files import register_folders
+from .keyframes import DynamiCrafterKeyframes
 from .loader import DynamiCrafterCheckpointLoader
+from .long_clip import DynamiCrafterLongClip
 from .person import (
     DynamiCrafterPersonConditioning,
     DynamiCrafterPersonLoader,
@@ -33,6 +43,7 @@ class DynamiCrafterExtension(ComfyExtension):
         """All nodes, from the one-node workflow to the parts it consists of."""
         return [
             DynamiCrafterAnimate,
+            DynamiCrafterKeyframes,
             DynamiCrafterCheckpointLoader,
             DynamiCrafterImageConditioning,
             DynamiCrafterInterpolation,
@@ -40,6 +51,13 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterSampler,
             DynamiCrafterTechniques,
             DynamiCrafterVAEDecode,
+            DynamiCrafterGenerate,
+            DynamiCrafterLongClip,
+            DynamiCrafterSuggest,
+            DynamiCrafterDirector,
+            DynamiCrafterDirectorPrompt,
+            DynamiCrafterDirectorPlan,
+            DynamiCrafterAmbience,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
             DynamiCrafterAnimatePerson,
