@@ -44,14 +44,10 @@ from .model.protocols import (
 from .model.resampler import Resampler
 from .model.unet import VideoUNet
 from .model.variants import Variant
-from .motion.colour import ColourMatch
-from .motion.continuation import Segment, continued, is_continued, segment_starts
-from .motion.joints import FirstFrameLock
-from .motion.keyframes import Gap, gaps_of, through_keys
+from .motion.pieces import Stretch, check_one_part, evenly, faithful, in_pieces, is_in_pieces
 from .motion.windowed import needs_windows, over_windows, reschedule
-from .parameters import TRAINED_FRAMES
 from .sampling import calls_of, run, weak_layers
-from .settings import Settings, clip_length, key_frames, prompt_parts, sampled_frames
+from .settings import Settings, clip_length, prompt_parts, sampled_frames
 
 NO_SOURCE = "denoise below 1 and a mask need a clip to start from when two images are interpolated"
 """The error about an interpolation without one."""
@@ -388,13 +384,8 @@ def generate_each(
     if control is not None:
         check_control(common, isinstance(model.unet, VideoUNet))
         control.hints.check(common)
-    if (common.length_method != "native" or _is_in_pieces(common)) and (
-        pictures.clip is not None or pictures.mask is not None or common.denoise < 1
-    ):
-        raise UsageError(
-            "masks, source clips and denoise below 1 are for clips of one part; omit them, or length_method, keys, "
-            "colour_match and lock_frames"
-        )
+    if pictures.clip is not None or pictures.mask is not None or common.denoise < 1:
+        check_one_part(common)
 
     def report(stage: Stage, done: int, total: int) -> None:
         if progress is not None:
@@ -407,7 +398,7 @@ def generate_each(
 
     try:
         generators = make_generators(model, settings)
-        if _is_in_pieces(common):
+        if is_in_pieces(common):
             for index, (chosen, generator) in enumerate(zip(settings, generators, strict=True)):
                 parts = _in_pieces(model, _images_of(pictures, index), chosen, generator, report, callback)
                 yield _in_8_bits(parts, clip_length(chosen))
@@ -427,25 +418,13 @@ def generate_each(
             latents = latents[:, :, evenly(common.frames)]
         clips = decode_each(model, latents, pictures, lambda done, total: report("decode", done, total))
         for index, (parts, picture) in enumerate(zip(clips, pictures.first, strict=True)):
-            frames = _in_8_bits(_faithful(parts, picture.cpu(), common), clip_length(common))
+            frames = _in_8_bits(faithful(parts, picture.cpu(), common), clip_length(common))
             yield _unmasked_kept(frames, pictures, index)
     finally:
         if model.placement is not None:
             model.placement.leave()
         if control is not None:
             control.net.leave()
-
-
-def evenly(count: int) -> list[int]:
-    """``count`` of the 16 frames of a clip, evenly spread from the first to the last."""
-    return [round(index * (TRAINED_FRAMES - 1) / max(1, count - 1)) for index in range(count)]
-
-
-def _is_in_pieces(settings: Settings) -> bool:
-    """Whether a clip is joined of several, or both of its ends are corrected, which needs all of its frames."""
-    if settings.mode == "interpolate":
-        return len(key_frames(settings)) > 2 or bool(settings.colour_match or settings.lock_frames)
-    return is_continued(settings)
 
 
 def _images_of(pictures: KeyPictures, index: int) -> list[Tensor]:
@@ -465,63 +444,36 @@ def _in_pieces(
     callback: Callback | None,
 ) -> Iterator[Tensor]:
     """Frames ``[n, 3, H, W]`` of a clip of several pieces, generated one after the other."""
-    piece = replace(settings, length_method="native", keys="", overlap=None, colour_match=0.0, lock_frames=0)
-    total = len(segment_starts(settings)) if settings.mode != "interpolate" else len(gaps_of(settings))
     seen: list[Tensor] = []
     """Tokens of the first image, once it has been seen."""
 
-    def generate_piece(index: int, chosen: Settings, pictures: KeyPictures, anchored: bool) -> Tensor:
-        pieces = max(total, index + 1)
+    def generate_piece(piece: Stretch) -> Tensor:
+        index, total, chosen = piece.index, piece.total, piece.settings
+        pictures = KeyPictures(*(picture[None] for picture in piece.pictures))
 
         def stepped(step: Step) -> None:
             if callback is not None:
                 callback(step)
-            report("sample", index * step.total + step.index + 1, pieces * step.total)
+            report("sample", index * step.total + step.index + 1, total * step.total)
 
-        report("encode", index, pieces)
+        report("encode", index, total)
         conditioning = encode(model, pictures, [chosen], [generator])
         if not seen:
             seen.append(conditioning.full.image)
-        if anchored:
+        if piece.anchored:
             text, negative = conditioning.full.text, conditioning.unconditional.text
             conditioning = replace(
                 conditioning, full=Context(text, seen[0]), image_only=Context(negative, seen[0])
             )
-        report("encode", index + 1, pieces)
+        report("encode", index + 1, total)
         latents = sample(model, conditioning, chosen, [generator], stepped)
         count = chosen.frames
         (parts,) = decode_each(
-            model, latents, pictures, lambda done, _: report("decode", index * count + done, pieces * count)
+            model, latents, pictures, lambda done, _: report("decode", index * count + done, total * count)
         )
         return torch.cat(list(parts))
 
-    def segment(segment: Segment) -> Tensor:
-        chosen = replace(piece, frames=TRAINED_FRAMES, prompt=segment.prompt)
-        return generate_piece(segment.index, chosen, KeyPictures(segment.picture[None]), segment.anchored)
-
-    def gap(gap: Gap) -> Tensor:
-        chosen = replace(piece, frames=gap.frames, prompt=gap.prompt, cut_still=0)
-        pair = KeyPictures(images[gap.index][None], images[gap.index + 1][None])
-        return generate_piece(gap.index, chosen, pair, False)
-
-    if settings.mode == "interpolate":
-        yield from through_keys(gap, images, settings)
-    else:
-        yield from continued(segment, images[0], settings)
-
-
-def _faithful(parts: Iterator[Tensor], picture: Tensor, settings: Settings) -> Iterator[Tensor]:
-    """The frames of a clip that begins with ``picture``, corrected as its settings ask."""
-    corrections: list[Callable[[Tensor], Tensor]] = []
-    if settings.colour_match:
-        corrections.append(ColourMatch(picture, settings.colour_match))
-    if settings.lock_frames:
-        frames = clip_length(settings) if settings.mode == "loop" else None
-        corrections.append(FirstFrameLock(picture, settings.lock_frames, loop_of=frames))
-    for part in parts:
-        for correct in corrections:
-            part = correct(part)
-        yield part
+    yield from in_pieces(generate_piece, images, settings)
 
 
 def _in_8_bits(parts: Iterator[Tensor], length: int) -> Iterator[Tensor]:

@@ -22,7 +22,7 @@ from .diffusion.guidance import (
 )
 from .diffusion.projection import project_guidance
 from .diffusion.samplers import SAMPLERS, Callback
-from .diffusion.schedule import make_plan, make_schedule
+from .diffusion.schedule import Plan, Schedule, make_plan, make_schedule
 from .diffusion.start import AnalyticInit, SourceClip, keep_unmasked, put_back
 from .errors import UsageError
 from .model.attention import SelfAttention
@@ -63,6 +63,11 @@ def _scheduled(scale: float, factor: float, frames: Sequence[float], device: tor
         (factor,) = factors
         return scale if factor == 1 else 1 + factor * (scale - 1)
     return 1 + torch.tensor(frames, device=device).view(-1, 1, 1) * (factor * (scale - 1))
+
+
+def steps_of(settings: Settings, schedule: Schedule) -> Plan:
+    """All steps of the settings, of which the last part is run if ``denoise`` is below 1."""
+    return make_plan(schedule, settings.spacing, settings.steps, settings.eta, settings.start_time)
 
 
 def analytic_of(settings: Settings) -> AnalyticInit:
@@ -170,7 +175,7 @@ def run(
     in order, each to the result of the previous one.
     """
     schedule = make_schedule(config)
-    whole = make_plan(schedule, settings.spacing, settings.steps, settings.eta, settings.start_time)
+    whole = steps_of(settings, schedule)
     plan = whole.last(settings.denoise)
     weak = weaken(layers or {})
     evaluate = weak(evaluate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .ambience import DynamiCrafterAmbience
 from .animate import DynamiCrafterAnimate
 from .animate_person import DynamiCrafterAnimatePerson
 from .camera import DynamiCrafterCameraGuide
@@ -14,8 +15,17 @@ from .conditioning import (
     DynamiCrafterViews,
 )
 from .decode import DynamiCrafterVAEDecode
+from .director import (
+    DynamiCrafterDirector,
+    DynamiCrafterDirectorPlan,
+    DynamiCrafterDirectorPrompt,
+    DynamiCrafterSuggest,
+)
+from .generate import DynamiCrafterGenerate
 from .host.files import register_folders
+from .keyframes import DynamiCrafterKeyframes
 from .loader import DynamiCrafterCheckpointLoader
+from .long_clip import DynamiCrafterLongClip
 from .person import (
     DynamiCrafterPersonConditioning,
     DynamiCrafterPersonLoader,
@@ -35,6 +45,7 @@ class DynamiCrafterExtension(ComfyExtension):
         """All nodes, from the one-node workflow to the parts it consists of."""
         return [
             DynamiCrafterAnimate,
+            DynamiCrafterKeyframes,
             DynamiCrafterCheckpointLoader,
             DynamiCrafterImageConditioning,
             DynamiCrafterInterpolation,
@@ -44,6 +55,13 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterSampler,
             DynamiCrafterTechniques,
             DynamiCrafterVAEDecode,
+            DynamiCrafterGenerate,
+            DynamiCrafterLongClip,
+            DynamiCrafterSuggest,
+            DynamiCrafterDirector,
+            DynamiCrafterDirectorPrompt,
+            DynamiCrafterDirectorPlan,
+            DynamiCrafterAmbience,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
             DynamiCrafterSamplePoses,

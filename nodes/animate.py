@@ -9,6 +9,7 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..dynamicrafter.model.variants import VARIANTS, Mode
 from .choices import OWN, advanced, choice, require
+from .generate import MASK_TIP, length_input
 from .host.files import fingerprint, list_checkpoints
 from .loader import AUTO, BUILT_IN_TIP, VARIANT_TIP, require_encoders, variant_for
 from .sockets import CATEGORY, image, schema
@@ -72,6 +73,8 @@ class DynamiCrafterAnimate(io.ComfyNode):
                     extra_dict=advanced(),
                 ),
                 *[choice(name, optional=True, extra_dict=advanced()) for name in ("width", "height", "fit")],
+                length_input(),
+                io.Mask.Input("mask", optional=True, raw_link=True, tooltip=MASK_TIP),
             ],
             outputs=[
                 io.Video.Output("video", tooltip="The clip, for core Save Video."),
@@ -107,6 +110,8 @@ class DynamiCrafterAnimate(io.ComfyNode):
         width: int = OWN[int],
         height: int = OWN[int],
         fit: str = "crop",
+        length: dict[str, Any] | None = None,
+        mask: Any = None,
     ) -> io.NodeOutput:
         """Build the graph of separate nodes; links are passed on, so that only what changed runs again."""
         if loop and last_image is not None:
@@ -118,47 +123,67 @@ class DynamiCrafterAnimate(io.ComfyNode):
         )
         mode: Mode = "interpolate" if last_image is not None else "loop" if loop else "animate"
         if variant == AUTO:
-            variant = variant_for(checkpoint, mode)
+            windowed = length is not None and length["length_method"] == "windows"
+            variant = variant_for(checkpoint, "animate" if windowed else mode)
         require_encoders(checkpoint, variant, clip, clip_vision)
         graph = GraphBuilder()
         loader = graph.node(
             "DynamiCrafterCheckpointLoader", checkpoint=checkpoint, variant=variant, weight_dtype=AUTO
         )
+        shared = {
+            "model": loader.out(0),
+            "clip": loader.out(1) if clip is None else clip,
+            "clip_vision": loader.out(2) if clip_vision is None else clip_vision,
+            "vae": loader.out(3),
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "frames": frames,
+            "motion": motion,
+            "fs": fs,
+            "width": width,
+            "height": height,
+            "fit": fit,
+        }
+        sampling = {
+            "seed": seed,
+            "steps": steps,
+            "cfg": cfg,
+            "eta": OWN[float],
+        }
+        shown = frames - 1 if loop else frames
+        if length is not None or (mask is not None and last_image is not None):
+            made = graph.node(
+                "DynamiCrafterGenerate",
+                image=image,
+                loop=loop,
+                fps=fps,
+                **_given(last_image=last_image, mask=mask, length=length),
+                **shared,
+                **sampling,
+            )
+            last = graph.node("ImageFromBatch", image=made.out(0), batch_index=shown - 1, length=1)
+            return io.NodeOutput(made.out(1), made.out(0), last.out(0), expand=graph.finalize())
         if last_image is not None:
             kind, pictures = "DynamiCrafterInterpolation", {"first_image": image, "last_image": last_image}
         else:
             kind = "DynamiCrafterLooping" if loop else "DynamiCrafterImageConditioning"
             pictures = {"image": image}
-        conditioning = graph.node(
-            kind,
-            model=loader.out(0),
-            clip=loader.out(1) if clip is None else clip,
-            clip_vision=loader.out(2) if clip_vision is None else clip_vision,
-            vae=loader.out(3),
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            frames=frames,
-            motion=motion,
-            fs=fs,
-            width=width,
-            height=height,
-            fit=fit,
-            **pictures,
-        )
+        conditioning = graph.node(kind, **shared, **pictures, **_given(mask=mask))
         sampled = graph.node(
             "DynamiCrafterSampler",
             model=loader.out(0),
             positive=conditioning.out(0),
             negative=conditioning.out(1),
             latent=conditioning.out(3),
-            seed=seed,
-            steps=steps,
-            cfg=cfg,
-            eta=OWN[float],
+            **sampling,
         )
         decoded = graph.node(
             "DynamiCrafterVAEDecode", vae=loader.out(3), latent=sampled.out(0), fps=fps, preview=True
         )
-        shown = frames - 1 if loop else frames
         last = graph.node("ImageFromBatch", image=decoded.out(0), batch_index=shown - 1, length=1)
         return io.NodeOutput(decoded.out(1), decoded.out(0), last.out(0), expand=graph.finalize())
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """The inputs that are connected; a lazy input that is None would be waited for."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -22,11 +22,11 @@ INPUT_NAMES = {"negative": "negative_prompt"}
 """Inputs whose name differs from their parameter's, because ``negative`` is a conditioning here."""
 
 _MORE = {
-    "frames": "At any other length, every frame attends to all image tokens.",
+    "frames": "Without DynamiCrafter Long Clip, every frame of another length attends to all image tokens.",
     "width": "If only one of width and height is set, the other follows the image's aspect ratio.",
     "height": "If only one of width and height is set, the other follows the image's aspect ratio.",
     "seed": "Noise is generated on the CPU, so it does not depend on the device.",
-    "image_cfg": "Used only if image_only is connected.",
+    "image_cfg": "DynamiCrafter Sampler uses it only if image_only is connected.",
     "guidance_rescale": "Core RescaleCFG on the model has no effect on this sampler.",
 }
 """Additions to the tooltips that apply to the nodes only."""

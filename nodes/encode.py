@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..dynamicrafter.diffusion.guidance import Branch
 from ..dynamicrafter.media.pictures import as_picture, fit_picture
-from ..dynamicrafter.model.conditioning import encode_keys, image_tokens, see
+from ..dynamicrafter.model.conditioning import KeyLatents, encode_keys, image_tokens, see
 from ..dynamicrafter.model.configs import LATENT_FACTOR
 from ..dynamicrafter.model.variants import Mode, Variant
-from ..dynamicrafter.settings import Fit
+from ..dynamicrafter.motion.windowed import needs_windows
+from ..dynamicrafter.settings import Settings, prompt_parts, sampled_frames
 from .choices import settings_of
 from .host.model import FS, KEYFRAMES, TOKENS
 from .host.resampler import resample
@@ -80,70 +83,114 @@ def encode(
     check_vision(clip_vision, variant)
     check_vae(vae)
     settings = settings_of(variant, mode, (first.shape[1], first.shape[0]), **choices)
-    frames, width, height = settings.frames, settings.width, settings.height
-    sources = [first] if last is None else [first, last]
-    pictures = torch.stack([fit_picture(as_picture(p), width, height, settings.fit) for p in sources])  # pyright: ignore
-    if mode == "loop":
-        pictures = pictures.repeat(2, 1, 1, 1)
-
-    text = _text(variant, clip, prompt, positive, "positive")
-    unwanted = _text(variant, clip, negative_prompt, negative, "negative")
-
-    seen = see(HostImageEncoder(clip_vision, variant), pictures[:1])
-    tokens, grey = image_tokens(resample(model, seen), variant.resampler).split(1)
-
-    end = pictures[1:] if mode == "interpolate" else None
-    shown = None
-    if guide is not None:
-        fitted = [fit_picture(as_picture(p.cpu()), width, height, settings.fit) for p in guide[:frames]]
-        shown = torch.stack(fitted, dim=1)[None]
-    keys = encode_keys(
-        HostPictureEncoder(vae), mode, pictures[:1], end, frames, variant.vae.scale_factor, shown
-    )
-    shared = {KEYFRAMES: keys, FS: settings.fs}
-    shape = keys.keys[0].mean.shape[1]
-    empty = torch.zeros(frames, shape, height // LATENT_FACTOR, width // LATENT_FACTOR)
-    latent: dict[str, Any] = {"samples": intermediate(empty), FPS: settings.fps}
+    pictures = fitted([first] if last is None else [first, last], settings)
+    text = _text(variant, clip, [prompt], positive, "positive")
+    unwanted = _text(variant, clip, [negative_prompt], negative, "negative")
+    branches, keys = condition(model, vae, clip_vision, pictures, settings, text, unwanted, guide)
+    latent: dict[str, Any] = {"samples": empty_latent(keys, settings), FPS: settings.fps}
     if mode in ("interpolate", "loop"):
-        latent[PICTURES] = pictures
+        latent[PICTURES] = pictures.repeat(2, 1, 1, 1) if mode == "loop" else pictures
     if mode == "loop":
         latent[LOOP] = True
     if mask is not None:
-        fitted = _fitted_mask(mask, first, width, height, settings.fit)
-        still = keys.keys[0].mean.float().expand(frames, -1, -1, -1)
+        fits = fitted_mask(mask, first, settings)
+        still = keys.keys[0].mean.float().expand(settings.frames, -1, -1, -1)
         latent |= {
             "samples": intermediate(still),
-            "noise_mask": fitted[None],
-            HELD: (((pictures[0] + 1) * 127.5).round().movedim(0, -1) / 255, fitted),
+            "noise_mask": fits[None],
+            HELD: (shown(pictures[0]), fits),
         }
-    made = (
-        _with(text, {**shared, TOKENS: tokens}),
-        _with(unwanted, {**shared, TOKENS: grey}),
-        _with(unwanted, {**shared, TOKENS: tokens}),
-        latent,
-    )
+    made = (branches["full"], branches["unconditional"], branches["image_only"], latent)
     return made, notes_on(model, vae, prompt if positive is None else None, pictures, keys)
 
 
-def _fitted_mask(mask: Tensor, image: Tensor, width: int, height: int, fit: Fit) -> Tensor:
+def fitted(images: Iterable[Tensor], settings: Settings) -> Tensor:
+    """Images ``[h, w, c]`` in [0, 1] at the clip's size, ``[n, 3, H, W]`` in [-1, 1]."""
+    width, height, fit = settings.width, settings.height, settings.fit
+    return torch.stack([fit_picture(as_picture(image), width, height, fit) for image in images])  # pyright: ignore
+
+
+def shown(picture: Tensor) -> Tensor:
+    """A fitted image ``[3, H, W]`` as it is shown, ``[H, W, 3]`` in [0, 1]."""
+    return ((picture + 1) * 127.5).round().movedim(0, -1) / 255
+
+
+def empty_latent(keys: KeyLatents, settings: Settings) -> Tensor:
+    """Latents of zeros ``[t, 4, h, w]`` with the length of the key frames and the size of the clip."""
+    channels = keys.keys[0].mean.shape[1]
+    size = (settings.height // LATENT_FACTOR, settings.width // LATENT_FACTOR)
+    return intermediate(torch.zeros(keys.frames, channels, *size))
+
+
+def condition(
+    model: Any,
+    vae: Any,
+    clip_vision: Any,
+    pictures: Tensor,
+    settings: Settings,
+    text: Any,
+    unwanted: Any,
+    guide: Tensor | None = None,
+) -> tuple[dict[Branch, Any], KeyLatents]:
+    """The conditioning of all branches, and its key frames.
+
+    ``pictures`` are the fitted image, or both of an interpolation. ``text`` and ``unwanted`` are the conditioning of
+    the prompts, and ``guide`` a clip ``[t, h, w, c]`` for views.
+    """
+    variant = variant_of(model)
+    seen = see(HostImageEncoder(clip_vision, variant), pictures[:1])
+    tokens, grey = image_tokens(resample(model, seen), variant.resampler).split(1)
+    # A window of a loop is a clip that begins with the image.
+    mode: Mode = "animate" if needs_windows(settings) else settings.mode
+    end = pictures[1:] if mode == "interpolate" else None
+    frames = sampled_frames(settings)
+    followed = None
+    if guide is not None:
+        followed = fitted((one.cpu() for one in guide[:frames]), settings).transpose(0, 1)[None]
+    keys = encode_keys(
+        HostPictureEncoder(vae), mode, pictures[:1], end, frames, variant.vae.scale_factor, followed
+    )
+    shared = {KEYFRAMES: keys, FS: settings.fs}
+    branches: dict[Branch, Any] = {
+        "full": with_options(text, {**shared, TOKENS: tokens}),
+        "unconditional": with_options(unwanted, {**shared, TOKENS: grey}),
+        "image_only": with_options(unwanted, {**shared, TOKENS: tokens}),
+    }
+    return branches, keys
+
+
+def texts_of(variant: Variant, clip: Any, settings: Settings) -> tuple[Any, Any]:
+    """The conditioning of the prompts of a clip, and of its negative prompt as many times."""
+    prompts = [part.text for part in prompt_parts(settings)]
+    return (
+        _text(variant, clip, prompts, None, "positive"),
+        _text(variant, clip, [settings.negative] * len(prompts), None, "negative"),
+    )
+
+
+def fitted_mask(mask: Tensor, image: Tensor, settings: Settings) -> Tensor:
     """A mask ``[1, h, w]`` at the clip's size, ``[H, W]``; raises ValueError unless it is one of the image's size."""
     if mask.ndim != 3 or tuple(mask.shape) != (1, *image.shape[:2]):
         raise ValueError(
             f"the mask is {' x '.join(map(str, mask.shape))}, but must be one of the image's size "
             f"({image.shape[1]}x{image.shape[0]}); paint it on the same image, or resize it"
         )
-    return (fit_picture(as_picture(mask[0].cpu()), width, height, fit).mean(0) + 1) / 2  # pyright: ignore
+    return (fitted([mask[0].cpu()], settings)[0].mean(0) + 1) / 2
 
 
-def _text(variant: Variant, clip: Any, prompt: str, given: Any, name: str) -> Any:
+def _text(variant: Variant, clip: Any, prompts: Sequence[str], given: Any, name: str) -> Any:
+    """The conditioning ``given``, or that of ``prompts``, whose tokens follow each other if there are several."""
     if given is None:
         if clip is None:
             raise ValueError(NO_TEXT.format(name))
-        given = encode_prompt(clip, prompt)
+        given = encode_prompt(clip, prompts[0])
+        if len(prompts) > 1:
+            joined = torch.cat([encode_prompt(clip, prompt)[0][0] for prompt in prompts], dim=1)
+            given = [[joined, given[0][1]]]
     check_text(given, variant, name)
     return given
 
 
-def _with(conditioning: Any, extra: dict[str, Any]) -> Any:
+def with_options(conditioning: Any, extra: dict[str, Any]) -> Any:
     """A copy of a conditioning whose every entry also carries ``extra``."""
     return [[entry[0], {**entry[1], **extra}] for entry in conditioning]

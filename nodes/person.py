@@ -277,7 +277,7 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
             {name: branches[name] for name in guidance.branches},
             draw(),
             sampled_by,
-            evaluations=len(plan.timesteps),
+            timesteps=plan.timesteps[::-1],
             fps=latent.get(FPS, RATE),
             seed=chosen.seed,
         )

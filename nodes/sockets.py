@@ -12,6 +12,8 @@ from .choices import choice
 CATEGORY = "DynamiCrafter"
 TECHNIQUES = io.Custom("DYNAMICRAFTER_TECHNIQUES")
 """The socket of settings of the group techniques, by the names of the inputs."""
+LENGTH = io.Custom("DYNAMICRAFTER_LENGTH")
+"""The same of settings of the groups length and faithfulness."""
 
 
 def schema(**values: Any) -> io.Schema:

@@ -15,6 +15,7 @@ WORDS: Words = {
     "lower_cfg": "set a lower cfg, or select a checkpoint that is not damaged",
     "measure_latents": "measure them with 'dynamicrafter statistics'",
     "name_encoder": "connect a core loader with the {} encoder",
+    "name_video": "connect it to source",
     "name_variant": "select it in the variant input",
     "widen_dtype": "set weight_dtype to float32 or bfloat16 in the loader",
 }

@@ -55,7 +55,7 @@ ORDER = {
     "backends": "choice openvino",
     "camera": "choices geometry depth paths pose_files splat guide",
     "media": "lists provenance pictures video examples",
-    "motion": "colour joints windowed continuation keyframes extent",
+    "motion": "colour joints windowed continuation keyframes pieces extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "
     "layers attention pose_guider embedder unet memory protocols graphs pipeline exported weights exporting api clips",
     "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "

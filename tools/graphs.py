@@ -57,7 +57,7 @@ _BELOW = {
 """Nodes that stand below the node of this type that they follow (``""``: of any type), not beside it."""
 _PICTURES = {"DynamiCrafterSamplePicture": 200, "LoadImage": 200, "SaveVideo": 430, "PreviewImage": 260}
 """Height of what a node shows below its widgets; a spare one shows nothing yet."""
-_BUTTONS = {"DynamiCrafterAnimate": 24, "DynamiCrafterCheckpointLoader": 24}
+_BUTTONS = {"DynamiCrafterAnimate": 24, "DynamiCrafterCheckpointLoader": 24, "DynamiCrafterKeyframes": 24}
 """Height of the button that our script in the editor adds to a node."""
 _PREVIEWED = (
     "DynamiCrafterSampler",
@@ -66,13 +66,15 @@ _PREVIEWED = (
     "DynamiCrafterAnimate",
     "DynamiCrafterAnimatePerson",
     "DynamiCrafterPersonSampler",
+    "DynamiCrafterGenerate",
+    "DynamiCrafterKeyframes",
 )
 """Nodes that grow by a preview while they run."""
-PREVIEW_ROOM = 240
-"""Pixels that stay free below such a node; a preview takes at least 220 of them."""
+PREVIEW_ROOM = 220
+"""Pixels that stay free below such a node, besides the gap to the next; a preview takes as many."""
 MAX_WIDTH, MAX_HEIGHT = 1900, 1160
 """Size up to which the editor, 1600x950 pixels large, opens a graph at a scale at which it draws text."""
-_NOTES_WIDTH = 1830
+_NOTES_WIDTH = 1880
 """Least width of the row of notes; a graph that is wider has wider ones."""
 _NOTE_LINE, _NOTE_LETTER = 12.5, 5.2
 """Height of a line and mean width of a letter in a note."""

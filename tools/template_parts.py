@@ -37,11 +37,10 @@ def own_images_note(graph: Graph, node: str, *names: str) -> None:
     graph.note(
         OWN_IMAGES,
         f"""\
-The built-in model needs no download, but knows only circles, squares, triangles and crosses in eight colours, at \
-64x64 pixels. It understands *moves left*, *moves up*, *becomes blue* and *stands still*.
+The built-in model needs no download, but knows only coloured circles, squares, triangles and crosses of 64x64 pixels.
 
 1. Press **Download a model** on **{node}**. The downloaded model is selected as `checkpoint`.
-2. Select your image in **{OWN_PICTURE}**, and connect that node instead of **DynamiCrafter Sample Picture**.
+2. Select your image in **{OWN_PICTURE}**, and connect it instead of **DynamiCrafter Sample Picture**.
 
 To download in the browser instead, put these files where they belong and press R:
 
@@ -93,12 +92,10 @@ DIALS = """\
 decrease it. -1 is the model's default.
 
 **Size.** Width and height 0 use the model's training size, swapped for portrait images. Other sizes must be \
-multiples of 64; far from the training size the image falls apart.
+multiples of 64. The models were trained on 16 frames; other lengths move less.
 
 **Steps and scales.** `steps` 0, `cfg` -1 and `eta` -1 use the model's recommended values. With released models, 25 \
 steps are good and 10 are enough for a draft.
-
-**Length.** The models were trained on 16 frames. Fewer or more frames work, with less motion.
 
 **Memory.** ComfyUI streams what does not fit on the GPU. If memory runs out, try a smaller size, then fewer frames, \
 then start ComfyUI with `--novram`. fp8 as `weight_dtype` halves the size of the weights.

@@ -12,7 +12,9 @@ from dynamicrafter.weights.catalogue import find
 from .graphs import OUTSIDE, Graph
 from .template_parts import (
     DIALS,
+    FPS,
     MORE,
+    OWN_PICTURE,
     POSES,
     POSES_TEXT,
     PROMPT,
@@ -64,7 +66,7 @@ Connect a second image to `last_image` to interpolate between two images, or ena
 Of the released models, interpolation models support both.
 """,
     )
-    own_images_note(graph, "Animate (DynamiCrafter)", "1024", "512_interp")
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
     graph.note(MORE, DIALS)
     return graph
 
@@ -534,6 +536,217 @@ are sampled in windows, with the memory of one.
     return graph
 
 
+def long_clip(built_in: str) -> Graph:
+    """Continuation over three clips, with a prompt for each."""
+    graph = Graph()
+    length = graph.add("DynamiCrafterLongClip", column=0)
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=picture(graph),
+        prompt="a red circle moves right | 15: a red circle moves up | 30: a red circle moves left",
+        checkpoint=built_in,
+        frames=46,
+        length=length["length"],
+    )
+    own_picture(graph)
+    save_video(graph, clip["video"], "long_clip")
+    graph.note(
+        WHAT,
+        f"""\
+## A clip of any length
+
+1. Press **Run**: 46 frames, in which the circle moves right, from frame 15 up, and from frame 30 left. {SAVE}
+2. Change **frames**, and the **prompt** with the frames at which its parts begin.
+
+**DynamiCrafter Long Clip** continues from the end of each clip of 16 frames. If colours drift, set `colour_match` to \
+1 and `reanchor` to 2; if clips join with a pause, set `continue_from` to 4.
+""",
+    )
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def keyframes(built_in: str) -> Graph:
+    """A clip through three images, with a prompt and a duration for each gap."""
+    graph = Graph()
+    left = picture(graph, "red_circle_left", "First and last image")
+    right = picture(graph, "red_circle_right", "Second image")
+    images: dict[str, Any] = {"images.image0": left, "images.image1": right, "images.image2": left}
+    batch = graph.add("BatchImagesNode", column=1, **images)
+    clip = graph.add(
+        "DynamiCrafterKeyframes",
+        images=batch["IMAGE"],
+        prompts="a red circle moves right\na red circle moves left",
+        durations="15,12",
+        checkpoint=built_in,
+        width=380,
+    )
+    own_picture(graph, column=1)
+    save_video(graph, clip["video"], "keyframes")
+    graph.note(
+        WHAT,
+        f"""\
+## A clip through several images
+
+1. Press **Run**: the circle moves to the right in 15 frames, and back in 12. {SAVE}
+2. Change **prompts**, one line for each gap, and **durations**, in frames.
+
+Each image is in the clip once. To add one, connect it to **Batch Images**, which adds inputs as needed. Neighbouring \
+images should show the same place or subject. Against a pause at each image, set `cut_still` to 2.
+""",
+    )
+    own_images_note(graph, "DynamiCrafter Keyframes", "512_interp")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def endless_loop(built_in: str) -> Graph:
+    """A loop of twice the usual length, by windows."""
+    graph = Graph()
+    length = graph.add("DynamiCrafterLongClip", length_method="windows", column=0)
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=picture(graph),
+        prompt=PROMPT,
+        checkpoint=built_in,
+        loop=True,
+        frames=33,
+        length=length["length"],
+    )
+    own_picture(graph)
+    save_video(graph, clip["video"], "endless_loop")
+    graph.note(
+        WHAT,
+        f"""\
+## A loop of any length
+
+1. Press **Run**: a loop of 32 frames. {SAVE} Right-click the player and select *Loop* to repeat it.
+2. Change **frames**, from 17, and the **prompt**.
+
+With `length_method` *windows*, overlapping windows of 16 frames go round the loop, each beginning with the image: the \
+motion returns instead of travelling away. Models that animate make these loops; no interpolation model is needed.
+""",
+    )
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def paint_what_moves(built_in: str) -> Graph:
+    """A mask of what may move."""
+    graph = Graph()
+    image = picture(graph)
+    still = graph.add("SolidMask", title="Nothing moves", value=0.0, height=64, column=0)
+    band = graph.add("SolidMask", title="What may move", value=1.0, height=36, column=0)
+    for one in (still, band):
+        # As an argument, it would be that of the node.
+        one.values["width"] = 64
+    mask = graph.add(
+        "MaskComposite",
+        destination=still["MASK"],
+        source=band["MASK"],
+        x=0,
+        y=14,
+        operation="add",
+        column=1,
+    )
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=image,
+        prompt=PROMPT,
+        checkpoint=built_in,
+        mask=mask["MASK"],
+        column=2,
+    )
+    own_picture(graph, column=1)
+    save_video(graph, clip["video"], "masked")
+    graph.note(
+        WHAT,
+        f"""\
+## Paint what moves
+
+1. Press **Run**: the circle moves in a band across the middle; above and below it, every pixel stays. {SAVE}
+2. With your own image: select it in **{OWN_PICTURE}**, right-click that node, select *Open in MaskEditor*, and paint \
+over what may move.
+3. Connect its `IMAGE` to `image` and its `MASK` to `mask`.
+
+Paint generously: a mask that ends at the subject's outline holds it in place.
+""",
+    )
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def low_and_high_motion(built_in: str) -> Graph:
+    """The same clip with little motion and with much."""
+    graph = Graph()
+    image = picture(graph)
+    own_picture(graph)
+    for column, (title, motion) in enumerate((("Low motion", 0.1), ("High motion", 1.0))):
+        clip = graph.add(
+            "DynamiCrafterAnimate",
+            title=title,
+            image=image,
+            prompt=PROMPT,
+            checkpoint=built_in,
+            motion=motion,
+            column=1 + 2 * column,
+            width=330,
+        )
+        save_video(graph, clip["video"], title.lower().replace(" ", "_"), width=330)
+    graph.note(
+        WHAT,
+        f"""\
+## Low motion against high motion
+
+1. Press **Run**: the same image, prompt and seed, with `motion` 0.1 and 1. {SAVE}
+2. Change **motion** of each, or both prompts and seeds.
+
+`motion` has the same direction for every model. If a released model moves too little at 1, use a CIL model, or \
+connect **DynamiCrafter Techniques** to **DynamiCrafter Long Clip**, that to `length`, and set `start_time` to 940.
+""",
+    )
+    own_images_note(graph, "each Animate (DynamiCrafter)", "512")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def photo_to_film(built_in: str) -> Graph:
+    """A clip with sound of an image alone, without a language model."""
+    graph = Graph()
+    image = picture(graph, "green_triangle")
+    own_picture(graph)
+    found = graph.add("DynamiCrafterSuggest", image=image, checkpoint=built_in, column=1)
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=image,
+        prompt=found["prompt"],
+        motion=found["motion"],
+        checkpoint=built_in,
+    )
+    sound = graph.add("DynamiCrafterAmbience", sound="wind", images=clip["images"], column=3)
+    video = graph.add("CreateVideo", images=clip["images"], audio=sound["audio"], fps=FPS, column=4)
+    save_video(graph, video["VIDEO"], "film")
+    graph.note(
+        WHAT,
+        f"""\
+## From a photo to a film
+
+1. Press **Run**: **DynamiCrafter Suggest** sees a green triangle and proposes how it moves; wind is its sound. {SAVE}
+2. Select another **picture**, or set `count` to 3 for a clip of each of three proposals.
+
+With a released model, connect `sound` of **DynamiCrafter Suggest** to **DynamiCrafter Ambience** as well: a photo of \
+the sea then sounds like the sea. No language model is needed. If sound needs pyloudnorm, its message says how to \
+install it.
+""",
+    )
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
 def blueprint(release: str, kind: str, *pictures: str) -> Graph:
     """A chain from images to a clip with a released model; ``pictures`` are the inputs of its conditioning node."""
     graph = Graph()
@@ -571,15 +784,21 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter animate picture - image to video in one node": animate_picture,
     "DynamiCrafter batch - one video for each image": batch_of_pictures,
     "DynamiCrafter dual CFG guidance - prompt and image, core nodes": dual_cfg,
+    "DynamiCrafter endless loop - any length by windows": endless_loop,
     "DynamiCrafter image CFG guidance - prompt and image, own sampler": two_scale_guidance,
     "DynamiCrafter image to video - separate nodes": separate_nodes,
     "DynamiCrafter interpolation - video between two images": interpolation,
+    "DynamiCrafter keyframes - several images with prompts": keyframes,
     "DynamiCrafter KSampler - image to video with the core sampler": core_ksampler,
+    "DynamiCrafter long clip - any length by continuation": long_clip,
     "DynamiCrafter longer video - three clips in a row": longer_clip,
     "DynamiCrafter loop - seamless video from one image": loop,
+    "DynamiCrafter low motion against high motion - two clips": low_and_high_motion,
     "DynamiCrafter model 1024 - image to video, 7 GB download": released_1024,
     "DynamiCrafter model 512 - image to video, 7 GB download": released_512,
     "DynamiCrafter model 512 interpolation - two images, 7 GB download": released_interpolation,
+    "DynamiCrafter paint what moves - a mask of the motion": paint_what_moves,
+    "DynamiCrafter photo to film - no prompt, with sound": photo_to_film,
     "DynamiCrafter person - AnimateAnyone, character moved by poses in one node": person,
     "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
 }

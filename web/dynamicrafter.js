@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { labelOthers } from "./editor.js";
 
-const NODES = ["DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader"];
+const NODES = ["DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader", "DynamiCrafterKeyframes"];
 const PACK = decodeURIComponent(new URL(".", import.meta.url).pathname.split("/").at(-2));
 const POLL_MS = 500;
 

@@ -63,14 +63,20 @@ def check_pictures_allowed(profile: Profile) -> None:
 
 def questions(pictures: list[Picture], idea: str) -> list[Message]:
     """What a language model is asked, about no picture as well, for servers and models that see none."""
-    text = (
-        f"The person's idea: {idea.strip()[:_IDEA]}"
-        if idea.strip()
-        else "The person has no idea yet; propose one."
-    )
-    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    content: list[dict[str, Any]] = [{"type": "text", "text": _told(idea)}]
     content += [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in pictures]
     return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
+
+
+def text_question(idea: str) -> str:
+    """The same as one text, for a language model that gets the picture from elsewhere."""
+    return f"{INSTRUCTIONS}\n{_told(idea)}"
+
+
+def _told(idea: str) -> str:
+    if not idea.strip():
+        return "The person has no idea yet; propose one."
+    return f"The person's idea: {idea.strip()[:_IDEA]}"
 
 
 async def propose(

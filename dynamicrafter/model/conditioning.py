@@ -108,6 +108,13 @@ class KeyLatents:
             repeat_picture(drawn[0], self.frames) if self.everywhere else place_keyframes(drawn, self.frames)
         )
 
+    def drawn(self, noise: Tensor) -> KeyLatents:
+        """The same with certain latents, those that :meth:`draw` samples with ``noise``."""
+        latents = self.draw(noise)
+        certain = torch.full_like(latents[:, :, 0], -torch.inf)
+        keys = {frame: Posterior(latents[:, :, frame], certain) for frame in self.keys}
+        return replace(self, keys=keys, scale=1.0)
+
     @property
     def differ(self) -> bool:
         """Whether there are two different images; a loop has one twice."""

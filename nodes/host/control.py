@@ -116,6 +116,11 @@ class FrameControls:
     ) -> dict[str, list[Any]] | None:
         """The sum of the outputs of all, in the host's form; None if there are none at this noise level."""
         window = (transformer_options or {}).get("context_window")
+        if window is not None and getattr(window, "causal_anchor_index", -1) not in (-1, None):
+            raise ValueError(
+                "a ControlNet has no hint for the frame that Context Windows puts before each window; set "
+                "causal_window_fix to false"
+            )
         frames = x_noisy.shape[0] // batched_number
         shown = list(range(frames)) if window is None else list(window.index_list)
         total: dict[str, list[Any]] | None = None
@@ -154,10 +159,8 @@ def _lines(hints: Tensor) -> Tensor:
 
 
 def _with_image_tokens(cond: dict[str, Any], frames: int) -> dict[str, Any]:
-    """Conditions whose text is followed by the image tokens of all frames."""
-    tokens = cond["image_tokens"]
-    if cond["per_frame"]:
-        tokens = rearrange(tokens, "(b t) n c -> b (t n) c", t=frames).repeat_interleave(frames, 0)
+    """Conditions whose text, repeated for each frame, is followed by the image tokens of all frames of its clip."""
+    tokens = rearrange(cond["image_tokens"], "b f n c -> b (f n) c").repeat_interleave(frames, 0)
     text = cond["c_crossattn"]
     return {**cond, "c_crossattn": torch.cat([text, tokens.to(text)], dim=1)}
 

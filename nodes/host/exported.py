@@ -41,16 +41,13 @@ class HostExportedNetwork(torch.nn.Module):
         transformer_options: dict[str, Any] | None = None,
         *,
         image_tokens: Tensor,
-        frames: int,
-        per_frame: bool,
         fs: Tensor,
         **_: Any,
     ) -> Tensor:
         """``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; raises ValueError for what the network does not support."""
-        refuse_extras(control, transformer_options or {})
-        return evaluate_frames(
-            self.network, x, timesteps, context, image_tokens, fs, frames=frames, per_frame=per_frame
-        ).to(x.device)
+        options = transformer_options or {}
+        refuse_extras(control, options)
+        return evaluate_frames(self.network, x, timesteps, context, image_tokens, fs, options).to(x.device)
 
 
 class ExportedPatcher(comfy.model_patcher.ModelPatcher):

@@ -48,6 +48,8 @@ LOW_PASS = "dynamicrafter_low_pass"
 """Key of a conditioning entry: the size to which the image latents are reduced and enlarged again, 0 to 1."""
 FS = "dynamicrafter_fs"
 """Key of a conditioning entry: the frame stride or rate, an integer."""
+NETWORK_WRAPPER = "dynamicrafter_network_wrapper"
+"""Key of the options of an evaluation: a :data:`~dynamicrafter.model.protocols.NetworkWrapper`."""
 
 
 def posterior_noise(generator: torch.Generator, keys: KeyLatents) -> Tensor:
@@ -90,17 +92,41 @@ def refuse_extras(control: Any, options: dict[str, Any], attn1: int = 0) -> None
         )
 
 
-def refuse_windows(handler: Any, noise: Tensor) -> None:
-    """Raise ValueError if ``handler``, the host's Context Windows or None, would split latents of this shape."""
+def refuse_windows(handler: Any, noise: Tensor, keyframes: KeyLatents) -> None:
+    """Raise ValueError if ``handler``, the host's Context Windows or None, would split latents in a wrong way.
+
+    A window between two key frames would have no image, which the models were not trained on.
+    """
     if handler is None:
         return
     dim, window = handler.dim, handler.context_length
-    if dim >= noise.ndim or noise.shape[dim] > window:
+    if dim < noise.ndim and noise.shape[dim] <= window:
+        return
+    if dim != 0:
         raise ValueError(
-            f"this model needs its whole clip at once, but Context Windows splits dimension {dim} of the latent, which "
-            f"is {' x '.join(map(str, noise.shape))}, into windows of {window}; remove the Context Windows node, and "
-            f"continue long clips from their last frame"
+            f"Context Windows splits dimension {dim} of the latent, which is {' x '.join(map(str, noise.shape))}, into "
+            f"windows of {window}, but its frames are dimension 0; set dim to 0 in Context Windows (Manual)"
         )
+    if not keyframes.everywhere:
+        raise ValueError(
+            f"Context Windows splits a clip of {len(noise)} frames into windows of {window}, of which those between "
+            f"the images of an interpolation or a loop have no image; remove the Context Windows node, and use "
+            f"DynamiCrafter Keyframes or DynamiCrafter Long Clip"
+        )
+
+
+def _without_anchor(x: Tensor, clips: int, options: dict[str, Any]) -> tuple[Tensor, bool]:
+    """``x`` without the frame that Context Windows may put before each window, and whether there was one.
+
+    The host does so for other models, and drops the first frame of the output; here it would be one frame more than the
+    network was trained on.
+    """
+    window = options.get("context_window")
+    if getattr(window, "causal_anchor_index", -1) in (-1, None):
+        return x, False
+    return rearrange(
+        rearrange(x, "(b t) c h w -> b t c h w", b=clips)[:, 1:], "b t c h w -> (b t) c h w"
+    ), True
 
 
 class HostUNet(VideoUNet):
@@ -161,8 +187,6 @@ class HostUNet(VideoUNet):
         transformer_options: dict[str, Any],
         *,
         image_tokens: Tensor,
-        frames: int,
-        per_frame: bool,
         fs: Tensor,
         **_: Any,
     ) -> Tensor:
@@ -170,19 +194,11 @@ class HostUNet(VideoUNet):
         replaced = self._replaced(transformer_options)
         refuse_extras(None, transformer_options, attn1=len(replaced))
         residuals = residuals_of(control, len(self.input_blocks), x.dtype)
+        network = partial(super().forward, residuals=residuals)
         self.host_attention.options = transformer_options
         try:
             with replaced_attention(replaced):
-                return evaluate_frames(
-                    partial(super().forward, residuals=residuals),
-                    x,
-                    timesteps,
-                    context,
-                    image_tokens,
-                    fs,
-                    frames=frames,
-                    per_frame=per_frame,
-                )
+                return evaluate_frames(network, x, timesteps, context, image_tokens, fs, transformer_options)
         finally:
             self.host_attention.options = {}
 
@@ -222,22 +238,41 @@ def evaluate_frames(
     context: Tensor,
     image_tokens: Tensor,
     fs: Tensor,
-    *,
-    frames: int,
-    per_frame: bool,
+    options: dict[str, Any],
 ) -> Tensor:
-    """A network of clips on what the host calls with, where every condition is repeated for each frame.
+    """A network of clips on what the host calls with.
 
-    ``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``; ``per_frame`` if each frame has image tokens of its own.
+    ``[(b t), 8, h, w]`` to ``[(b t), 4, h, w]``. ``timesteps`` and ``context`` are repeated for each frame, while
+    ``image_tokens`` ``[b, f, n, c]`` and ``fs`` ``[b]`` are those of clips. Frames are counted here, because nodes of
+    the host, such as Context Windows, evaluate some of them at a time.
     """
-    tokens = rearrange(image_tokens, "(b t) n c -> b t n c", t=frames)
+    clips = image_tokens.shape[0]
+    x, anchored = _without_anchor(x, clips, options)
+    frames = x.shape[0] // clips
+    stride = len(timesteps) // clips
+    network = options.get(NETWORK_WRAPPER, _unchanged)(network)
     out = network(
         rearrange(x, "(b t) c h w -> b c t h w", t=frames),
-        timesteps[::frames],
-        Context(context[::frames], tokens if per_frame else tokens[:, :1]),
-        fs[::frames],
+        timesteps[::stride],
+        Context(context[::stride], image_tokens),
+        fs,
     )
-    return rearrange(out, "b c t h w -> (b t) c h w")
+    out = rearrange(out, "b c t h w -> b t c h w")
+    if anchored:
+        out = torch.cat([out[:, :1], out], dim=1)
+    return rearrange(out, "b t c h w -> (b t) c h w")
+
+
+def _unchanged(network: Network) -> Network:
+    return network
+
+
+class _OfClip(comfy.conds.CONDRegular):
+    """A condition of a whole clip, which is not repeated for its frames."""
+
+    def process_cond(self, *_: Any, **__: Any) -> Any:
+        """Called by the host before an evaluation."""
+        return self._copy_with(self.cond)
 
 
 def latent_format(preview: PreviewColours | None) -> Any:
@@ -296,7 +331,8 @@ class HostModel(comfy.model_base.BaseModel):
                 f"connect the latent output of the conditioning node, or use the same size and length for both"
             )
         patcher = self.current_patcher
-        refuse_windows(None if patcher is None else patcher.model_options.get("context_handler"), noise)
+        handler = None if patcher is None else patcher.model_options.get("context_handler")
+        refuse_windows(handler, noise, keyframes)
         generator = torch.Generator().manual_seed(given.get("seed") or 0)
         concat = keyframes.draw(posterior_noise(generator, keyframes))
         if IMAGE_NOISE in given:
@@ -304,17 +340,11 @@ class HostModel(comfy.model_base.BaseModel):
         if LOW_PASS in given:
             concat = low_pass(concat, given[LOW_PASS])
         concat = rearrange(concat, "1 c t h w -> t c h w")
-        frames = keyframes.frames
-        per_frame = tokens.shape[1] == frames
-        # The host repeats these along the batch, which contains the frames: each frame gets all tokens of the clip.
-        spread = tokens[0] if per_frame else rearrange(tokens, "1 f n c -> 1 (f n) c")
         return {
             "c_concat": comfy.conds.CONDNoiseShape(concat.to(device)),
             "c_crossattn": comfy.conds.CONDCrossAttn(text.to(device)),
-            "image_tokens": comfy.conds.CONDRegular(spread.to(device)),
-            "frames": comfy.conds.CONDConstant(frames),
-            "per_frame": comfy.conds.CONDConstant(per_frame),
-            "fs": comfy.conds.CONDRegular(torch.tensor([given[FS]], device=device)),
+            "image_tokens": _OfClip(tokens.to(device)),
+            "fs": _OfClip(torch.tensor([given[FS]], device=device)),
         }
 
     def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:

@@ -23,17 +23,44 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.bar = comfy.utils.ProgressBar(total)
         self.total = total
-        self.done = 0
+        self.done = 0.0
 
-    def update(self, done: int) -> None:
+    def update(self, done: float) -> None:
         """Show ``done`` steps."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        check_cancelled()
         self.done = done
         self.bar.update_absolute(done, self.total)
 
     def preview(self, image: Any) -> None:
         """Show an image of the host's previewer."""
         self.bar.update_absolute(self.done, self.total, image)
+
+
+class PartOfProgress(Progress):
+    """The progress of a part of the work, on the bar of the whole."""
+
+    def __init__(self, whole: Progress, start: float, length: float) -> None:
+        """The part begins at ``start`` and takes ``length`` of the steps of the whole."""
+        self.bar = whole.bar
+        self.total = whole.total
+        self.done = start
+        self._start = start
+        self._length = length
+        self._steps = 1
+
+    def of(self, steps: int) -> PartOfProgress:
+        """The same, divided into ``steps``."""
+        self._steps = steps
+        return self
+
+    def update(self, done: float) -> None:
+        """Show ``done`` of the steps of this part."""
+        super().update(round(self._start + self._length * done / self._steps))
+
+
+def check_cancelled() -> None:
+    """Raise the host's exception if the person has cancelled."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 class PlayedPreview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.patcher_extension
 import comfy.samplers
 import torch
 from einops import rearrange
@@ -13,15 +14,27 @@ from torch.nn import functional as F
 
 from ...dynamicrafter.diffusion.guidance import Branch
 from ...dynamicrafter.diffusion.samplers import Callback, Step
-from ...dynamicrafter.diffusion.schedule import TRAIN_STEPS
+from ...dynamicrafter.diffusion.schedule import make_schedule
 from ...dynamicrafter.diffusion.start import SourceClip, latent_mask
 from ...dynamicrafter.model.conditioning import KeyLatents, repeat_picture
 from ...dynamicrafter.model.configs import LATENT_FACTOR
-from ...dynamicrafter.sampling import calls_of, run, weak_layers
+from ...dynamicrafter.model.protocols import Context, Network, NetworkWrapper
+from ...dynamicrafter.motion.extent import frames_at_once
+from ...dynamicrafter.motion.windowed import needs_windows, over_windows, reschedule
+from ...dynamicrafter.sampling import run, steps_of, weak_layers
 from ...dynamicrafter.settings import Settings
 from .memory import make_room, out_of_memory
-from .model import IMAGE_NOISE, KEYFRAMES, LOW_PASS, posterior_noise
-from .run import PlayedPreview, Progress, check_latent, get_previewer, intermediate, is_out_of_memory
+from .model import IMAGE_NOISE, KEYFRAMES, LOW_PASS, NETWORK_WRAPPER, posterior_noise
+from .run import (
+    PartOfProgress,
+    PlayedPreview,
+    Progress,
+    check_cancelled,
+    check_latent,
+    get_previewer,
+    intermediate,
+    is_out_of_memory,
+)
 from .sampling import PlainSampling
 
 
@@ -115,12 +128,15 @@ def sample_exactly(
     *,
     mask: Tensor | None = None,
     held: bool = False,
+    generator: torch.Generator | None = None,
+    progress: PartOfProgress | None = None,
 ) -> Tensor:
     """Latents ``[t, 4, h, w]`` in the host's (unscaled) convention; the same as the command line's.
 
     They are where the host's own samplers leave theirs, see :func:`~.run.intermediate`. Of ``settings``, those of
     sampling apply. ``latent`` is the clip to start from; an empty one, or any if ``held``, is the image held still.
-    ``mask`` is the host's, of one or all frames: 1 may change.
+    ``mask`` is the host's, of one or all frames: 1 may change. All random numbers are from ``generator``, by default a
+    new one with the seed; ``progress`` is by default that of the node.
 
     Raises ValueError for a latent of another kind of model and for conditioning without an image; RuntimeError with
     the memory needed and free if there is not enough for a single branch.
@@ -129,8 +145,17 @@ def sample_exactly(
     check_latent(latent)
     keyframes = keyframes_of(branches["full"])
     frames = latent.shape[0]
-    generator = torch.Generator().manual_seed(settings.seed)
-    drawn = keyframes.draw(posterior_noise(generator, keyframes))
+    windowed = needs_windows(settings)
+    if windowed and "context_handler" in model.model_options:
+        raise ValueError(
+            "length_method windows and Context Windows both split the clip; remove the Context Windows node, or use "
+            "another length_method"
+        )
+    own = torch.Generator().manual_seed(settings.seed) if generator is None else generator
+    drawn = keyframes.drawn(posterior_noise(own, keyframes))
+    if generator is not None:
+        # Without a generator of the caller's, the model draws the same ones from the seed.
+        branches = {name: _with(cond, KEYFRAMES, drawn) for name, cond in branches.items()}
     source = None
     if mask is not None or settings.denoise < 1:
         if held or not latent.any():
@@ -139,13 +164,14 @@ def sample_exactly(
                     "denoise below 1 and a mask need a clip to start from when two images are interpolated; connect "
                     "its latents instead of an empty latent"
                 )
-            clean = repeat_picture(drawn[:, :, 0], frames)
+            clean = repeat_picture(drawn.keys[0].mean, frames)
         else:
             clean = _clip(model.model.process_latent_in(latent.float()))
         source = SourceClip(clean, None if mask is None else _mask_of(mask, latent))
 
     def draw() -> Tensor:
-        return torch.randn((1, latent.shape[1], frames, *latent.shape[2:]), generator=generator)
+        noise = torch.randn((1, latent.shape[1], frames, *latent.shape[2:]), generator=own)
+        return reschedule(noise, [own]) if windowed else noise
 
     first = draw()
     if settings.image_noise:
@@ -175,9 +201,12 @@ def sample_exactly(
         entries,
         first,
         sampled,
-        evaluations=len(calls_of(settings)),
+        timesteps=steps_of(settings, make_schedule(variant.diffusion)).last(settings.denoise).timesteps[::-1],
         fps=variant.preset.fps,
         seed=settings.seed,
+        wrapper=over_windows(settings) if windowed else None,
+        at_once=frames_at_once(settings) if windowed else frames,
+        progress=progress,
     )
 
 
@@ -187,14 +216,18 @@ def run_exactly(
     first: Tensor,
     sampled_by: Callable[[_Evaluations, Tensor, Callback], Tensor],
     *,
-    evaluations: int,
+    timesteps: Sequence[int],
     fps: float,
     seed: int,
+    wrapper: NetworkWrapper | None = None,
+    at_once: int | None = None,
+    progress: PartOfProgress | None = None,
 ) -> Tensor:
     """Latents as :func:`sample_exactly` returns them, which ``sampled_by`` makes of noise ``[1, 4, t, h, w]``.
 
     ``sampled_by`` gets the evaluations of the host's network under ``branches``, ``first`` on its device, and a
-    callback for each of its steps, of which there are ``evaluations``. ``fps`` is that of previews.
+    callback for each of its steps, which are at ``timesteps``. ``fps`` is that of previews. If a ``wrapper`` evaluates
+    the network on some frames at a time, ``at_once`` is how many.
     """
     foreign = [name for name in _FOREIGN if model.model_options.get(name)]
     if foreign:
@@ -205,14 +238,18 @@ def run_exactly(
     plain = model.clone()
     # The host then passes latents, timesteps and outputs through unchanged.
     plain.add_object_patch("model_sampling", PlainSampling(model.get_model_object("model_sampling")))
+    at_once = at_once or first.shape[2]
+    if wrapper is not None:
+        plain.model_options["transformer_options"][NETWORK_WRAPPER] = _cancellable(wrapper)
+        _estimate_by(plain, at_once)
 
     def work(guider: _Guider, model_options: dict[str, Any], noise: Tensor) -> Tensor:
-        progress = Progress(evaluations)
+        bar = Progress(len(timesteps)) if progress is None else progress.of(len(timesteps))
         previewer = get_previewer(noise.device, model.model.latent_format)
-        preview = PlayedPreview(progress, previewer, fps)
+        preview = PlayedPreview(bar, previewer, fps)
 
         def stepped(step: Step) -> None:
-            progress.update(step.index + 1)
+            bar.update(step.index + 1)
             preview.show(_flat(step.x0))
 
         try:
@@ -223,22 +260,45 @@ def run_exactly(
     guider = _Guider(plain)
     guider.set_branches(branches)
     first = _flat(first)
-    # The host only looks at the first of these, to see whether all noise is to be removed.
-    levels = torch.tensor([TRAIN_STEPS - 1.0, 0.0])
+    # By these, the host's Context Windows knows which step it is in.
+    levels = torch.tensor([*timesteps, 0.0])
     try:
         sampled = guider.sample(first, torch.zeros_like(first), _ExactSampler(work), levels, seed=seed)
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
-        what = f"one evaluation at {first.shape[3] * 8}x{first.shape[2] * 8} with {len(first)} frames"
+        what = f"one evaluation at {first.shape[3] * 8}x{first.shape[2] * 8} with {at_once} frames"
         advice = "use a smaller size or fewer frames, or start ComfyUI with --novram"
-        needed = model.model.memory_required(first.shape)
+        needed = model.model.memory_required((at_once, *first.shape[1:]))
         raise out_of_memory(what, needed, model.load_device, advice) from problem
     if not torch.isfinite(sampled).all():
         raise RuntimeError(
             "the network's output is not finite; set weight_dtype to bfloat16 or float32 in the loader"
         )
     return intermediate(sampled)
+
+
+def _cancellable(wrapper: NetworkWrapper) -> NetworkWrapper:
+    """``wrapper``, which may evaluate a network many times in a step, so that a person can cancel before each."""
+
+    def wrap(network: Network) -> Network:
+        def evaluate(x: Tensor, timesteps: Tensor, context: Context, fs: Tensor) -> Tensor:
+            check_cancelled()
+            return network(x, timesteps, context, fs)
+
+        return wrapper(evaluate)
+
+    return wrap
+
+
+def _estimate_by(model: Any, frames: int) -> None:
+    """Let the host estimate the memory of sampling by ``frames``, fewer than the latents have."""
+
+    def prepare(executor: Any, patcher: Any, shape: Any, *arguments: Any, **named: Any) -> Any:
+        return executor(patcher, [min(frames, shape[0]), *shape[1:]], *arguments, **named)
+
+    kind = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
+    model.add_wrapper_with_key(kind, "dynamicrafter", prepare)
 
 
 def _with(conditioning: Any, key: str, value: Any) -> Any:

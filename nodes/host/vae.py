@@ -19,7 +19,7 @@ from ...dynamicrafter.model.protocols import Posterior
 from ...dynamicrafter.model.video_decoder import VideoAutoencoder
 from .memory import make_room, out_of_memory, vae_decode_bytes, vae_encode_bytes, with_room
 from .model import HostAttention, load_weights, make_patcher
-from .run import Progress, check_latent, intermediate, is_out_of_memory
+from .run import PartOfProgress, Progress, check_latent, intermediate, is_out_of_memory
 
 _STAND_IN = {
     "double_z": True,
@@ -157,7 +157,18 @@ class HostPictureEncoder:
 
 
 def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int) -> Tensor:
-    """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` in [0, 1], where the host keeps results.
+    """Frames ``[t, H, W, 3]`` in [0, 1], where the host keeps results; all else as :func:`decode_exactly`."""
+    return intermediate(decode_exactly(vae, latents, pictures, chunk).clamp(0, 1))
+
+
+def decode_exactly(
+    vae: Any,
+    latents: Tensor,
+    pictures: Tensor | None,
+    chunk: int = 0,
+    progress: PartOfProgress | None = None,
+) -> Tensor:
+    """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` around [0, 1], float32 on the CPU.
 
     ``chunk`` frames are decoded at once (0: as many as fit). If memory runs out, the rest is decoded frame by frame
     and, if that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are the key images that
@@ -167,7 +178,7 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
     check_vae(vae)
     module = vae.first_stage_model
     if getattr(module, "decodes_whole_clips", False):
-        return _decode_clip(vae, module, latents, pictures)
+        return _decode_clip(vae, module, latents, pictures, progress)
 
     def whole(part: Tensor) -> Tensor:
         decoded = module.decode(part.to(vae.device, vae.vae_dtype)).float().cpu()
@@ -181,14 +192,14 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
     ways = [(size, vae.decode), (1, vae.decode)]
     if hasattr(module, "posterior"):
         ways = [(size, whole), (1, whole), (1, vae.decode)]
-    progress = Progress(total)
+    bar = Progress(total) if progress is None else progress.of(total)
     frames: list[Tensor] = []
     done = 0
     while done < total:
         size, decode = ways[0]
         part = latents[done : done + size]
         try:
-            frames.append(decode(part).float().cpu().clamp(0, 1))
+            frames.append(decode(part).float().cpu())
             done += part.shape[0]
             failed = False
         except Exception as problem:
@@ -203,8 +214,8 @@ def decode_frames(vae: Any, latents: Tensor, pictures: Tensor | None, chunk: int
             ways = ways[1:]
             make_room(needed, vae.patcher)
         else:
-            progress.update(done)
-    return intermediate(torch.cat(frames))
+            bar.update(done)
+    return torch.cat(frames)
 
 
 _LARGEST_CHUNK = 8
@@ -218,7 +229,13 @@ def _free_bytes(vae: Any) -> float:
     return comfy.model_management.get_free_memory(vae.device)
 
 
-def _decode_clip(vae: Any, module: HostVideoAutoencoder, latents: Tensor, pictures: Tensor | None) -> Tensor:
+def _decode_clip(
+    vae: Any,
+    module: HostVideoAutoencoder,
+    latents: Tensor,
+    pictures: Tensor | None,
+    progress: PartOfProgress | None,
+) -> Tensor:
     """All frames at once, because this decoder has temporal layers."""
     frames, _, height, width = latents.shape
     needed = vae_decode_bytes(module.config, frames, 64 * height * width, vae.vae_dtype)
@@ -232,9 +249,9 @@ def _decode_clip(vae: Any, module: HostVideoAutoencoder, latents: Tensor, pictur
         z = latents.to(vae.device, vae.vae_dtype) * module.config.scale_factor
         return module.decode_clip(z, frames, references).float().cpu()
 
-    progress = Progress(1)
+    bar = Progress(1) if progress is None else progress.of(1)
     what = f"decoding {frames} frames of {width * 8}x{height * 8} at once, which this decoder requires,"
     advice = "use a smaller size or fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
     made = with_room(decoded, needed, vae.patcher, what, advice)
-    progress.update(1)
-    return intermediate(((made + 1) / 2).clamp(0, 1).movedim(1, -1))
+    bar.update(1)
+    return ((made + 1) / 2).movedim(1, -1)

@@ -73,6 +73,9 @@ def pack_server(start_server: "Callable[..., Server]", tmp_path_factory: pytest.
     with pytest.MonkeyPatch.context() as environment:
         # Where the built-in model is written; the server is started with this and keeps it.
         environment.setenv("DYNAMICRAFTER_HOME", str(tmp_path_factory.mktemp("weights")))
+        # None of the person's who runs the tests; a test may write some there.
+        profiles = tmp_path_factory.getbasetemp() / "language_models.toml"
+        environment.setenv("DYNAMICRAFTER_LANGUAGE_MODELS", str(profiles))
         # Tensors this small gain nothing from more threads, which on a busy machine wait for one another.
         environment.setenv("OMP_NUM_THREADS", "1")
         return start_server(pack)

@@ -32,6 +32,28 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "interval": {"guidance_start": 0.4, "guidance_end": 0.7},
 }
 """Choices that the node and the package must take alike."""
+LENGTHS: dict[str, dict[str, Any]] = {
+    "continue": {
+        "frames": 17,
+        "prompt": "a boat | 4: a storm",
+        "length": {"length_method": "continue", "overlap": 2, "reanchor": 1, "colour_match": 0.5},
+    },
+    "windows": {
+        "frames": 20,
+        "prompt": "a boat | a storm",
+        "length": {"length_method": "windows", "overlap": 3},
+    },
+    "loop": {"frames": 21, "loop": True, "length": {"length_method": "windows"}},
+    "pick": {"frames": 3, "length": {"length_method": "pick", "lock_frames": 2}},
+    "keyframes": {
+        "durations": "3,2",
+        "prompt": "a boat | a storm",
+        "cut_still": 1,
+        "length": {"lock_frames": 1, "colour_match": 1.0},
+    },
+    "source": {"frames": 3, "techniques": {"denoise": 0.67}},
+}
+"""Clips that DynamiCrafter Generate and the package must make alike: the node's inputs."""
 SETTINGS = {"frames": 4, "steps": 3, "seed": 5, "cfg": 3.0}
 
 
@@ -44,11 +66,11 @@ class Numbers:
         self.pack = load_pack(repository)
         self.results: dict[str, Any] = {}
 
-    def measure(self, name: str, what: Callable[..., Any], *arguments: Any) -> None:
+    def measure(self, name: str, what: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         """Keep what a function returns, or how it failed."""
         began = time.monotonic()
         try:
-            self.results[name] = what(*arguments)
+            self.results[name] = what(*arguments, **named)
         except Exception:
             self.results[name] = traceback.format_exc()
         sys.stdout.write(f"{name}: {time.monotonic() - began:.1f} s\n")
@@ -67,6 +89,12 @@ class Numbers:
         for sidecar in sorted((self.repository / "tests" / "parity" / "golden").glob("e2e_*.json")):
             if sidecar.stem not in ("e2e_clip", "e2e_parts"):
                 self.measure(f"golden {sidecar.stem}", self.golden, sidecar)
+
+    def lengths(self) -> None:
+        """Clips of DynamiCrafter Generate against those of the package, and core's windows against the same by hand."""
+        self.measure("core windows", self.core_windows)
+        for name, chosen in LENGTHS.items():
+            self.measure(name, self.generated, name, **chosen)
 
     def borders(self) -> None:
         """What nodes say to objects of the host that no small file gives, and which frames a preview shows."""
@@ -248,6 +276,146 @@ class Numbers:
         # Cut off to whole levels, as core's Save Image does.
         levels = ((frames * 255).byte().int() - clip.frames.int()).abs().max().item()
         return {"latents": error(sampled["samples"], kept), "levels": levels, "frames": len(frames)}
+
+    def core_windows(self) -> dict[str, float]:
+        """Errors of our sampler with core's Context Windows, to the package's with the same windows by hand."""
+        import comfy.context_windows as core
+        import comfy.samplers
+
+        pipeline = self.pack("dynamicrafter.pipeline")
+        windows = self.pack("dynamicrafter.diffusion.windows")
+        context = self.pack("dynamicrafter.model.protocols").Context
+        path, parts = self.small()
+        picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+        made = self.encode(parts, "animate", [picture], frames=20, prompt="a boat")
+        branches = {"full": made[0], "unconditional": made[1]}
+        settings = self.settings(parts.model.model.variant, steps=2, cfg=3.0, frames=20, seed=5)
+        weights = (*range(1, 9), *range(8, 0, -1))
+
+        def by_hand(network: Any) -> Any:
+            def evaluate(x: Tensor, timesteps: Tensor, given: Any, fs: Tensor) -> Tensor:
+                blend = windows.Blend(x[:, :4])
+                for start in (0, 4):
+                    window = windows.Window(tuple(range(start, start + 16)), weights)
+                    part = network(
+                        x[:, :, list(window.frames)], timesteps, context(given.text, given.image), fs
+                    )
+                    blend.add(window, part)
+                return blend.mean()
+
+            return evaluate
+
+        model = self.pack("dynamicrafter.api").load(path, device="cpu")
+        fitted = self.pack("nodes.encode").fitted([picture], settings)
+        chosen = replace(settings, prompt="a boat")
+        generators = pipeline.make_generators(model, [chosen])
+        conditioning = pipeline.encode(model, pipeline.KeyPictures(fitted), [chosen], generators)
+        theirs = pipeline.sample(model, conditioning, chosen, generators, network_wrappers=[by_hand])
+        wanted = theirs[0].movedim(0, 1) / model.variant.vae.scale_factor
+
+        def windowed(length: int, schedule: str, anchored: bool) -> Any:
+            handler = core.IndexListContextHandler(
+                core.get_matching_context_schedule(schedule),
+                core.get_matching_fuse_method("pyramid"),
+                context_length=length,
+                context_overlap=4,
+                context_stride=1,
+                dim=0,
+            )
+            handler.causal_window_fix = anchored
+            patched = parts.model.clone()
+            patched.model_options["context_handler"] = handler
+            return patched
+
+        sample = self.pack("nodes.host.sampler").sample_exactly
+        ours = {
+            anchored: sample(
+                windowed(16, "standard_static", anchored), branches, made[3]["samples"], settings
+            )
+            for anchored in (False, True)
+        }
+        whole = sample(parts.model, branches, made[3]["samples"], settings)
+        same = sample(windowed(20, "standard_static", True), branches, made[3]["samples"], settings)
+        shifted = windowed(16, "looped_uniform", True)
+        sample(shifted, branches, made[3]["samples"], settings)
+        noise = torch.randn(made[3]["samples"].shape, generator=torch.Generator().manual_seed(2))
+        core_outs = [
+            comfy.samplers.KSampler(
+                used, 2, "cpu", "euler", "simple", 1.0, model_options=used.model_options
+            ).sample(noise, made[0], made[1], 2.0, latent_image=made[3]["samples"], seed=1)
+            for used in (windowed(16, "standard_static", anchored) for anchored in (False, True))
+        ]
+        return {
+            "by hand": error(ours[False], wanted),
+            "anchored": error(ours[True], wanted),
+            "one window": error(same, whole),
+            "differs": error(whole, wanted),
+            "steps": shifted.model_options["context_handler"]._step,
+            "core sampler": error(*core_outs),
+        }
+
+    def generated(
+        self,
+        name: str,
+        *,
+        prompt: str = "a boat",
+        loop: bool = False,
+        durations: str = "",
+        length: dict[str, Any] | None = None,
+        techniques: dict[str, Any] | None = None,
+        **choices: Any,
+    ) -> dict[str, float]:
+        """Differences of frames, in levels, to what ``dynamicrafter`` makes."""
+        api = self.pack("dynamicrafter.api")
+        path, parts = self.small()
+        read = self.pack("dynamicrafter.media.pictures").as_picture
+        opened = [
+            read(self.repository / "pictures" / f"{picture}.png").pixels / 255
+            for picture in ("hill_day", "hill_dusk", "hill_day")
+        ]
+        choices = {"steps": 2, "seed": 5, "cfg": 3.0, **choices}
+        given = {**choices, **(length or {}), **(techniques or {})}
+        images: dict[str, Any] = {"image": opened[0][None]}
+        sources: dict[str, Any] = {}
+        model = api.load(path, device="cpu")
+        if name == "source":
+            noise = torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+            mask = torch.zeros(opened[0].shape[:2])
+            mask[:, ::3] = 1
+            sources = {"source": (noise * 255).round() / 255, "mask": mask[None]}
+            given |= {"video": (noise * 255).round().byte(), "mask": mask}
+        if name == "keyframes":
+            images = {"keyframes": torch.stack(opened)}
+            gaps = [int(part) for part in durations.split(",")]
+            keys = [sum(gaps[:count]) for count in range(3)]
+            clip = api.keyframes(
+                model, opened, prompt, keys=",".join(map(str, keys)), frames=keys[-1] + 1, **given
+            )
+        else:
+            clip = (api.loop if loop else api.animate)(model, opened[0], prompt, **given)
+        generate = self.pack("nodes.generate").DynamiCrafterGenerate
+        extra = {"durations": durations} if durations else {}
+        frames, _ = generate.execute(
+            parts.model,
+            parts.clip,
+            parts.clip_vision,
+            parts.vae,
+            prompt=prompt,
+            loop=loop,
+            length=length,
+            techniques=techniques,
+            preview=False,
+            **images,
+            **sources,
+            **extra,
+            **choices,
+        ).args
+        levels = ((frames * 255).byte().int() - clip.frames.int()).abs()
+        return {
+            "levels": levels.max().item(),
+            "frames": len(frames),
+            "differing": levels.gt(0).float().mean().item(),
+        }
 
     # --- goldens ---
 

@@ -169,10 +169,8 @@ class Host:
                     some(FRAMES, 8, 8, 8),
                     torch.full((FRAMES,), 500.0, device=device),
                     some(FRAMES, 77, 64),
-                    image_tokens=some(FRAMES, 16, 64),
-                    frames=FRAMES,
-                    per_frame=True,
-                    fs=torch.full((FRAMES,), 8, device=device),
+                    image_tokens=some(1, FRAMES, 16, 64),
+                    fs=torch.full((1,), 8, device=device),
                 )
             if part == "resampler":
                 return self.patchers(parts)["resampler"].model(some(1, 65, 64))

@@ -40,12 +40,19 @@ if TYPE_CHECKING:
     from dynamicrafter.model.variants import Preset
 
 NODES = {
+    "DynamiCrafterAmbience",
     "DynamiCrafterAnimate",
     "DynamiCrafterAnimatePerson",
     "DynamiCrafterCameraGuide",
     "DynamiCrafterCheckpointLoader",
+    "DynamiCrafterDirector",
+    "DynamiCrafterDirectorPlan",
+    "DynamiCrafterDirectorPrompt",
+    "DynamiCrafterGenerate",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
+    "DynamiCrafterKeyframes",
+    "DynamiCrafterLongClip",
     "DynamiCrafterLooping",
     "DynamiCrafterPersonConditioning",
     "DynamiCrafterPersonLoader",
@@ -56,6 +63,7 @@ NODES = {
     "DynamiCrafterSamplePicture",
     "DynamiCrafterSamplePoses",
     "DynamiCrafterSampler",
+    "DynamiCrafterSuggest",
     "DynamiCrafterTechniques",
     "DynamiCrafterVAEDecode",
     "DynamiCrafterViews",
@@ -192,9 +200,14 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
     instead: dict[str, list[Any]] = {}
     for name, entry in flow.items():
         inputs = changed[name]["inputs"]
-        for key, value in (("steps", 2), ("frames", 5), ("width", 0), ("height", 0)):
-            if isinstance(inputs.get(key), int):
+        ours = entry["class_type"].startswith("DynamiCrafter")
+        # The parts of a long clip begin at certain frames.
+        frames = inputs.get("frames") if "length" in inputs else 5
+        for key, value in (("steps", 2), ("frames", frames), ("width", 0), ("height", 0)):
+            if (ours or key == "steps") and isinstance(inputs.get(key), int):
                 inputs[key] = value
+        if "durations" in inputs:
+            inputs["durations"] = "3,2"
         files = {inputs[key] for key in MODEL_FILES if key in inputs}
         files = {name for name in files if not name.endswith(MARK)}
         wanted |= files
@@ -229,10 +242,13 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
         if "frames" in inputs:
             loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
             frames += inputs["frames"] - loop
+        if "durations" in inputs:
+            frames = 1 + sum(int(gap) for gap in inputs["durations"].split(","))
         if entry["class_type"] == "ImageFromBatch":
             frames -= inputs["batch_index"]
         rate = float(inputs.get("fps", rate))
-    return height, width, frames, rate or own_rate
+    videos = sum(entry["class_type"] == "SaveVideo" for entry in flow.values())
+    return height, width, frames // videos, rate or own_rate
 
 
 def own_preset(checkpoint: str) -> Preset:
@@ -268,7 +284,8 @@ class TestShippedGraphs:
         run = client.run(prompt)
         assert run.status == "success", run.error
         videos = [file for file in run.files() if file["filename"].endswith(".mp4")]
-        clips = 2 if any(entry["class_type"] == "RebatchImages" for entry in flow.values()) else 1
+        kinds = [entry["class_type"] for entry in flow.values()]
+        clips = 2 if "RebatchImages" in kinds else kinds.count("SaveVideo")
         assert len(videos) == clips
         height, width, frames, rate = expected_clip(prompt)
         for file in videos:

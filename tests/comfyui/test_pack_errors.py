@@ -316,19 +316,30 @@ class TestFeaturesOfTheHost:
         else:
             fails(ready, prompt, "sampler", message)
 
-    @pytest.mark.parametrize(("dim", "length"), [(0, 2), (1, 2), (3, 7)])
-    def test_windows(self, ready: Client, sampling: Callable[..., Prompt], dim: int, length: int) -> None:
+    @pytest.mark.parametrize(("dim", "length"), [(1, 2), (3, 7)])
+    def test_windows_over_another_dimension(
+        self, ready: Client, sampling: Callable[..., Prompt], dim: int, length: int
+    ) -> None:
         message = (
-            f"needs its whole clip at once, but Context Windows splits dimension {dim} of the latent, which is "
-            f"4 x 4 x 8 x 8, into windows of {length}; remove the Context Windows node"
+            f"Context Windows splits dimension {dim} of the latent, which is 4 x 4 x 8 x 8, into windows of {length}, "
+            "but its frames are dimension 0; set dim to 0"
         )
         fails(ready, windowed(ready, "ContextWindowsManual", sampling, length, dim), "sampler", message)
 
-    def test_a_window_as_long_as_the_clip(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
-        assert ready.run(windowed(ready, "ContextWindowsManual", sampling, 4)).status == "success"
+    def test_windows_without_an_image(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
+        prompt = windowed(ready, "ContextWindowsManual", sampling, 2)
+        looping = {**prompt["cond"], "class_type": "DynamiCrafterLooping"}
+        message = (
+            "splits a clip of 4 frames into windows of 2, of which those between the images .* have no image"
+        )
+        fails(ready, {**prompt, "cond": looping}, "sampler", message)
+
+    def test_windows_of_a_clip(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
+        for length in (2, 4):
+            assert ready.run(windowed(ready, "ContextWindowsManual", sampling, length)).status == "success"
 
     def test_windows_for_another_model(self, ready: Client, sampling: Callable[..., Prompt]) -> None:
-        message = "Context Windows splits dimension 2 of the latent, .* remove the Context Windows node"
+        message = "Context Windows splits dimension 2 of the latent, .* set dim to 0"
         fails(ready, windowed(ready, "WanContextWindowsManual", sampling, 16), "sampler", message)
 
     def test_a_noise_mask_of_other_frames(self, ready: Client) -> None:

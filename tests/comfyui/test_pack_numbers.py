@@ -133,3 +133,29 @@ def test_the_network_runs_in_openvino(measured: Measured) -> None:
         "runs in OpenVINO, which has its weights fixed, so a LoRA cannot be added; remove the LoRA node"
         in found["refused"]
     )
+
+
+class TestLengths:
+    @pytest.mark.parametrize(
+        ("name", "frames"),
+        [("continue", 17), ("windows", 20), ("loop", 20), ("pick", 3), ("keyframes", 6), ("source", 3)],
+    )
+    def test_the_node_generates_what_the_command_does(
+        self, measured: Measured, name: str, frames: int
+    ) -> None:
+        found = measured("lengths", name)
+        assert found["frames"] == frames
+        assert found["levels"] <= 1
+        # Where a mask blends two clips, the command rounds, and the node leaves that to whoever saves.
+        assert found["differing"] < (0.5 if name == "source" else 0.001)
+
+    def test_core_windows_give_each_window_its_own_tokens_and_16_frames(self, measured: Measured) -> None:
+        found = measured("lengths", "core windows")
+        assert found["by hand"] < LOOP
+        assert found["anchored"] < LOOP, "a frame before the window reached the network"
+        assert found["one window"] == 0
+        assert found["differs"] > 0.01, "windows change nothing, so that the others prove nothing"
+        assert found["core sampler"] < LOOP
+
+    def test_core_windows_are_told_the_step(self, measured: Measured) -> None:
+        assert measured("lengths", "core windows")["steps"] == 1

@@ -27,12 +27,12 @@ from dynamicrafter.motion.joints import (
     without_still_frames,
 )
 from dynamicrafter.motion.keyframes import Gap, gaps_of, through_keys
+from dynamicrafter.motion.pieces import evenly
 from dynamicrafter.motion.windowed import over_windows, reschedule, windows_of
 from dynamicrafter.pipeline import (
     KeyPictures,
     Model,
     encode,
-    evenly,
     generate,
     make_generators,
     may_share_a_batch,
