@@ -39,7 +39,7 @@ def _library(name: str) -> Any:
         return import_module(name)
     except ImportError as problem:
         raise UsageError(
-            f"sound needs {name}, which is not installed; install it with pip install 'dynamicrafter-studio[director]'"
+            f"sound needs {name}, which is not installed; install it with pip install {name.partition('.')[0]}"
         ) from problem
 
 
