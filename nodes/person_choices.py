@@ -13,7 +13,7 @@ from ..dynamicrafter.animate_anyone.config import MAX_WINDOW, PersonPreset
 from .choices import advanced
 from .words import in_words_of_the_graph
 
-OWN = {"steps": 0, "cfg": 0.0, "window": 0, "overlap": -1}
+OWN = {"steps": 0, "cfg": -1.0, "window": 0, "overlap": -1}
 """The value of an input that selects the model's own setting."""
 
 

@@ -799,7 +799,7 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter model 512 interpolation - two images, 7 GB download": released_interpolation,
     "DynamiCrafter paint what moves - a mask of the motion": paint_what_moves,
     "DynamiCrafter photo to film - no prompt, with sound": photo_to_film,
-    "DynamiCrafter person - AnimateAnyone, character moved by poses in one node": person,
+    "DynamiCrafter person - AnimateAnyone, a character moved by poses": person,
     "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
 }
 """Every template by the name of its files; the one to start with is the first in alphabetical order."""

@@ -311,7 +311,6 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         commands,
         "export",
         "export a model for OpenVINO",
-        "export 512",
         "export 512 --lora my_style.safetensors --weights int8 -o exports/my_style",
         "export person.safetensors",
     )

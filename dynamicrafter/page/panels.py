@@ -15,7 +15,7 @@ from ..errors import DynamiCrafterError
 from ..model.variants import TINY
 from ..weights.catalogue import Release, find
 from .line import Line, Ticket
-from .shelf import KINDS, Result
+from .shelf import MEDIA_TYPES, Result
 from .words import PAGE_WORDS
 
 Texts = Mapping[str, str]
@@ -92,7 +92,7 @@ def _clip(result: Result, root: str, texts: Texts) -> str:
     links = " ".join(
         f'<a href="{address(kind)}" download="dynamicrafter-{result.seed}.{kind}" '
         f'aria-label="{quoted(texts["download"])} {kind.upper()}">{kind.upper()}</a>'
-        for kind in KINDS
+        for kind in MEDIA_TYPES
     )
     label = quoted(result.prompt or texts["image"])
     return (

@@ -19,7 +19,7 @@ from .desk import Desk
 from .door import HEALTH, VISITOR, Access, Application, Door
 from .examples import draw_examples
 from .library import gradio, web_library
-from .shelf import KINDS
+from .shelf import MEDIA_TYPES
 
 _GRACE = 3
 """Seconds for requests that are being answered when the server ends."""
@@ -79,7 +79,7 @@ def _add_routes(application: Any, desk: Desk) -> None:
         if path is None:
             return responses.PlainTextResponse("there is no such clip of yours", status_code=404)
         private = {"cache-control": "private, max-age=3600"}
-        return responses.FileResponse(path, media_type=KINDS[kind], headers=private)
+        return responses.FileResponse(path, media_type=MEDIA_TYPES[kind], headers=private)
 
     application.add_route(HEALTH, health, methods=["GET"])
     application.add_route("/results/{job}/{name}", result, methods=["GET", "HEAD"])

@@ -20,7 +20,7 @@ from ..bounded_json import parse_json
 from ..errors import ClipError
 from ..media.video import Sound, takes_sound, write_clip
 
-KINDS: Mapping[str, str] = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp"}
+MEDIA_TYPES: Mapping[str, str] = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp"}
 """What a clip can be downloaded as, and the media type of each."""
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 _RECORD = "result.json"
@@ -94,11 +94,11 @@ class Shelf:
         """
         place = self._place(visitor, result.job)
         assert place is not None
-        for kind in KINDS:
+        for kind in MEDIA_TYPES:
             path = place / f"clip.{kind}"
             write_clip(frames, path, fps, metadata, sound=sound if takes_sound(path) else None)
         for path in place.iterdir():
-            if path.name not in {f"clip.{kind}" for kind in KINDS}:
+            if path.name not in {f"clip.{kind}" for kind in MEDIA_TYPES}:
                 path.unlink()
         try:
             (place / _RECORD).write_text(json.dumps(asdict(result)), encoding="utf-8")
@@ -110,7 +110,7 @@ class Shelf:
     def find(self, visitor: str, job: str, kind: str) -> Path | None:
         """The file of a finished clip of this visitor; None if there is none."""
         place = self._place(visitor, job)
-        if place is None or kind not in KINDS:
+        if place is None or kind not in MEDIA_TYPES:
             return None
         path = place / f"clip.{kind}"
         links = any(step.is_symlink() for step in (place.parent, place, path))

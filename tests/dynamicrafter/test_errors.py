@@ -14,7 +14,8 @@ from dynamicrafter.cli.words import WORDS as COMMAND
 from dynamicrafter.errors import PYTHON, CheckpointError, Remedy, RemedyKind, UsageError, Words
 
 PACKAGE = Path(__file__).resolve().parents[2] / "dynamicrafter"
-LIBRARY = [path for path in PACKAGE.rglob("*.py") if "cli" not in path.parts]
+LIBRARY = [path for path in PACKAGE.rglob("*.py") if not {"cli", "page"} & set(path.parts)]
+"""The front ends speak of the command: the page is started by it, and whoever runs it reads its errors there."""
 OPTION = re.compile(r"(?<![\w-])--[a-z]|'dynamicrafter [a-z]")
 
 
