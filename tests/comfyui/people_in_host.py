@@ -115,7 +115,6 @@ class People:
         of_clip = {name: choices[name] for name in ("frames", "exact") if name in choices}
         of_sampler = {name: value for name, value in choices.items() if name not in of_clip}
         model = weights.load_person(self.path)
-        as_image = self.nodes.as_image
         settings = api.PersonSettings(
             width=SIZE[0],
             height=SIZE[1],
@@ -126,7 +125,11 @@ class People:
             exact=of_clip.get("exact", False),
             **of_sampler,
         )
-        poses: list[Image.Image] = [as_image(pose) for pose in self.poses[: of_clip.get("frames", 4)]]
+
+        def as_image(frame: Tensor) -> Image.Image:
+            return Image.fromarray(self.nodes.as_picture(frame).pixels.numpy())
+
+        poses = [as_image(pose) for pose in self.poses[: of_clip.get("frames", 4)]]
         kept: list[Tensor] = []
 
         def frames_of(model: Any, latents: Tensor, interpolate: int) -> Any:
@@ -267,8 +270,6 @@ class People:
         folder_paths.folder_names_and_paths["checkpoints"] = ([str(root)], {".pth", ".safetensors"})
         folder_paths.filename_list_cache.clear()
         listed = files.list_people()
-        built_in = {"tiny_person (built in)": root / "a.safetensors", "other": root / "gone"}
-        files.BUILT_IN_PEOPLE.update(built_in)
         before = files.fingerprint_person("anyone/")
         (root / "anyone" / "pose_guider.pth").write_bytes(b"more")
         said: dict[str, str] = {}
@@ -291,16 +292,19 @@ class People:
         asked = ((0, 0, 768, 1152), (0, 0, 70, 90), (256, 0, 100, 150), (0, 320, 100, 150), (64, 72, 9, 9))
         accepted: dict[str, list[bool]] = {}
         for name, found in choices.RANGES.items():
-            kind = type(getattr(choices.settings_of(), name))
+            preset = self.pack("dynamicrafter.animate_anyone.config").PersonPreset()
+            kind = type(getattr(choices.clip_settings(preset), name))
             accepted[name] = []
-            for value in (found.low, found.high, found.low - 1, found.high + 1):
+            own = choices.OWN.get(name)
+            below = found.low - (2 if found.low - 1 == own else 1)
+            for value in (found.low, found.high, below, found.high + 1):
                 rest = {"window": 32} if name == "overlap" else {"overlap": 0} if name == "window" else {}
                 try:
-                    choices.settings_of(**{name: kind(value)}, **rest)
+                    choices.clip_settings(preset, **{name: kind(value)}, **rest)
                     accepted[name].append(True)
                 except ValueError:
                     accepted[name].append(False)
-        return {"sizes": [choices.clip_size(*one) for one in asked], "accepted": accepted}
+        return {"sizes": [choices.clip_size(*one, preset) for one in asked], "accepted": accepted}
 
     def messages(self) -> dict[str, str]:
         """What is said about inputs that do not fit."""
@@ -339,7 +343,7 @@ class People:
                 window=8, overlap=8
             ),
             "width": lambda: self.nodes.DynamiCrafterPersonConditioning.check_lazy_status(width=65),
-            "steps": lambda: self.nodes.DynamiCrafterPersonSampler.check_lazy_status(steps=0),
+            "steps": lambda: self.nodes.DynamiCrafterPersonSampler.check_lazy_status(steps=1001),
             "long": lambda: poses.people_of(frames * 2001, "poses"),
         }
         said: dict[str, str] = {}

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ class TestWhatTheHostSays:
         # Core's nodes of poses call theirs so, too; the first is a socket for either.
         host |= {"IMAGE,POSE_KEYPOINT", "POSE_KEYPOINT"}
         # The host has nothing for a set of settings.
-        assert kinds <= own | host | {"DYNAMICRAFTER_TECHNIQUES"}
+        assert kinds <= own | host | {"AUDIO", "DYNAMICRAFTER_LENGTH", "DYNAMICRAFTER_TECHNIQUES"}
 
     @pytest.mark.parametrize("name", sorted(WIDGETS))
     def test_saved_workflows_keep_their_values(self, client: Client, name: str) -> None:
@@ -251,6 +252,9 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
     return height, width, frames // videos, rate or own_rate
 
 
+PERSON = "tiny_person (built in)"
+
+
 def own_preset(checkpoint: str) -> Preset:
     """Size and rate of the clips that a built-in model makes of a picture wider than tall."""
     from dynamicrafter.api import find_model
@@ -260,6 +264,8 @@ def own_preset(checkpoint: str) -> Preset:
 
     if checkpoint == BUILT_IN:
         return SMALL.preset
+    if checkpoint == PERSON:
+        return replace(SMALL.preset, width=128, height=192, fps=24)
     file = open_weights(find_model(checkpoint.removesuffix(MARK).strip()).weights)
     return choose(detect(file), None, file).preset
 

@@ -124,7 +124,9 @@ def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told
         "find_poses",
         "name_poses",
         "name_reference",
-        "name_video",
+        "describe_motion",
+        "export_person",
+        "name_between",
     }  # of files that inputs of a graph stand for
     assert set(get_args(RemedyKind)) - set(told["advice"]) == left
 

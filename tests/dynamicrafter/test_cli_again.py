@@ -25,7 +25,7 @@ from dynamicrafter.cli import again
 from dynamicrafter.cli.again import times_usual
 from dynamicrafter.hashing import file_sha256
 from dynamicrafter.media.video import read_frames, read_metadata, write_clip
-from dynamicrafter.model.variants import V512, V1024
+from dynamicrafter.model.variants import V512, VARIANTS
 from dynamicrafter.records import KnownFile
 from dynamicrafter.settings import make_settings
 from dynamicrafter.weights.formats.files import tensors_sha256
@@ -483,7 +483,9 @@ def test_what_is_usual_depends_on_the_model() -> None:
     assert times_usual(replace(usual, frames=2 * preset.frames, steps=3 * preset.steps), V512) == 6
     assert times_usual(replace(usual, frames=64, length_method="windows", overlap=15), V512) == 49
     assert times_usual(replace(usual, stg_scale=1.0), V512) == 1.5
-    largest = V1024.preset.width * V1024.preset.height / (preset.width * preset.height)
+    sizes = [known.preset for known in VARIANTS.values()]
+    largest = max(one.width * one.height * one.frames for one in sizes)
+    largest /= preset.width * preset.height * preset.frames
     boundless = replace(V512, preset=replace(preset, width=4096, height=4096, frames=1024, steps=1000))
     assert times_usual(usual, boundless) == pytest.approx(1 / largest)
     assert times_usual(make_settings(boundless, "animate"), boundless) > 10_000

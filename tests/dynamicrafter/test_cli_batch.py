@@ -265,10 +265,10 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(
 ) -> None:
     render = studio.render_batch
 
-    def failing(model: Any, batch: Any, progress: Any) -> Any:
+    def failing(model: Any, batch: Any, progress: Any, callback: Any) -> Any:
         if batch[0].settings.seed == 1:
             raise ValueError("no luck")
-        return render(model, batch, progress)
+        return render(model, batch, progress, callback)
 
     monkeypatch.setattr(studio, "render_batch", failing)
     listing = jobs(*({"seed": seed, "output": f"{seed}.mp4"} for seed in range(3)))

@@ -10,7 +10,7 @@ import pytest
 from dynamicrafter import settings
 from dynamicrafter.cli.parser import make_parser
 from dynamicrafter.errors import UsageError
-from dynamicrafter.model.variants import V512, VARIANTS, Preset
+from dynamicrafter.model.variants import SMALL, V512, VARIANTS, Preset
 from dynamicrafter.parameters import PARAMETERS, Parameter
 from dynamicrafter.settings import Settings, make_settings, settings_to_json
 
@@ -39,7 +39,9 @@ def test_presets_are_named_and_agree_with_the_default_that_is_shown(parameter: P
     for variant in VARIANTS.values() if parameter.preset else ():
         value = getattr(variant.preset, parameter.name)
         parameter.check(value)
-        assert parameter.default in (None, value)
+        if parameter.name != "frames" or "views" not in variant.modes or variant is SMALL:
+            # Views have as many frames as their guide clip.
+            assert parameter.default in (None, value)
 
 
 @pytest.mark.parametrize("parameter", BOUNDED, ids=lambda parameter: parameter.name)
