@@ -37,7 +37,7 @@ from .diffusion.schedule import TRAIN_STEPS
 from .errors import CheckpointError, Remedy, UsageError
 from .media.examples import read_examples
 from .media.pictures import Picture, PictureLike, as_picture, fit_picture
-from .media.video import EXTENSIONS, read_frames, write_clip
+from .media.video import EXTENSIONS, open_clip, read_frames, write_clip
 from .model.compilation import check_compile, compile_blocks
 from .model.configs import TEXT_TOKENS, Compile, Memory, Quantised, Weights
 from .model.controlnet import SKETCH_CHANNELS
@@ -967,9 +967,14 @@ def save(clip: Clip, path: str | Path) -> Path:
 
 def _fitted_clip(video: ClipLike, settings: Settings) -> Tensor:
     """The first frames of a clip at the settings' size and length, ``[3, t, H, W]`` in [-1, 1]."""
-    frames = video if isinstance(video, Tensor) else read_frames(video)
-    check_video_length(len(frames), settings)
-    return _fitted(list(frames[: settings.frames]), settings).transpose(0, 1)
+    if isinstance(video, Tensor):
+        check_video_length(len(video), settings)
+        frames = iter(video[: settings.frames])
+    else:
+        source = open_clip(video)
+        check_video_length(source.count, settings)
+        frames = source.frames(count=settings.frames)
+    return _fitted(list(frames), settings).transpose(0, 1)
 
 
 def check_video_length(frames: int, settings: Settings) -> None:

@@ -25,7 +25,7 @@ from ..backends.choice import TORCH
 from ..control.hints import check_control
 from ..errors import Remedy, UsageError
 from ..media.pictures import read_picture
-from ..media.video import Sound, read_frames, takes_sound
+from ..media.video import Sound, open_clip, takes_sound
 from ..model.variants import TINY, Mode, Variant
 from ..parameters import PARAMETERS
 from ..pipeline import NO_SOURCE
@@ -98,11 +98,12 @@ def clips_of(
     names = [given.output or f"{group[0].stem}-{mode}.mp4" for group in groups for _ in given.seed]
     more = [path for path in (given.video, given.mask, control) if path is not None]
     targets = iter(targets_of(given, names, [*paths, *more, *(path for path, _ in hints)], streams))
+    length = None if given.video is None else open_clip(given.video).count
     shots: list[Shot] = []
     for group, size in zip(groups, sizes, strict=False):
         settings = clip_settings(given, variant, mode, size, **keys)
-        if given.video is not None:
-            check_video_length(len(read_frames(given.video)), settings)
+        if length is not None:
+            check_video_length(length, settings)
         if channels is not None:
             check_control(settings, means.backend == TORCH)
             _check_hints(hints)
