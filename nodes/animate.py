@@ -7,11 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from ..dynamicrafter.model.variants import VARIANTS, Mode
+from ..dynamicrafter.model.variants import Mode
 from .choices import OWN, advanced, choice, require
 from .generate import MASK_TIP, length_input
 from .host.files import fingerprint, list_checkpoints
-from .loader import AUTO, BUILT_IN_TIP, VARIANT_TIP, require_encoders, variant_for
+from .loader import AUTO, BUILT_IN_TIP, checkpoint_extras, require_encoders, variant_for
 from .sockets import CATEGORY, image, schema
 
 _LAST_TIP = "The last frame, from which another clip can continue."
@@ -55,23 +55,7 @@ class DynamiCrafterAnimate(io.ComfyNode):
                 *[choice(name, optional=True) for name in ("steps", "cfg", "frames", "fps")],
                 choice("negative", optional=True, extra_dict=advanced()),
                 choice("fs"),
-                io.Clip.Input(
-                    "clip", optional=True, raw_link=True, tooltip="Text encoder, for pruned checkpoints."
-                ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    raw_link=True,
-                    tooltip="Image encoder, for pruned checkpoints.",
-                ),
-                io.Combo.Input(
-                    "variant",
-                    options=[AUTO, *sorted(VARIANTS)],
-                    default=AUTO,
-                    optional=True,
-                    tooltip=VARIANT_TIP,
-                    extra_dict=advanced(),
-                ),
+                *checkpoint_extras(),
                 *[choice(name, optional=True, extra_dict=advanced()) for name in ("width", "height", "fit")],
                 length_input(),
                 io.Mask.Input("mask", optional=True, raw_link=True, tooltip=MASK_TIP),

@@ -7,11 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from ..dynamicrafter.model.variants import VARIANTS
 from .choices import advanced, choice, require
 from .generate import DEFAULT_DURATION, durations_input, gaps_in, techniques_input
 from .host.files import fingerprint, list_checkpoints
-from .loader import AUTO, BUILT_IN_TIP, VARIANT_TIP, require_encoders, variant_for
+from .loader import AUTO, BUILT_IN_TIP, checkpoint_extras, require_encoders, variant_for
 from .sockets import CATEGORY, image, schema
 
 
@@ -56,23 +55,7 @@ class DynamiCrafterKeyframes(io.ComfyNode):
                 techniques_input(),
                 choice("negative", optional=True, extra_dict=advanced()),
                 choice("fs"),
-                io.Clip.Input(
-                    "clip", optional=True, raw_link=True, tooltip="Text encoder, for pruned checkpoints."
-                ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    raw_link=True,
-                    tooltip="Image encoder, for pruned checkpoints.",
-                ),
-                io.Combo.Input(
-                    "variant",
-                    options=[AUTO, *sorted(VARIANTS)],
-                    default=AUTO,
-                    optional=True,
-                    tooltip=VARIANT_TIP,
-                    extra_dict=advanced(),
-                ),
+                *checkpoint_extras(),
                 *[choice(name, optional=True, extra_dict=advanced()) for name in ("width", "height", "fit")],
             ],
             outputs=[

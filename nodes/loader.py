@@ -10,6 +10,7 @@ from ..dynamicrafter.model.variants import VARIANTS, Mode
 from ..dynamicrafter.weights.detect import choose, detect
 from ..dynamicrafter.weights.formats.files import open_weights
 from ..dynamicrafter.weights.tensors import components_in
+from .choices import advanced
 from .host.files import EXPORTED, checkpoint_path, encoders_path, fingerprint, list_checkpoints
 from .host.loading import WEIGHT_DTYPES, load_checkpoint
 from .host.towers import NO_VISION
@@ -25,6 +26,24 @@ VARIANT_TIP = (
     "Type of the file. auto detects it from the weights; if they are ambiguous (512 and 512_interp, and most "
     "pruned files), the error lists the choices."
 )
+
+
+def checkpoint_extras() -> list[Any]:
+    """Inputs of the one-node workflows for checkpoints without encoders or of an ambiguous type."""
+    return [
+        io.Clip.Input("clip", optional=True, raw_link=True, tooltip="Text encoder, for pruned checkpoints."),
+        io.ClipVision.Input(
+            "clip_vision", optional=True, raw_link=True, tooltip="Image encoder, for pruned checkpoints."
+        ),
+        io.Combo.Input(
+            "variant",
+            options=[AUTO, *sorted(VARIANTS)],
+            default=AUTO,
+            optional=True,
+            tooltip=VARIANT_TIP,
+            extra_dict=advanced(),
+        ),
+    ]
 
 
 class DynamiCrafterCheckpointLoader(io.ComfyNode):
