@@ -738,8 +738,7 @@ def photo_to_film(built_in: str) -> Graph:
 2. Select another **picture**, or set `count` to 3 for a clip of each of three proposals.
 
 With a released model, connect `sound` of **DynamiCrafter Suggest** to **DynamiCrafter Ambience** as well: a photo of \
-the sea then sounds like the sea. No language model is needed. If sound needs pyloudnorm, its message says how to \
-install it.
+the sea then sounds like the sea. No language model is needed.
 """,
     )
     own_images_note(graph, "Animate (DynamiCrafter)", "1024")

@@ -13,7 +13,6 @@ from typing import Any
 from ..api import ModelFiles, variant_of
 from ..director.correcting import check_rounds
 from ..director.film import length_for
-from ..director.loudness import check_sound_libraries
 from ..director.plan import ClipPlan, PlanError, clip_plan
 from ..director.profiles import (
     Profile,
@@ -133,11 +132,6 @@ def _sound_source(given: Namespace, plan: ClipPlan, notes: list[str]) -> SoundSo
     source = source_for(plan.sound)
     if source is None:
         notes.append(f"the clip has no sound, because none fits {plan.sound!r}")
-        return None
-    try:
-        check_sound_libraries()
-    except UsageError as problem:
-        notes.append(f"the clip has no sound: {problem.said(WORDS)}")
         return None
     return source
 

@@ -33,7 +33,6 @@ from ..parameters import PARAMETERS, TRAINED_FRAMES
 from ..records import has_names_of, read_record
 from ..settings import PROGRAM, LengthMethod, Settings, clip_length, default_size, make_settings
 from ..shots import Means, Shot, ShotProgress, check_means, make
-from .loudness import check_sound_libraries
 from .scenes import CONTINUE, FILM_DEFAULTS, NOT_CHOSEN, SILENCE, Story, StoryScene, read_story
 from .soundtrack import SOUND_EXTENSIONS, SoundSource, film_sound, source_for
 
@@ -191,8 +190,6 @@ def plan_film(
             _in_scene(i, _source_of, story, scene, find, sounds, i, notes)
             for i, scene in enumerate(story.scenes, 1)
         ]
-        if any(source is not None for source in sources):
-            check_sound_libraries()
     elif not mute:
         notes.append(
             f"the film has no sound, because {path.suffix or 'a folder'} has none; .mp4 and .webm have"

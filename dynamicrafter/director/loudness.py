@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import UsageError
 from .ambience import RATE, Samples
 
 TARGET = -16.0
@@ -28,30 +27,15 @@ _STAGE = 0.05
 """dB below the ceiling that are aimed at, as the gain changes between the samples of a peak."""
 
 
-def check_sound_libraries() -> None:
-    """Raise UsageError unless what loudness needs is installed; call this before a long computation."""
-    for name in ("pyloudnorm", "scipy"):
-        _library(name)
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as problem:
-        raise UsageError(
-            f"sound needs {name}, which is not installed; install it with pip install {name.partition('.')[0]}"
-        ) from problem
-
-
 def loudness(samples: Samples) -> float:
     """Integrated loudness in LUFS of ``[2, n]`` samples at :data:`RATE`; minus infinity for silence."""
     least = math.ceil(_SHORTEST * RATE) + 1
     repeated: Samples = (
         np.tile(samples, (1, -(-least // samples.shape[1]))) if samples.shape[1] < least else samples
     )
-    return float(
-        _library("pyloudnorm").Meter(RATE).integrated_loudness(cast(Any, repeated).astype(np.float64).T)
-    )
+    # Imported when needed, as both libraries take a while; untyped.
+    meter: Any = import_module("pyloudnorm").Meter(RATE)
+    return float(meter.integrated_loudness(cast(Any, repeated).astype(np.float64).T))
 
 
 def true_peak(samples: Samples) -> float:
@@ -87,7 +71,7 @@ def levelled(samples: Samples, target: float = TARGET, ceiling: float = CEILING)
 
 def _envelope(samples: Samples) -> Samples:
     """``[n]``: the highest absolute value at and around each sample, of both sides."""
-    finer: Any = _library("scipy.signal").resample_poly(samples.astype(np.float64), _FINER, 1, axis=1)
+    finer: Any = import_module("scipy.signal").resample_poly(samples.astype(np.float64), _FINER, 1, axis=1)
     return np.abs(finer).reshape(samples.shape[0], -1, _FINER).max((0, 2))
 
 
@@ -96,7 +80,7 @@ def _limited(samples: Samples, ceiling: float) -> Samples:
     envelope = _envelope(samples)
     if envelope.max() <= ceiling:
         return samples
-    filters = _library("scipy.ndimage")
+    filters: Any = import_module("scipy.ndimage")
     wanted = np.minimum(1.0, ceiling / np.maximum(envelope, 1e-9))
     window = 2 * int(_LOOK * RATE) + 1
     # A mean of minima over the same window nowhere exceeds what is wanted.

@@ -13,7 +13,6 @@ from language_model import PLAN, LanguageModelServer, good, refusal
 
 from dynamicrafter.cli import main
 from dynamicrafter.director import chat
-from dynamicrafter.director import loudness as loudness_module
 from dynamicrafter.director.loudness import loudness
 from dynamicrafter.director.profiles import VARIABLE, Profile, read_profiles, write_profile
 from dynamicrafter.media.video import read_sound
@@ -101,23 +100,6 @@ def test_a_clip_has_the_duration_and_the_sound_of_the_plan(
         assert loudness(heard.samples) == pytest.approx(-16, abs=1)
     missing = f"the clip has no sound, because none fits {sound!r}"
     assert (missing in result["notes"]) == (sound == "a spaceship")
-
-
-def test_without_what_sound_needs_there_is_a_note(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(loudness_module, "import_module", missing)
-    with LanguageModelServer(good(json.dumps(PLAN))) as server:
-        write_profile(Profile("local", server.url, "any"))
-        result = told(capsys, "direct", "circle.png", "--llm", "local", *QUICK)
-    (note,) = (note for note in result["notes"] if "sound" in note)
-    assert note.startswith(
-        "the clip has no sound: sound needs pyloudnorm, which is not installed; install it"
-    )
-    assert read_sound(result["clips"][0]["output"], 0, 1) is None
 
 
 def test_a_server_that_fails_is_replaced_by_suggestions_with_a_note(
