@@ -62,6 +62,8 @@ PACKAGES = {
     "huggingface_hub": "huggingface_hub",
     "filelock": "filelock",
     "tqdm": "tqdm",
+    "pyloudnorm": "pyloudnorm",
+    "scipy": "scipy",
 }
 """The package's dependencies: names of the distributions and of their modules."""
 
@@ -129,7 +131,10 @@ def _packages(given: Namespace, bars: Bars) -> Finding:
     broken: list[str] = []
     for distribution, module in PACKAGES.items():
         try:
-            found[distribution] = str(import_module(module).__version__)
+            # A module names its build, as in 2.11.0+cu128; some have no version of their own.
+            found[distribution] = str(
+                getattr(import_module(module), "__version__", None) or version(distribution)
+            )
         # A library with missing symbols or shared libraries can raise any exception.
         except Exception as problem:
             found[distribution] = None
