@@ -41,6 +41,13 @@ def shortened(text: str) -> str:
     return "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)
 
 
+def one_line(text: str, most: int) -> str:
+    """The first ``most`` characters of foreign text, on one line and without control characters."""
+    # Spaces are joined before the text is cut, but text without end is not looked at.
+    plain = "".join(sign if sign.isprintable() else " " for sign in text[: 10 * most])
+    return " ".join(plain.split())[:most].rstrip()
+
+
 def to_json(value: Any) -> dict[str, Any]:
     """The fields of a dataclass as plain values that :class:`Form` reads back."""
     return asdict(value)

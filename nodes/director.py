@@ -18,7 +18,7 @@ from ..dynamicrafter.evaluation.clip_score import find_towers, load_scorer
 from ..dynamicrafter.media.pictures import as_picture, normalise
 from ..dynamicrafter.model.variants import TINY
 from .encode import single
-from .host.files import BUILT_IN, encoders_path, list_checkpoints
+from .host.files import BUILT_IN, EXPORTED, encoders_path, list_checkpoints
 from .sockets import CATEGORY, image, schema
 from .words import in_words_of_the_graph
 
@@ -72,7 +72,7 @@ class DynamiCrafterSuggest(io.ComfyNode):
             display_name="DynamiCrafter Suggest",
             category=CATEGORY,
             description="Suggests what may move in an image, best first, without a language model: CLIP compares the "
-            "image with some 300 phrases. For tiny, it names the coloured shape.",
+            "image with some 400 phrases. For tiny, it names the coloured shape.",
             search_aliases=["auto prompt", "caption", "interrogate", "what moves"],
             inputs=[
                 image("image", "The image; a single image, not a batch."),
@@ -107,7 +107,7 @@ class DynamiCrafterSuggest(io.ComfyNode):
         """Look at the image; raises ValueError for an image of which nothing can be said."""
         seen = normalise(as_picture(single(image, "image")))
         with in_words_of_the_graph():
-            if BUILT_IN.get(checkpoint) == TINY.name:
+            if BUILT_IN.get(checkpoint.removesuffix(EXPORTED)) == TINY.name:
                 found = suggest_toy(seen, count)
                 if not found:
                     raise UsageError(

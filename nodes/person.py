@@ -25,6 +25,7 @@ from .host.person_conditioning import condition_person
 from .host.person_files import fingerprint_person, list_people, person_path
 from .host.person_loading import load_person_parts
 from .host.person_model import person_clip, person_config
+from .host.run import check_latent
 from .host.sampler import run_exactly
 from .person_choices import check_settings, clip_settings, clip_size, frames_input, setting, size_inputs
 from .sockets import CATEGORY, image, schema
@@ -256,6 +257,7 @@ class DynamiCrafterPersonSampler(io.ComfyNode):
         person_clip(positive)
         _refuse_mask(latent)
         chosen = clip_settings(preset, seed=seed, steps=steps, cfg=cfg, eta=eta, noise_dtype=noise_dtype)
+        check_latent(latent["samples"])
         frames, channels, height, width = latent["samples"].shape
         generator = torch.Generator().manual_seed(chosen.seed)
         precision = getattr(torch, chosen.noise_dtype)

@@ -36,7 +36,8 @@ _MOST_VALUES = 25
 
 def is_moves(path: str) -> bool:
     """Whether a path is moves, not the name of a file."""
-    return re.match(r"\s*([a-z]+)\s*:", path) is not None
+    # A single letter is a drive.
+    return re.match(r"\s*[a-z]{2,}\s*:", path) is not None
 
 
 def read_moves(path: str) -> dict[str, tuple[float, ...]]:

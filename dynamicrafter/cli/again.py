@@ -74,7 +74,7 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> object:
     times = times_usual(record.settings, variant_of(files))
     more = [path for path in (video, mask) if path is not None]
     sources = [*pictures, *more, *(path for path, _ in hints)]
-    (target,) = targets_of(given, [given.output or _beside(clip)], sources, streams)
+    (target,) = targets_of(given, [given.output or name_again(clip)], sources, streams)
     shots = [Shot(record.settings, pictures, Path(target).name, target, video, mask, scene, control, hints)]
     if not (given.json or given.verbose or given.dry_run):  # Which both say more.
         for line in brief_of(shots, files, streams):
@@ -128,7 +128,8 @@ def check_stored(stored: str, found: str, folder: Path, backend: str) -> None:
         )
 
 
-def _beside(clip: Path) -> str:
+def name_again(clip: Path) -> str:
+    """What a clip is called that is made again, in the same folder."""
     if clip.is_dir():
         return f"{clip}-again{os.sep}"
     return str(clip.with_name(f"{clip.stem}-again{clip.suffix}"))

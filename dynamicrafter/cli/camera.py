@@ -66,15 +66,20 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
         return {"guide": made}
     names = [given.output or f"{path.stem}-camera.mp4" for _ in given.seed]
     targets = targets_of(given, names, [path], streams)
-    if given.guide is not None and not given.dry_run:
+    told: dict[str, Any] = {}
+    if given.guide is not None:
         (target,) = clip_targets([given.guide], [path])
-        _write_guide(guide, target, settings, given, streams)
+        if target in targets:
+            raise UsageError(f"--guide and --output are the same, {target}; name another file with --guide")
+        if not given.dry_run:
+            told["guide"] = _write_guide(guide, target, settings, given, streams)
+            written.append(target)
     notes = [] if guided else [_INTERPOLATES.format(variant.name)]
     shots = [
         Shot(replace(settings, seed=seed), (path,), Path(target).name, target, scene=scene)
         for seed, target in zip(given.seed, targets, strict=True)
     ]
-    return make_and_print(shots, files, means, given, written, streams, told=notes)
+    return {**make_and_print(shots, files, means, given, written, streams, told=notes), **told}
 
 
 def camera_of(given: Namespace) -> GuideCamera:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import PARSER, Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,6 @@ _KNOWN = {
     "names": _MODELS,
     "a": _MODELS,
     "b": _MODELS,
-    "name": _MODELS,
     "variant": tuple(VARIANTS),
     "device": ("auto", "cpu", "cuda", "mps"),
     "backend": ("torch", "openvino", "openvino:CPU", "openvino:GPU", "openvino:NPU"),
@@ -57,7 +56,7 @@ def _commands(parser: Any, name: str = "") -> Iterator[_Command]:
     expanded = parser._get_formatter()._expand_help
     for action in parser._actions:
         known = _KNOWN.get(action.dest, ())
-        if action.dest in ("command", "subject"):
+        if action.nargs == PARSER:
             for choice in action._choices_actions:
                 words.append((choice.dest, expanded(choice)))
                 inner += _commands(action.choices[choice.dest], f"{name} {choice.dest}".strip())

@@ -59,6 +59,9 @@ def run(given: Namespace, written: list[str]) -> object:
     if given.dry_run:
         return {"plans": [asdict(one) for one in plans], "notes": notes}
     mode = _mode(plan, variant)
+    if mode != plan.mode:
+        needs = "two images" if plan.mode == "interpolate" else f"another model than {variant.name}"
+        notes.append(f"the clip is not made as the plan's mode {plan.mode}, which needs {needs}")
     told: dict[str, Any] = {}
     maker = make if given.rounds == 0 else corrected(given, plan, files, out, told)
     source = _sound_source(given, plan, notes)
@@ -151,8 +154,6 @@ def _with_plan(given: Namespace, plan: ClipPlan, mode: Mode, variant: Variant) -
         chosen.frames, method = length_for(mode, frames, variant)
         if given.length_method == PARAMETERS["length_method"].default:
             chosen.length_method = method
-            # Otherwise it would separate prompts that follow each other.
-            chosen.prompt = chosen.prompt.replace("|", ",")
     return chosen
 
 

@@ -20,13 +20,13 @@ from .progress import Bars
 
 def run(given: Namespace) -> object:
     """Export a model and return what ``--json`` prints."""
-    if is_person(given.name):
+    if is_person(given.model):
         return _person(given)
-    files = files_of(given.name, given)
+    files = files_of(given.model, given)
     if given.calibrate is not None and not (given.quiet or given.json):
         needed = calibration_bytes(variant_of(files)) / 1e9
-        print(f"calibrating {given.name} takes about {needed:.1f} GB of main memory", file=sys.stderr)
-    with Bars(given.name, hidden=given.quiet or given.json) as bars:
+        print(f"calibrating {given.model} takes about {needed:.1f} GB of main memory", file=sys.stderr)
+    with Bars(given.model, hidden=given.quiet or given.json) as bars:
         folder, manifest = export_model(
             files,
             given.output,
@@ -43,11 +43,11 @@ def _person(given: Namespace) -> object:
     for option in ("calibrate", "lora", "variant", "text_encoder", "image_encoder"):
         if getattr(given, option):
             raise UsageError(
-                f"--{option.replace('_', '-')} is for DynamiCrafter, but {given.name} is AnimateAnyone; leave it out"
+                f"--{option.replace('_', '-')} is for DynamiCrafter, but {given.model} is AnimateAnyone; leave it out"
             )
-    with Bars(given.name, hidden=given.quiet or given.json) as bars:
+    with Bars(given.model, hidden=given.quiet or given.json) as bars:
         folder, manifest = export_person_model(
-            given.name, given.output, stored=given.weights, loading=bars.loading, progress=bars.exporting
+            given.model, given.output, stored=given.weights, loading=bars.loading, progress=bars.exporting
         )
     return _told(folder, manifest, given)
 

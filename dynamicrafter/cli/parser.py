@@ -315,7 +315,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "export person.safetensors",
     )
     export.add_argument(
-        "name",
+        "model",
         metavar="MODEL",
         help="a name from 'dynamicrafter models', a weights file, or a folder of AnimateAnyone's files",
     )

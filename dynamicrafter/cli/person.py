@@ -33,7 +33,7 @@ from ..backends.choice import TORCH
 from ..errors import UsageError
 from ..media.pictures import read_picture
 from ..shots import clip_targets
-from .again import check_stored
+from .again import check_stored, name_again
 from .plan import memory_text, size_text, time_text
 from .progress import Bars
 from .streams import STANDARD
@@ -113,7 +113,6 @@ def repeat(
         reference=given.fit_to,
         model=None if given.model is None else Path(given.model),
     )
-    beside = f"{clip}-again{os.sep}" if clip.is_dir() else clip.with_name(f"{clip.stem}-again{clip.suffix}")
     if given.dtype == "auto":
         given = Namespace(**{**vars(given), "dtype": record.model.dtype})
     backend = record.model.backend if given.backend is None else given.backend
@@ -123,7 +122,7 @@ def repeat(
     if folder is not None and given.backend is None and given.model is None:
         check_stored(record.model.exported, read_person_export(folder)[1].stored, folder, backend)
     given = Namespace(**{**vars(given), "backend": backend})
-    return _made(shot, given.output or str(beside), given, written, ask=ask)
+    return _made(shot, given.output or name_again(clip), given, written, ask=ask)
 
 
 def _made(
@@ -138,6 +137,10 @@ def _made(
     """Generate a clip after everything that can be checked is."""
     shot = replace(shot, target=_target(shot, name))
     shown = None if preview is None else _target(shot, str(preview), "--preview-poses")
+    if shown == shot.target:
+        raise UsageError(
+            f"--preview-poses and --output are the same, {shown}; name another file with --preview-poses"
+        )
     means = PersonMeans(given.device, given.dtype, given.weights, given.memory, given.backend)
     check_person(shot.model)
     read_picture(shot.picture)

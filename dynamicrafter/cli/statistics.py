@@ -5,23 +5,17 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from ..api import find_model, load
+from ..api import load
 from ..evaluation.folder import find_clips
 from ..evaluation.latents import latent_statistics
 from ..media.video import read_frames
-from ..model.variants import TINY
+from .clips import model_files
 
 
 def run(given: Namespace) -> dict[str, Any]:
     """Run ``statistics`` and return what ``--json`` prints."""
     clips = find_clips(given.folder)
-    files = find_model(
-        TINY.name if given.model is None else given.model,
-        variant=given.variant,
-        text_encoder=given.text_encoder,
-        image_encoder=given.image_encoder,
-    )
-    model = load(files, device=given.device)
+    model = load(model_files(given), device=given.device)
     means, variance = latent_statistics(model, map(read_frames, clips))
     numbers = ",".join(f"{value:.4g}" for value in (*means, variance))
     if not given.json:

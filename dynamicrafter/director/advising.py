@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import LanguageModelError
+from ..errors import LanguageModelError, UsageError
 from ..evaluation.sentence import describe
+from ..forms import one_line
 from ..media.pictures import Picture
 from ..model.variants import Variant
-from ..settings import motion_to_fs
+from ..settings import Settings, motion_to_fs
 from .chat import Message, ask
 from .correcting import LEVERS, MOST_GUIDANCE, Advise, Aim, Attempt, Change, advise_by_rules, best_of
-from .plan import PROMPT_WORDS, PlanError, objects_in, shortened_prompt
+from .plan import PROMPT_WORDS, PlanError, motion_prompt_of, objects_in
 from .profiles import Profile
 from .proposing import check_pictures_allowed, data_url
 
@@ -132,30 +133,30 @@ def read_advice(answer: str, aim: Aim, variant: Variant, attempts: Sequence[Atte
         return None
     if lever not in _ASKED or lever in aim.fixed:
         raise PlanError(f"{str(lever)[:40]!r} is nothing to change")
-    if lever == "prompt":
-        prompt = advice.get("prompt")
-        words = shortened_prompt(" ".join(prompt.split())) if isinstance(prompt, str) else ""
-        if not words:
-            raise PlanError("the new prompt is missing")
-        changed = replace(chosen, prompt=words)
-    elif lever == "seed":
-        changed = replace(chosen, seed=(chosen.seed + 1) % 2**63)
-    else:
-        number = advice.get("number")
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise PlanError("the new value is not a number")
-        if lever == "motion":
-            changed = replace(chosen, fs=motion_to_fs(variant, min(max(float(number), 0.0), 1.0)))
-        elif lever == "cfg":
-            changed = replace(chosen, cfg=min(max(float(number), 1.0), MOST_GUIDANCE))
-        elif chosen.apg:
-            raise PlanError("image_cfg cannot be used with the other settings")
-        else:
-            changed = replace(chosen, image_cfg=min(max(float(number), 1.0), MOST_GUIDANCE))
+    try:
+        changed = _changed(lever, advice, variant, chosen)
+    except UsageError as problem:
+        raise PlanError(str(problem)) from problem
     if any(changed == one.settings for one in attempts):
         raise PlanError(f"this value of {lever} was tried before")
     why = advice.get("why")
-    plain = (
-        "".join(sign if sign.isprintable() else " " for sign in why[:_WHY]) if isinstance(why, str) else ""
-    )
-    return Change(lever, changed, " ".join(plain.split()))
+    return Change(lever, changed, one_line(why, _WHY) if isinstance(why, str) else "")
+
+
+def _changed(lever: str, advice: Mapping[str, Any], variant: Variant, chosen: Settings) -> Settings:
+    """The settings with the change; raises PlanError for a missing value, and UsageError for what is not allowed."""
+    if lever == "prompt":
+        prompt = advice.get("prompt")
+        words = motion_prompt_of(prompt) if isinstance(prompt, str) else ""
+        if not words:
+            raise PlanError("the new prompt is missing")
+        return replace(chosen, prompt=words)
+    if lever == "seed":
+        return replace(chosen, seed=(chosen.seed + 1) % 2**63)
+    number = advice.get("number")
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise PlanError("the new value is not a number")
+    if lever == "motion":
+        return replace(chosen, fs=motion_to_fs(variant, min(max(float(number), 0.0), 1.0)))
+    limited = min(max(float(number), 1.0), MOST_GUIDANCE)
+    return replace(chosen, cfg=limited) if lever == "cfg" else replace(chosen, image_cfg=limited)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..bounded_json import parse_json
 from ..errors import LanguageModelError, UsageError
+from ..forms import one_line
 from .profiles import Profile
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 """Seconds before the second try, doubled each time, and the longest wait that a server may ask for."""
 _SILENCE = 90.0
 """Seconds without a byte after which the server counts as lost; a model that thinks first sends none for a while."""
+_MESSAGE = 200
+"""Characters that are shown of what a server says of an error."""
 _TRY_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _UNSUPPORTED = (400, 404, 415, 422, 501)
 """Answers of servers that do not know a part of the request, such as a JSON schema."""
@@ -88,7 +91,10 @@ async def _ask(
             except _Unsupported as refusal:
                 if number == len(forms) - 1:
                     raise _error(
-                        profile, key, f"rejected the request ({refusal})", "check its model"
+                        profile,
+                        key,
+                        f"rejected the request ({refusal})",
+                        "check its model, and that its address ends where /chat/completions begins",
                     ) from refusal
     raise AssertionError("the last form returns or raises")
 
@@ -117,7 +123,7 @@ async def _post(session: aiohttp.ClientSession, profile: Profile, key: str, body
                             profile, key, f"sent more than {_BYTES:,} bytes", "choose another server"
                         )
                     return answer
-                told = f"HTTP {status}{_message(answer or b'')}"
+                told = f"HTTP {status}{_message(answer or b'', key)}"
                 if 300 <= status < 400:
                     raise _error(
                         profile, key, f"redirects elsewhere ({told})", "use the address it redirects to"
@@ -172,7 +178,7 @@ def _content(answer: bytes, profile: Profile) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _message(answer: bytes) -> str:
+def _message(answer: bytes, key: str) -> str:
     """What a server says of an error, as far as it is fit to be shown."""
     try:
         value = parse_json(answer)
@@ -181,8 +187,9 @@ def _message(answer: bytes) -> str:
         told = cast(Any, error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, IndexError, TypeError):
         return ""
-    plain = "".join(sign if sign.isprintable() else " " for sign in str(told)[:400])
-    return f": {' '.join(plain.split())[:200]}" if plain.strip() else ""
+    # Before the text is cut, as half a key would not be found.
+    plain = one_line(_without(key, str(told)), _MESSAGE)
+    return f": {plain}" if plain else ""
 
 
 def _asked_pause(header: str | None) -> float | None:
@@ -195,4 +202,8 @@ def _asked_pause(header: str | None) -> float | None:
 
 def _error(profile: Profile, key: str, what: str, remedy: str) -> LanguageModelError:
     sentence = f"{profile.host} (profile {profile.name}) {what}; {remedy}"
-    return LanguageModelError(sentence.replace(key, "***") if key else sentence)
+    return LanguageModelError(_without(key, sentence))
+
+
+def _without(key: str, text: str) -> str:
+    return text.replace(key, "***") if key else text

@@ -34,7 +34,7 @@ from ..records import has_names_of, read_record
 from ..settings import PROGRAM, LengthMethod, Settings, clip_length, default_size, make_settings
 from ..shots import Means, Shot, ShotProgress, check_means, make
 from .scenes import CONTINUE, FILM_DEFAULTS, NOT_CHOSEN, SILENCE, Story, StoryScene, read_story
-from .soundtrack import SOUND_EXTENSIONS, SoundSource, film_sound, source_for
+from .soundtrack import SOUND_EXTENSIONS, SoundSource, film_sound, sound_of, source_for
 
 Joint = Literal["cut", "cross-fade", "shared"]
 """How a clip follows the one before; with "shared", its first frame is the other's last one, and is shown once."""
@@ -223,17 +223,24 @@ def _source_of(
     cue = scene.sound if scene.sound is not None else story.sound
     if cue is None:
         # What happens may be heard, but need not be.
-        return source_for(scene.prompt, folder)
+        return _heard(source_for(scene.prompt, folder))
     if cue.strip().lower() in ("", SILENCE):
         return None
     if Path(cue).suffix.lower() in SOUND_EXTENSIONS:
         path = find(cue)
         if not path.is_file():
             raise ClipError(f"there is no sound {path}; check its name and folder")
-        return path
+        return _heard(path)
     source = source_for(cue, folder)
     if source is None:
         notes.append(f"scene {number} has no sound, because none fits {cue!r}")
+    return _heard(source)
+
+
+def _heard(source: SoundSource | None) -> SoundSource | None:
+    """The same, after the beginning of a file was read; raises ClipError if it has no sound."""
+    if isinstance(source, Path):
+        sound_of(source, _GLANCE)
     return source
 
 
@@ -249,13 +256,26 @@ class _Maker:
         self._digits = max(2, len(str(len(story.scenes))))
         first = self._picture(story.scenes[0].pictures[0])
         main = self.variant("animate")
-        given: Any = self._choices.get("size") or tuple(map(self._choices.get, ("width", "height")))
-        self._size: tuple[int, int] = given if all(given) else default_size(main, read_picture(first).size)
-        self._fps = self._choices.get("fps") or main.preset.fps
+        self._size = self._chosen_size() or default_size(main, read_picture(first).size)
+        self._fps = self._number("fps", self._choices, main.preset.fps)
         self._depth = 0
         """How many scenes have continued since a picture of its own was shown."""
         self._origin = first
         """That picture."""
+
+    def _chosen_size(self) -> tuple[int, int] | None:
+        """Width and height in pixels as the choices have them, which :func:`make_settings` checks."""
+        if self._choices.get("size") is not None:
+            return self._choices["size"]
+        given = [name for name in ("width", "height") if self._choices.get(name) is not None]
+        if len(given) == 1:
+            raise UsageError(f"the story has a {given[0]} alone; give both width and height, or neither")
+        return (self._choices["width"], self._choices["height"]) if given else None
+
+    def _number(self, name: str, choices: Mapping[str, Any], default: Any) -> Any:
+        """A setting that is calculated with before the settings are made; raises UsageError for no valid value."""
+        given = choices.get(name)
+        return default if given is None else PARAMETERS[name].check(given)
 
     def variant(self, mode: Mode) -> Variant:
         """That of the model for a mode."""
@@ -302,7 +322,7 @@ class _Maker:
         for name in ("size", "width", "height", "fps"):
             chosen.pop(name, None)
         # Every scene of a chain gets other noise; a scene in front of the chain changes nothing.
-        chosen["seed"] = chosen.get("seed", PARAMETERS["seed"].default) + depth
+        chosen["seed"] = self._number("seed", chosen, PARAMETERS["seed"].default) + depth
         frames, method = TRAINED_FRAMES, "native"
         if scene.seconds is not None:
             frames, method = length_for(mode, round(scene.seconds * self._fps), self.variant(mode))
@@ -331,6 +351,8 @@ def length_for(mode: Mode, frames: int, variant: Variant) -> tuple[int, LengthMe
     return frames, "continue" if frames > TRAINED_FRAMES else "pick"
 
 
+_GLANCE = 0.1
+"""Seconds of a sound file that are read before the long work."""
 _MOTION = frozenset({"fs", "motion"})
 
 

@@ -19,6 +19,8 @@ _SHORTEST = 0.4
 """Seconds of the window over which loudness is measured (BS.1770-4); shorter samples are repeated."""
 _FINER = 4
 """Oversampling by which true peaks are found (BS.1770-4, annex 2)."""
+_PART, _REACH = 60 * RATE, 16
+"""Samples that are oversampled at once, and how many on either side a sample between two depends on at most."""
 _LOOK = 0.005
 """Seconds over which the limiter's gain changes."""
 _ROUNDS, _NEAR = 6, 0.1
@@ -71,8 +73,14 @@ def levelled(samples: Samples, target: float = TARGET, ceiling: float = CEILING)
 
 def _envelope(samples: Samples) -> Samples:
     """``[n]``: the highest absolute value at and around each sample, of both sides."""
-    finer: Any = import_module("scipy.signal").resample_poly(samples.astype(np.float64), _FINER, 1, axis=1)
-    return np.abs(finer).reshape(samples.shape[0], -1, _FINER).max((0, 2))
+    resample: Any = import_module("scipy.signal").resample_poly
+    found = cast(Samples, np.empty(samples.shape[1]))
+    # In parts, as the finer samples are 16 times as large as those of an hour, which are 1.4 GB.
+    for start in range(0, samples.shape[1], _PART):
+        end, before = start + _PART, max(0, start - _REACH)
+        finer = np.abs(resample(samples[:, before : end + _REACH].astype(np.float64), _FINER, 1, axis=1))
+        found[start:end] = finer.reshape(2, -1, _FINER).max((0, 2))[start - before :][:_PART]
+    return found
 
 
 def _limited(samples: Samples, ceiling: float) -> Samples:

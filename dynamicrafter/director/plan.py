@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
 from ..bounded_json import parse_json
+from ..forms import one_line
 from ..model.variants import Mode
 
 Camera = Literal["static", "pan left", "pan right", "tilt up", "tilt down", "zoom in", "zoom out"]
@@ -99,15 +100,18 @@ def _value(name: str, value: Any) -> Any:
         if value not in _CHOICES[name]:
             raise PlanError(f"{name}: one of {', '.join(_CHOICES[name])} is needed")
         return value
-    plain = "".join(sign if sign.isprintable() else " " for sign in value[: 10 * _TEXT])
-    plain = " ".join(plain.split())
     if name != "motion_prompt":
-        return plain[:_TEXT].rstrip()
-    # A bar would separate the prompts of a long clip.
-    prompt = shortened_prompt(plain.replace("|", ","))
+        return one_line(value, _TEXT)
+    prompt = motion_prompt_of(value)
     if not prompt:
         raise PlanError(f"{name}: it must say what moves")
     return prompt
+
+
+def motion_prompt_of(text: str) -> str:
+    """The prompt in what a language model wrote: one line of few words; may be empty."""
+    # A bar would separate the prompts of a long clip.
+    return shortened_prompt(one_line(text, 10 * _TEXT).replace("|", ","))
 
 
 def shortened_prompt(prompt: str, followed_by: str = "") -> str:

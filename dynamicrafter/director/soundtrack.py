@@ -31,13 +31,15 @@ def equal_power(n: int) -> tuple[Samples, Samples]:
 
 def joined(parts: Sequence[Samples], fade: float = FADE) -> Samples:
     """Parts ``[2, n]`` after each other, each faded into the next within ``fade`` seconds, by which they overlap."""
-    result = parts[0]
-    for part in parts[1:]:
-        n = min(round(fade * RATE), result.shape[1] // 2, part.shape[1] // 2)
+    result: Samples = np.empty((2, sum(part.shape[1] for part in parts)), np.float32)
+    length = 0
+    for part in parts:
+        n = min(round(fade * RATE), length // 2, part.shape[1] // 2)
         end, begin = equal_power(n)
-        overlap = result[:, result.shape[1] - n :] * end + part[:, :n] * begin
-        result = np.concatenate([result[:, : result.shape[1] - n], overlap, part[:, n:]], 1)
-    return result.astype(np.float32)
+        result[:, length - n : length] = result[:, length - n : length] * end + part[:, :n] * begin
+        result[:, length : length - n + part.shape[1]] = part[:, n:]
+        length += part.shape[1] - n
+    return result[:, :length]
 
 
 def fitted_sound(samples: Samples, seconds: float, fade: float = FADE) -> Samples:

@@ -17,7 +17,7 @@ from ..bounded_json import parse_json
 from ..errors import ClipError, UsageError
 from ..forms import Form, to_json
 from .chat import Message
-from .plan import LONGEST, PROMPT_WORDS, SHORTEST, PlanError, objects_in, shortened_prompt
+from .plan import LONGEST, PROMPT_WORDS, SHORTEST, PlanError, motion_prompt_of, objects_in
 from .profiles import Profile
 from .proposing import ask_for
 from .scenes import CONTINUE, SILENCE, Story, StoryScene, story_of_text, story_sha256
@@ -110,12 +110,10 @@ def _scene_of(values: Any, pictures: list[str]) -> StoryScene:
         raise PlanError("an object is needed")
     given = cast(dict[str, Any], values)
     prompt, sound = given.get("prompt"), given.get("sound", "")
-    if not isinstance(prompt, str) or not (shown := shortened_prompt(" ".join(prompt.split()))):
+    if not isinstance(prompt, str) or not (shown := motion_prompt_of(prompt)):
         raise PlanError("prompt: it must say what is seen and moves")
     if not isinstance(sound, str):
         raise PlanError("sound: a string is needed")
-    # What separates the prompts of a clip is none of the model's business.
-    shown = shown.replace("|", ",")
     # Words alone, so that no cue is taken for the name of a file.
     cue = " ".join(re.findall(r"[^\W_]+", sound)[:_SOUND_WORDS])
     seconds, picture = given.get("seconds"), given.get("picture")

@@ -93,9 +93,10 @@ class ProcessWorker:
                 elif kind == "news":
                     tell(*news)
         except Cancelled:
-            # The process notices that nobody listens.
+            # The process notices that nobody listens, and ends within a step; one that does not is killed.
             pipe.close()
             process.join(_PATIENCE)
+            self.close()
             raise
         except (EOFError, OSError) as problem:
             process.join(_PATIENCE)

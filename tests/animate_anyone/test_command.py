@@ -250,6 +250,10 @@ def test_poses_are_shown_over_the_image_before_the_long_work(
     assert shown.shape == (5, 72, 64, 3)
     assert shown[0, 0, 0].tolist() == [100, 15, 30], "the image at half its brightness"
     assert not torch.equal(shown[0], torch.maximum(shown[0, :1, :1], somebody())), "moved"
+    same = ("--preview-poses", "one.mp4", "--output", "one.mp4")
+    code, result, _ = run(folder, capsys, *same)
+    assert code == 2
+    assert re.search("--preview-poses and --output are the same, .*one.mp4; name another", result["error"])
 
 
 def test_the_best_of_several_people_is_told(

@@ -317,6 +317,7 @@ class People:
         foreign = type("Model", (), {"model": torch.nn.Identity()})()
         calls: dict[str, Callable[[], Any]] = {
             "size": lambda: self.sampled((positive, negative, other)),
+            "video": lambda: self.sampled((positive, negative, {"samples": torch.zeros(1, 16, 5, 8, 8)})),
             "no person": lambda: self.sampled((plain, negative, latent)),
             "no negative": lambda: self.sampled((positive, plain, latent)),
             "mask": lambda: self.sampled((positive, negative, masked)),

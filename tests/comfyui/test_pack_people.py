@@ -165,6 +165,7 @@ def test_sizes_follow_the_image_and_ranges_are_the_settings(measured: Measured) 
             "size",
             "the latent is 64x96 with 3 frames, but the poses are 64x96 with 4 frames; connect the latent",
         ),
+        ("video", "the latent has the shape 1 x 16 x 5 x 8 x 8, but must have frames x 4 x height x width"),
         ("no person", "the positive conditioning has no person; connect the output of DynamiCrafter Person"),
         (
             "no negative",

@@ -244,6 +244,20 @@ def test_advice_is_one_change_within_limits(fields: dict[str, Any], name: str, v
     assert change is not None and change.settings == replace(FIRST[0].settings, **{name: value})
 
 
+def test_a_prompt_is_one_line_for_the_whole_clip() -> None:
+    change = read_advice(
+        advice(change="prompt", prompt="up \x1b[31m| 99: and\ndown \ud800"), AIM, TINY, FIRST
+    )
+    assert change is not None and change.settings.prompt == "up [31m, 99: and down"
+
+
+def test_advice_that_the_settings_do_not_allow_is_rejected() -> None:
+    (first,) = FIRST
+    (guided,) = (replace(first, settings=replace(first.settings, apg_eta=0.5)),)
+    with pytest.raises(PlanError, match="work on guidance with one scale, but image_cfg adds a second"):
+        read_advice(advice(change="image_cfg", number=3), AIM, TINY, [guided])
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

@@ -128,10 +128,17 @@ def test_an_overloaded_server_is_asked_again() -> None:
             refusal(401, "bad key sk-secret"),
             r"does not accept the key \(HTTP 401: bad key \*\*\*\); correct the key",
         ),
+        (
+            refusal(403, f"{'x' * 195} sk-secret"),
+            r"does not accept the key \(HTTP 403: x{195} \*\*\*\); correct",
+        ),
         (refusal(500, "boom"), r"failed 4 times \(HTTP 500: boom\); try again later"),
         (refusal(302, "", Location="http://127.0.0.1:1/"), r"redirects elsewhere \(HTTP 302\)"),
         (refusal(418), r"refused the request \(HTTP 418\); check the profile"),
-        (refusal(404, "no such model"), r"rejected the request \(HTTP 404: no such model\); check its model"),
+        (
+            refusal(404, "no such model"),
+            r"rejected the request \(HTTP 404: no such model\); check its model, and that its address ends where /chat",
+        ),
         ((200, b"<html>hello</html>", {}), r"is not a chat completion; check that the profile's address"),
         ((200, b'{"choices": []}', {}), r"is not a chat completion"),
         (half, r"failed 4 times"),

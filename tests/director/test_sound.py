@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynamicrafter.director import loudness as loudness_module
 from dynamicrafter.director.ambience import AMBIENCES, RATE, Samples, ambience_for, make_ambience
 from dynamicrafter.director.loudness import levelled, loudness, true_peak
 from dynamicrafter.director.soundtrack import fitted_sound, joined, sound_file_for, sound_for, sound_of
@@ -57,6 +58,14 @@ def test_peaks_between_samples_are_found() -> None:
     one = np.sin(np.pi / 4 + np.pi / 2 * np.arange(4_800)) * np.hanning(4_800)
     sound = np.stack([one, one]).astype(np.float32)
     assert true_peak(sound) - 20 * np.log10(np.abs(sound).max()) == pytest.approx(3.0, abs=0.1)
+
+
+def test_long_sounds_are_measured_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = make_ambience("rain", 1.0, 0)
+    peak, limited = true_peak(sound), levelled(sound, -3.0)
+    monkeypatch.setattr(loudness_module, "_PART", 7_001)
+    assert true_peak(sound) == pytest.approx(peak, abs=1e-9)
+    assert np.allclose(levelled(sound, -3.0), limited, atol=1e-6)
 
 
 def test_silence_stays_silence() -> None:

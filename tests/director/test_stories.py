@@ -201,6 +201,19 @@ def test_what_cannot_be_made_names_its_scene(own_place: Path) -> None:
         planned(Story((StoryScene("x", "a.png", settings={"steps": 0}),)))
     with pytest.raises(ClipError, match=r"scene 1: there is no sound rain\.wav; check its name"):
         planned(Story((StoryScene("x", "a.png", sound="rain.wav"),)), mute=False)
+    Path("still.wav").write_bytes(b"RIFF")
+    with pytest.raises(ClipError, match=r"scene 1: .*still\.wav"):
+        planned(Story((StoryScene("x", "a.png", sound="still.wav"),)), mute=False)
+    for wrong, sentence in (
+        ({"width": 128}, "the story has a width alone; give both width and height, or neither"),
+        ({"fps": 0}, r"fps must be .*, but 0 was given"),
+        ({"fps": "fast"}, r"fps must be .*, but 'fast' was given"),
+        ({"fps": float("nan")}, r"fps must be .*, but nan was given"),
+        ({"seed": "abc"}, r"scene 1: seed must be .*, but 'abc' was given"),
+        ({"seed": True}, r"scene 1: seed must be .*, but True was given"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            planned(Story((StoryScene("x", "a.png"),), settings=wrong))
     with pytest.raises(
         UsageError, match=r"frames follows from the scenes of a story, but 8 was given; omit it"
     ):
@@ -491,7 +504,7 @@ def test_wrong_words(capsys: pytest.CaptureFixture[str], own_place: Path) -> Non
 SPLIT = {
     "scenes": [
         {"prompt": "the sea lies still", "seconds": 3, "sound": "calm sea", "picture": 0},
-        {"prompt": "waves | rise", "seconds": 900, "sound": "../../etc/x.wav", "picture": 7},
+        {"prompt": "waves | rise\x1b\n", "seconds": 900, "sound": "../../etc/x.wav", "picture": 7},
         {"prompt": "a storm", "seconds": None, "sound": "", "picture": 2},
     ]
 }

@@ -27,6 +27,9 @@ CASES = {
     "ways to compare": (("compare",), "512", {"512", "512_interp"}, {"tiny"}),
     "subjects": (("evaluate",), "", {"toy", "folder", "videos"}, {"animate"}),
     "options of a subject": (("evaluate", "toy"), "--sc", {"--scales"}, {"--hops"}),
+    "options of a part of a command": (("language-model", "add"), "--n", {"--name", "--no-key"}, {"--json"}),
+    "names that are no models": (("language-model", "remove"), "t", set(), {"tiny"}),
+    "models to export": (("export",), "512", {"512", "512_interp"}, {"tiny"}),
     "shells": (("completion",), "", {"bash", "zsh", "fish"}, {"--json"}),
 }
 

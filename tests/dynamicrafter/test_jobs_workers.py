@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dynamicrafter.errors import UsageError
+from dynamicrafter.errors import Cancelled, UsageError
 from dynamicrafter.jobs.ledger import clip_folder
 from dynamicrafter.jobs.lines import Job, ModelChoice, read_jobs
 from dynamicrafter.jobs.run import run_jobs
 from dynamicrafter.jobs.studio import Studio
 from dynamicrafter.jobs.workers import ProcessWorker, local_workers
 from dynamicrafter.media.video import read_frames
+from dynamicrafter.model.variants import TINY
+from dynamicrafter.settings import make_settings
 from dynamicrafter.shots import Means
 
 
@@ -52,6 +55,37 @@ def test_there_is_a_process_for_each_device_and_worker() -> None:
 def test_there_must_be_a_worker(devices: list[str], each: int) -> None:
     with pytest.raises(UsageError, match=f"there must be at least 1 worker, but {each} were given"):
         local_workers(devices, Means(), each)
+
+
+class Deaf:
+    """A process that does not notice that nobody listens."""
+
+    killed = False
+
+    def is_alive(self) -> bool:
+        return not self.killed
+
+    def join(self, timeout: float | None = None) -> None:
+        assert timeout is not None or self.killed
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_a_process_that_does_not_end_after_a_cancel_is_killed(tmp_path: Path) -> None:
+    """The next job gets another one."""
+    worker = ProcessWorker(Means(), "cpu", 1)
+    deaf, (ours, theirs) = Deaf(), multiprocessing.Pipe()
+    vars(worker).update(_process=deaf, _pipe=ours)
+
+    def cancel(*_: object) -> None:
+        raise Cancelled
+
+    theirs.send(("news", "sample", 0, 1))
+    with pytest.raises(Cancelled):
+        worker.make(Job(1, "", make_settings(TINY, "animate"), (), ModelChoice(), ""), cancel)
+    assert deaf.killed and ours.closed
+    assert (vars(worker)["_process"], vars(worker)["_pipe"]) == (None, None)
 
 
 @pytest.mark.slow

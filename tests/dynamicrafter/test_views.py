@@ -201,6 +201,7 @@ class TestCommand:
         ran = run("camera", scene[0], *words, *QUICK, "-o", "clip/", "--json")
         assert ran.code == 0, ran.err
         assert ran.json["clips"][0]["settings"]["prompt"] == VIEWS_PROMPT
+        assert ran.json["guide"]["frames"] == 4
         picture = read_picture(scene[0])
         guide = guide_of(
             FilmedScene(scene[1], GuideCamera("truck:0.2")), picture, make_settings(SMALL, "views", frames=4)
@@ -284,6 +285,8 @@ class TestCommand:
         assert "wide was trained to animate, not to follow guide clips" in said(
             "--depth", depth, *orbit, *model
         )
+        same = ("--guide", "one.mp4", "--output", "one.mp4", "--dry-run")
+        assert "--guide and --output are the same" in said("--depth", depth, *orbit, *same)
         both = ("--guide-only", "--dry-run")
         assert "--guide-only generates nothing; omit one" in said("--depth", depth, *orbit, *both)
         assert [name for name in left() if name.endswith(".mp4")] == []
