@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -186,18 +185,6 @@ class TestLora:
         assert "lora key not loaded" not in pack_server.log()[said:]
         for naming in ("stable diffusion", "diffusers"):
             assert difference(found[naming], found["own"]) == 0, naming
-
-
-@pytest.mark.slow
-def test_a_compiled_model(ready: Client) -> None:
-    if not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        pytest.skip(
-            "there is no C++ compiler, with which TorchCompileModel's inductor makes code for the CPU"
-        )
-    prompt = sampled(conditioned(frames=2), model=["compiled", 0])
-    prompt["compiled"] = node("TorchCompileModel", model=["loader", 0], backend="inductor")
-    compiled = latents_of(ready, ready.run(saved_latent(prompt), timeout=900))
-    assert difference(compiled, latents(ready, sampled(conditioned(frames=2)))) < 1e-3
 
 
 class TestDecoding:
