@@ -57,7 +57,8 @@ ORDER = {
     "media": "lists provenance pictures video examples",
     "motion": "colour joints windowed continuation keyframes pieces extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "
-    "layers attention pose_guider embedder unet memory protocols graphs pipeline exported weights exporting api clips",
+    "layers attention pose_guider embedder unet memory protocols graphs pipeline exported weights exporting api clips "
+    "ways",
     "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
     "data encoding samples finetune",
     "cartoon": "motions characters autoencoder pools tiny_person gauges behaviour",

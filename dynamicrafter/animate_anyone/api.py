@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ..diffusion.samplers import Callback, Step
 from ..diffusion.windows import Window, plain_windows, wrapping_windows
 from ..errors import UsageError
 from ..media.pictures import PictureLike, as_picture
@@ -131,17 +132,19 @@ def stream_person(
     settings: PersonSettings | None = None,
     *,
     progress: Progress | None = None,
+    callback: Callback | None = None,
 ) -> FrameStream:
     """:func:`person` as it goes: the frames are sampled when the first is read, and decoded while they are read.
 
-    The device has no more of a clip than a window of its latents and a frame, whatever its length.
+    ``callback`` is called after each step, with latents of one frame for each pose. The device has no more of a clip
+    than a window of its latents and a frame, whatever its length.
     """
     chosen = settings or person_settings(model.config.preset)
     if not 1 <= len(poses) <= MOST_FRAMES:
         raise UsageError(f"a clip must have 1 to {MOST_FRAMES} poses, but {len(poses)} were given")
     image = framed(as_picture(picture), chosen.width, chosen.height, chosen.fit)
     return FrameStream(
-        _frames(model, image, poses, chosen, progress or _silent),
+        _frames(model, image, poses, chosen, progress or _silent, callback or _silent),
         chosen.length(len(poses)),
         chosen.width,
         chosen.height,
@@ -149,11 +152,16 @@ def stream_person(
 
 
 def _frames(
-    model: PersonModel, picture: Image, poses: Poses, chosen: PersonSettings, tell: Progress
+    model: PersonModel,
+    picture: Image,
+    poses: Poses,
+    chosen: PersonSettings,
+    tell: Progress,
+    callback: Callback,
 ) -> Generator[Tensor]:
     """Frames, uint8 ``[1, h, w, 3]`` each."""
     try:
-        latents = _latents(model, picture, poses, chosen, tell)
+        latents = _latents(model, picture, poses, chosen, tell, callback)
         total = chosen.length(len(poses))
         decoded = person_frames(model, latents, chosen.interpolate)
         for done in range(1, total + 1):
@@ -170,7 +178,12 @@ def _frames(
 
 @torch.inference_mode()
 def _latents(
-    model: PersonModel, picture: Image, poses: Poses, chosen: PersonSettings, tell: Progress
+    model: PersonModel,
+    picture: Image,
+    poses: Poses,
+    chosen: PersonSettings,
+    tell: Progress,
+    callback: Callback,
 ) -> Tensor:
     """Latents ``[1, 4, f, h, w]`` on the CPU, which has the room for any clip."""
     tell("encode", 0, 1)
@@ -182,6 +195,10 @@ def _latents(
         precision = getattr(torch, chosen.noise_dtype)
         return torch.randn(conditioning.latent_shape, generator=generator, dtype=precision).float()
 
+    def stepped(step: Step) -> None:
+        tell("sample", step.index + 1, step.total)
+        callback(step)
+
     tell("sample", 0, chosen.steps)
     return sample_person(
         model,
@@ -192,7 +209,7 @@ def _latents(
         steps=chosen.steps,
         cfg=chosen.cfg,
         eta=chosen.eta,
-        callback=lambda step: tell("sample", step.index + 1, step.total),
+        callback=stepped,
     )
 
 

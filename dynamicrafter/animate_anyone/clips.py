@@ -27,12 +27,14 @@ from ..settings import PROGRAM
 from ..weights.catalogue import PERSON
 from ..weights.download import weights_folder
 from ..weights.footprint import Footprint, fitting_residence
+from ..weights.formats.entries import ByteProgress
 from .api import PersonSettings, stream_person
 from .config import BUILT_IN_PERSON
 from .exported import read_person_export, stage_weights
 from .framing import framed, placed
 from .keypoints import Person
 from .memory import WindowSize, person_footprint
+from .pipeline import PersonModel
 from .pose_clips import Finder, PoseChoices, PoseClip, keypoints_of, read_poses
 from .weights import check_person, load_person, person_export_of, person_sha256, person_stored
 
@@ -214,6 +216,19 @@ def amount(settings: PersonSettings, poses: int) -> Amount:
     return Amount(settings.steps * branches * seen * plane, settings.length(poses) * plane)
 
 
+def load_planned(shot: PersonShot, plan: PersonPlan, progress: ByteProgress | None = None) -> PersonModel:
+    """The model of a clip as planned; raises what :func:`~.weights.load_person` raises."""
+    return load_person(
+        shot.model,
+        device=plan.device,
+        dtype=plan.dtype,
+        weights="auto" if plan.exported else plan.stored or "full",
+        memory=plan.residence or "auto",
+        backend=plan.backend,
+        progress=progress,
+    )
+
+
 def make_person(
     shot: PersonShot,
     poses: PoseClip,
@@ -240,15 +255,7 @@ def make_person(
             sound = None
             if note is not None:
                 note("the sound of the poses is left out, because the clip has another speed")
-    model = load_person(
-        shot.model,
-        device=plan.device,
-        dtype=plan.dtype,
-        weights="auto" if plan.exported else plan.stored or "full",
-        memory=plan.residence or "auto",
-        backend=plan.backend,
-        progress=lambda done, total: shown("load", done, total),
-    )
+    model = load_planned(shot, plan, lambda done, total: shown("load", done, total))
     # Before the clip, so that interrupting a long hash does not lose it.
     record = _record(shot, plan, lambda done, total: shown("hash", done, total))
     started = time.monotonic()

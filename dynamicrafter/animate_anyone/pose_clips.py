@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,7 @@ class PoseChoices:
 
 @dataclass(frozen=True, eq=False)
 class PoseClip:
-    """Drawings that are made each time they are read; those of a long clip take gigabytes."""
+    """Drawings that are made each time they are read, also in another process; those of a long clip take gigabytes."""
 
     count: int
     fps: float
@@ -173,13 +174,14 @@ def read_poses(
     )
     size = drawing_size(width, height)
 
-    def drawn() -> Iterator[Image]:
-        from PIL.Image import fromarray
+    return _clip(indices, rate, partial(_drawn, people, size, chosen.hands, chosen.face), notes)
 
-        for person in people:
-            yield fromarray(draw(person, size[1], size[0], hands=chosen.hands, face=chosen.face))
 
-    return _clip(indices, rate, drawn, notes)
+def _drawn(people: list[Person], size: tuple[int, int], hands: bool, face: bool) -> Iterator[Image]:
+    from PIL.Image import fromarray
+
+    for person in people:
+        yield fromarray(draw(person, size[1], size[0], hands=hands, face=face))
 
 
 def drawing_size(width: float, height: float) -> tuple[int, int]:
@@ -235,17 +237,18 @@ def _drawings(
     if reference is not None:
         raise UsageError(f"fitting needs keypoints, but {clip.path} has drawings", Remedy("find_poses"))
 
-    def drawn() -> Iterator[Image]:
-        for frame in clip.frames(indices.start, indices.step, len(indices)):
-            yield framed(Picture(frame), width, height, fit)
-
     looked = clip.frames(indices.start, indices.step, min(len(indices), _LOOKED_AT))
     if not any(bool((frame > 64).any()) for frame in looked):
         raise PictureError(
             f"{clip.path} has no person in its first {min(len(indices), _LOOKED_AT)} frames, which are black; use "
             "another clip or begin later"
         )
-    return _clip(indices, rate, drawn, ())
+    return _clip(indices, rate, partial(_framed, clip, indices, (width, height), fit), ())
+
+
+def _framed(clip: ClipSource, indices: range, size: tuple[int, int], fit: Fit) -> Iterator[Image]:
+    for frame in clip.frames(indices.start, indices.step, len(indices)):
+        yield framed(Picture(frame), *size, fit)
 
 
 def _clip(

@@ -146,6 +146,12 @@ def person_sha256(path: Path | str, progress: ByteProgress | None = None) -> str
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
+def person_files(path: Path | str, backend: str) -> list[Path]:
+    """Files and folders that a model is loaded from; raises what :func:`person_export_of` raises."""
+    folder = person_export_of(path, backend)
+    return [source.file.path for source in _open(Path(path))[1]] if folder is None else [folder]
+
+
 def person_sources(path: Path | str, progress: ByteProgress | None = None) -> list[Source]:
     """A model's files with the hashes of their tensors, which are remembered, in the order of the hashes."""
     files = [source.file.path for source in _open(Path(path))[1]]

@@ -123,7 +123,7 @@ def _run(command: str, arguments: Namespace, written: list[str]) -> object:
         from . import serving
 
         return serving.run(arguments)
-    if command == "compare":
+    if command in ("compare", "compare-person"):
         from . import comparing
 
         return comparing.run(arguments, written)

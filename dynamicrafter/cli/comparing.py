@@ -1,4 +1,4 @@
-"""The command that runs two ways of generating one clip side by side: compare."""
+"""The commands that run two ways of generating one clip side by side: compare and compare-person."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import difflib
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..animate_anyone.clips import fps_of
+from ..animate_anyone.config import BUILT_IN_PERSON
+from ..animate_anyone.detection import load_finder
+from ..animate_anyone.ways import person_way
 from ..api import notes_on, variant_of
 from ..errors import ClipError, DynamiCrafterError, UsageError
 from ..evaluation.comparison import (
+    ClipWay,
     Comparison,
     Cost,
     Outcome,
@@ -27,19 +33,24 @@ from ..media.pictures import read_picture
 from ..media.video import write_clip
 from ..model.variants import TINY, Mode
 from ..own_process import Failed
+from ..parameters import PARAMETERS
 from ..settings import PROGRAM, settings_to_json
 from ..shots import Shot, check_means, check_settings
-from . import verdict
+from . import person, verdict
 from .clips import clip_settings, means_of, model_files, targets_of
 from .defaults import ONE_RUN, REPLACES, actions_of, parse_value
 from .parser import CLIP_COMMANDS, make_parser
-from .plan import RunPlan, plan_of
+from .plan import plan_of
 from .progress import Bars
 from .streams import STANDARD, Streams
-from .words import WORDS, tiny_knows
+from .words import TINY_PERSON_KNOWS, WORDS, tiny_knows
 
-_OF_BOTH = (*ONE_RUN, "quiet", "verbose", "batch", "model")
-"""Options of ``animate`` that cannot differ between the two sides, and the model, which has no name there."""
+_OF_BOTH = (
+    *(*ONE_RUN, "quiet", "verbose", "batch", "poses", "preview_poses", "side_by_side"),
+    "model",
+)
+"""Options of ``animate`` and ``person`` that cannot differ between the two sides, and the model, which has no name
+there."""
 
 _MEGABYTES = 1e6
 _COSTS: Mapping[str, tuple[str, float]] = {
@@ -57,45 +68,51 @@ _COSTS: Mapping[str, tuple[str, float]] = {
 """Rows of the table: the label of each cost, and the unit in which it is shown."""
 
 
+@dataclass(frozen=True)
+class _Side:
+    """A way, and what is said of it."""
+
+    way: Way
+    settings: Mapping[str, Any]
+    """As JSON."""
+    fps: float
+    noise: tuple[object, ...]
+    """What the noise of its clip depends on."""
+    notes: Sequence[str]
+    planned: Callable[[], tuple[dict[str, Any], Iterable[str]]]
+    """What it would generate, as ``--json`` prints it and in lines."""
+
+
 def run(given: Namespace, written: list[str]) -> dict[str, Any]:
-    """Run ``compare`` and return what ``--json`` prints; the video is appended to ``written``."""
+    """Run ``compare`` or ``compare-person`` and return what ``--json`` prints; the video is appended to ``written``."""
     with Streams() as streams:
-        return _run(given, written, streams)
+        target, a, b = (_persons if given.command == "compare-person" else _clips)(given, streams)
+        return _run(a, b, target, given, written, streams)
 
 
-def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, Any]:
-    if given.loop and given.last is not None:
-        raise UsageError(f"a loop has one image, but {given.last} was given as well; omit it or --loop")
-    mode: Mode = "loop" if given.loop else "animate" if given.last is None else "interpolate"
-    names = [given.first] if given.last is None else [given.first, given.last]
-    sources = streams.pictures(names)
-    if len(sources) != len(names):
-        raise UsageError(
-            f"the pattern stands for {len(sources)} images, but one clip is compared; name its image"
-        )
-    paths = tuple(Path(source) for source in sources)
-    size = read_picture(sources[0]).size
-    a, b = (_way(side, getattr(given, side.lower()), given, mode, size) for side in ("A", "B"))
-    check_comparable(a, b)
+def _run(
+    a: _Side, b: _Side, target: str, given: Namespace, written: list[str], streams: Streams
+) -> dict[str, Any]:
+    check_comparable(a.way, b.way)
     piped = given.output == STANDARD
-    (target,) = targets_of(given, [given.output or f"{paths[0].stem}-compare.mp4"], paths, streams)
-    notes = _notes((a, b), mode)
+    notes = [*a.notes, *b.notes]
+    if a.noise != b.noise:
+        notes.append("A and B start from different noise, so their clips differ for that reason alone")
+    notes = list(dict.fromkeys(notes))
     if not given.json:
         for note in notes:
             print(f"note: {note}\n", end="", file=sys.stderr)
     if given.dry_run or given.verbose:
-        plans = [
-            plan_of([Shot(w.settings, paths, w.name, target)], w.files, w.means, streams) for w in (a, b)
-        ]
+        plans = [side.planned() for side in (a, b)]
         if not given.json:
-            _print_plans((a, b), plans, sys.stdout if given.dry_run else sys.stderr)
+            _print_plans((a.way, b.way), plans, sys.stdout if given.dry_run else sys.stderr)
         if given.dry_run:
-            return {"a": asdict(plans[0]), "b": asdict(plans[1]), "notes": notes}
-    with Bars(a.name, hidden=given.quiet or given.json) as bars:
-        result = compare(a, b, *sources, progress=bars.clip)
+            return {"a": plans[0][0], "b": plans[1][0], "notes": notes}
+    with Bars(a.way.name, hidden=given.quiet or given.json) as bars:
+        result = compare(a.way, b.way, progress=bars.clip)
     out = sys.stderr if piped else sys.stdout
     if not given.json:
-        _print((a, b), result, out)
+        _print((a.way, b.way), result, out)
     told: dict[str, Any] = {
         "a": _told(a, result.a, given.debug),
         "b": _told(b, result.b, given.debug),
@@ -125,46 +142,140 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
     return told
 
 
-def _write(a: Way, b: Way, result: Comparison, target: str) -> int:
+def _write(a: _Side, b: _Side, result: Comparison, target: str) -> int:
     """Write the video of both clips and their difference; returns the factor of the difference."""
     assert isinstance(result.a, Outcome) and isinstance(result.b, Outcome)
-    frames, factor = side_by_side(result.a.frames, result.b.frames, (a.name, b.name))
+    frames, factor = side_by_side(result.a.frames, result.b.frames, (a.way.name, b.way.name))
     record = {
         "program": PROGRAM,
         "version": program_version(),
-        "compared": [{"name": way.name, "settings": settings_to_json(way.settings)} for way in (a, b)],
+        "compared": [{"name": side.way.name, "settings": side.settings} for side in (a, b)],
         "difference_factor": factor,
     }
-    write_clip(frames, target, a.settings.fps, record)
+    write_clip(frames, target, a.fps, record)
     return factor
 
 
-def _way(side: str, text: str, given: Namespace, mode: Mode, size: tuple[int, int]) -> Way:
-    """One side, from ``MODEL``, ``NAME=VALUE,...`` or both with a colon between; errors begin with the side."""
+# DynamiCrafter
+
+
+def _clips(given: Namespace, streams: Streams) -> tuple[str, _Side, _Side]:
+    """Where the video of ``compare`` goes, and its sides."""
+    if given.loop and given.last is not None:
+        raise UsageError(f"a loop has one image, but {given.last} was given as well; omit it or --loop")
+    mode: Mode = "loop" if given.loop else "animate" if given.last is None else "interpolate"
+    names = [given.first] if given.last is None else [given.first, given.last]
+    sources = _sources(names, streams)
+    pictures = [read_picture(source) for source in sources]
+    paths = tuple(Path(source) for source in sources)
+    (target,) = targets_of(given, [given.output or f"{paths[0].stem}-{given.command}.mp4"], paths, streams)
+
+    def side(name: str, text: str) -> _Side:
+        chosen = _chosen(name, text, given, CLIP_COMMANDS[0])
+        seeds: list[int] = chosen.seed
+        if len(seeds) != 1:
+            raise UsageError(f"{name} has {len(seeds)} seeds, but one clip is compared; pass one seed")
+        with _of_side(name, text):
+            files, means = model_files(chosen), means_of(chosen)
+            check_means(means, files)
+            settings = clip_settings(chosen, variant_of(files), mode, pictures[0].size)
+            check_settings([settings], means)
+
+        def planned() -> tuple[dict[str, Any], Iterable[str]]:
+            plan = plan_of([Shot(settings, paths, text, target)], files, means, streams)
+            return asdict(plan), plan.lines()
+
+        notes = notes_on(variant_of(files), settings)
+        return _Side(
+            ClipWay(text, files, settings, tuple(pictures), means),
+            settings_to_json(settings),
+            settings.fps,
+            (settings.seed, settings.noise_device),
+            [*notes, tiny_knows(mode)] if files.asked == TINY.name else notes,
+            planned,
+        )
+
+    return target, side("A", given.a), side("B", given.b)
+
+
+def _sources(names: Sequence[str], streams: Streams) -> list[str]:
+    """Paths of images; raises UsageError unless there is one for each name."""
+    sources = streams.pictures(names)
+    if len(sources) != len(names):
+        raise UsageError(
+            f"the pattern stands for {len(sources)} images, but one clip is compared; name its image"
+        )
+    return sources
+
+
+# AnimateAnyone
+
+
+def _persons(given: Namespace, streams: Streams) -> tuple[str, _Side, _Side]:
+    """Where the video of ``compare-person`` goes, and its sides."""
+    (source,) = _sources([given.picture], streams)
+    read_picture(source)
+    path = Path(source)
+    (target,) = targets_of(given, [given.output or f"{path.stem}-{given.command}.mp4"], [path], streams)
+
+    def side(name: str, text: str) -> _Side:
+        chosen = _chosen(name, text, given, "person")
+        chosen.picture = source
+        with _of_side(name, text):
+            shot = replace(person.shot_of(chosen), target=target)
+            person.check_kept(shot, target)
+            way = person_way(text, shot, person.means_of(chosen), load_finder() if shot.detect else None)
+            fps = fps_of(shot, way.poses)
+
+        def planned() -> tuple[dict[str, Any], Iterable[str]]:
+            result = person.result_of(shot, way.poses, fps, way.plan) | {"output": streams.name(target)}
+            return {**result, "seconds": way.plan.seconds}, person.lines_of(result, way.plan)
+
+        notes = list(way.poses.notes)
+        return _Side(
+            way,
+            asdict(shot.settings),
+            fps,
+            (shot.settings.seed, shot.settings.noise_dtype),
+            [TINY_PERSON_KNOWS, *notes] if str(shot.model) == BUILT_IN_PERSON else notes,
+            planned,
+        )
+
+    return target, side("A", given.a), side("B", given.b)
+
+
+# What a side has of its own
+
+
+@contextmanager
+def _of_side(name: str, text: str) -> Generator[None]:
+    """Errors inside begin with the side."""
+    try:
+        yield
+    except DynamiCrafterError as problem:
+        raise type(problem)(f"{name}, {text}: {problem.facts}", problem.remedy) from problem
+
+
+def _chosen(side: str, text: str, given: Namespace, command: str) -> Namespace:
+    """The arguments of one side, from ``MODEL``, ``NAME=VALUE,...`` or both with a colon between.
+
+    Its options are those of ``command``.
+    """
     first = re.search(rf"(?:^|:)(?={_NAME}=)", text)
     model = text if first is None else text[: first.start()]
     options = "" if first is None else text[first.end() :]
-    chosen = Namespace(**_with_options(side, options, given))
-    if model:
-        chosen.model = model
-    try:
-        files, means = model_files(chosen), means_of(chosen)
-        check_means(means, files)
-        settings = clip_settings(chosen, variant_of(files), mode, size)
-        check_settings([settings], means)
-        return Way(text, files, settings, means)
-    except DynamiCrafterError as problem:
-        raise type(problem)(f"{side}, {text}: {problem.facts}", problem.remedy) from problem
+    return Namespace(**_with_options(side, model, options, given, command))
 
 
 _NAME = r"[a-z][a-z_-]*"
 """Name of an option, with hyphens or underscores."""
 
 
-def _with_options(side: str, text: str, given: Namespace) -> dict[str, Any]:
-    """The arguments with the options of one side in their place."""
-    actions = actions_of(make_parser(""), CLIP_COMMANDS[0])
-    own = {action.dest: action.default for action in actions}
+def _with_options(side: str, model: str, text: str, given: Namespace, command: str) -> dict[str, Any]:
+    """The arguments with the model and the options of one side in their place."""
+    actions = actions_of(make_parser(""), command)
+    own = {action.dest: action for action in actions}
+    table = PARAMETERS if command in CLIP_COMMANDS else {}
     known = {
         option.lstrip("-").replace("-", "_"): action
         for action in actions
@@ -172,6 +283,8 @@ def _with_options(side: str, text: str, given: Namespace) -> dict[str, Any]:
         for option in action.option_strings
     }
     values: dict[str, Any] = {**vars(given), "batch": 1}
+    if model:
+        values["model"] = parse_value(own["model"], model, side, table)
     found: dict[str, Any] = {}
     for option in re.split(rf",(?={_NAME}=)", text) if text else ():
         name, _, value = option.partition("=")
@@ -180,32 +293,17 @@ def _with_options(side: str, text: str, given: Namespace) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
             raise UsageError(f"{side} has the unknown option {name!r}; {advice}")
-        parsed = parse_value(action, value, side)
+        parsed = parse_value(action, value, side, table)
         # A repeated option, such as lora, adds to those before it.
         more = isinstance(parsed, list) and action.dest in found
         found[action.dest] = [*found[action.dest], *parsed] if more else parsed
-        values.update({name: own[name] for name in REPLACES.get(action.dest, ())})
-    values |= found
-    seeds: list[int] = values["seed"]
-    if len(seeds) != 1:
-        raise UsageError(f"{side} has {len(seeds)} seeds, but one clip is compared; pass one seed")
-    return values
+        values.update({name: own[name].default for name in REPLACES.get(action.dest, ()) if name in own})
+    return values | found
 
 
-def _notes(ways: Sequence[Way], mode: Mode) -> list[str]:
-    """What a person should know before the clips are generated."""
-    notes = [note for way in ways for note in notes_on(variant_of(way.files), way.settings)]
-    if any(way.files.asked == TINY.name for way in ways):
-        notes.append(tiny_knows(mode))
-    a, b = (way.settings for way in ways)
-    if (a.seed, a.noise_device) != (b.seed, b.noise_device):
-        notes.append("A and B start from different noise, so their clips differ for that reason alone")
-    return list(dict.fromkeys(notes))
-
-
-def _told(way: Way, outcome: Outcome | Failed, debug: bool) -> dict[str, Any]:
+def _told(side: _Side, outcome: Outcome | Failed, debug: bool) -> dict[str, Any]:
     """One side, as ``--json`` prints it."""
-    told = {"name": way.name, "settings": settings_to_json(way.settings)}
+    told = {"name": side.way.name, "settings": side.settings}
     if isinstance(outcome, Failed):
         if debug and outcome.trace:
             print(outcome.trace, file=sys.stderr)
@@ -216,10 +314,10 @@ def _told(way: Way, outcome: Outcome | Failed, debug: bool) -> dict[str, Any]:
 # For people
 
 
-def _print_plans(ways: Sequence[Way], plans: Sequence[RunPlan], out: TextIO) -> None:
-    for side, way, plan in zip("AB", ways, plans, strict=True):
+def _print_plans(ways: Sequence[Way], plans: Sequence[tuple[object, Iterable[str]]], out: TextIO) -> None:
+    for side, way, (_, lines) in zip("AB", ways, plans, strict=True):
         print(f"{side}: {way.name}", file=out)
-        for line in plan.lines():
+        for line in lines:
             print(f"  {line}", file=out)
 
 

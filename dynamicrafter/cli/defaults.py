@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UsageError
-from ..parameters import PARAMETERS
+from ..parameters import PARAMETERS, Parameter
 from ..toml_text import parse_toml
 from ..user_folders import settings_folder
 from ..weights.download import weights_folder
@@ -123,14 +123,17 @@ def _read(place: Path) -> dict[str, Any]:
         raise UsageError(f"{place} cannot be read ({problem}); correct it or remove it") from problem
 
 
-def parse_value(action: Any, value: Any, source: str) -> Any:
-    """A value as the option's argument; raises UsageError for one that the option does not take."""
+def parse_value(action: Any, value: Any, source: str, table: Mapping[str, Parameter] = PARAMETERS) -> Any:
+    """A value as the option's argument; raises UsageError for one that the option does not take.
+
+    ``table`` has the parameters of which the command has options.
+    """
     name = f"{action.dest} in {source}"
     if action.nargs == 0:  # A flag.
         chosen = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
         if chosen is None:
             raise UsageError(f"{name} must be true or false, not {value!r}")
-        return chosen
+        return chosen == action.const
     many = cast("list[Any]", value) if isinstance(value, list) else [value]
     repeated = isinstance(action.default, list) or action.dest == "lora"
     kinds = (str, int, float, list) if repeated else (str, int, float)
@@ -138,11 +141,11 @@ def parse_value(action: Any, value: Any, source: str) -> Any:
         raise UsageError(f"{name} must be written as on the command line, not {value!r}")
     texts = [os.path.expanduser(str(one)) if action.dest in _PATHS else str(one) for one in many]
     if action.dest == "lora":
-        return [_argument(action, text, source) for text in texts]
-    return _argument(action, ",".join(texts), source)
+        return [_argument(action, text, source, table) for text in texts]
+    return _argument(action, ",".join(texts), source, table)
 
 
-def _argument(action: Any, text: str, source: str) -> Any:
+def _argument(action: Any, text: str, source: str, table: Mapping[str, Parameter]) -> Any:
     name = f"{action.dest} in {source}"
     try:
         value = text if action.type is None else action.type(text)
@@ -152,7 +155,7 @@ def _argument(action: Any, text: str, source: str) -> Any:
         raise UsageError(f"{name} must be written as on the command line, not {text!r}") from problem
     if action.choices is not None and value not in action.choices:
         raise UsageError(f"{name} must be one of {', '.join(action.choices)}, not {text!r}")
-    parameter = PARAMETERS.get(action.dest)
+    parameter = table.get(action.dest)
     if parameter is not None and parameter.name != "seed":  # Of which there may be several.
         try:
             parameter.check(value)

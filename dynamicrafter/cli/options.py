@@ -564,8 +564,11 @@ def serving_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def person_options(parser: argparse.ArgumentParser) -> None:
-    """The poses, their drawing and fitting, the sampling, the model and the output of ``person``."""
+def person_options(parser: argparse.ArgumentParser, *, compared: bool = False) -> None:
+    """The poses, their drawing and fitting, the sampling, the model and the output of ``person``.
+
+    ``compared``: of ``compare-person``, whose video shows both sides and no poses.
+    """
     parser.add_argument("picture", type=to_name, metavar="PICTURE", help="image of the person")
     poses = parser.add_argument_group("poses")
     poses.add_argument(
@@ -613,12 +616,13 @@ def person_options(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y",
         help="move the poses right and down by these fractions of the frame; write --shift=-0.1,0 for a negative one",
     )
-    poses.add_argument(
-        "--preview-poses",
-        type=to_path,
-        metavar="PATH",
-        help="also write the poses over the image as a clip, before the long work; alone with --dry-run",
-    )
+    if not compared:
+        poses.add_argument(
+            "--preview-poses",
+            type=to_path,
+            metavar="PATH",
+            help="also write the poses over the image as a clip, before the long work; alone with --dry-run",
+        )
     poses.add_argument(
         "--smooth",
         type=int,
@@ -686,6 +690,11 @@ def person_options(parser: argparse.ArgumentParser) -> None:
     _backend_option(model, TORCH, TORCH)
     _storage_options(model)
     output = parser.add_argument_group("output")
+    fps = "frames per second (default: those of the poses"
+    if compared:
+        run_options(output, "PICTURE-COMMAND.mp4 in the current folder")
+        output.add_argument("--fps", type=float, help=f"{fps})")
+        return
     output.add_argument(
         "-o",
         "--output",
@@ -693,9 +702,7 @@ def person_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".mp4, .webm, .gif, .webp or a folder for PNGs (default: PICTURE-person.mp4 in the current folder)",
     )
-    output.add_argument(
-        "--fps", type=float, help="frames per second (default: those of the poses, whose sound is then kept)"
-    )
+    output.add_argument("--fps", type=float, help=f"{fps}, whose sound is then kept)")
     output.add_argument("--side-by-side", action="store_true", help="image, pose and result in one clip")
     output.add_argument(
         "--dry-run",

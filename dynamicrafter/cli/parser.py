@@ -244,15 +244,23 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         'compare tiny tiny:dtype=bf16 red_circle.png --prompt "a red circle moves right"',
         "compare 512 512:steps=10,spacing=linspace boat.png --seed 7 -o steps.mp4",
     )
-    way = "a model, options of animate or both, such as 512:steps=25,dtype=bf16; without a model, that of --model"
-    compare.add_argument("a", type=to_name, metavar="A", help=f"the reference: {way}")
-    compare.add_argument("b", type=to_name, metavar="B", help="what is compared with it, likewise")
+    _sides(compare, "animate", "512:steps=25,dtype=bf16")
     compare.add_argument("first", type=to_name, metavar="PICTURE", help=f"image file, {STDIN}")
     compare.add_argument(
         "last", type=to_name, nargs="?", metavar="LAST", help="image to end with, for an interpolation"
     )
     compare.add_argument("--loop", action="store_true", help="generate a loop")
     clip_options(compare, batch=False)
+
+    compare_person = _add_command(
+        commands,
+        "compare-person",
+        "move the person in an image in two ways and compare them",
+        "compare-person tiny_person tiny_person:dtype=bf16 character.png --poses walking.json --frames 8",
+        "compare-person :dtype=fp32 :backend=openvino dancer.png --poses dance.json --model person.safetensors",
+    )
+    _sides(compare_person, "person", "person.safetensors:steps=15,dtype=bf16")
+    person_options(compare_person, compared=True)
 
     _add_command(
         commands,
@@ -473,6 +481,13 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         if added not in (evaluate, language_model):
             general_options(added)
     return parser
+
+
+def _sides(parser: argparse.ArgumentParser, command: str, example: str) -> None:
+    """The two ways that are compared, whose options are those of ``command``."""
+    way = f"a model, options of {command} or both, such as {example}; without a model, that of --model"
+    parser.add_argument("a", type=to_name, metavar="A", help=f"the reference: {way}")
+    parser.add_argument("b", type=to_name, metavar="B", help="what is compared with it, likewise")
 
 
 def _texts(purpose: str, *examples: str) -> dict[str, Any]:

@@ -45,6 +45,13 @@ _USUAL_POSES = 24
 
 def run(given: Namespace, written: list[str]) -> object:
     """Run the command and return what ``--json`` prints."""
+    shot = replace(shot_of(given), side_by_side=given.side_by_side)
+    name = given.output or f"{shot.picture.stem}-person.mp4"
+    return _made(shot, name, given, written, preview=given.preview_poses)
+
+
+def shot_of(given: Namespace) -> PersonShot:
+    """The clip that the arguments ask for; raises UsageError for a value out of range."""
     width, height = given.size or (None, None)
     settings = person_settings(
         check_person(given.model).preset,
@@ -72,7 +79,7 @@ def run(given: Namespace, written: list[str]) -> object:
         hands=given.hands,
         face=given.face,
     )
-    shot = PersonShot(
+    return PersonShot(
         settings,
         choices,
         picture=Path(given.picture),
@@ -81,10 +88,12 @@ def run(given: Namespace, written: list[str]) -> object:
         reference=given.fit_to,
         detect=given.detect,
         fps=given.fps,
-        side_by_side=given.side_by_side,
     )
-    name = given.output or f"{Path(given.picture).stem}-person.mp4"
-    return _made(shot, name, given, written, preview=given.preview_poses)
+
+
+def means_of(given: Namespace) -> PersonMeans:
+    """How the clip is computed according to the arguments."""
+    return PersonMeans(given.device, given.dtype, given.weights, given.memory, given.backend)
 
 
 def repeat(
@@ -141,7 +150,6 @@ def _made(
         raise UsageError(
             f"--preview-poses and --output are the same, {shown}; name another file with --preview-poses"
         )
-    means = PersonMeans(given.device, given.dtype, given.weights, given.memory, given.backend)
     check_person(shot.model)
     read_picture(shot.picture)
     notes: list[str] = []
@@ -157,13 +165,13 @@ def _made(
     finder = load_finder() if shot.detect else None
     poses = poses_of(shot, finder)
     fps = fps_of(shot, poses)
-    plan = plan_person(shot, poses, means)
+    plan = plan_person(shot, poses, means_of(given))
     if ask is not None and not given.dry_run:
         work, usual = amount(shot.settings, len(poses)), amount(person_settings(PersonPreset()), _USUAL_POSES)
         ask(max(work.evaluations / usual.evaluations, work.cells / usual.cells))
     for text in poses.notes:
         note(text)
-    result = _result(shot, poses, fps, plan)
+    result = result_of(shot, poses, fps, plan)
     if shown is not None:
         preview_poses(shot, poses, shown)
         written.append(shown)
@@ -172,9 +180,7 @@ def _made(
             print(f"{shown}: the poses over the image")
     if given.dry_run:
         if not given.json:
-            print(_line(result))
-            print(memory_text(plan.memory.weights, plan.memory.activations, plan.residence))
-            print(time_text(plan.seconds))
+            print("\n".join(lines_of(result, plan)))
         return {**result, "seconds": plan.seconds, "notes": notes}
     with Bars(str(shot.model), hidden=given.quiet or given.json) as bars:
         seconds = make_person(shot, poses, plan, bars.clip, note)
@@ -184,7 +190,8 @@ def _made(
     return {**result, "seconds": seconds, "notes": notes}
 
 
-def _result(shot: PersonShot, poses: PoseClip, fps: float, plan: PersonPlan) -> dict[str, Any]:
+def result_of(shot: PersonShot, poses: PoseClip, fps: float, plan: PersonPlan) -> dict[str, Any]:
+    """What ``--json`` prints of a clip, but for its time and notes."""
     return {
         "output": shot.target,
         "frames": shot.settings.length(len(poses)),
@@ -201,6 +208,12 @@ def _result(shot: PersonShot, poses: PoseClip, fps: float, plan: PersonPlan) -> 
     }
 
 
+def lines_of(result: dict[str, Any], plan: PersonPlan) -> list[str]:
+    """A planned clip for a person."""
+    memory = memory_text(plan.memory.weights, plan.memory.activations, plan.residence)
+    return [_line(result), memory, time_text(plan.seconds)]
+
+
 def _line(result: dict[str, Any]) -> str:
     chosen = result["settings"]
     size = size_text(chosen["width"], chosen["height"], result["frames"], result["fps"])
@@ -212,9 +225,14 @@ def _target(shot: PersonShot, name: str, own: str = "--output") -> str:
     if name == STANDARD:
         raise UsageError("person cannot write to standard output; name a file with --output")
     (target,) = clip_targets([name], [shot.picture])
+    check_kept(shot, target, own)
+    return target
+
+
+def check_kept(shot: PersonShot, target: str, own: str = "--output") -> None:
+    """Raise UsageError if the clip of the option ``own`` would replace what the poses are made from."""
     for option, path in (("--poses", shot.poses), ("--fit-to", shot.reference)):
         if path is not None and os.path.realpath(path) == os.path.realpath(target):
             raise UsageError(
                 f"{own} and {option} are the same, {os.path.realpath(target)}; name another file with {own}"
             )
-    return target

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,27 +15,107 @@ from torch import Tensor
 
 from ..api import ModelFiles, export_of, render_each
 from ..backends.choice import TORCH, parse_backend
-from ..diffusion.samplers import Step
+from ..diffusion.samplers import Callback, Step
 from ..errors import UsageError
-from ..media.pictures import Picture, PictureLike, as_picture
+from ..media.pictures import PictureLike
 from ..own_process import Failed, run_apart
-from ..pipeline import Model, Stage
+from ..pipeline import Model, Progress, Stage
 from ..process_memory import peak_resident
 from ..settings import Settings
 from ..shots import Means, Shot, ShotProgress, Work, load_with, means_for, threads_that_pay
+from ..weights.formats.entries import ByteProgress
 from ..weights.formats.files import open_weights
 from .figures import psnr, ssim
 
 
+class Loaded(Protocol):
+    """A model, whatever it generates."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which its networks compute."""
+        ...
+
+
+class Way(Protocol):
+    """One way of generating a clip, which is pickled for the process that it runs in."""
+
+    @property
+    def name(self) -> str:
+        """Its name in reports."""
+        ...
+
+    @property
+    def shape(self) -> str:
+        """Mode, size and length of the clip in words; two ways of one clip have the same."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """What computes the networks, :func:`dynamicrafter.backends.choice.parse_backend`."""
+        ...
+
+    def paths(self) -> list[Path]:
+        """Files and folders that the model is loaded from."""
+        ...
+
+    def load(self, progress: ByteProgress) -> Loaded:
+        """Load the model."""
+        ...
+
+    def render(self, model: Any, progress: Progress, callback: Callback) -> Tensor:
+        """Frames of the clip, uint8 ``[t, h, w, 3]``, by the loaded ``model``; ``callback`` is called after a step."""
+        ...
+
+
 @dataclass(frozen=True)
-class Way:
-    """One way of generating a clip."""
+class ClipWay:
+    """A way of generating one of DynamiCrafter's clips, as :class:`Way`."""
 
     name: str
-    """Its name in reports."""
     files: ModelFiles
     settings: Settings
+    pictures: tuple[PictureLike, ...]
+    """The image, or the two of an interpolation."""
     means: Means = Means()
+
+    @property
+    def shape(self) -> str:
+        """As the protocol."""
+        chosen = self.settings
+        return f"{chosen.mode} {chosen.width}x{chosen.height} with {chosen.frames} frames"
+
+    @property
+    def backend(self) -> str:
+        """As the protocol."""
+        return self.means.backend
+
+    def paths(self) -> list[Path]:
+        """As the protocol."""
+        files, folder = self.files, export_of(self.files, self.backend)
+        if folder is not None:
+            return [folder]
+        found = [files.weights, files.text_encoder, files.image_encoder, *(lora.path for lora in files.loras)]
+        return [path for path in found if path is not None]
+
+    def load(self, progress: ByteProgress) -> Model:
+        """As the protocol."""
+        means = means_for([Shot(self.settings, (), self.name)], self.files, self.means)
+        return load_with(means, self.files, progress)
+
+    def render(self, model: Model, progress: Progress, callback: Callback) -> Tensor:
+        """As the protocol."""
+        first, *last = self.pictures
+        with threads_that_pay(model):
+            (clip,) = render_each(
+                model, [self.settings], [first], last or None, progress=progress, callback=callback
+            )
+        return clip.frames
 
 
 @dataclass(frozen=True)
@@ -101,23 +182,14 @@ class Comparison:
     """Of B to A; None if one of them failed."""
 
 
-def compare(
-    a: Way,
-    b: Way,
-    image: PictureLike,
-    last: PictureLike | None = None,
-    *,
-    progress: ShotProgress | None = None,
-) -> Comparison:
-    """Generate a clip from ``image`` in two ways, each in a process of its own; ``last`` is for interpolation only.
+def compare(a: Way, b: Way, *, progress: ShotProgress | None = None) -> Comparison:
+    """Generate a clip in two ways, each in a process of its own.
 
     A runs first. If one of them fails, the other one's result is still returned. ``progress`` is called with a way's
-    name; any exception it raises stops the work. Raises UsageError if the clips would differ in mode, size or length,
-    and PictureError for images that cannot be read.
+    name; any exception it raises stops the work. Raises UsageError if the clips would differ in mode, size or length.
     """
     check_comparable(a, b)
-    pictures = [as_picture(picture) for picture in (image, last) if picture is not None]
-    one, other = (_run_apart(way, pictures, progress) for way in (a, b))
+    one, other = (_run_apart(way, progress) for way in (a, b))
     if isinstance(one, Failed) or isinstance(other, Failed):
         return Comparison(one, other, None)
     return Comparison(one, other, likeness(one, other))
@@ -125,10 +197,9 @@ def compare(
 
 def check_comparable(a: Way, b: Way) -> None:
     """Raise UsageError if the clips of two ways would differ in mode, size or length."""
-    ours, theirs = (_shape(way.settings) for way in (a, b))
-    if ours != theirs:
+    if a.shape != b.shape:
         raise UsageError(
-            f"A and B must generate clips of one mode, size and length, but A is to {ours} and B to {theirs}; "
+            f"A and B must generate clips of one mode, size and length, but A is to {a.shape} and B to {b.shape}; "
             f"pass the same values for both"
         )
 
@@ -149,30 +220,25 @@ def _alike(x: Tensor, y: Tensor) -> tuple[float, float]:
     return float(psnr(x[None], y[None])), statistics.fmean(each)
 
 
-def _shape(settings: Settings) -> str:
-    return f"{settings.mode} {settings.width}x{settings.height} with {settings.frames} frames"
-
-
-def _run_apart(way: Way, pictures: list[Picture], progress: ShotProgress | None) -> Outcome | Failed:
+def _run_apart(way: Way, progress: ShotProgress | None) -> Outcome | Failed:
     def report(work: Work, done: int, total: int) -> None:
         if progress is not None:
             progress(way.name, work, done, total)
 
-    result = run_apart(_measured, way, pictures, report=report)
+    result = run_apart(_measured, way, report=report)
     if isinstance(result, Failed):
         return result
     cost, latents, frames = result
     return Outcome(cost, torch.as_tensor(latents), torch.as_tensor(frames))
 
 
-def _measured(report: Callable[..., None], way: Way, pictures: list[Picture]) -> object:
+def _measured(report: Callable[..., None], way: Way) -> object:
     """What :class:`Outcome` holds, with arrays, because tensors would be shared with a process that ends."""
     before = peak_resident()
     watch = _Watch()
-    means = means_for([Shot(way.settings, (), way.name)], way.files, way.means)
-    model = load_with(means, way.files, lambda done, total: report("load", done, total))
+    model = way.load(lambda done, total: report("load", done, total))
     watch.lap("load")
-    watch.model = model
+    watch.device = model.device
     latents: list[Tensor] = []
 
     def reported(stage: Stage, done: int, total: int) -> None:
@@ -182,10 +248,7 @@ def _measured(report: Callable[..., None], way: Way, pictures: list[Picture]) ->
     def stepped(step: Step) -> None:
         latents[:] = [step.x]
 
-    with threads_that_pay(model):
-        (clip,) = render_each(
-            model, [way.settings], pictures[:1], pictures[1:] or None, progress=reported, callback=stepped
-        )
+    frames = way.render(model, reported, stepped)
     watch.lap("decode")
     cuda = model.device.type == "cuda"
     cost = Cost(
@@ -194,24 +257,20 @@ def _measured(report: Callable[..., None], way: Way, pictures: list[Picture]) ->
         sample=sum(watch.laps["sample"]),
         step=statistics.median(watch.laps["sample"][1:]),
         decode=sum(watch.laps["decode"]),
-        disk=disk_bytes(way.files, means.backend),
+        disk=disk_bytes(way.paths()),
         memory_before=before,
         memory=peak_resident(),
         device_memory=torch.cuda.max_memory_allocated(model.device) if cuda else None,
-        device=str(model.device if means.backend == TORCH else parse_backend(means.backend)),
+        device=str(model.device if way.backend == TORCH else parse_backend(way.backend)),
         dtype=str(model.dtype).removeprefix("torch."),
     )
-    return cost, latents[0][0].float().cpu().numpy(), np.asarray(clip.frames)
+    return cost, latents[0][0].float().cpu().numpy(), np.asarray(frames)
 
 
-def disk_bytes(files: ModelFiles, backend: str = TORCH) -> int:
-    """Size of all files that a model is loaded from; a file that contains several of its parts counts once."""
-    paths = [files.weights, files.text_encoder, files.image_encoder, *(lora.path for lora in files.loras)]
-    folder = export_of(files, backend)
-    if folder is not None:
-        paths = [folder]
+def disk_bytes(paths: Iterable[Path]) -> int:
+    """Size of all files of models and in folders; a file that contains several parts of a model counts once."""
     found: set[Path] = set()
-    for path in filter(None, paths):
+    for path in paths:
         parts = path.rglob("*") if path.is_dir() else open_weights(path).files
         found.update(part.resolve() for part in parts if part.is_file())
     return sum(path.stat().st_size for path in found)
@@ -221,14 +280,14 @@ class _Watch:
     """The time between reports, which counts for the stage that is reported."""
 
     def __init__(self) -> None:
-        self.model: Model | None = None
+        self.device: torch.device | None = None
         self.laps: dict[str, list[float]] = {"load": [], "encode": [], "sample": [], "decode": []}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         """Count the time since the last call for ``stage``, with the work that the device has yet to do."""
-        if self.model is not None and self.model.device.type != "cpu":
-            torch.accelerator.synchronize(self.model.device)
+        if self.device is not None and self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         now = time.perf_counter()
         self.laps[stage].append(now - self._last)
         self._last = now

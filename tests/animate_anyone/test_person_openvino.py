@@ -230,6 +230,20 @@ def test_a_clip_is_made_and_made_again(
 
 
 @needs_openvino
+@pytest.mark.usefixtures("in_this_process")
+def test_it_is_compared_with_pytorch(
+    folder: Path, whole: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare-person", ":backend=torch", ":backend=openvino", str(folder / "dancer.png")]
+    words += ["--poses", str(folder / "drawn"), "--model", str(whole), "--size", "64x64", "--steps", "1"]
+    assert main([*words, "-o", str(tmp_path / "both"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["a"]["dtype"], told["b"]["device"]) == ("float32", "openvino:CPU")
+    assert told["b"]["disk"] == sum(file.stat().st_size for file in exported.iterdir())
+    assert SAME < told["likeness"]["latents_psnr"] < 126
+
+
+@needs_openvino
 def test_an_export_is_a_model_of_its_own(
     folder: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from cli_runs import Run, complaint, left
 
 from dynamicrafter.api import find_model
 from dynamicrafter.errors import Cancelled, UsageError
-from dynamicrafter.evaluation.comparison import Cost, Outcome, Way, compare, disk_bytes, likeness
+from dynamicrafter.evaluation.comparison import ClipWay, Cost, Outcome, compare, disk_bytes, likeness
 from dynamicrafter.evaluation.side_by_side import side_by_side
 from dynamicrafter.media.video import read_frames, read_metadata
 from dynamicrafter.model.variants import SMALL
@@ -30,9 +30,9 @@ def outcome(latents: torch.Tensor, frames: torch.Tensor) -> Outcome:
     return Outcome(NO_COST, latents, frames)
 
 
-def way(**changes: Any) -> Way:
+def way(**changes: Any) -> ClipWay:
     settings = replace(make_settings(SMALL, "animate", steps=1, frames=2), **changes)
-    return Way("a way", find_model("random"), settings, Means("cpu"))
+    return ClipWay("a way", find_model("random"), settings, (PICTURE,), Means("cpu"))
 
 
 # Real runs
@@ -123,7 +123,7 @@ def test_progress_names_the_way_and_may_stop_it(home: Path) -> None:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled, match="enough"):
-        compare(way(), way(), PICTURE, progress=stop)
+        compare(way(), way(), progress=stop)
     assert list(dict.fromkeys(told)) == [("a way", "load"), ("a way", "encode"), ("a way", "sample")]
 
 
@@ -225,7 +225,7 @@ def test_clips_of_other_lengths_cannot_be_compared(home: Path) -> None:
     with pytest.raises(
         UsageError, match="A is to animate 64x64 with 2 frames and B to animate 64x64 with 3 frames"
     ):
-        compare(way(), way(frames=3), PICTURE)
+        compare(way(), way(frames=3))
 
 
 # Figures
@@ -255,8 +255,9 @@ def test_files_that_hold_several_parts_count_once(tmp_path: Path, random_weights
     (folder / "two.xml").write_bytes(b"1" * 24)
     files = find_model(str(random_weights))
     size = random_weights.stat().st_size
-    assert disk_bytes(replace(files, text_encoder=random_weights, image_encoder=random_weights)) == size
-    assert disk_bytes(replace(files, text_encoder=folder)) == size + 1024
+    both = replace(way(), files=replace(files, text_encoder=random_weights, image_encoder=random_weights))
+    assert disk_bytes(both.paths()) == size
+    assert disk_bytes(replace(way(), files=replace(files, text_encoder=folder)).paths()) == size + 1024
 
 
 @pytest.mark.parametrize(("most", "factor"), [(0, 64), (1, 64), (4, 32), (100, 2), (200, 1)])

@@ -29,6 +29,7 @@ from dynamicrafter.api import (
     find_model,
     load,
     pick_device,
+    variant_of,
 )
 from dynamicrafter.backends.choice import parse_backend
 from dynamicrafter.backends.openvino import export
@@ -43,11 +44,13 @@ from dynamicrafter.backends.openvino.untrusted import check_graph
 from dynamicrafter.cli import main
 from dynamicrafter.errors import Cancelled, CheckpointError, DynamiCrafterError, UsageError
 from dynamicrafter.evaluation.clip_score import find_towers
-from dynamicrafter.evaluation.comparison import disk_bytes
+from dynamicrafter.evaluation.comparison import ClipWay, disk_bytes
 from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.variants import SMALL
 from dynamicrafter.pipeline import Model, TorchModel
 from dynamicrafter.records import read_record
+from dynamicrafter.settings import make_settings
+from dynamicrafter.shots import Means
 from dynamicrafter.weights.convert import convert
 from dynamicrafter.weights.detect import VARIANT_KEY
 from dynamicrafter.weights.random_model import write_random_checkpoint
@@ -300,8 +303,11 @@ def test_what_openvino_does_not_have_is_told_before_it_starts(
 def test_a_comparison_counts_the_export(weights: Path, exported: Path) -> None:
     files = find_model(weights)
     told = sum(file.bytes for file in read_manifest(exported).files)
-    assert disk_bytes(files, "openvino") == told + (exported / MANIFEST).stat().st_size
-    assert disk_bytes(files) == weights.stat().st_size
+    way = ClipWay(
+        "exported", files, make_settings(variant_of(files), "animate"), (), Means(backend="openvino")
+    )
+    assert disk_bytes(way.paths()) == told + (exported / MANIFEST).stat().st_size
+    assert disk_bytes(replace(way, means=Means()).paths()) == weights.stat().st_size
 
 
 def test_layers_in_8_bits_are_exported_as_whole_ones(

@@ -12,8 +12,7 @@ import torch
 from dynamicrafter.api import find_model, load, provide, render_each
 from dynamicrafter.errors import Cancelled, UsageError
 from dynamicrafter.evaluation import comparison
-from dynamicrafter.evaluation.comparison import Way
-from dynamicrafter.media.pictures import as_picture
+from dynamicrafter.evaluation.comparison import ClipWay
 from dynamicrafter.media.video import read_frames
 from dynamicrafter.model.configs import Memory, Residence
 from dynamicrafter.model.variants import SMALL, Variant
@@ -151,7 +150,7 @@ def test_the_memory_of_a_comparison_is_that_of_its_clips(
     monkeypatch.setattr("dynamicrafter.shots.pick_residence", picked)
     monkeypatch.setattr(comparison, "load_with", noted)
     with pytest.raises(Cancelled):
-        comparison._measured(print, Way("a", files, QUICK), [as_picture(pictures["wide"])])
+        comparison._measured(print, ClipWay("a", files, QUICK, (pictures["wide"],)))
     assert known == ["low"]
     other = Means(backend="openvino")
     assert means_for([shot(QUICK)], files, other) is other
