@@ -8,6 +8,7 @@ from .ambience import DynamiCrafterAmbience
 from .animate import DynamiCrafterAnimate
 from .animate_person import DynamiCrafterAnimatePerson
 from .camera import DynamiCrafterCameraGuide
+from .clip_figures import DynamiCrafterClipFigures
 from .conditioning import (
     DynamiCrafterImageConditioning,
     DynamiCrafterInterpolation,
@@ -62,6 +63,7 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterDirectorPrompt,
             DynamiCrafterDirectorPlan,
             DynamiCrafterAmbience,
+            DynamiCrafterClipFigures,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
             DynamiCrafterSamplePoses,

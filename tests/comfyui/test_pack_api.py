@@ -46,6 +46,7 @@ NODES = {
     "DynamiCrafterAnimatePerson",
     "DynamiCrafterCameraGuide",
     "DynamiCrafterCheckpointLoader",
+    "DynamiCrafterClipFigures",
     "DynamiCrafterDirector",
     "DynamiCrafterDirectorPlan",
     "DynamiCrafterDirectorPrompt",
