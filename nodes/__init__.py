@@ -22,6 +22,7 @@ from .director import (
     DynamiCrafterDirectorPrompt,
     DynamiCrafterSuggest,
 )
+from .film import DynamiCrafterFilm, DynamiCrafterFilmClip
 from .generate import DynamiCrafterGenerate
 from .host.files import register_folders
 from .keyframes import DynamiCrafterKeyframes
@@ -36,6 +37,7 @@ from .poses import DynamiCrafterPoseAlignment, DynamiCrafterPoseDrawing
 from .preset import DynamiCrafterPreset
 from .sample_picture import DynamiCrafterSamplePicture, DynamiCrafterSamplePoses
 from .sampler import DynamiCrafterSampler
+from .story import DynamiCrafterStory
 from .techniques import DynamiCrafterTechniques
 
 
@@ -47,6 +49,7 @@ class DynamiCrafterExtension(ComfyExtension):
         return [
             DynamiCrafterAnimate,
             DynamiCrafterKeyframes,
+            DynamiCrafterStory,
             DynamiCrafterCheckpointLoader,
             DynamiCrafterImageConditioning,
             DynamiCrafterInterpolation,
@@ -64,6 +67,8 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterDirectorPlan,
             DynamiCrafterAmbience,
             DynamiCrafterClipFigures,
+            DynamiCrafterFilmClip,
+            DynamiCrafterFilm,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
             DynamiCrafterSamplePoses,
