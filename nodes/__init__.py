@@ -8,6 +8,7 @@ from .ambience import DynamiCrafterAmbience
 from .animate import DynamiCrafterAnimate
 from .animate_person import DynamiCrafterAnimatePerson
 from .camera import DynamiCrafterCameraGuide
+from .clip_figures import DynamiCrafterClipFigures
 from .conditioning import (
     DynamiCrafterImageConditioning,
     DynamiCrafterInterpolation,
@@ -21,6 +22,7 @@ from .director import (
     DynamiCrafterDirectorPrompt,
     DynamiCrafterSuggest,
 )
+from .film import DynamiCrafterFilm, DynamiCrafterFilmClip
 from .generate import DynamiCrafterGenerate
 from .host.files import register_folders
 from .keyframes import DynamiCrafterKeyframes
@@ -35,6 +37,7 @@ from .poses import DynamiCrafterPoseAlignment, DynamiCrafterPoseDrawing
 from .preset import DynamiCrafterPreset
 from .sample_picture import DynamiCrafterSamplePicture, DynamiCrafterSamplePoses
 from .sampler import DynamiCrafterSampler
+from .story import DynamiCrafterStory
 from .techniques import DynamiCrafterTechniques
 
 
@@ -46,6 +49,7 @@ class DynamiCrafterExtension(ComfyExtension):
         return [
             DynamiCrafterAnimate,
             DynamiCrafterKeyframes,
+            DynamiCrafterStory,
             DynamiCrafterCheckpointLoader,
             DynamiCrafterImageConditioning,
             DynamiCrafterInterpolation,
@@ -62,6 +66,9 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterDirectorPrompt,
             DynamiCrafterDirectorPlan,
             DynamiCrafterAmbience,
+            DynamiCrafterClipFigures,
+            DynamiCrafterFilmClip,
+            DynamiCrafterFilm,
             DynamiCrafterPreset,
             DynamiCrafterSamplePicture,
             DynamiCrafterSamplePoses,

@@ -104,6 +104,15 @@ def require(**shown: Any) -> None:
         raise ValueError(wrong)
 
 
+def chosen_by(**shown: Any) -> dict[str, Any]:
+    """The value of every parameter that the inputs select; None is the model's default, or no input at all."""
+    chosen: dict[str, Any] = {}
+    for name, parameter in PARAMETERS.items():
+        value = shown.get(INPUT_NAMES.get(name, name))
+        chosen[name] = None if parameter.default is None and value == OWN[parameter.kind] else value
+    return chosen
+
+
 def missing(shown: dict[str, Any], lazy: Sequence[str]) -> list[str]:
     """The connected inputs among ``lazy`` that have no value (yet), as ``check_lazy_status`` returns them.
 
@@ -133,10 +142,7 @@ def settings_of(
     mode that the variant was not trained for.
     """
     require(**shown)
-    chosen: dict[str, Any] = {}
-    for name, parameter in PARAMETERS.items():
-        value = shown.get(INPUT_NAMES.get(name, name))
-        chosen[name] = None if parameter.default is None and value == OWN[parameter.kind] else value
+    chosen = chosen_by(**shown)
     width, height = chosen.pop("width"), chosen.pop("height")
     if chosen["fs"] is not None:
         chosen["motion"] = None

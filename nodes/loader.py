@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dynamicrafter.model.variants import VARIANTS, Mode
+from ..dynamicrafter.model.variants import VARIANTS, Mode, Variant
 from ..dynamicrafter.weights.detect import choose, detect
 from ..dynamicrafter.weights.formats.files import open_weights
 from ..dynamicrafter.weights.tensors import components_in
@@ -127,6 +127,13 @@ def variant_for(checkpoint: str, mode: Mode) -> str:
         every = detect(file)
         fits = tuple(variant for variant in every if mode in variant.modes)
         return choose(fits, None, file).name if fits and len(every) > 1 else AUTO
+
+
+def loaded_as(checkpoint: str, variant: str) -> Variant:
+    """What the loader makes of a checkpoint with its input ``variant``, from the list of tensors alone."""
+    with in_words_of_the_graph():
+        chosen, _ = components_in(checkpoint_path(checkpoint), None if variant == AUTO else variant)
+    return chosen
 
 
 def require_encoders(checkpoint: str, variant: str, clip: Any, clip_vision: Any) -> None:

@@ -15,6 +15,9 @@ TECHNIQUES = io.Custom("DYNAMICRAFTER_TECHNIQUES")
 LENGTH = io.Custom("DYNAMICRAFTER_LENGTH")
 """The same of settings of the groups length and faithfulness."""
 
+FILM = io.Custom("DYNAMICRAFTER_FILM")
+"""The socket of the clips of a film, a tuple of :class:`~.film.FilmPart`."""
+
 
 def schema(**values: Any) -> io.Schema:
     """A schema without fields that this host does not know yet (one unknown field would disable the whole pack)."""

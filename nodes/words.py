@@ -14,6 +14,7 @@ WORDS: Words = {
     "export": "export it with 'dynamicrafter export', or select the entry without OpenVINO",
     "lower_cfg": "set a lower cfg, or select a checkpoint that is not damaged",
     "measure_latents": "measure them with 'dynamicrafter statistics'",
+    "name_between": "select a model that does in between_checkpoint",
     "name_encoder": "connect a core loader with the {} encoder",
     "name_video": "connect it to source",
     "name_variant": "select it in the variant input",

@@ -65,7 +65,7 @@ ORDER = {
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing correcting advising rounds suggestions "
-    "toy_sight suggesting scenes splitting film",
+    "toy_sight suggesting scenes splitting cutting shot_list film",
     "page": "library limits shelf words examples line panels door desk blocks serving",
     "evaluation": "motion figures distributions latents clip_score learned sentence folder measure comparison "
     "side_by_side",

@@ -57,7 +57,12 @@ _BELOW = {
 """Nodes that stand below the node of this type that they follow (``""``: of any type), not beside it."""
 _PICTURES = {"DynamiCrafterSamplePicture": 200, "LoadImage": 200, "SaveVideo": 430, "PreviewImage": 260}
 """Height of what a node shows below its widgets; a spare one shows nothing yet."""
-_BUTTONS = {"DynamiCrafterAnimate": 24, "DynamiCrafterCheckpointLoader": 24, "DynamiCrafterKeyframes": 24}
+_BUTTONS = {
+    "DynamiCrafterAnimate": 24,
+    "DynamiCrafterCheckpointLoader": 24,
+    "DynamiCrafterKeyframes": 24,
+    "DynamiCrafterStory": 24,
+}
 """Height of the button that our script in the editor adds to a node."""
 _PREVIEWED = (
     "DynamiCrafterSampler",
@@ -68,6 +73,7 @@ _PREVIEWED = (
     "DynamiCrafterPersonSampler",
     "DynamiCrafterGenerate",
     "DynamiCrafterKeyframes",
+    "DynamiCrafterStory",
 )
 """Nodes that grow by a preview while they run."""
 PREVIEW_ROOM = 220

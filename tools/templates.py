@@ -40,6 +40,16 @@ from .template_parts import (
 
 LOADER = "DynamiCrafter Checkpoint Loader"
 STORY = ("a red circle moves right", "a red circle moves up", "a red circle moves left")
+THREE_SCENES = """\
+sound: sea
+scenes:
+- picture: 1
+  prompt: a red circle moves right
+- prompt: a red circle moves left
+- picture: 2
+  prompt: a red circle moves up
+  transition: cross-fade
+  sound: rain"""
 HARBOUR = "a sailing boat rocks on the waves of a harbour"
 DUSK = "time lapse, night falls over the hill"
 NARROW = 270
@@ -746,6 +756,41 @@ the sea then sounds like the sea. No language model is needed.
     return graph
 
 
+def story(built_in: str) -> Graph:
+    """A film of three scenes with sound."""
+    graph = Graph()
+    images: dict[str, Any] = {
+        "images.image0": picture(graph, "red_circle", "Image 1"),
+        "images.image1": picture(graph, "red_circle_left", "Image 2"),
+    }
+    batch = graph.add("BatchImagesNode", column=1, **images)
+    film = graph.add(
+        "DynamiCrafterStory",
+        images=batch["IMAGE"],
+        story=THREE_SCENES,
+        checkpoint=built_in,
+        column=2,
+        width=400,
+    )
+    own_picture(graph, column=1)
+    save_video(graph, film["video"], "film_of_a_story")
+    graph.note(
+        WHAT,
+        f"""\
+## A story of three scenes with sound
+
+1. Press **Run**: the circle moves right and left to the sound of the sea, and another one up in the rain. {SAVE}
+2. Change **story**: each scene begins with the *picture* of a number, or continues the one before.
+
+A paragraph for each scene is enough; YAML also says durations, transitions and sounds. Scenes before the one that you \
+change are not generated again while the seed stays: set it to *fixed*. `between_checkpoint` is for interpolations.
+""",
+    )
+    own_images_note(graph, "DynamiCrafter Story", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
 def blueprint(release: str, kind: str, *pictures: str) -> Graph:
     """A chain from images to a clip with a released model; ``pictures`` are the inputs of its conditioning node."""
     graph = Graph()
@@ -800,5 +845,6 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter photo to film - no prompt, with sound": photo_to_film,
     "DynamiCrafter person - AnimateAnyone, a character moved by poses": person,
     "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
+    "DynamiCrafter story - three scenes with sound": story,
 }
 """Every template by the name of its files; the one to start with is the first in alphabetical order."""

@@ -5,7 +5,9 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { labelOthers } from "./editor.js";
 
-const NODES = ["DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader", "DynamiCrafterKeyframes"];
+const NODES = [
+  "DynamiCrafterAnimate", "DynamiCrafterCheckpointLoader", "DynamiCrafterKeyframes", "DynamiCrafterStory",
+];
 const PACK = decodeURIComponent(new URL(".", import.meta.url).pathname.split("/").at(-2));
 const POLL_MS = 500;
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..api import ModelFiles, variant_of
 from ..director.correcting import check_rounds
-from ..director.film import length_for
 from ..director.plan import ClipPlan, PlanError, clip_plan
 from ..director.profiles import (
     Profile,
@@ -24,6 +23,7 @@ from ..director.profiles import (
     write_profile,
 )
 from ..director.proposing import propose
+from ..director.shot_list import length_for
 from ..director.soundtrack import SoundSource, film_sound, source_for
 from ..director.suggesting import suggested_plans
 from ..errors import Cancelled, LanguageModelError, UsageError

@@ -10,17 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..director.film import (
-    Film,
-    FilmClip,
-    FilmPlan,
-    Models,
-    film_seconds,
-    make_film,
-    plan_film,
-)
+from ..director.film import Film, FilmPlan, Models, film_seconds, make_film, plan_film
 from ..director.profiles import find_profile
 from ..director.scenes import Story, read_story, read_text
+from ..director.shot_list import FilmClip
 from ..director.splitting import MOST_QUESTIONS, keep_split, kept_split, split_story
 from ..errors import LanguageModelError, UsageError
 from ..model.variants import TINY
@@ -179,7 +172,7 @@ def _lines(
     return lines
 
 
-def _planned_row(plan: FilmPlan, piece: FilmClip, done: bool) -> dict[str, Any]:
+def _planned_row(plan: FilmPlan, piece: FilmClip[Path], done: bool) -> dict[str, Any]:
     source = plan.sources[piece.scene - 1]
     return {
         "scene": piece.scene,

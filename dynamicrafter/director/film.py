@@ -11,9 +11,9 @@ import io
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,18 +28,13 @@ from ..media.pictures import read_picture
 from ..media.video import FrameStream, check_clip_path, open_clip, takes_sound, write_clip
 from ..model.configs import Compile, Memory, Weights
 from ..model.variants import TINY, Mode, Variant
-from ..motion.joints import cross_fade, sharpest
-from ..parameters import PARAMETERS, TRAINED_FRAMES
 from ..records import has_names_of, read_record
-from ..settings import PROGRAM, LengthMethod, Settings, clip_length, default_size, make_settings
+from ..settings import PROGRAM, clip_length
 from ..shots import Means, Shot, ShotProgress, check_means, make
-from .scenes import CONTINUE, FILM_DEFAULTS, NOT_CHOSEN, SILENCE, Story, StoryScene, read_story
-from .soundtrack import SOUND_EXTENSIONS, SoundSource, film_sound, sound_of, source_for
-
-Joint = Literal["cut", "cross-fade", "shared"]
-"""How a clip follows the one before; with "shared", its first frame is the other's last one, and is shown once."""
-FileFinder = Callable[[str], Path]
-"""From the name of a picture or a sound in a story to its file; raises UsageError for one that may not be used."""
+from .cutting import Cutting, beginning, cut, sharpest_of, tail_start
+from .scenes import NOT_CHOSEN, Story, read_story
+from .shot_list import FileFinder, FilmClip, clips_of, ends_among, sources_of
+from .soundtrack import SoundSource, film_sound
 
 
 @dataclass(frozen=True)
@@ -56,32 +51,13 @@ class Models:
 
 
 @dataclass(frozen=True)
-class FilmClip:
-    """One clip of a film: a scene, or the interpolation that leads to it."""
-
-    name: str
-    """Of its folder among the clips."""
-    scene: int
-    """Number of its scene, from 1."""
-    settings: Settings
-    pictures: tuple[Path | None, ...]
-    """Images that it begins with and, if it interpolates, ends with; None is the end of the piece before."""
-    joint: Joint
-
-    @property
-    def continues(self) -> bool:
-        """Whether it begins with the end of the piece before."""
-        return self.pictures[0] is None
-
-
-@dataclass(frozen=True)
 class FilmPlan:
     """Everything that is decided before the first clip is generated."""
 
     story: Story
     target: Path
     """The film."""
-    pieces: tuple[FilmClip, ...]
+    pieces: tuple[FilmClip[Path], ...]
     sources: tuple[SoundSource | None, ...]
     """The sound of each scene."""
     models: Models
@@ -94,18 +70,18 @@ class FilmPlan:
         """Where the clips are kept."""
         return self.target.with_name(f"{self.target.stem}-scenes")
 
-    def clip(self, piece: FilmClip) -> Path:
+    def clip(self, piece: FilmClip[Path]) -> Path:
         """The folder with the frames of a piece."""
         return self.folder / piece.name
 
-    def shot(self, piece: FilmClip) -> Shot:
+    def shot(self, piece: FilmClip[Path]) -> Shot:
         """What is generated for a piece; the image that it continues from is there when the one before is finished."""
         pictures = tuple(self._start(piece) if path is None else path for path in piece.pictures)
         leading = "" if piece.name.isdecimal() else "bridge to "
         title = f"{leading}scene {piece.scene} of {len(self.story.scenes)}"
         return Shot(piece.settings, pictures, title, f"{self.clip(piece)}/")
 
-    def _start(self, piece: FilmClip) -> Path:
+    def _start(self, piece: FilmClip[Path]) -> Path:
         return self.folder / f"{piece.name}.png"
 
     def keep_start(self, place: int) -> None:
@@ -147,13 +123,8 @@ class FilmPlan:
         A piece that another one continues ends with the sharpest of its last frames.
         """
         clip = open_clip(self.clip(self.pieces[place]))
-        settings = self.pieces[place].settings
-        following = self.pieces[place + 1] if place + 1 < len(self.pieces) else None
-        if following is None or not following.continues or settings.mode == "interpolate":
-            return clip.count - 1
-        some = min(settings.continue_from, clip.count - 1)
-        start = clip.count - some
-        return start + sharpest(_floats(torch.stack(list(clip.frames(start)))))
+        start = tail_start(clip.count, ends_among(self.pieces, place))
+        return start + sharpest_of(torch.stack(list(clip.frames(start))))
 
     def _end_frame(self, place: int) -> Tensor:
         (frame,) = open_clip(self.clip(self.pieces[place])).frames(self.end_of(place), count=1)
@@ -186,190 +157,24 @@ def plan_film(
     notes: list[str] = []
     sources: list[SoundSource | None] = [None] * len(story.scenes)
     if not mute and takes_sound(path):
-        sources = [
-            _in_scene(i, _source_of, story, scene, find, sounds, i, notes)
-            for i, scene in enumerate(story.scenes, 1)
-        ]
+        sources = sources_of(story, find, sounds, notes)
     elif not mute:
         notes.append(
             f"the film has no sound, because {path.suffix or 'a folder'} has none; .mp4 and .webm have"
         )
-    maker = _Maker(story, find, models, choices)
-    pieces: list[FilmClip] = []
-    for number, scene in enumerate(story.scenes, 1):
-        pieces += _in_scene(number, maker.pieces, scene, number)
+
+    @cache
+    def variant(mode: Mode) -> Variant:
+        return variant_of(models.files(mode))
+
+    pieces = clips_of(story, find, lambda path: read_picture(path).size, variant, choices)
     if any(
         path == picture.resolve() for piece in pieces for picture in piece.pictures if picture is not None
     ):
         raise UsageError(f"{path} is an image of the story", Remedy("name_output"))
-    told = [note for piece in pieces for note in notes_on(maker.variant(piece.settings.mode), piece.settings)]
+    told = [note for piece in pieces for note in notes_on(variant(piece.settings.mode), piece.settings)]
     return FilmPlan(
         story, path, tuple(pieces), tuple(sources), models, backend, tuple(dict.fromkeys((*told, *notes)))
-    )
-
-
-def _in_scene(number: int, work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``work``; what it raises names the scene."""
-    try:
-        return work(*arguments)
-    except DynamiCrafterError as problem:
-        raise type(problem)(f"scene {number}: {problem.facts}", problem.remedy) from problem
-
-
-def _source_of(
-    story: Story, scene: StoryScene, find: FileFinder, folder: Path | None, number: int, notes: list[str]
-) -> SoundSource | None:
-    """The sound of a scene."""
-    cue = scene.sound if scene.sound is not None else story.sound
-    if cue is None:
-        # What happens may be heard, but need not be.
-        return _heard(source_for(scene.prompt, folder))
-    if cue.strip().lower() in ("", SILENCE):
-        return None
-    if Path(cue).suffix.lower() in SOUND_EXTENSIONS:
-        path = find(cue)
-        if not path.is_file():
-            raise ClipError(f"there is no sound {path}; check its name and folder")
-        return _heard(path)
-    source = source_for(cue, folder)
-    if source is None:
-        notes.append(f"scene {number} has no sound, because none fits {cue!r}")
-    return _heard(source)
-
-
-def _heard(source: SoundSource | None) -> SoundSource | None:
-    """The same, after the beginning of a file was read; raises ClipError if it has no sound."""
-    if isinstance(source, Path):
-        sound_of(source, _GLANCE)
-    return source
-
-
-class _Maker:
-    """Makes pieces of scenes, one after the other."""
-
-    def __init__(self, story: Story, find: FileFinder, models: Models, choices: Mapping[str, Any]) -> None:
-        self._story = story
-        self._find = find
-        self._choices = _merged(_merged(FILM_DEFAULTS, story.settings), choices)
-        self._models = models
-        self._variants: dict[Mode, Variant] = {}
-        self._digits = max(2, len(str(len(story.scenes))))
-        first = self._picture(story.scenes[0].pictures[0])
-        main = self.variant("animate")
-        self._size = self._chosen_size() or default_size(main, read_picture(first).size)
-        self._fps = self._number("fps", self._choices, main.preset.fps)
-        self._depth = 0
-        """How many scenes have continued since a picture of its own was shown."""
-        self._origin = first
-        """That picture."""
-
-    def _chosen_size(self) -> tuple[int, int] | None:
-        """Width and height in pixels as the choices have them, which :func:`make_settings` checks."""
-        if self._choices.get("size") is not None:
-            return self._choices["size"]
-        given = [name for name in ("width", "height") if self._choices.get(name) is not None]
-        if len(given) == 1:
-            raise UsageError(f"the story has a {given[0]} alone; give both width and height, or neither")
-        return (self._choices["width"], self._choices["height"]) if given else None
-
-    def _number(self, name: str, choices: Mapping[str, Any], default: Any) -> Any:
-        """A setting that is calculated with before the settings are made; raises UsageError for no valid value."""
-        given = choices.get(name)
-        return default if given is None else PARAMETERS[name].check(given)
-
-    def variant(self, mode: Mode) -> Variant:
-        """That of the model for a mode."""
-        if mode not in self._variants:
-            self._variants[mode] = variant_of(self._models.files(mode))
-        return self._variants[mode]
-
-    def pieces(self, scene: StoryScene, number: int) -> list[FilmClip]:
-        """The clip of a scene, after the interpolation that leads to it, if any."""
-        name = f"{number:0{self._digits}d}"
-        begins, *ends = (
-            None if picture == CONTINUE else self._picture(picture) for picture in scene.pictures
-        )
-        joint: Joint = "shared" if begins is None else "cross-fade" if scene.joint == "cross-fade" else "cut"
-        self._depth = self._depth + 1 if begins is None else 0
-        every = self._story.original_every
-        if begins is None and not ends and every and self._depth % every == 0:
-            begins, joint = self._origin, "cross-fade"
-        elif begins is not None:
-            self._origin = begins
-        made: list[FilmClip] = []
-        if scene.joint == "interpolate":
-            bridge = self._settings("interpolate", replace(scene, seconds=None), 0)
-            made.append(FilmClip(f"{name}-bridge", number, bridge, (None, begins), "shared"))
-            joint = "shared"
-        settings = self._settings("interpolate" if ends else "animate", scene, self._depth)
-        made.append(FilmClip(name, number, settings, (begins, *ends), joint))
-        if ends:
-            self._origin, self._depth = cast(Path, ends[0]), 0
-        return made
-
-    def _picture(self, name: str) -> Path:
-        path = self._find(name)
-        read_picture(path)
-        return path
-
-    def _settings(self, mode: Mode, scene: StoryScene, depth: int) -> Settings:
-        if mode == "interpolate" and mode not in self.variant(mode).modes:
-            raise UsageError(
-                f"it interpolates between two images, which {self.variant(mode).name} does not",
-                Remedy("name_between"),
-            )
-        chosen = _merged(self._choices, scene.settings)
-        for name in ("size", "width", "height", "fps"):
-            chosen.pop(name, None)
-        # Every scene of a chain gets other noise; a scene in front of the chain changes nothing.
-        chosen["seed"] = self._number("seed", chosen, PARAMETERS["seed"].default) + depth
-        frames, method = TRAINED_FRAMES, "native"
-        if scene.seconds is not None:
-            frames, method = length_for(mode, round(scene.seconds * self._fps), self.variant(mode))
-        chosen["length_method"] = method
-        if mode == "interpolate":
-            chosen.pop("continue_from", None)
-        prompt = _styled(scene.prompt, self._story.style)
-        return make_settings(
-            self.variant(mode), mode, prompt=prompt, frames=frames, size=self._size, fps=self._fps, **chosen
-        )
-
-
-def length_for(mode: Mode, frames: int, variant: Variant) -> tuple[int, LengthMethod]:
-    """The setting for a clip that shows about ``frames`` frames, and how that length is reached."""
-    if mode == "loop":
-        # Its last frame, which repeats the first, is not shown.
-        frames = max(3, frames + 1)
-        if frames <= TRAINED_FRAMES:
-            return frames, "native"
-        if "animate" in variant.modes:
-            return frames, "windows"
-        return round(frames / (TRAINED_FRAMES - 1)) * (TRAINED_FRAMES - 1) + 1, "continue"
-    frames = max(2, frames)
-    if mode == "interpolate" or frames == TRAINED_FRAMES:
-        return frames, "native"
-    return frames, "continue" if frames > TRAINED_FRAMES else "pick"
-
-
-_GLANCE = 0.1
-"""Seconds of a sound file that are read before the long work."""
-_MOTION = frozenset({"fs", "motion"})
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of ``under`` where ``over`` does not say otherwise; fs and motion are two words for one thing."""
-    chosen = {name: value for name, value in over.items() if value is not None}
-    replaced = _MOTION if _MOTION & chosen.keys() else frozenset[str]()
-    kept = {name: value for name, value in under.items() if name not in replaced}
-    return {**kept, **chosen}
-
-
-def _styled(prompt: str, style: str) -> str:
-    """A prompt, each of its parts if there are several, with the words of the style."""
-    if not style.strip():
-        return prompt
-    return "|".join(
-        f"{part.rstrip()}, {style.strip()}" if part.strip() else style.strip() for part in prompt.split("|")
     )
 
 
@@ -459,32 +264,18 @@ def _next_round(plan: FilmPlan, left: Sequence[int], done: set[int]) -> tuple[Mo
     return files, ready
 
 
-def fades_of(plan: FilmPlan, lengths: Sequence[int]) -> list[int]:
-    """The frames over which each piece is faded into the one before; ``lengths`` are those that are shown of each."""
-    fps = plan.pieces[0].settings.fps
-    return [
-        min(max(1, round(plan.story.fade * fps)), lengths[place] // 2, lengths[place - 1] // 2)
-        if piece.joint == "cross-fade"
-        else 0
-        for place, piece in enumerate(plan.pieces)
-    ]
-
-
-def longest_lengths(plan: FilmPlan) -> list[int]:
-    """The frames that are shown of each piece at most, faded ones included; a sharper end can be a few less."""
-    return [clip_length(piece.settings) - (piece.joint == "shared") for piece in plan.pieces]
+def _cutting(plan: FilmPlan, counts: Sequence[int]) -> Cutting:
+    """How the pieces are joined, with the frames that are there of each."""
+    fade = round(plan.story.fade * plan.pieces[0].settings.fps)
+    return cut([piece.joint for piece in plan.pieces], counts, fade)
 
 
 def _joined(plan: FilmPlan, before: set[int]) -> Film:
     """Write the film of pieces that are all there."""
-    ends = [plan.end_of(place) for place in range(len(plan.pieces))]
-    firsts = [int(piece.joint == "shared") for piece in plan.pieces]
-    lengths = [end + 1 - first for end, first in zip(ends, firsts, strict=True)]
-    fades = [*fades_of(plan, lengths), 0]
+    cutting = _cutting(plan, [plan.end_of(place) + 1 for place in range(len(plan.pieces))])
     settings = plan.pieces[0].settings
     fps = settings.fps
-    # Half of what is faded belongs to either side.
-    spans = [(length - (fades[place] + fades[place + 1]) / 2) / fps for place, length in enumerate(lengths)]
+    spans = [frames / fps for frames in cutting.spans]
     scenes: list[MadeScene] = []
     for number, source in enumerate(plan.sources, 1):
         places = [place for place, piece in enumerate(plan.pieces) if piece.scene == number]
@@ -501,8 +292,11 @@ def _joined(plan: FilmPlan, before: set[int]) -> Film:
     sound = film_sound(
         [(source, scene.seconds) for source, scene in zip(plan.sources, scenes, strict=True)], settings.seed
     )
-    total = sum(lengths) - sum(fades)
-    stream = FrameStream(_frames(plan, firsts, lengths, fades), total, settings.width, settings.height)
+
+    def read(place: int, first: int, count: int) -> Iterator[Tensor]:
+        return open_clip(plan.clip(plan.pieces[place])).frames(first, count=count)
+
+    stream = FrameStream(cutting.frames(read), cutting.total, settings.width, settings.height)
     write_clip(
         stream,
         plan.target,
@@ -510,7 +304,7 @@ def _joined(plan: FilmPlan, before: set[int]) -> Film:
         {"program": PROGRAM, "version": program_version(), "film": _about(plan, scenes)},
         sound=sound,
     )
-    return Film(plan.target, total, fps, tuple(scenes), sound is not None)
+    return Film(plan.target, cutting.total, fps, tuple(scenes), sound is not None)
 
 
 def _about(plan: FilmPlan, scenes: Sequence[MadeScene]) -> list[dict[str, Any]]:
@@ -529,45 +323,12 @@ def _about(plan: FilmPlan, scenes: Sequence[MadeScene]) -> list[dict[str, Any]]:
     ]
 
 
-def _frames(
-    plan: FilmPlan, firsts: Sequence[int], lengths: Sequence[int], fades: Sequence[int]
-) -> Iterator[Tensor]:
-    """The frames of a film, uint8 ``[n, h, w, 3]``, of which no more than those of a cross-fade are in memory."""
-    fading: Tensor | None = None
-    for place, piece in enumerate(plan.pieces):
-        frames = open_clip(plan.clip(piece)).frames(firsts[place], count=lengths[place])
-        if fading is not None:
-            begin = torch.stack(list(islice(frames, fades[place])))
-            yield _eight_bits(cross_fade(_floats(fading), _floats(begin)))
-        for frame in islice(frames, lengths[place] - fades[place] - fades[place + 1]):
-            yield frame[None]
-        rest = list(frames)
-        fading = torch.stack(rest) if rest else None
-
-
-def _floats(frames: Tensor) -> Tensor:
-    """uint8 ``[n, h, w, 3]`` as ``[n, 3, h, w]`` in [-1, 1]."""
-    return frames.movedim(-1, 1).float() / 127.5 - 1
-
-
-def _eight_bits(frames: Tensor) -> Tensor:
-    """The inverse of :func:`_floats`, to the nearest level."""
-    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-
-
 def _as_png(frame: Tensor) -> bytes:
-    """A frame, uint8 ``[h, w, 3]``, as the image that a clip begins with.
-
-    Frames are truncated to 8 bits, half a level on average. That would add up from clip to clip, so every second pixel,
-    as on a chessboard, is a level brighter, which no network can see.
-    """
+    """A frame, uint8 ``[h, w, 3]``, as the image that a clip begins with."""
     from PIL import Image
 
-    height, width, _ = frame.shape
-    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
-    pixels = (frame.int() + board[:, :, None]).clamp(max=255).to(torch.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, "PNG", compress_level=3)
+    Image.fromarray(beginning(frame).numpy()).save(file, "PNG", compress_level=3)
     return file.getvalue()
 
 
@@ -628,5 +389,6 @@ def story(
 
 def film_seconds(plan: FilmPlan) -> float:
     """Duration of a film in seconds, at most."""
-    lengths = longest_lengths(plan)
-    return (sum(lengths) - sum(fades_of(plan, lengths))) / plan.pieces[0].settings.fps
+    # A sharper end can be a few frames earlier.
+    cutting = _cutting(plan, [clip_length(piece.settings) for piece in plan.pieces])
+    return cutting.total / plan.pieces[0].settings.fps

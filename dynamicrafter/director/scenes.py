@@ -41,6 +41,7 @@ _LARGEST = 200_000
 """Maximum bytes of a story."""
 MOST_SCENES = 1_000
 _BETWEEN = re.compile(r"between\s+(\S.*?)\s+and\s+(\S.*)", re.DOTALL)
+_SCENES = re.compile(r"^scenes\s*:", re.MULTILINE)
 _MARKED = re.compile(r"\[([^\]\n]+)\]\s*(.*)", re.DOTALL)
 
 
@@ -144,6 +145,17 @@ def read_story(path: Path, picture: str = "") -> Story:
     return story_of_yaml(text, str(path))
 
 
+def story_of(text: str, name: str, picture: str = "") -> Story:
+    """The story of a text without a file: YAML if a line begins with ``scenes:``, otherwise plain text.
+
+    ``name`` is that of the story in messages, and ``picture`` the one that a plain text begins with. Raises UsageError
+    for a text that is none.
+    """
+    if len(text.encode()) > _LARGEST:
+        raise UsageError(f"{name} has more than {_LARGEST:,} bytes; split the story")
+    return story_of_yaml(text, name) if _SCENES.search(text) else story_of_text(text, picture)
+
+
 def read_text(path: Path) -> str:
     """The text of a story's file; raises UsageError if it cannot be one."""
     if path.suffix.lower() not in STORY_EXTENSIONS:
@@ -218,6 +230,8 @@ def _story_of(values: Mapping[Any, Any], name: str) -> Story:
                 f"{where} must have fields such as picture and prompt, but is {shortened(repr(scene))}"
             )
         mine, chosen = _parted(cast(dict[Any, Any], scene), StoryScene, where, _OF_THE_FILM)
+        if type(mine.get("picture")) is int:
+            mine["picture"] = str(mine["picture"])
         made.append(Form(where, UsageError).read(StoryScene, {**mine, "settings": chosen}))
     # The scenes are made by now; the form checks the rest.
     rest = Form(name, UsageError).read(_Head, own)

@@ -57,6 +57,14 @@ class Summary:
     clips: int
 
 
+def check_frame_size(width: int, height: int, name: str = "") -> None:
+    """Raise ClipError for frames too small to be measured; ``name`` is that of the clip."""
+    if min(height, width) < SMALLEST:
+        raise ClipError(
+            f"{name or 'the clip'} has frames of {width}x{height} pixels, but at least {SMALLEST}x{SMALLEST} are needed"
+        )
+
+
 def measure_frames(
     frames: Tensor, asked: Asked, learned: Learned, name: str = "", seed: int | None = None
 ) -> MeasuredClip:
@@ -65,10 +73,7 @@ def measure_frames(
     Raises ClipError for frames too small to be measured and PictureError for images that cannot be read.
     """
     count, height, width = frames.shape[:3]
-    if min(height, width) < SMALLEST:
-        raise ClipError(
-            f"{name or 'the clip'} has frames of {width}x{height} pixels, but at least {SMALLEST}x{SMALLEST} are needed"
-        )
+    check_frame_size(width, height, name)
     clip = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def fitted(path: Path | None) -> Tensor | None:

@@ -46,9 +46,12 @@ NODES = {
     "DynamiCrafterAnimatePerson",
     "DynamiCrafterCameraGuide",
     "DynamiCrafterCheckpointLoader",
+    "DynamiCrafterClipFigures",
     "DynamiCrafterDirector",
     "DynamiCrafterDirectorPlan",
     "DynamiCrafterDirectorPrompt",
+    "DynamiCrafterFilm",
+    "DynamiCrafterFilmClip",
     "DynamiCrafterGenerate",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
@@ -64,6 +67,7 @@ NODES = {
     "DynamiCrafterSamplePicture",
     "DynamiCrafterSamplePoses",
     "DynamiCrafterSampler",
+    "DynamiCrafterStory",
     "DynamiCrafterSuggest",
     "DynamiCrafterTechniques",
     "DynamiCrafterVAEDecode",
@@ -139,7 +143,8 @@ class TestWhatTheHostSays:
         # Core's nodes of poses call theirs so, too; the first is a socket for either.
         host |= {"IMAGE,POSE_KEYPOINT", "POSE_KEYPOINT"}
         # The host has nothing for a set of settings.
-        assert kinds <= own | host | {"AUDIO", "DYNAMICRAFTER_LENGTH", "DYNAMICRAFTER_TECHNIQUES"}
+        ours = {f"DYNAMICRAFTER_{name}" for name in ("FILM", "LENGTH", "TECHNIQUES")}
+        assert kinds <= own | host | ours | {"AUDIO"}
 
     @pytest.mark.parametrize("name", sorted(WIDGETS))
     def test_saved_workflows_keep_their_values(self, client: Client, name: str) -> None:
@@ -247,6 +252,9 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
             frames = 1 + sum(int(gap) for gap in inputs["durations"].split(","))
         if entry["class_type"] == "ImageFromBatch":
             frames -= inputs["batch_index"]
+        if "story" in inputs:
+            # Of three scenes, the second shares a frame with the first, and the third is faded in over half a second.
+            frames = 16 + 15 + 16 - 4
         rate = float(inputs.get("fps", rate))
     videos = sum(entry["class_type"] == "SaveVideo" for entry in flow.values())
     return height, width, frames // videos, rate or own_rate
@@ -298,6 +306,10 @@ class TestShippedGraphs:
             with av.open(pack_server.base / "output" / file["subfolder"] / file["filename"]) as video:
                 pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
                 assert video.streams.video[0].average_rate == rate
+            if "DynamiCrafterStory" in kinds:
+                # A scene that another one continues ends with the sharpest of its last three frames.
+                assert frames - 2 <= len(pictures) <= frames
+                frames = len(pictures)
             assert [picture.shape for picture in pictures] == [(height, width, 3)] * frames
             assert len({picture.tobytes() for picture in pictures}) > 1
 

@@ -18,11 +18,19 @@ import dynamicrafter
 from dynamicrafter.api import find_model
 from dynamicrafter.cli import main
 from dynamicrafter.director import chat, film
-from dynamicrafter.director.film import FilmPlan, Models, film_seconds, length_for, make_film, plan_film
+from dynamicrafter.director.film import FilmPlan, Models, film_seconds, make_film, plan_film
 from dynamicrafter.director.loudness import loudness, true_peak
 from dynamicrafter.director.plan import PlanError
 from dynamicrafter.director.profiles import VARIABLE, Profile, write_profile
-from dynamicrafter.director.scenes import Story, StoryScene, read_story, story_of_text, story_of_yaml
+from dynamicrafter.director.scenes import (
+    Story,
+    StoryScene,
+    read_story,
+    story_of,
+    story_of_text,
+    story_of_yaml,
+)
+from dynamicrafter.director.shot_list import length_for
 from dynamicrafter.director.soundtrack import film_sound
 from dynamicrafter.director.splitting import read_split
 from dynamicrafter.errors import Cancelled, ClipError, UsageError
@@ -50,6 +58,17 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # How a story is written
+
+
+def test_a_story_without_a_file_is_yaml_if_it_has_scenes() -> None:
+    told = story_of("sound: sea\nscenes:\n- {picture: 2, prompt: a}\n- prompt: b", "the story")
+    assert [scene.picture for scene in told.scenes] == ["2", "continue"]
+    assert [scene.picture for scene in story_of("[2] a\n\nb", "the story").scenes] == ["2", "continue"]
+    assert story_of("two scenes: a and b", "the story", "1").scenes == (
+        StoryScene("two scenes: a and b", "1"),
+    )
+    with pytest.raises(UsageError, match="the story has more than 200,000 bytes; split the story"):
+        story_of("waves " * 40_000, "the story", "1")
 
 
 def test_a_story_in_yaml() -> None:

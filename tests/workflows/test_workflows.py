@@ -25,6 +25,7 @@ SAMPLERS = (
     "SamplerCustomAdvanced",
     "DynamiCrafterAnimate",
     "DynamiCrafterKeyframes",
+    "DynamiCrafterStory",
 )
 EDITOR = sorted(WORKFLOWS.glob("*.json"))
 API = sorted(WORKFLOWS.glob("api/*.json"))
@@ -40,7 +41,7 @@ PEOPLE = {path.stem for path in EDITOR if path.stem.startswith("DynamiCrafter pe
 """Templates that move a character by poses, not by a prompt."""
 FOUND_BY = (
     *("dynamicrafter", "animate picture", "image to video", "interpolation", "loop", "ksampler", "1024"),
-    *("long clip", "keyframes", "endless loop", "photo to film", "person", "animateanyone"),
+    *("long clip", "keyframes", "endless loop", "photo to film", "story", "person", "animateanyone"),
 )
 """What people search for."""
 OURS = {
@@ -62,6 +63,7 @@ OURS = {
     "DynamiCrafterSamplePicture",
     "DynamiCrafterSamplePoses",
     "DynamiCrafterSampler",
+    "DynamiCrafterStory",
     "DynamiCrafterSuggest",
     "DynamiCrafterVAEDecode",
 }
@@ -352,6 +354,11 @@ def test_prompts_speak_of_what_the_picture_shows(path: Path) -> None:
     texts_of = [node["inputs"].get(name) for node in prompt.values() for name in ("prompt", "prompts")]
     # Parts of a long clip begin with their frame.
     parts = [part for text in texts_of if isinstance(text, str) for part in re.split(r"[|\n]", text) if part]
+    parts += [
+        part
+        for node in prompt.values()
+        for part in re.findall("prompt: (.+)", node["inputs"].get("story", ""))
+    ]
     said = {re.sub(r"^\s*(\d+:)?", "", part).strip() for part in parts}
     if path.stem in PEOPLE:
         assert (pictures, said) == ({"character"}, set())
