@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # How a story is written
+
+
+def test_names_of_pictures_are_read_in_time_that_grows_with_them() -> None:
+    assert StoryScene(picture="between  a b.png   and  c.png ").pictures == ("a b.png", "c.png")
+    many = "between a" + " " * 50_000
+    started = time.process_time()
+    assert StoryScene(picture=many).pictures == (many.strip(),)
+    assert StoryScene(picture=many + "b").pictures == (many + "b",)
+    # Quadratic time would be most of a minute.
+    assert time.process_time() - started < 1
 
 
 def test_a_story_in_yaml() -> None:
