@@ -122,7 +122,7 @@ class Person:
         deadline = time.monotonic() + CLIP / 1000
         while clip["state"] in ("waiting", "working"):
             assert time.monotonic() < deadline
-            time.sleep(0.1)
+            time.sleep(0.3)
             clip = self.call("state", clip["job"])
         return clip
 
@@ -278,7 +278,7 @@ def test_ten_users_are_served_in_order(served: Served, visitors: Callable[[], Pe
 def test_a_killed_worker_and_a_cancelled_clip(served: Served, visitors: Callable[[], Person]) -> None:
     person = visitors()
     path = person.upload()
-    clip, other = person.submit(path, steps=20), person.submit(path, steps=20)
+    clip, other = person.submit(path, steps=12), person.submit(path, steps=12)
     deadline = time.monotonic() + CLIP / 1000
     while person.call("state", clip["job"])["work"] != "sample":
         assert time.monotonic() < deadline
