@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ from .camera.choices import GuideCamera, is_moves
 from .camera.depth import read_depth
 from .camera.guide import render_guide
 from .control.hints import Control, ControlNet
-from .diffusion.samplers import Callback
+from .diffusion.samplers import Callback, Step
 from .errors import Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
@@ -211,10 +212,12 @@ def make(
     means: Means,
     progress: ShotProgress | None = None,
     note: Callable[[str], None] | None = None,
+    callback: Callable[[Model, Step], None] | None = None,
 ) -> Iterator[Made]:
     """Generate all clips and write each to its target, with a record of how it was made, while its frames are decoded.
 
-    ``note`` is called with warnings, before the weights are loaded. Raises what loading, rendering and writing raise.
+    ``note`` is called with warnings, before the weights are loaded; ``callback`` after each step. Raises what loading,
+    rendering and writing raise.
     """
     tell = note or _silent
     for text in notes_on(variant_of(files), shots[0].settings):
@@ -237,13 +240,14 @@ def make(
         model, files, lambda done, total: shown(files.asked, "hash", done, total), means.backend
     )
     nets: dict[Path | None, ControlNet | None] = {None: None}
+    stepped = None if callback is None else partial(callback, model)
     for batch in batches(shots, means.batch):
         records = [record_of(shot, known) for shot in batch]
         path = batch[0].control
         if path is not None and path not in nets:
             nets[path] = load_control(path, model)
         started = time.monotonic()
-        with closing(stream_batch(model, batch, shown, nets[path])) as clips:
+        with closing(stream_batch(model, batch, shown, nets[path], stepped)) as clips:
             for shot, record in zip(batch, records, strict=True):
                 drift = Drift()
                 with threads_that_pay(model):

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "dynamicrafter"
 
 # box: (its modules or rooms, the boxes it points at). An arrow reaches everything further to the right as well.
 BOXES = {
-    "command": ("__main__ cli", "cartoon page"),
-    "page": ("page", "director jobs"),
+    "command": ("__main__ cli", "page"),
+    "page": ("page", "director jobs cartoon"),
     "jobs": ("jobs", "shots"),
     "cartoon": ("cartoon", "toy person"),
     "toy": ("toy", "training evaluation"),
@@ -61,12 +61,12 @@ ORDER = {
     "ways",
     "training": "options processes run_log state muon optimizers trainer losses person lora config printing movies "
     "data encoding samples finetune",
-    "cartoon": "motions characters autoencoder pools tiny_person gauges behaviour",
+    "cartoon": "motions characters samples autoencoder pools tiny_person gauges behaviour",
     "toy": "world known stages autoencoder towers pools gauges behaviour hops scales lengths clips tiny",
     "jobs": "lines ledger pool studio workers servers ray_cluster run",
     "director": "ambience loudness soundtrack plan profiles chat proposing correcting advising rounds suggestions "
     "toy_sight suggesting scenes splitting cutting shot_list film",
-    "page": "library limits shelf words examples line panels door desk blocks serving",
+    "page": "library limits shelf words examples tasks line panels door desk blocks serving",
     "evaluation": "motion figures distributions latents clip_score learned sentence folder measure comparison "
     "side_by_side",
 }

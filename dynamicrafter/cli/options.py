@@ -549,6 +549,7 @@ def serving_options(parser: argparse.ArgumentParser) -> None:
         ("pixels", "N", "width times height of a clip"),
         ("frames", "N", "frames of a clip"),
         ("steps", "N", "steps of a clip"),
+        ("film", "N", "frames of all clips of a film"),
         ("queued", "N", "clips of one visitor that wait at once"),
         ("queue", "N", "clips that wait in all"),
         ("daily", "N", "clips of one visitor in 24 hours"),

@@ -15,12 +15,11 @@ import torch
 from ..api import Lora
 from ..errors import UsageError
 from ..jobs.lines import Job, ModelChoice, local_variant, named_variant
-from ..jobs.pool import Worker
+from ..jobs.pool import Show, Worker
 from ..jobs.servers import server_workers
-from ..jobs.studio import Show
 from ..jobs.workers import ProcessWorker, devices_for
 from ..model.variants import TINY
-from ..page.desk import Desk, OfferedModel, offered_models
+from ..page.desk import Desk, OfferedModel, offered_models, offered_persons
 from ..page.door import Access, read_logins
 from ..page.limits import Limits
 from ..page.serving import Listening, serve_page
@@ -64,7 +63,10 @@ def run(given: Namespace) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, leave)
     try:
         serve_page(
-            Desk(models, crew, shelf, limits), access, Listening(given.host, given.port, given.proxy), ready
+            Desk(models, crew, shelf, limits, {} if given.server else offered_persons(given.backend)),
+            access,
+            Listening(given.host, given.port, given.proxy),
+            ready,
         )
     except KeyboardInterrupt:
         if not addresses:

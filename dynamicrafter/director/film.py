@@ -21,6 +21,7 @@ from torch import Tensor
 from ..api import ModelFiles, find_model, notes_on, variant_of
 from ..atomic import replacing
 from ..backends.choice import TORCH
+from ..diffusion.samplers import Step
 from ..errors import ClipError, DynamiCrafterError, Remedy, UsageError
 from ..forms import program_version
 from ..hashing import file_sha256
@@ -28,6 +29,7 @@ from ..media.pictures import read_picture
 from ..media.video import FrameStream, check_clip_path, open_clip, takes_sound, write_clip
 from ..model.configs import Compile, Memory, Weights
 from ..model.variants import TINY, Mode, Variant
+from ..pipeline import Model
 from ..records import has_names_of, read_record
 from ..settings import PROGRAM, clip_length
 from ..shots import Means, Shot, ShotProgress, check_means, make
@@ -211,11 +213,13 @@ def make_film(
     *,
     progress: ShotProgress | None = None,
     finished: Callable[[int, int], None] | None = None,
+    callback: Callable[[Model, Step], None] | None = None,
 ) -> Film:
     """Generate the clips of a film that are missing and join all of them.
 
-    ``progress`` is as in :func:`~dynamicrafter.shots.make`; ``finished`` is called with the number of clips that are
-    there and of all. Raises what they raise, and ClipError if the film cannot be written; what is finished stays.
+    ``progress`` and ``callback`` are as in :func:`~dynamicrafter.shots.make`; ``finished`` is called with the number of
+    clips that are there and of all. Raises what they raise, and ClipError if the film cannot be written; what is
+    finished stays.
     """
     with _writing(plan.folder):
         plan.folder.mkdir(exist_ok=True)
@@ -227,7 +231,8 @@ def make_film(
             if place - 1 in done:
                 plan.keep_start(place)
         shots = [plan.shot(plan.pieces[place]) for place in ready]
-        for place, _ in zip(ready, make(shots, files, replace(means, batch=1), progress), strict=True):
+        made = make(shots, files, replace(means, batch=1), progress, callback=callback)
+        for place, _ in zip(ready, made, strict=True):
             done.add(place)
             if place + 1 < len(plan.pieces):
                 plan.keep_start(place + 1)

@@ -40,7 +40,8 @@ NOT_CHOSEN = ("prompt", "frames", "keys", "cut_still", "denoise", "overlap", "re
 _LARGEST = 200_000
 """Maximum bytes of a story."""
 MOST_SCENES = 1_000
-_BETWEEN = re.compile(r"between\s+(\S.*?)\s+and\s+(\S.*)", re.DOTALL)
+_BETWEEN = re.compile(r"between\s(.+?)\sand\s(.+)", re.DOTALL)
+"""Without repeated spaces, over which it would go back and forth in the story of a stranger."""
 _SCENES = re.compile(r"^scenes\s*:", re.MULTILINE)
 _MARKED = re.compile(r"\[([^\]\n]+)\]\s*(.*)", re.DOTALL)
 
@@ -65,7 +66,7 @@ class StoryScene:
     def pictures(self) -> tuple[str, ...]:
         """The names of its images: one, or the two that it is between."""
         found = _BETWEEN.fullmatch(self.picture.strip())
-        return (self.picture.strip(),) if found is None else (found[1], found[2].strip())
+        return (self.picture.strip(),) if found is None else (found[1].strip(), found[2].strip())
 
     @property
     def joint(self) -> Transition:

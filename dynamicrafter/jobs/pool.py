@@ -8,18 +8,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..errors import Cancelled, DynamiCrafterError
 from ..forms import shortened
 from ..records import KnownModel
-from ..shots import Work
+from ..shots import Means, Work
 from .lines import Job, ModelChoice
 
 Tell = Callable[[Work, int, int], None]
 """Called with the kind of work on a job and the steps done and their total; raises Cancelled to stop it."""
+Show = Callable[[np.ndarray[Any, Any]], None]
+"""Called after each step with a preview of the clip, uint8 ``[t, h / 8, w / 8, 3]`` RGB."""
 
 MOST_ATTEMPTS = 3
 """How many workers a job is given to before it is taken for the reason that they are lost."""
@@ -37,6 +39,19 @@ class Take:
     """uint8 ``[t, h, w, 3]`` RGB."""
     model: KnownModel | None
     """None if the model is on a server, which does not tell its hashes."""
+
+
+class Task(Protocol):
+    """Something else than one clip of the denoising network, for a worker of this machine; it can be pickled."""
+
+    @property
+    def output(self) -> str:
+        """Name of what it makes."""
+        ...
+
+    def run(self, means: Means, tell: Tell, show: Show | None) -> None:
+        """Make it and write it where it belongs; raises as :meth:`Worker.make`."""
+        ...
 
 
 class Lost(Exception):
@@ -71,6 +86,15 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """End what was started for the worker; may be called at any time, and again."""
+        ...
+
+
+@runtime_checkable
+class TaskWorker(Worker, Protocol):
+    """One that does tasks as well."""
+
+    def do(self, task: Task, tell: Tell) -> None:
+        """Do a task; raises as :meth:`make`."""
         ...
 
 

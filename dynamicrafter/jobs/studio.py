@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 
@@ -23,10 +21,7 @@ from ..settings import Settings
 from ..shots import Means, Shot, load_with, render_batch, residence_for
 from ..weights.footprint import free_bytes
 from .lines import Job, ModelChoice
-from .pool import Take, Tell
-
-Show = Callable[[np.ndarray[Any, Any]], None]
-"""Called after each step with a preview of the clip, uint8 ``[t, h / 8, w / 8, 3]`` RGB."""
+from .pool import Show, Take, Task, Tell
 
 
 @dataclass(frozen=True)
@@ -65,16 +60,14 @@ class Studio:
             last.model,
             [shot],
             lambda _, work, done, total: tell(work, done, total),
-            lambda step: self._preview(last.model, step),
+            lambda step: show_step(self._show, last.model, step),
         )
         return Take(clip.frames.numpy(), last.known)
 
-    def _preview(self, model: Model, step: Step) -> None:
-        colours = model.preview if isinstance(model, TorchModel) else None
-        if self._show is not None and colours is not None:
-            drawn = colours.draw(rearrange(step.x0[0].cpu(), "c t h w -> t c h w"))
-            levels = ((drawn + 1) * 127.5).round().to(torch.uint8)
-            self._show(rearrange(levels, "t c h w -> t h w c").numpy())
+    def do(self, task: Task, tell: Tell) -> None:
+        """Do a task, which loads what it needs; the model of the last job might leave it no room."""
+        self.close()
+        task.run(self._means, tell, self._show)
 
     def close(self) -> None:
         """Forget the model."""
@@ -100,6 +93,15 @@ class Studio:
         bounded = residence != "min" and free_bytes(device) != math.inf
         room = _needed(model, shot.settings, residence) if bounded else math.inf
         return _Loaded(choice, model, known, residence, room)
+
+
+def show_step(show: Show | None, model: Model, step: Step) -> None:
+    """Call ``show``, if there is one, with a preview of a clip after a step, if its model has colours for it."""
+    colours = model.preview if isinstance(model, TorchModel) else None
+    if show is not None and colours is not None:
+        drawn = colours.draw(rearrange(step.x0[0].cpu(), "c t h w -> t c h w"))
+        levels = ((drawn + 1) * 127.5).round().to(torch.uint8)
+        show(rearrange(levels, "t c h w -> t h w c").numpy())
 
 
 def _needed(model: Model, settings: Settings, residence: Residence) -> float:

@@ -18,8 +18,8 @@ from ..api import pick_device
 from ..errors import Cancelled, UsageError
 from ..shots import Means, Work, check_means, check_settings
 from .lines import Job
-from .pool import Lost, Take, Tell, Worker, as_error
-from .studio import Show, Studio
+from .pool import Lost, Show, Take, Task, Tell, Worker, as_error
+from .studio import Studio
 
 _GLANCE = 0.1
 """Seconds between two looks at whether the work was cancelled."""
@@ -74,18 +74,26 @@ class ProcessWorker:
 
     def make(self, job: Job, tell: Tell) -> Take:
         """The frames of a job; raises Lost if the process ends before they are there."""
+        return Take(*self._result(job, tell))
+
+    def do(self, task: Task, tell: Tell) -> None:
+        """Do a task; raises as :meth:`make`."""
+        self._result(task, tell)
+
+    def _result(self, work: Job | Task, tell: Tell) -> Sequence[Any]:
+        """What the process answers when it has finished; raises Lost if it ends before."""
         if self._process is None or not self._process.is_alive():
             self._start()
         process: Any = self._process
         pipe: Any = self._pipe
         try:
-            pipe.send(job)
+            pipe.send(work)
             while True:
                 while not pipe.poll(_GLANCE):
                     tell("load", 0, 0)
                 kind, *news = pipe.recv()
                 if kind == "made":
-                    return Take(*news)
+                    return news
                 if kind == "failed":
                     raise news[0]
                 if kind == "preview" and self._show is not None:
@@ -152,14 +160,19 @@ def _serve(pipe: Any, means: Means, name: str, threads: int, shows: bool) -> Non
 
     with suppress(EOFError, OSError, Cancelled):
         while True:
-            job: Job = pipe.recv()
+            work: Job | Task = pipe.recv()
+            made: tuple[Any, ...] = ()
             try:
-                take = studio.make(job, tell)
+                if isinstance(work, Job):
+                    take = studio.make(work, tell)
+                    made = take.frames, take.model
+                else:
+                    studio.do(work, tell)
             except Cancelled:
                 raise
             except Exception as problem:
                 pipe.send(("failed", as_error(problem)))
             else:
-                pipe.send(("made", take.frames, take.model))
+                pipe.send(("made", *made))
     # Without waiting for the threads of libraries.
     os._exit(0)

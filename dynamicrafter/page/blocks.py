@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from ..animate_anyone.config import BUILT_IN_PERSON
 from ..director.ambience import AMBIENCES, ambience_for
 from ..errors import DynamiCrafterError, UsageError
 from ..model.variants import Mode
-from ..settings import settings_to_json
-from .desk import Desk, Visitor, Wish, missing_models
+from .desk import MOST_TEXT, POSE_FILES, Desk, PersonWish, StoryWish, Visitor, Wish, missing_models
 from .door import OWNER, VISITOR
-from .examples import PageExample
+from .examples import PageExamples
 from .line import Ticket
 from .panels import (
     Texts,
@@ -26,7 +26,7 @@ from .panels import (
     result_panel,
 )
 from .shelf import Result
-from .words import PAGE_WORDS, TEXTS, language_of
+from .words import TEXTS, language_of, said
 
 _LOOK = 0.25
 """Seconds between two looks at how far a clip is."""
@@ -34,6 +34,8 @@ _BUTTONS = 5
 """How many suggestions are shown."""
 _STYLE = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important; }
+/* The names of the tabs must not widen the page; those that have no room go into a menu. */
+.tab-wrapper { contain: inline-size; }
 .clip, .preview { width: 100%; max-height: 60vh; object-fit: contain; border-radius: 8px; }
 .preview { image-rendering: auto; opacity: 0.85; }
 .told { padding: 0.5rem 0; }
@@ -47,12 +49,14 @@ _STYLE = """
 _PREFIX = "dynamicrafter_"
 """Gradio has texts of its own with names such as ``image``."""
 _FONTS = ["system-ui", "sans-serif"]
+Submit = Callable[[Sequence[Any], Any, Texts], Ticket]
+"""From the values of a tab, the request and the texts in its language to the clip in the queue."""
 
 
 class Page:
     """Builds the page; ``gr`` is the gradio package, ``root`` the path below which the page is reached."""
 
-    def __init__(self, gr: Any, desk: Desk, examples: Sequence[PageExample], root: str) -> None:
+    def __init__(self, gr: Any, desk: Desk, examples: PageExamples, root: str) -> None:
         self._gr, self._desk, self._examples, self._root = gr, desk, examples, root
         hours = f"{desk.limits.hours:g}"
         self._translated = gr.I18n(
@@ -82,6 +86,12 @@ class Page:
                 for mode in ("animate", "interpolate", "loop"):
                     with gr.Tab(word(mode), elem_id=f"tab_{mode}"):
                         self._clip_tab(mode)
+                if self._desk.line.does_tasks:
+                    with gr.Tab(word("story"), elem_id="tab_story"):
+                        self._story_tab()
+                if self._desk.persons:
+                    with gr.Tab(word("person"), elem_id="tab_person"):
+                        self._person_tab()
                 with gr.Tab(word("compare"), elem_id="tab_compare"):
                     self._compare_tab()
                 with gr.Tab(word("history"), elem_id="tab_history") as tab:
@@ -101,7 +111,6 @@ class Page:
         if not names:
             gr.Markdown(word(f"no_model_{mode}"))
             return
-        job = gr.State("")
         with gr.Row():
             with gr.Column():
                 images = self._images(mode)
@@ -115,49 +124,19 @@ class Page:
                     ]
                 motion = gr.Slider(0, 1, value=0.7, step=0.05, label=word("motion"), info=word("motion_hint"))
                 with gr.Row():
-                    model = gr.Dropdown(names, value=names[0], label=word("model"))
-                    seed = gr.Textbox("", label=word("seed"), placeholder=word("seed_hint"), max_length=20)
+                    model, seed = self._model_and_seed(names)
                     sound = gr.Dropdown(
                         [(word("no_sound"), ""), *((name, name) for name in AMBIENCES)],
                         value="",
                         label=word("sound"),
                     )
-                with gr.Accordion(word("more"), open=False):
+                with gr.Accordion(word("more"), open=False, elem_id=f"more_{mode}"):
                     negative = gr.Textbox(label=word("negative"), max_length=2000)
-                    with gr.Row():
-                        frames, steps, cfg = (
-                            gr.Textbox("", label=word(name), placeholder=word("own"), max_length=20)
-                            for name in ("frames", "steps", "cfg")
-                        )
+                    numbers = self._numbers(mode, "frames", "steps", "cfg")
                 self._example_buttons(mode, images, prompt)
-            with gr.Column():
-                with gr.Row():
-                    make = gr.Button(word("generate"), variant="primary", elem_id=f"generate_{mode}")
-                    stop = gr.Button(word("cancel"), interactive=False, elem_id=f"cancel_{mode}")
-                panel = gr.HTML(elem_id=f"panel_{mode}")
-                again = gr.Button(word("again"), visible=False, elem_id=f"again_{mode}")
-        last = images[1:] or [gr.State(None)]
-        inputs = [images[0], *last, model, prompt, motion, seed, sound, negative, frames, steps, cfg]
-        outputs = [panel, job, make, stop, again]
-        generate = self._streamed(partial(self._generate, mode))
-        for event in (make.click, prompt.submit):
-            event(
-                generate,
-                inputs,
-                outputs,
-                api_visibility="private",
-                show_progress="hidden",
-                concurrency_limit=None,
-            )
-        again.click(lambda: "", None, seed, api_visibility="private").then(
-            generate,
-            inputs,
-            outputs,
-            api_visibility="private",
-            show_progress="hidden",
-            concurrency_limit=None,
-        )
-        self._on_click(stop, self._asked(self._cancel), [job], None)
+            last = images[1:] or [gr.State(None)]
+            inputs = [images[0], *last, model, prompt, motion, seed, sound, negative, *numbers]
+            self._made_column(mode, partial(self._submit, mode), inputs, seed, prompt)
         plans = gr.State([])
         images[0].change(
             self._suggest,
@@ -177,7 +156,133 @@ class Page:
                 show_progress="hidden",
             )
 
-    def _images(self, mode: Mode) -> list[Any]:
+    def _model_and_seed(self, names: Sequence[str]) -> tuple[Any, Any]:
+        gr, word = self._gr, self._word
+        model = gr.Dropdown(list(names), value=next(iter(names)), label=word("model"))
+        return model, gr.Textbox("", label=word("seed"), placeholder=word("seed_hint"), max_length=20)
+
+    def _numbers(self, mode: str, *names: str) -> list[Any]:
+        gr, word = self._gr, self._word
+        with gr.Row():
+            return [
+                gr.Textbox(
+                    "",
+                    label=word(name),
+                    placeholder=word("all_poses" if (mode, name) == ("person", "frames") else "own"),
+                    max_length=20,
+                    elem_id=f"{name}_{mode}",
+                )
+                for name in names
+            ]
+
+    def _made_column(
+        self, mode: str, submit: Submit, inputs: Sequence[Any], seed: Any, prompt: Any = None
+    ) -> None:
+        """The column with the buttons and the clip that ``submit`` queues for the values of ``inputs``."""
+        gr, word = self._gr, self._word
+        job = gr.State("")
+        with gr.Column():
+            with gr.Row():
+                make = gr.Button(word("generate"), variant="primary", elem_id=f"generate_{mode}")
+                stop = gr.Button(word("cancel"), interactive=False, elem_id=f"cancel_{mode}")
+            panel = gr.HTML(elem_id=f"panel_{mode}")
+            again = gr.Button(word("again"), visible=False, elem_id=f"again_{mode}")
+        another = again.click(lambda: "", None, seed, api_visibility="private").then
+        for event in (make.click, another, *([] if prompt is None else [prompt.submit])):
+            event(
+                self._streamed(partial(self._generate, submit)),
+                list(inputs),
+                [panel, job, make, stop, again],
+                api_visibility="private",
+                show_progress="hidden",
+                concurrency_limit=None,
+            )
+        self._on_click(stop, self._asked(self._cancel), [job], None)
+
+    def _story_tab(self) -> None:
+        gr, word, examples = self._gr, self._word, self._examples
+        names = [name for name, one in self._desk.models.items() if "animate" in one.variant.modes]
+        if not names:
+            gr.Markdown(word("no_model_animate"))
+            return
+        with gr.Row():
+            with gr.Column():
+                images = gr.File(
+                    file_count="multiple",
+                    file_types=["image"],
+                    label=word("story_images"),
+                    height=160,
+                    elem_id="images_story",
+                )
+                text = gr.Textbox(
+                    label=word("story_text"),
+                    info=word("story_hint"),
+                    lines=8,
+                    max_lines=20,
+                    max_length=MOST_TEXT,
+                    elem_id="text_story",
+                )
+                with gr.Row():
+                    model, seed = self._model_and_seed(names)
+                with gr.Accordion(word("more"), open=False, elem_id="more_story"):
+                    numbers = self._numbers("story", "steps", "cfg")
+                gr.Markdown(word("examples"))
+                with gr.Row():
+                    for name, told in (("text", examples.story_text), ("yaml", examples.story_yaml)):
+                        button = gr.Button(
+                            word(f"example_{name}"),
+                            icon=str(examples.story_pictures[0]),
+                            size="sm",
+                            elem_id=f"example_story_{name}",
+                        )
+                        filled = [[str(path) for path in examples.story_pictures], told]
+                        self._on_click(button, partial(list[Any], filled), None, [images, text])
+            self._made_column("story", self._submit_story, [images, text, model, seed, *numbers], seed)
+
+    def _person_tab(self) -> None:
+        gr, word, examples = self._gr, self._word, self._examples
+        names = list(self._desk.persons)
+        if names == [BUILT_IN_PERSON]:
+            gr.Markdown(word("tiny_person_only"))
+        with gr.Row():
+            with gr.Column():
+                image = self._images("person")[0]
+                with gr.Row():
+                    motions = gr.Dropdown(
+                        [(word(name), name) for name in examples.poses],
+                        value=next(iter(examples.poses)),
+                        label=word("poses"),
+                        elem_id="poses_person",
+                    )
+                    model, seed = self._model_and_seed(names)
+                own = gr.File(
+                    file_types=list(POSE_FILES),
+                    label=word("own_poses"),
+                    height=150,
+                    elem_id="file_person",
+                )
+                with gr.Accordion(word("more"), open=False, elem_id="more_person"):
+                    numbers = self._numbers("person", "frames", "steps", "cfg")
+                    fit = gr.Radio(
+                        [(word(f"fit_{name}"), name) for name in ("pad", "crop", "stretch")],
+                        value="pad",
+                        label=word("fit"),
+                    )
+                gr.Markdown(word("examples"))
+                with gr.Row():
+                    for name in examples.poses:
+                        button = gr.Button(
+                            word(name),
+                            icon=str(examples.character),
+                            size="sm",
+                            elem_id=f"example_person_{name}",
+                        )
+                        filled = [str(examples.character), name]
+                        self._on_click(button, partial(list[str], filled), None, [image, motions])
+            inputs = [image, motions, own, model, seed, *numbers, fit]
+            self._made_column("person", self._submit_person, inputs, seed)
+
+    def _images(self, mode: str) -> list[Any]:
         gr, word = self._gr, self._word
         labels = ("image", "last") if mode == "interpolate" else ("image",)
         with gr.Row():
@@ -198,18 +303,12 @@ class Page:
         gr, word = self._gr, self._word
         gr.Markdown(word("examples"))
         with gr.Row():
-            for number, example in enumerate(self._examples):
+            for number, example in enumerate(self._examples.clips):
                 button = gr.Button(
                     example.prompt, icon=str(example.first), size="sm", elem_id=f"example_{mode}_{number}"
                 )
                 filled = [str(example.first), str(example.last)][: len(images)] + [example.prompt]
-                button.click(
-                    partial(list[str], filled),
-                    None,
-                    [*images, prompt],
-                    api_visibility="private",
-                    show_progress="hidden",
-                )
+                self._on_click(button, partial(list[str], filled), None, [*images, prompt])
 
     def _compare_tab(self) -> None:
         gr, word = self._gr, self._word
@@ -219,8 +318,7 @@ class Page:
             return
         with gr.Row():
             with gr.Column():
-                images = self._images("animate")
-                images[0].elem_id = "image_compare"
+                images = self._images("compare")
                 prompt = gr.Textbox(label=word("prompt"), placeholder=word("prompt_hint"), max_length=2000)
                 self._example_buttons("compare", images, prompt)
             with gr.Column():
@@ -235,7 +333,13 @@ class Page:
                     ways += [
                         gr.Dropdown(names, value=names[0], label=word("model")),
                         gr.Slider(0, 1, value=motion, step=0.05, label=word("motion")),
-                        gr.Textbox("", label=word("steps"), placeholder=word("own"), max_length=20),
+                        gr.Textbox(
+                            "",
+                            label=word("steps"),
+                            placeholder=word("own"),
+                            max_length=20,
+                            elem_id=f"steps_{way}",
+                        ),
                         gr.Textbox("", label=word("cfg"), placeholder=word("own"), max_length=20),
                     ]
                     panels.append(gr.HTML(elem_id=f"panel_{way}"))
@@ -283,11 +387,11 @@ class Page:
 
     # --- what happens ---
 
-    async def _generate(self, mode: Mode, request: Any, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
+    async def _generate(self, submit: Submit, request: Any, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
         gr, texts = self._gr, _texts(request)
         idle = (gr.update(interactive=True), gr.update(interactive=False))
         try:
-            ticket = await asyncio.to_thread(self._submit, mode, values, request, texts)
+            ticket = await asyncio.to_thread(submit, values, request, texts)
         except DynamiCrafterError as problem:
             yield failure_panel(problem, texts), "", *idle, gr.update()
             return
@@ -316,6 +420,39 @@ class Page:
             sound=sound or "",
         )
         return self._desk.submit(_visitor(request), wish)
+
+    def _submit_story(self, values: Sequence[Any], request: Any, texts: Texts) -> Ticket:
+        images, text, model, seed, steps, cfg = values
+        if not images:
+            raise UsageError(texts["need_images"])
+        wish = StoryWish(
+            text=text or "",
+            pictures=tuple(images),
+            model=model,
+            seed=_whole("seed", seed),
+            steps=_whole("steps", steps),
+            cfg=_number("cfg", cfg),
+        )
+        return self._desk.submit_story(_visitor(request), wish)
+
+    def _submit_person(self, values: Sequence[Any], request: Any, texts: Texts) -> Ticket:
+        image, motion, own, model, seed, frames, steps, cfg, fit = values
+        if image is None:
+            raise UsageError(texts["need_image"])
+        poses = self._examples.poses
+        if own is None and motion not in poses:
+            raise UsageError(f"there is no motion {str(motion)[:80]!r}; they are {', '.join(poses)}")
+        wish = PersonWish(
+            picture=image,
+            poses=own or str(poses[motion]),
+            model=model,
+            seed=_whole("seed", seed),
+            frames=_whole("frames", frames),
+            steps=_whole("steps", steps),
+            cfg=_number("cfg", cfg),
+            fit=fit,
+        )
+        return self._desk.submit_person(_visitor(request), wish)
 
     async def _watch(self, ticket: Ticket, texts: Texts) -> AsyncIterator[str]:
         """What is shown of a clip until it ends, whenever that changes."""
@@ -380,12 +517,12 @@ class Page:
         return f'<div role="status">{quoted(_texts(request)["deleted"])}</div>'
 
     def _show_models(self, request: Any) -> str:
-        return models_panel(list(self._desk.models), missing_models(), _texts(request))
+        return models_panel([*self._desk.models, *self._desk.persons], missing_models(), _texts(request))
 
     # --- the HTTP API ---
 
     def _api(self) -> None:
-        """Three addresses that ``gradio_client`` calls; docs/serve.md describes them."""
+        """The addresses that ``gradio_client`` calls; docs/serve.md describes them."""
         gr = self._gr
 
         def submit(
@@ -418,7 +555,38 @@ class Page:
                 self._desk.line.cancel(ticket)
                 return self._state_of(ticket)
 
-        for function in (submit, state, cancel):
+        def story(
+            request: Any,
+            images: Any,
+            text: Any,
+            model: Any = "",
+            seed: Any = None,
+            steps: Any = None,
+            cfg: Any = None,
+        ) -> dict[str, Any]:
+            chosen = model or next(iter(self._desk.models))
+            with self._told():
+                values = (images, text, chosen, seed, steps, cfg)
+                return self._state_of(self._submit_story(values, request, TEXTS["en"]))
+
+        def person(
+            request: Any,
+            image: Any,
+            motion: Any = "walking",
+            poses: Any = None,
+            model: Any = "",
+            seed: Any = None,
+            frames: Any = None,
+            steps: Any = None,
+            cfg: Any = None,
+            fit: Any = "pad",
+        ) -> dict[str, Any]:
+            chosen = model or next(iter(self._desk.persons))
+            with self._told():
+                values = (image, motion, poses, chosen, seed, frames, steps, cfg, fit)
+                return self._state_of(self._submit_person(values, request, TEXTS["en"]))
+
+        for function in (submit, state, cancel, story, person):
             function.__annotations__["request"] = gr.Request
         answer, hidden = gr.JSON(visible=False), gr.Button(visible=False)
         numbers = [
@@ -429,7 +597,7 @@ class Page:
             gr.Image(type="filepath", image_mode=None, visible=False, label=name)
             for name in ("image", "last")
         ]
-        mode, model, prompt, negative, sound = (
+        mode, model, prompt, negative, sound, text, pose, fit = (
             gr.Textbox(value, visible=False, label=name)
             for name, value in (
                 ("mode", "animate"),
@@ -437,13 +605,25 @@ class Page:
                 ("prompt", ""),
                 ("negative", ""),
                 ("sound", ""),
+                ("text", ""),
+                ("motion", "walking"),
+                ("fit", "pad"),
             )
         )
+        pictures = gr.File(file_count="multiple", file_types=["image"], visible=False, label="images")
+        poses = gr.File(file_types=list(POSE_FILES), visible=False, label="poses")
         job = gr.Textbox(visible=False, label="job")
         inputs = [*images, mode, model, prompt, negative, *numbers, sound]
         hidden.click(submit, inputs, answer, api_name="submit", concurrency_limit=None)
         hidden.click(state, job, answer, api_name="state", concurrency_limit=None)
         hidden.click(cancel, job, answer, api_name="cancel", concurrency_limit=None)
+        _, seed, frames, steps, cfg = numbers
+        if self._desk.line.does_tasks:
+            told = [pictures, text, model, seed, steps, cfg]
+            hidden.click(story, told, answer, api_name="story", concurrency_limit=None)
+        if self._desk.persons:
+            moved = [images[0], pose, poses, model, seed, frames, steps, cfg, fit]
+            hidden.click(person, moved, answer, api_name="person", concurrency_limit=None)
 
     @contextmanager
     def _told(self) -> Generator[None]:
@@ -451,7 +631,7 @@ class Page:
         try:
             yield
         except DynamiCrafterError as problem:
-            raise self._gr.Error(problem.said(PAGE_WORDS), print_exception=False) from problem
+            raise self._gr.Error(said(problem), print_exception=False) from problem
 
     def _ticket(self, request: Any, job: str) -> Ticket:
         ticket = self._desk.line.find(_visitor(request).identifier, job)
@@ -473,9 +653,9 @@ class Page:
             "done": ticket.done,
             "total": ticket.total,
             "seconds": round(ticket.seconds, 1),
-            "error": "" if problem is None else problem.said(PAGE_WORDS),
+            "error": "" if problem is None else said(problem),
             "files": files if ticket.state == "done" else {},
-            "settings": settings_to_json(ticket.job.settings),
+            "settings": dict(ticket.settings),
         }
 
 

@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..animate_anyone.api import PersonSettings, person_settings
+from ..animate_anyone.clips import PersonShot
+from ..animate_anyone.config import BUILT_IN_PERSON, PersonPreset
+from ..animate_anyone.pose_clips import PoseChoices
+from ..animate_anyone.weights import check_person, person_export_of
+from ..api import ModelFiles
 from ..director.ambience import AMBIENCES, RATE
+from ..director.film import Models, plan_film
 from ..director.loudness import levelled
 from ..director.plan import ClipPlan
+from ..director.scenes import story_of_text, story_of_yaml
 from ..director.soundtrack import sound_for
 from ..director.suggesting import suggested_plans
 from ..director.suggestions import Sight
 from ..errors import DynamiCrafterError, UsageError
 from ..evaluation.clip_score import find_towers, load_scorer
-from ..forms import to_json
+from ..forms import shortened, to_json
 from ..jobs.lines import Job, ModelChoice
-from ..jobs.pool import Take, Worker
-from ..jobs.studio import Show
+from ..jobs.pool import Show, Take, Worker
 from ..media.pictures import as_picture, read_picture
 from ..media.video import Sound
 from ..model.variants import TINY, Mode, Variant
 from ..records import Record, know_pictures
-from ..settings import Settings, clip_length, clip_metadata, make_settings
-from ..weights.catalogue import Release
+from ..settings import Fit, Settings, clip_length, clip_metadata, make_settings, settings_to_json
+from ..weights.catalogue import PERSON, Release
 from ..weights.download import status_rows
-from .limits import Limits, check_limits
+from .limits import Limits, check_film, check_limits, check_most
 from .line import Line, Ticket
-from .shelf import Result, Shelf
+from .shelf import Result, Shelf, write_kinds
+from .tasks import FilmTask, PersonTask
 
 _EVERY = 600.0
 """Seconds between two removals of old results."""
@@ -43,6 +54,13 @@ _PROMPT = 2_000
 """Maximum characters of a prompt."""
 _SEEDS = 2**31
 """Random seeds are below it: browsers round numbers from 2^53 on, and people copy short ones."""
+MOST_TEXT = 10_000
+"""Maximum characters of a story."""
+_PICTURES = 32
+"""Maximum images of a story."""
+POSE_FILES = (".json", ".mp4", ".webm", ".gif", ".webp")
+_SCENES = re.compile(r"^scenes\s*:", re.MULTILINE)
+"""What a story in YAML has and plain text has not."""
 _MODES: tuple[Mode, ...] = ("animate", "interpolate", "loop")
 
 
@@ -74,6 +92,39 @@ class Wish:
     cfg: float | None = None
     sound: str = ""
     """Name of an ambience."""
+
+
+@dataclass(frozen=True)
+class StoryWish:
+    """A film as a visitor asks for it; None is the story's or the model's."""
+
+    text: str
+    """Plain text, or YAML."""
+    pictures: tuple[str, ...]
+    """Paths of uploads, under whose names the story knows them; plain text begins with the first one."""
+    model: str
+    seed: int | None = None
+    """None for that of the story, or a random one."""
+    steps: int | None = None
+    cfg: float | None = None
+
+
+@dataclass(frozen=True)
+class PersonWish:
+    """A clip of a person as a visitor asks for it; None is the model's default."""
+
+    picture: str
+    """Path of an upload."""
+    poses: str
+    """Path of an upload or of an example: keypoints, or a clip of drawings."""
+    model: str
+    seed: int | None = None
+    """None for a random one."""
+    frames: int | None = None
+    """Poses that are used; None for all."""
+    steps: int | None = None
+    cfg: float | None = None
+    fit: Fit = "pad"
 
 
 @dataclass(frozen=True)
@@ -126,9 +177,20 @@ def offered_models(
     return found
 
 
+def offered_persons(backend: str) -> dict[str, PersonPreset]:
+    """The models of persons to choose from by name: the released one if it is downloaded, then the built-in one."""
+    found: dict[str, PersonPreset] = {}
+    for name in (PERSON, BUILT_IN_PERSON):
+        with suppress(DynamiCrafterError):
+            person_export_of(name, backend)
+            found[name] = check_person(name).preset
+    return found
+
+
 def missing_models() -> list[Release]:
     """The models that are not downloaded."""
-    return [release for release, path in status_rows() if path is None and release.variant is not None]
+    wanted = [row for row in status_rows() if row[0].variant is not None or row[0].name == PERSON]
+    return [release for release, path in wanted if path is None]
 
 
 class Desk:
@@ -140,8 +202,9 @@ class Desk:
         crew: Sequence[Callable[[Show], Worker]],
         shelf: Shelf,
         limits: Limits,
+        persons: Mapping[str, PersonPreset] | None = None,
     ) -> None:
-        self.models, self.shelf, self.limits = models, shelf, limits
+        self.models, self.shelf, self.limits, self.persons = models, shelf, limits, persons or {}
         self._count = 0
         self._seeing = threading.Lock()
         self._sight: _Memory | None = None
@@ -160,19 +223,107 @@ class Desk:
                 f"the mode must be one of {', '.join(_MODES)}, with two images to interpolate and one otherwise, but "
                 f"{wish.mode} with {len(wish.pictures)} was given"
             )
+        with self._begun(visitor) as (job, place):
+            paths = [_copied(path, place / f"picture{number}") for number, path in enumerate(wish.pictures)]
+            settings = self._settings(wish, offered.variant, read_picture(paths[0]).size)
+            for path in paths[1:]:
+                read_picture(path)
+            self._count += 1
+            made = Job(self._count, job, settings, tuple(paths), offered.choice, "")
+            about = _about(job, settings, settings.prompt, settings.mode, wish.model)
+            told = settings_to_json(settings)
+            return self.line.join(
+                Ticket(visitor.identifier, visitor.owner, made, about, told, sound=wish.sound)
+            )
+
+    def submit_story(self, visitor: Visitor, wish: StoryWish) -> Ticket:
+        """Queue a film. Raises UsageError and PictureError for what is wrong with it or too much."""
+        main = self._model(wish.model)
+        if len(wish.text) > MOST_TEXT:
+            raise UsageError(
+                f"a story may have {MOST_TEXT:,} characters, but {len(wish.text):,} were given; shorten it"
+            )
+        if not 1 <= len(wish.pictures) <= _PICTURES:
+            raise UsageError(
+                f"a story needs 1 to {_PICTURES} images, but {len(wish.pictures)} were given; upload them"
+            )
+        first = Path(wish.pictures[0]).name
+        story = (
+            story_of_yaml(wish.text, "the story")
+            if _SCENES.search(wish.text)
+            else story_of_text(wish.text, first)
+        )
+        with self._begun(visitor) as (job, place):
+            found = {
+                _plain(Path(path).name): _copied(path, place / f"picture{number}")
+                for number, path in enumerate(wish.pictures)
+            }
+            seed = story.settings.get("seed", random.randrange(_SEEDS)) if wish.seed is None else wish.seed
+            plan = plan_film(
+                story,
+                partial(_uploaded, found),
+                place / "clip.mp4",
+                Models(main.choice.files(), self._between(main)),
+                {"seed": seed, "steps": wish.steps, "cfg": wish.cfg},
+            )
+            clips = [piece.settings for piece in plan.pieces]
+            check_film(clips, self.limits)
+            prompt = " / ".join(scene.prompt for scene in story.scenes)[:_PROMPT]
+            about = _about(job, clips[0], prompt, "story", wish.model)
+            told = {"clips": [settings_to_json(settings) for settings in clips]}
+            task = FilmTask(job, plan)
+            return self.line.join(
+                Ticket(visitor.identifier, visitor.owner, task, about, told, clips=len(clips))
+            )
+
+    def _between(self, main: OfferedModel) -> ModelFiles | None:
+        """The model that interpolates in the film of another one, if that one does not and there is any."""
+        if "interpolate" in main.variant.modes:
+            return None
+        able = (one for one in self.models.values() if "interpolate" in one.variant.modes)
+        return next((one.choice.files() for one in able), None)
+
+    def submit_person(self, visitor: Visitor, wish: PersonWish) -> Ticket:
+        """Queue a clip of a person. Raises UsageError and PictureError for what is wrong with it or too much."""
+        if wish.model not in self.persons:
+            raise UsageError(
+                f"there is no model of persons {wish.model[:80]!r} here; they are {', '.join(self.persons)}"
+            )
+        if Path(wish.poses).suffix.lower() not in POSE_FILES:
+            raise UsageError(
+                f"poses are {', '.join(POSE_FILES)}, but {Path(wish.poses).name[:80]!r} was given; choose a motion, or "
+                f"upload keypoints or a clip of drawn poses"
+            )
+        seed = random.randrange(_SEEDS) if wish.seed is None else wish.seed
+        settings = person_settings(
+            self.persons[wish.model], seed=seed, steps=wish.steps, cfg=wish.cfg, fit=wish.fit
+        )
+        check_most("steps", settings.steps, self.limits.steps)
+        check_most("frames", wish.frames or 1, self.limits.frames)
+        with self._begun(visitor) as (job, place):
+            picture = _copied(wish.picture, place / "picture0")
+            read_picture(picture)
+            shot = PersonShot(
+                settings,
+                PoseChoices(frames=wish.frames),
+                picture=picture,
+                poses=_copied(wish.poses, place / "poses"),
+                model=Path(wish.model),
+                target=f"{place / 'frames'}/",
+            )
+            about = _about(job, settings, "", "person", wish.model)
+            task = PersonTask(job, shot, self.limits.frames)
+            told = {**asdict(settings), "frames": wish.frames}
+            return self.line.join(Ticket(visitor.identifier, visitor.owner, task, about, told))
+
+    @contextmanager
+    def _begun(self, visitor: Visitor) -> Generator[tuple[str, Path]]:
+        """Name and folder of a new clip; the folder is removed if the clip does not get into the queue."""
         self.line.check(visitor.owner)
-        pictures = [read_picture(path) for path in wish.pictures]
-        settings = self._settings(wish, offered.variant, pictures[0].size)
         job = secrets.token_hex(16)
         place = self.shelf.begin(visitor.identifier, job)
         try:
-            paths: list[Path] = []
-            for number, picture in enumerate(wish.pictures):
-                paths.append(place / f"picture{number}{Path(picture).suffix.lower()[:5]}")
-                shutil.copyfile(picture, paths[-1])
-            self._count += 1
-            made = Job(self._count, job, settings, tuple(paths), offered.choice, "")
-            return self.line.join(Ticket(visitor.identifier, visitor.owner, made, sound=wish.sound))
+            yield job, place
         except OSError as problem:
             self.shelf.forget(visitor.identifier, [job])
             raise UsageError(
@@ -245,8 +396,16 @@ class Desk:
                 self._sight = None if towers is None else _Memory(load_scorer(towers))
             return self._sight
 
-    def _keep(self, ticket: Ticket, take: Take) -> None:
-        settings, job = ticket.job.settings, ticket.job
+    def _keep(self, ticket: Ticket, take: Take | None) -> None:
+        if take is not None:
+            self._write(ticket, take)
+        seconds = round(time.monotonic() - ticket.began, 1)
+        self.shelf.finish(ticket.visitor, replace(ticket.about, seconds=seconds, made=time.time()))
+
+    def _write(self, ticket: Ticket, take: Take) -> None:
+        job = ticket.job
+        assert isinstance(job, Job)
+        settings = job.settings
         if take.model is None:
             metadata = clip_metadata(settings)
         else:
@@ -254,20 +413,8 @@ class Desk:
         seconds = clip_length(settings) / settings.fps
         samples = sound_for(ticket.sound, seconds, settings.seed) if ticket.sound else None
         sound = None if samples is None else Sound(levelled(samples), RATE)
-        name = Path(job.model.asked).name
-        now = time.monotonic()
-        result = Result(
-            job.output,
-            settings.prompt,
-            settings.mode,
-            name,
-            settings.seed,
-            settings.width,
-            settings.height,
-            round(now - ticket.began, 1),
-            time.time(),
-        )
-        self.shelf.finish(ticket.visitor, result, take.frames, settings.fps, metadata, sound)
+        place = self.shelf.folder_of(ticket.visitor, job.output)
+        write_kinds(place, take.frames, settings.fps, metadata, sound)
 
     def _drop(self, ticket: Ticket) -> None:
         self.shelf.forget(ticket.visitor, [ticket.identifier])
@@ -280,3 +427,30 @@ class Desk:
         """Stop all work; what waits is lost."""
         self._closing.set()
         self.line.close()
+
+
+def _copied(upload: str, target: Path) -> Path:
+    """A copy of an upload as ``target`` with the ending of its name."""
+    path = target.with_suffix(Path(upload).suffix.lower()[:5])
+    shutil.copyfile(upload, path)
+    return path
+
+
+def _plain(name: str) -> str:
+    """The name of a file as that of its upload is, which has lost unusual signs, in small letters."""
+    return "".join(sign for sign in name if sign.isalnum() or sign in "._-, ").casefold()
+
+
+def _uploaded(found: Mapping[str, Path], name: str) -> Path:
+    """The upload that a story means; nothing else can be named in it."""
+    path = found.get(_plain(name))
+    if path is None:
+        raise UsageError(
+            f"there is no file {shortened(repr(name))} among the uploaded images, which are {', '.join(found)}"
+        )
+    return path
+
+
+def _about(job: str, settings: Settings | PersonSettings, prompt: str, mode: str, model: str) -> Result:
+    """What is listed of a clip, before it is generated."""
+    return Result(job, prompt, mode, model, settings.seed, settings.width, settings.height, 0.0, 0.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..errors import UsageError
+from ..parameters import TRAINED_FRAMES
 from ..settings import Settings
 
 
@@ -18,6 +20,8 @@ class Limits:
     """Width times height of a clip."""
     frames: int = 64
     steps: int = 60
+    film: int = 256
+    """Frames of all clips of a film."""
     queued: int = 3
     """Clips of one visitor that wait or are being generated."""
     queue: int = 50
@@ -44,8 +48,26 @@ def check_limits(settings: Settings, limits: Limits) -> None:
             f"clips of at most {limits.pixels} pixels are allowed here, but {settings.width}x{settings.height} was "
             f"asked for; choose another model"
         )
-    for name, most in (("frames", limits.frames), ("steps", limits.steps)):
-        if getattr(settings, name) > most:
-            raise UsageError(
-                f"at most {most} {name} are allowed here, but {getattr(settings, name)} were asked for; use fewer"
-            )
+    check_most("frames", settings.frames, limits.frames)
+    check_most("steps", settings.steps, limits.steps)
+
+
+def check_most(name: str, asked: int, most: int) -> None:
+    """Raise UsageError for more frames or steps than ``most``."""
+    if asked > most:
+        raise UsageError(f"at most {most} {name} are allowed here, but {asked} were asked for; use fewer")
+
+
+def check_film(clips: Sequence[Settings], limits: Limits) -> None:
+    """Raise UsageError for a film with a clip that the page does not allow, or with too many.
+
+    One of less than the trained number of frames counts as that many, because they are generated.
+    """
+    for settings in clips:
+        check_limits(settings, limits)
+    frames = sum(max(TRAINED_FRAMES, settings.frames) for settings in clips)
+    if frames > limits.film:
+        raise UsageError(
+            f"films of at most {limits.film} frames are allowed here, but the clips of this one have {frames}; use "
+            f"fewer or shorter scenes"
+        )

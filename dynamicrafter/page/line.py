@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from ..errors import Cancelled, DynamiCrafterError, UsageError
 from ..jobs.lines import Job
-from ..jobs.pool import MOST_ATTEMPTS, Lost, Take, Worker, as_error
-from ..jobs.studio import Show
+from ..jobs.pool import MOST_ATTEMPTS, Lost, Show, Take, Task, TaskWorker, Worker, as_error
 from ..shots import Work
 from .limits import Limits
+from .shelf import Result
 
 State = Literal["waiting", "working", "done", "failed", "cancelled"]
 _DAY = 24 * 3600.0
@@ -37,7 +37,13 @@ class Ticket:
     """Who sees it."""
     owner: str
     """Whose limits it counts for."""
-    job: Job
+    job: Job | Task
+    about: Result
+    """What is listed of the clip when it is finished; how long it took and when is not known yet."""
+    settings: Mapping[str, Any]
+    """What it is generated with, for the visitor."""
+    clips: int = 1
+    """How many clips it counts as."""
     asked: float = field(default_factory=time.monotonic)
     sound: str = ""
     """Cue of a sound."""
@@ -92,14 +98,14 @@ class _Desk:
 class Line:
     """The queue; each of ``crew`` makes a worker that calls what it is given with previews.
 
-    ``keep`` is called with each finished clip in the worker's thread; what it raises fails the clip. ``dropped`` is
-    called with each that failed or was cancelled.
+    ``keep`` is called with each finished clip in the worker's thread, with None for a task, which has written its own;
+    what it raises fails the clip. ``dropped`` is called with each that failed or was cancelled.
     """
 
     def __init__(
         self,
         crew: Sequence[Callable[[Show], Worker]],
-        keep: Callable[[Ticket, Take], None],
+        keep: Callable[[Ticket, Take | None], None],
         dropped: Callable[[Ticket], None],
         limits: Limits,
     ) -> None:
@@ -120,8 +126,13 @@ class Line:
         for thread in self._threads:
             thread.start()
 
-    def check(self, owner: str, more: int = 1) -> None:
-        """Raise UsageError if ``more`` clips of ``owner`` would be too many."""
+    @property
+    def does_tasks(self) -> bool:
+        """Whether the workers do more than single clips."""
+        return all(isinstance(desk.worker, TaskWorker) for desk in self._desks)
+
+    def check(self, owner: str, more: int = 1, clips: int | None = None) -> None:
+        """Raise UsageError if ``more`` clips or films of ``owner``, which count as ``clips``, would be too many."""
         with self._changed:
             limits, now = self._limits, time.monotonic()
             while self._asked and self._asked[0][0] < now - _DAY:
@@ -135,9 +146,10 @@ class Line:
                 )
             if len(open_now) + more > limits.queue:
                 raise UsageError(f"the queue is full with {len(open_now)} clips; try again later")
-            if today + more > limits.daily:
+            if today + (more if clips is None else clips) > limits.daily:
                 raise UsageError(
-                    f"at most {limits.daily} clips can be made in 24 hours, and yours are made; come back tomorrow"
+                    f"at most {limits.daily} clips can be made in 24 hours, and {today} of yours are; come back "
+                    f"tomorrow"
                 )
             if self._closed:
                 raise UsageError("the page is closing; try again later")
@@ -145,9 +157,9 @@ class Line:
     def join(self, ticket: Ticket) -> Ticket:
         """Add a clip to the end of the queue; raises as :meth:`check`."""
         with self._changed:
-            self.check(ticket.owner)
+            self.check(ticket.owner, clips=ticket.clips)
             self._waiting.append(ticket)
-            self._asked.append((time.monotonic(), ticket.owner))
+            self._asked += [(time.monotonic(), ticket.owner)] * ticket.clips
             self._tickets[ticket.identifier] = ticket
             for name in [name for name, one in self._tickets.items() if one.ended][:-_REMEMBERED]:
                 del self._tickets[name]
@@ -226,7 +238,7 @@ class Line:
             gone = False
             state: State = "failed"
             try:
-                self._keep(ticket, desk.worker.make(ticket.job, self._teller(ticket)))
+                self._keep(ticket, self._made(desk.worker, ticket))
                 state = "done"
             except Cancelled:
                 state = "cancelled"
@@ -244,6 +256,15 @@ class Line:
             if gone:
                 self._leave(desk)
                 return
+
+    def _made(self, worker: Worker, ticket: Ticket) -> Take | None:
+        tell = self._teller(ticket)
+        if isinstance(ticket.job, Job):
+            return worker.make(ticket.job, tell)
+        if not isinstance(worker, TaskWorker):
+            raise UsageError("films and persons are not made on servers; use a page with a device of its own")
+        worker.do(ticket.job, tell)
+        return None
 
     def _end(self, ticket: Ticket, state: State) -> None:
         if state in ("failed", "cancelled"):

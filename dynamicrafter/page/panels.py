@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ..animate_anyone.config import BUILT_IN_PERSON
 from ..errors import DynamiCrafterError
 from ..model.variants import TINY
 from ..weights.catalogue import Release, find
 from .line import Line, Ticket
 from .shelf import MEDIA_TYPES, Result
-from .words import PAGE_WORDS
+from .words import said
 
 Texts = Mapping[str, str]
 _PREVIEW = 256
@@ -63,7 +64,7 @@ def progress_panel(ticket: Ticket, line: Line, texts: Texts) -> str:
 
 def failure_panel(problem: DynamiCrafterError, texts: Texts) -> str:
     """Why a clip was not made."""
-    return _box("alert", quoted(texts["failed"].format(reason=problem.said(PAGE_WORDS))))
+    return _box("alert", quoted(texts["failed"].format(reason=said(problem))))
 
 
 def result_panel(result: Result, root: str, texts: Texts) -> str:
@@ -78,11 +79,15 @@ def history_panel(results: Sequence[Result], root: str, texts: Texts) -> str:
     if not results:
         return _box("status", quoted(texts["nothing"]))
     cards = "".join(
-        f"<figure>{_clip(result, root, texts)}<figcaption>{quoted(result.prompt)} "
+        f"<figure>{_clip(result, root, texts)}<figcaption>{quoted(_title(result, texts))} "
         f"<small>{quoted(result.model)}, {quoted(result.seed)}</small></figcaption></figure>"
         for result in results
     )
     return f'<div class="history">{cards}</div>'
+
+
+def _title(result: Result, texts: Texts) -> str:
+    return result.prompt or texts.get(result.mode, "")
 
 
 def _clip(result: Result, root: str, texts: Texts) -> str:
@@ -94,7 +99,7 @@ def _clip(result: Result, root: str, texts: Texts) -> str:
         f'aria-label="{quoted(texts["download"])} {kind.upper()}">{kind.upper()}</a>'
         for kind in MEDIA_TYPES
     )
-    label = quoted(result.prompt or texts["image"])
+    label = quoted(_title(result, texts))
     return (
         f'<video class="clip" src="{address("mp4")}" aria-label="{label}" controls loop autoplay muted playsinline>'
         f'</video><p class="links">{quoted(texts["download"])}: {links}</p>'
@@ -111,7 +116,7 @@ def models_panel(names: Sequence[str], missing: Sequence[Release], texts: Texts)
         f"<details><summary>{quoted(texts['not_here'])}</summary><ul>{rows}</ul></details>" if rows else ""
     )
     told = texts["here"].format(names=", ".join(names))
-    here = quoted(f"{told} {texts['tiny_only']}" if list(names) == [TINY.name] else told)
+    here = quoted(f"{told} {texts['tiny_only']}" if set(names) <= {TINY.name, BUILT_IN_PERSON} else told)
     return f'<div class="models"><p>{here}</p>{others}</div>'
 
 

@@ -52,6 +52,15 @@ def is_identifier(text: str) -> bool:
     return _IDENTIFIER.fullmatch(text) is not None
 
 
+def write_kinds(
+    folder: Path, frames: Any, fps: float, metadata: Mapping[str, Any], sound: Sound | None = None
+) -> None:
+    """Write a clip in every kind; raises ClipError if that is not possible, such as when the disk is full."""
+    for kind in MEDIA_TYPES:
+        path = folder / f"clip.{kind}"
+        write_clip(frames, path, fps, metadata, sound=sound if takes_sound(path) else None)
+
+
 class Shelf:
     """The folder with the results; it is for this program alone."""
 
@@ -68,8 +77,7 @@ class Shelf:
 
     def begin(self, visitor: str, job: str) -> Path:
         """A new folder for a clip and the images that it is made from. Raises ClipError if it cannot be created."""
-        place = self._place(visitor, job)
-        assert place is not None
+        place = self.folder_of(visitor, job)
         try:
             place.parent.mkdir(mode=0o700, exist_ok=True)
             place.mkdir(mode=0o700)
@@ -79,33 +87,29 @@ class Shelf:
             ) from problem
         return place
 
-    def finish(
-        self,
-        visitor: str,
-        result: Result,
-        frames: Any,
-        fps: float,
-        metadata: Mapping[str, Any],
-        sound: Sound | None = None,
-    ) -> None:
-        """Write a clip in every kind, and forget the images that it was made from.
+    def finish(self, visitor: str, result: Result) -> None:
+        """List a clip whose files are written, and forget what it was made from.
 
         Raises ClipError if that is not possible, such as when the disk is full.
         """
-        place = self._place(visitor, result.job)
-        assert place is not None
-        for kind in MEDIA_TYPES:
-            path = place / f"clip.{kind}"
-            write_clip(frames, path, fps, metadata, sound=sound if takes_sound(path) else None)
-        for path in place.iterdir():
-            if path.name not in {f"clip.{kind}" for kind in MEDIA_TYPES}:
-                path.unlink()
+        place = self.folder_of(visitor, result.job)
         try:
+            for path in place.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name not in {f"clip.{kind}" for kind in MEDIA_TYPES}:
+                    path.unlink()
             (place / _RECORD).write_text(json.dumps(asdict(result)), encoding="utf-8")
         except OSError as problem:
             raise ClipError(
                 f"the clip could not be stored ({problem.strerror or problem}); try again later"
             ) from problem
+
+    def folder_of(self, visitor: str, job: str) -> Path:
+        """The folder of a clip that was begun."""
+        place = self._place(visitor, job)
+        assert place is not None
+        return place
 
     def find(self, visitor: str, job: str, kind: str) -> Path | None:
         """The file of a finished clip of this visitor; None if there is none."""

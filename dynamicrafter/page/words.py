@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from ..errors import Words
+from ..errors import DynamiCrafterError, Words
 
 LANGUAGES = ("en", "zh", "uk")
 """The first is for everyone else."""
@@ -28,6 +29,13 @@ PAGE_WORDS: Words = {
     "lower_cfg": "use a lower guidance scale",
 }
 """How the page phrases the remedies of errors."""
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/]+/)+")
+"""Those of an absolute path."""
+
+
+def said(problem: DynamiCrafterError) -> str:
+    """What is wrong, in the page's words and without the folders of this machine."""
+    return _FOLDERS.sub("", problem.said(PAGE_WORDS))
 
 
 def language_of(accepted: str) -> str:

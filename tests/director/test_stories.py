@@ -71,6 +71,14 @@ def test_a_story_without_a_file_is_yaml_if_it_has_scenes() -> None:
         story_of("waves " * 40_000, "the story", "1")
 
 
+def test_names_of_pictures_may_have_spaces() -> None:
+    assert StoryScene(picture="between  a b.png   and  c.png ").pictures == ("a b.png", "c.png")
+    # In quadratic time, this would take most of a minute.
+    many = "between a" + " " * 50_000
+    assert StoryScene(picture=many).pictures == (many.strip(),)
+    assert StoryScene(picture=many + "b").pictures == (many + "b",)
+
+
 def test_a_story_in_yaml() -> None:
     told = story_of_yaml(
         "style: soft light\nsound: sea\nsteps: 3\nscenes:\n"

@@ -10,23 +10,25 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from dynamicrafter.errors import Cancelled, ClipError, DynamiCrafterError, UsageError
-from dynamicrafter.jobs.lines import Job, ModelChoice
-from dynamicrafter.jobs.pool import Lost, Take, Tell
-from dynamicrafter.jobs.studio import Show
+from dynamicrafter.jobs.lines import Job, ModelChoice, local_variant
+from dynamicrafter.jobs.pool import Lost, Show, Take, Task, Tell
 from dynamicrafter.model.variants import TINY
+from dynamicrafter.page.desk import Desk, PersonWish, StoryWish, Visitor, offered_models, offered_persons
 from dynamicrafter.page.door import COOKIE, FILES, HEALTH, OWNER, VISITOR, Access, Door, read_logins
 from dynamicrafter.page.limits import Limits, check_limits
 from dynamicrafter.page.line import Line, Ticket
 from dynamicrafter.page.panels import history_panel, models_panel, moving_preview, progress_panel
-from dynamicrafter.page.shelf import Result, Shelf
-from dynamicrafter.page.words import LANGUAGES, TEXTS, language_of
+from dynamicrafter.page.shelf import Result, Shelf, write_kinds
+from dynamicrafter.page.tasks import FilmTask, PersonTask
+from dynamicrafter.page.words import LANGUAGES, TEXTS, language_of, said
 from dynamicrafter.settings import Settings, make_settings
 from dynamicrafter.weights.catalogue import find
 
@@ -39,9 +41,12 @@ def settings(**choices: Any) -> Settings:
     return make_settings(TINY, "animate", **choices)
 
 
-def ticket(number: int = 0, owner: str = "one") -> Ticket:
-    job = Job(number, f"{number:032x}", settings(), (), ModelChoice(), "")
-    return Ticket(ALICE, owner, job)
+def ticket(number: int = 0, owner: str = "one", **more: Any) -> Ticket:
+    name = f"{number:032x}"
+    job = Job(number, name, settings(), (), ModelChoice(), "")
+    return Ticket(
+        ALICE, owner, job, Result(name, "waves", "animate", "tiny", 1, 64, 64, 0.0, 0.0), {}, **more
+    )
 
 
 # Limits and words
@@ -98,9 +103,11 @@ def shelf(tmp_path: Path) -> Shelf:
 def finished(shelf: Shelf, visitor: str = ALICE, job: str = JOB, **changes: Any) -> Result:
     place = shelf.begin(visitor, job)
     (place / "picture0.png").write_bytes(b"image")
+    (place / "frames").mkdir()
     values = {"prompt": "waves", "mode": "animate", "model": "tiny", "seed": 1, "width": 16, "height": 16}
     result = Result(job, **{**values, "seconds": 1.0, "made": time.time(), **changes})
-    shelf.finish(visitor, result, FRAMES, 8, {})
+    write_kinds(place, FRAMES, 8, {})
+    shelf.finish(visitor, result)
     return result
 
 
@@ -113,7 +120,8 @@ def test_a_visitor_finds_only_its_own_results(shelf: Shelf) -> None:
         assert shelf.find(BOB, JOB, kind) is None
     assert shelf.history(ALICE) == [result]
     assert shelf.history(BOB) == []
-    assert not list(shelf.folder.rglob("picture*"))
+    kept = {"clip.gif", "clip.mp4", "clip.webp", "result.json"}
+    assert {path.name for path in (shelf.folder / ALICE / JOB).iterdir()} == kept
     assert shelf.folder.stat().st_mode & 0o077 == 0 or os.name == "nt"
 
 
@@ -291,9 +299,13 @@ def test_clips_of_a_day_are_counted(lines: Any) -> None:
     for number in range(2):
         one = line.join(ticket(number))
         wait_for(lambda one=one: one.ended)
-    with pytest.raises(UsageError, match="at most 2 clips can be made in 24 hours, and yours are made"):
+    with pytest.raises(UsageError, match="at most 2 clips can be made in 24 hours, and 2 of yours are"):
         line.join(ticket(2))
-    line.join(ticket(3, "another"))
+    with pytest.raises(UsageError, match="and 0 of yours are; come back tomorrow"):
+        line.join(ticket(3, "another", clips=3))
+    line.join(ticket(3, "another", clips=2))
+    with pytest.raises(UsageError, match="and 2 of yours are; come back tomorrow"):
+        line.join(ticket(4, "another"))
 
 
 def test_a_killed_worker_loses_no_clip(lines: Any) -> None:
@@ -386,6 +398,127 @@ def test_previews_are_shown_while_a_clip_is_made() -> None:
     finally:
         go.set()
         line.close()
+
+
+# Films and persons
+
+
+class Helper(Hand):
+    """A worker that finishes a task by writing clips of two frames."""
+
+    def __init__(self, does: Callable[[Job, Tell], Take] = take) -> None:
+        super().__init__(does)
+        self.done: list[Task] = []
+
+    def do(self, task: Task, tell: Tell) -> None:
+        tell("sample", 1, 2)
+        self.done.append(task)
+        if isinstance(task, FilmTask):
+            write_kinds(task.plan.target.parent, FRAMES, 8, {})
+
+
+@pytest.fixture
+def desk(shelf: Shelf) -> Iterator[tuple[Desk, Helper]]:
+    helper = Helper()
+    models = offered_models(ModelChoice(), local_variant)
+    opened = Desk(models, [lambda _: helper], shelf, Limits(film=64), offered_persons("torch"))
+    yield opened, helper
+    opened.close()
+
+
+EVA = Visitor(ALICE, "address 10.0.0.9")
+PICTURES = Path(__file__).resolve().parents[2] / "pictures"
+CIRCLE, SQUARE = (str(PICTURES / f"{name}.png") for name in ("red_circle", "blue_square"))
+TEXT = "a circle\n\nit goes on\n\n[Blue_Square.png] a square"
+
+
+def test_a_story_is_queued_as_one_film(desk: tuple[Desk, Helper], shelf: Shelf) -> None:
+    opened, helper = desk
+    film = opened.submit_story(EVA, StoryWish(TEXT, (CIRCLE, SQUARE), "tiny", seed=7, steps=2))
+    wait_for(lambda: film.ended)
+    assert (film.state, film.clips) == ("done", 3)
+    (task,) = helper.done
+    assert isinstance(task, FilmTask)
+    assert [piece.joint for piece in task.plan.pieces] == ["cut", "shared", "cut"]
+    # Copies, so that what is uploaded later under the same name changes nothing.
+    assert all(
+        path is None or path.parent == task.plan.target.parent for path in task.plan.pieces[0].pictures
+    )
+    (listed,) = shelf.history(ALICE)
+    assert (listed.mode, listed.seed, listed.prompt) == ("story", 7, "a circle / it goes on / a square")
+    assert [one["steps"] for one in film.settings["clips"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[/etc/passwd] a circle", "there is no file '/etc/passwd' among the uploaded images"),
+        ("[../red_circle.png/../secret.png] a circle", "there is no file .* among the uploaded images"),
+        (
+            "scenes:\n- {picture: red_circle.png, sound: /etc/secret.wav}",
+            "there is no file '/etc/secret.wav'",
+        ),
+        ("scenes:\n- {picture: between red_circle.png and /etc/b.png}", "there is no file '/etc/b.png'"),
+        ("scenes: &a\n- *a", "aliases are not allowed"),
+        ("scenes: !!python/object/apply:os.system ['true']", "the story is not a story in YAML"),
+        ("scenes:\n- {picture: red_circle.png, seconds: 9}", "at most 64 frames are allowed here, but 72"),
+        ("scenes:\n- {picture: red_circle.png, steps: 99}", "at most 60 steps are allowed here, but 99"),
+        (
+            "a\n\nb\n\nc\n\nd\n\ne",
+            "films of at most 64 frames are allowed here, but the clips of this one have 80",
+        ),
+        ("", "the text has no paragraphs"),
+        ("x" * 10_001, "a story may have 10,000 characters, but 10,001 were given; shorten it"),
+    ],
+)
+def test_a_story_names_nothing_but_uploads(desk: tuple[Desk, Helper], text: str, told: str) -> None:
+    opened, helper = desk
+    with pytest.raises(UsageError, match=told):
+        opened.submit_story(EVA, StoryWish(text, (CIRCLE,), "tiny"))
+    assert not helper.done
+    assert not list(opened.shelf.folder.glob(f"{ALICE}/*"))
+
+
+def test_a_story_needs_images(desk: tuple[Desk, Helper]) -> None:
+    with pytest.raises(UsageError, match="a story needs 1 to 32 images, but 0 were given; upload them"):
+        desk[0].submit_story(EVA, StoryWish("a circle", (), "tiny"))
+
+
+def test_a_person_is_queued(desk: tuple[Desk, Helper]) -> None:
+    opened, helper = desk
+    wish = PersonWish(
+        str(PICTURES / "character.png"), str(PICTURES / "walking.json"), "tiny_person", frames=3
+    )
+    asked = opened.submit_person(EVA, wish)
+    wait_for(lambda: asked.ended)
+    (task,) = helper.done
+    assert isinstance(task, PersonTask)
+    assert (task.shot.settings.width, task.shot.settings.fit, task.shot.choices.frames) == (128, "pad", 3)
+    assert task.shot.poses.name == "poses.json"
+    for changes, told in (
+        ({"model": "512"}, "there is no model of persons '512' here; they are tiny_person"),
+        ({"poses": CIRCLE}, "poses are .json, .mp4, .webm, .gif, .webp, but 'red_circle.png' was given"),
+        ({"steps": 61}, "at most 60 steps are allowed here, but 61 were asked for"),
+        ({"frames": 65}, "at most 64 frames are allowed here, but 65 were asked for"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            opened.submit_person(EVA, replace(wish, **changes))
+
+
+def test_servers_do_no_tasks(lines: Any) -> None:
+    line, _, _ = lines()
+    assert not line.does_tasks
+    one = ticket()
+    one.job = FilmTask(JOB, cast(Any, None))
+    line.join(one)
+    wait_for(lambda: one.ended)
+    assert one.problem is not None
+    assert "films and persons are not made on servers" in one.problem.facts
+
+
+def test_errors_do_not_name_folders() -> None:
+    told = said(ClipError("/tmp/a/b/boat.png is no image, unlike http://a.example/b/c; use and/or not 1/2"))
+    assert told == "boat.png is no image, unlike http://a.example/b/c; use and/or not 1/2"
 
 
 def test_a_preview_moves() -> None:
