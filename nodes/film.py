@@ -11,7 +11,7 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from ..dynamicrafter.director.ambience import AMBIENCES, RATE
-from ..dynamicrafter.director.cutting import JOINTS, Joint, beginning, cut, sharpest_of, tail_start
+from ..dynamicrafter.director.cutting import JOINT_KINDS, Joint, beginning, cut, sharpest_of, tail_start
 from ..dynamicrafter.director.soundtrack import SoundSource, film_sound, source_for
 from .choices import advanced, choice
 from .decode import played
@@ -50,7 +50,7 @@ class DynamiCrafterFilmClip(io.ComfyNode):
                 FILM.Input("film", optional=True, tooltip="The clips before; nothing for the first one."),
                 io.Combo.Input(
                     "joint",
-                    options=list(JOINTS),
+                    options=list(JOINT_KINDS),
                     default="cut",
                     tooltip="How the clip follows the one before: cut, cross-fade, or shared, if it begins with the "
                     "last frame of the one before, which is then shown once.",

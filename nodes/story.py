@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..dynamicrafter.api import notes_on
 from ..dynamicrafter.director.scenes import Story, story_of
-from ..dynamicrafter.director.shot_list import clips_of, ends_among, sources_of
+from ..dynamicrafter.director.shot_list import clips_of_story, ends_among, sources_of
 from ..dynamicrafter.errors import UsageError
 from ..dynamicrafter.model.variants import Mode, Variant
 from ..dynamicrafter.parameters import PARAMETERS, of_group
@@ -131,7 +131,7 @@ class DynamiCrafterStory(io.ComfyNode):
             told = story_of(story, "the story", "1")
             _check(told)
             sources = [None] * len(told.scenes) if mute else sources_of(told, _no_file, None, notes)
-            clips = clips_of(told, _finder(len(images)), lambda _: size, variant_of, chosen)
+            clips = clips_of_story(told, _finder(len(images)), lambda _: size, variant_of, chosen)
         for each in clips:
             notes += notes_on(variant_of(each.settings.mode), each.settings)
         for mode in {each.settings.mode for each in clips}:

@@ -224,7 +224,7 @@ def _persons(given: Namespace, streams: Streams) -> tuple[str, _Side, _Side]:
         with _of_side(name, text):
             shot = replace(person.shot_of(chosen), target=target)
             person.check_kept(shot, target)
-            way = person_way(text, shot, person.means_of(chosen), load_finder() if shot.detect else None)
+            way = person_way(text, shot, person.person_means(chosen), load_finder() if shot.detect else None)
             fps = fps_of(shot, way.poses)
 
         def planned() -> tuple[dict[str, Any], Iterable[str]]:

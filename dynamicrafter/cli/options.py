@@ -550,8 +550,8 @@ def serving_options(parser: argparse.ArgumentParser) -> None:
         ("frames", "N", "frames of a clip"),
         ("steps", "N", "steps of a clip"),
         ("film", "N", "frames of all clips of a film"),
-        ("queued", "N", "clips of one visitor that wait at once"),
-        ("queue", "N", "clips that wait in all"),
+        ("queued", "N", "clips of one visitor that wait or are generated at once"),
+        ("queue", "N", "clips that wait or are generated in all"),
         ("daily", "N", "clips of one visitor in 24 hours"),
     ):
         default = getattr(Limits, option)

@@ -91,7 +91,7 @@ def shot_of(given: Namespace) -> PersonShot:
     )
 
 
-def means_of(given: Namespace) -> PersonMeans:
+def person_means(given: Namespace) -> PersonMeans:
     """How the clip is computed according to the arguments."""
     return PersonMeans(given.device, given.dtype, given.weights, given.memory, given.backend)
 
@@ -165,7 +165,7 @@ def _made(
     finder = load_finder() if shot.detect else None
     poses = poses_of(shot, finder)
     fps = fps_of(shot, poses)
-    plan = plan_person(shot, poses, means_of(given))
+    plan = plan_person(shot, poses, person_means(given))
     if ask is not None and not given.dry_run:
         work, usual = amount(shot.settings, len(poses)), amount(person_settings(PersonPreset()), _USUAL_POSES)
         ask(max(work.evaluations / usual.evaluations, work.cells / usual.cells))

@@ -62,12 +62,13 @@ def run(given: Namespace) -> dict[str, Any]:
     # As for Ctrl-C: what was started ends with the page.
     signal.signal(signal.SIGTERM, leave)
     try:
-        serve_page(
-            Desk(models, crew, shelf, limits, {} if given.server else offered_persons(given.backend)),
-            access,
-            Listening(given.host, given.port, given.proxy),
-            ready,
-        )
+        with shelf.alone():
+            serve_page(
+                Desk(models, crew, shelf, limits, {} if given.server else offered_persons(given.backend)),
+                access,
+                Listening(given.host, given.port, given.proxy),
+                ready,
+            )
     except KeyboardInterrupt:
         if not addresses:
             raise

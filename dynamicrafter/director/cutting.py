@@ -17,7 +17,7 @@ from ..motion.joints import cross_fade, sharpest
 
 Joint = Literal["cut", "cross-fade", "shared"]
 """How a clip follows the one before; with "shared", its first frame is the other's last one, and is shown once."""
-JOINTS: tuple[Joint, ...] = get_args(Joint)
+JOINT_KINDS: tuple[Joint, ...] = get_args(Joint)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from ..settings import PROGRAM, clip_length
 from ..shots import Means, Shot, ShotProgress, check_means, make
 from .cutting import Cutting, beginning, cut, sharpest_of, tail_start
 from .scenes import NOT_CHOSEN, Story, read_story
-from .shot_list import FileFinder, FilmClip, clips_of, ends_among, sources_of
+from .shot_list import FileFinder, FilmClip, clips_of_story, ends_among, sources_of
 from .soundtrack import SoundSource, film_sound
 
 
@@ -169,7 +169,7 @@ def plan_film(
     def variant(mode: Mode) -> Variant:
         return variant_of(models.files(mode))
 
-    pieces = clips_of(story, find, lambda path: read_picture(path).size, variant, choices)
+    pieces = clips_of_story(story, find, lambda path: read_picture(path).size, variant, choices)
     if any(
         path == picture.resolve() for piece in pieces for picture in piece.pictures if picture is not None
     ):

@@ -54,7 +54,7 @@ def sources_of(
     ]
 
 
-def clips_of(
+def clips_of_story(
     story: Story,
     find: Callable[[str], P],
     size_of: Callable[[P], tuple[int, int]],

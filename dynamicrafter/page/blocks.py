@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,8 @@ from .words import TEXTS, language_of, said
 
 _LOOK = 0.25
 """Seconds between two looks at how far a clip is."""
+_LISTED = 200
+"""Results of a visitor that are shown."""
 _BUTTONS = 5
 """How many suggestions are shown."""
 _STYLE = """
@@ -413,9 +415,9 @@ class Page:
             prompt=prompt or "",
             negative=negative or "",
             motion=motion,
-            seed=_whole("seed", seed),
-            frames=_whole("frames", frames),
-            steps=_whole("steps", steps),
+            seed=whole_number("seed", seed),
+            frames=whole_number("frames", frames),
+            steps=whole_number("steps", steps),
             cfg=_number("cfg", cfg),
             sound=sound or "",
         )
@@ -429,8 +431,8 @@ class Page:
             text=text or "",
             pictures=tuple(images),
             model=model,
-            seed=_whole("seed", seed),
-            steps=_whole("steps", steps),
+            seed=whole_number("seed", seed),
+            steps=whole_number("steps", steps),
             cfg=_number("cfg", cfg),
         )
         return self._desk.submit_story(_visitor(request), wish)
@@ -446,9 +448,9 @@ class Page:
             picture=image,
             poses=own or str(poses[motion]),
             model=model,
-            seed=_whole("seed", seed),
-            frames=_whole("frames", frames),
-            steps=_whole("steps", steps),
+            seed=whole_number("seed", seed),
+            frames=whole_number("frames", frames),
+            steps=whole_number("steps", steps),
             cfg=_number("cfg", cfg),
             fit=fit,
         )
@@ -458,11 +460,15 @@ class Page:
         """What is shown of a clip until it ends, whenever that changes."""
         seen: object = None
         while not ticket.ended:
-            news = (ticket.state, ticket.work, ticket.done, ticket.shown, self._desk.line.place(ticket))
+            news = self._news(ticket)
             if news != seen:
                 seen = news
                 yield await asyncio.to_thread(progress_panel, ticket, self._desk.line, texts)
             await asyncio.sleep(_LOOK)
+
+    def _news(self, ticket: Ticket) -> object:
+        """What is shown of a clip changes with this."""
+        return (ticket.state, ticket.work, ticket.done, ticket.shown, self._desk.line.place(ticket))
 
     def _ended(self, ticket: Ticket, texts: Texts) -> str:
         if ticket.state != "done":
@@ -488,10 +494,17 @@ class Page:
                 self._desk.line.cancel(ticket)
             yield failure_panel(problem, texts), "", gr.update(interactive=True)
             return
+        seen: list[object] = [None] * len(tickets)
+        shown = [""] * len(tickets)
         while not all(ticket.ended for ticket in tickets):
-            shown = [progress_panel(one, self._desk.line, texts) for one in tickets]
-            yield *shown, gr.update(interactive=False)
-            await asyncio.sleep(2 * _LOOK)
+            news = [self._news(ticket) for ticket in tickets]
+            for number, ticket in enumerate(tickets):
+                if news[number] != seen[number]:
+                    shown[number] = await asyncio.to_thread(progress_panel, ticket, self._desk.line, texts)
+            if news != seen:
+                seen = news
+                yield *shown, gr.update(interactive=False)
+            await asyncio.sleep(_LOOK)
         yield *(self._ended(ticket, texts) for ticket in tickets), gr.update(interactive=True)
 
     def _cancel(self, request: Any, job: str) -> None:
@@ -510,7 +523,7 @@ class Page:
 
     def _history(self, request: Any) -> str:
         results = self._desk.shelf.history(_visitor(request).identifier)
-        return history_panel(results, self._root, _texts(request))
+        return history_panel(results[:_LISTED], self._root, _texts(request))
 
     def _delete_all(self, request: Any) -> str:
         self._desk.forget_all(_visitor(request))
@@ -678,7 +691,12 @@ def _number(name: str, given: object) -> float | None:
         raise UsageError(f"{name} must be a number, but {str(given)[:40]!r} was given; correct it") from None
 
 
-def _whole(name: str, given: object) -> int | None:
+def whole_number(name: str, given: object) -> int | None:
+    """A whole number that may be a text, exact however large; None for an empty one."""
+    # Seeds may be too large for a float.
+    with suppress(ValueError):
+        if isinstance(given, (str, int)):
+            return int(given)
     number = _number(name, given)
     if number is not None and not number.is_integer():
         raise UsageError(f"{name} must be a whole number, but {str(given)[:40]!r} was given; correct it")

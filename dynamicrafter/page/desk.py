@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import secrets
 import shutil
 import threading
@@ -27,7 +26,7 @@ from ..director.ambience import AMBIENCES, RATE
 from ..director.film import Models, plan_film
 from ..director.loudness import levelled
 from ..director.plan import ClipPlan
-from ..director.scenes import story_of_text, story_of_yaml
+from ..director.scenes import story_of
 from ..director.soundtrack import sound_for
 from ..director.suggesting import suggested_plans
 from ..director.suggestions import Sight
@@ -59,8 +58,6 @@ MOST_TEXT = 10_000
 _PICTURES = 32
 """Maximum images of a story."""
 POSE_FILES = (".json", ".mp4", ".webm", ".gif", ".webp")
-_SCENES = re.compile(r"^scenes\s*:", re.MULTILINE)
-"""What a story in YAML has and plain text has not."""
 _MODES: tuple[Mode, ...] = ("animate", "interpolate", "loop")
 
 
@@ -248,11 +245,7 @@ class Desk:
                 f"a story needs 1 to {_PICTURES} images, but {len(wish.pictures)} were given; upload them"
             )
         first = Path(wish.pictures[0]).name
-        story = (
-            story_of_yaml(wish.text, "the story")
-            if _SCENES.search(wish.text)
-            else story_of_text(wish.text, first)
-        )
+        story = story_of(wish.text, "the story", first)
         with self._begun(visitor) as (job, place):
             found = {
                 _plain(Path(path).name): _copied(path, place / f"picture{number}")

@@ -91,7 +91,7 @@ class Access:
         """Whether a request to this host (a name, perhaps with a port) is for this page."""
         with suppress(ValueError):
             name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
-            if name in (*_LOOPBACK, *(one.lower() for one in self.names)):
+            if name in (*_LOOPBACK, *(one.lower() for one in (self.host, *self.names))):
                 return True
             # A page of someone else can have its own name resolved to this machine, but not an address.
             return self.host not in _LOOPBACK and bool(ipaddress.ip_address(name))

@@ -25,6 +25,7 @@ State = Literal["waiting", "working", "done", "failed", "cancelled"]
 _DAY = 24 * 3600.0
 _REMEMBERED = 500
 """How many tickets that ended are remembered."""
+_NOBODY = "nothing is left to generate clips with; tell whoever runs this page"
 _USUAL = 20
 """How many clips the estimate of the waiting time is made from."""
 
@@ -134,6 +135,10 @@ class Line:
     def check(self, owner: str, more: int = 1, clips: int | None = None) -> None:
         """Raise UsageError if ``more`` clips or films of ``owner``, which count as ``clips``, would be too many."""
         with self._changed:
+            if not self._desks:
+                raise UsageError(_NOBODY)
+            if self._closed:
+                raise UsageError("the page is closing; try again later")
             limits, now = self._limits, time.monotonic()
             while self._asked and self._asked[0][0] < now - _DAY:
                 self._asked.popleft()
@@ -151,8 +156,6 @@ class Line:
                     f"at most {limits.daily} clips can be made in 24 hours, and {today} of yours are; come back "
                     f"tomorrow"
                 )
-            if self._closed:
-                raise UsageError("the page is closing; try again later")
 
     def join(self, ticket: Ticket) -> Ticket:
         """Add a clip to the end of the queue; raises as :meth:`check`."""
@@ -289,9 +292,7 @@ class Line:
                 self._closed = True
                 self._waiting.clear()
         for ticket in left:
-            ticket.problem = DynamiCrafterError(
-                "nothing is left to generate clips with; tell whoever runs this page"
-            )
+            ticket.problem = DynamiCrafterError(_NOBODY)
             ticket.state = "failed"
             self._dropped(ticket)
 

@@ -10,14 +10,14 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from ..bounded_json import parse_json
-from ..errors import ClipError
+from ..errors import ClipError, UsageError
 from ..media.video import Sound, takes_sound, write_clip
 
 MEDIA_TYPES: Mapping[str, str] = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp"}
@@ -26,8 +26,6 @@ _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 _RECORD = "result.json"
 """Written last: a folder without it is of a clip that was not finished."""
 _RECORD_BYTES = 100_000
-_MOST = 200
-"""Results of a visitor that are listed."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,23 @@ class Shelf:
                 f"the folder for results {folder} cannot be created ({problem.strerror or problem}); choose another "
                 f"one with --results"
             ) from problem
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """A context in which no other page uses the folder; raises UsageError if one does."""
+        from filelock import FileLock, Timeout
+
+        with ExitStack() as held:
+            # Some file systems have no locks.
+            with suppress(NotImplementedError):
+                try:
+                    held.enter_context(FileLock(self.folder / ".lock", timeout=0))
+                except Timeout as busy:
+                    raise UsageError(
+                        f"another page keeps its results in {self.folder}; end it, or choose another folder with "
+                        f"--results"
+                    ) from busy
+            yield
 
     def begin(self, visitor: str, job: str) -> Path:
         """A new folder for a clip and the images that it is made from. Raises ClipError if it cannot be created."""
@@ -125,7 +140,7 @@ class Shelf:
         if not is_identifier(visitor):
             return []
         found = [result for job in _folders(self.folder / visitor) if (result := _result(job)) is not None]
-        return sorted(found, key=lambda result: -result.made)[:_MOST]
+        return sorted(found, key=lambda result: -result.made)
 
     def forget(self, visitor: str, jobs: Sequence[str]) -> None:
         """Remove clips of a visitor and all that belongs to them; those that are not there are ignored."""
@@ -138,10 +153,14 @@ class Shelf:
                 (self.folder / visitor).rmdir()
 
     def sweep(self, now: float | None = None) -> None:
-        """Remove what is older than results are kept."""
+        """Remove results that are older than they are kept; what waits or is being generated stays."""
         oldest = (time.time() if now is None else now) - self._kept
         for visitor in _folders(self.folder):
-            old = [job.name for job in _folders(visitor) if job.lstat().st_mtime < oldest]
+            old = [
+                job.name
+                for job in _folders(visitor)
+                if job.lstat().st_mtime < oldest and _result(job) is not None
+            ]
             self.forget(visitor.name, old)
 
     def clear_unfinished(self) -> None:

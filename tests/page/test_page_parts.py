@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from dynamicrafter.errors import Cancelled, ClipError, DynamiCrafterError, Usage
 from dynamicrafter.jobs.lines import Job, ModelChoice, local_variant
 from dynamicrafter.jobs.pool import Lost, Show, Take, Task, Tell
 from dynamicrafter.model.variants import TINY
+from dynamicrafter.page.blocks import whole_number
 from dynamicrafter.page.desk import Desk, PersonWish, StoryWish, Visitor, offered_models, offered_persons
 from dynamicrafter.page.door import COOKIE, FILES, HEALTH, OWNER, VISITOR, Access, Door, read_logins
 from dynamicrafter.page.limits import Limits, check_limits
@@ -100,15 +101,19 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path / "results", hours=1)
 
 
+def result(job: str, **changes: Any) -> Result:
+    values = {"prompt": "waves", "mode": "animate", "model": "tiny", "seed": 1, "width": 16, "height": 16}
+    return Result(job, **{**values, "seconds": 1.0, "made": time.time(), **changes})
+
+
 def finished(shelf: Shelf, visitor: str = ALICE, job: str = JOB, **changes: Any) -> Result:
     place = shelf.begin(visitor, job)
     (place / "picture0.png").write_bytes(b"image")
     (place / "frames").mkdir()
-    values = {"prompt": "waves", "mode": "animate", "model": "tiny", "seed": 1, "width": 16, "height": 16}
-    result = Result(job, **{**values, "seconds": 1.0, "made": time.time(), **changes})
+    made = result(job, **changes)
     write_kinds(place, FRAMES, 8, {})
-    shelf.finish(visitor, result)
-    return result
+    shelf.finish(visitor, made)
+    return made
 
 
 def test_a_visitor_finds_only_its_own_results(shelf: Shelf) -> None:
@@ -167,8 +172,37 @@ def test_results_are_deleted_after_their_time(shelf: Shelf) -> None:
     finished(shelf)
     shelf.sweep(time.time() + 3000)
     assert shelf.history(ALICE)
+    waiting = shelf.begin(ALICE, OTHER)
     shelf.sweep(time.time() + 4000)
+    assert list((shelf.folder / ALICE).iterdir()) == [waiting], "what it is made from is needed"
+    shelf.forget(ALICE, [OTHER])
     assert not list(shelf.folder.iterdir())
+
+
+def test_all_results_of_a_visitor_are_known(shelf: Shelf) -> None:
+    for number in range(300):
+        place = shelf.begin(ALICE, f"{number:032x}")
+        (place / "result.json").write_text(json.dumps(asdict(result(f"{number:032x}"))), encoding="utf-8")
+    assert len(shelf.history(ALICE)) == 300
+
+
+def test_two_pages_have_two_folders(shelf: Shelf, tmp_path: Path) -> None:
+    with shelf.alone():
+        told = "another page keeps its results in .*results; end it, or choose another folder with --results"
+        with pytest.raises(UsageError, match=told), Shelf(shelf.folder, hours=1).alone():
+            pass
+        with Shelf(tmp_path / "other", hours=1).alone():
+            pass
+    with Shelf(shelf.folder, hours=1).alone():
+        pass
+
+
+@pytest.mark.parametrize("given", ["9007199254740993", 9007199254740993])
+def test_large_seeds_stay_whole(given: object) -> None:
+    assert whole_number("seed", given) == 9007199254740993
+    assert whole_number("seed", 7.0) == 7
+    with pytest.raises(UsageError, match=r"seed must be a whole number, but '7\.5' was given; correct it"):
+        whole_number("seed", 7.5)
 
 
 def test_what_was_not_finished_is_cleared(shelf: Shelf) -> None:
@@ -285,7 +319,8 @@ def test_limits_of_a_visitor_and_of_all(lines: Any) -> None:
     line.join(ticket(0))
     line.join(ticket(1))
     with pytest.raises(
-        UsageError, match="at most 2 clips of one visitor can wait at once; wait, or cancel one"
+        UsageError,
+        match="at most 2 clips of one visitor can wait at once; wait, or cancel one",
     ):
         line.join(ticket(2))
     line.join(ticket(3, "another"))
@@ -346,7 +381,7 @@ def test_what_waits_fails_with_the_last_worker(lines: Any) -> None:
     wait_for(lambda: one.ended and other.ended)
     assert (one.state, other.state) == ("failed", "failed")
     wait_for(lambda: not line.alive)
-    with pytest.raises(UsageError, match="the page is closing; try again later"):
+    with pytest.raises(UsageError, match="nothing is left to generate clips with; tell whoever runs"):
         line.join(ticket(2))
 
 
@@ -606,6 +641,8 @@ def ask(
         (Access(names=("studio.example.org",)), "studio.example.org", 200),
         (Access("0.0.0.0"), "192.168.1.5:7860", 200),
         (Access("0.0.0.0"), "evil.example", 421),
+        (Access("Studio.local"), "studio.local:7860", 200),
+        (Access("studio.local"), "evil.example", 421),
     ],
 )
 def test_only_names_of_the_page_are_answered(access: Access, host: str, status: int) -> None:
