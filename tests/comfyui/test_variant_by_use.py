@@ -126,7 +126,6 @@ def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told
         "name_reference",
         "describe_motion",
         "export_person",
-        "name_between",
     }  # of files that inputs of a graph stand for
     assert set(get_args(RemedyKind)) - set(told["advice"]) == left
 
