@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynamicrafter.camera.choices import DepthKind, GuideCamera
+from dynamicrafter.camera.choices import DepthKind, GuideCamera, is_moves
 from dynamicrafter.camera.depth import distances_of, read_depth
 from dynamicrafter.camera.geometry import Intrinsics, focal_length, relative_to_first, spread_poses
 from dynamicrafter.camera.guide import render_guide
@@ -430,3 +430,8 @@ def test_gradual_surfaces_have_no_holes() -> None:
 def test_the_focal_length_of_a_field_of_view() -> None:
     assert focal_length(90, 100) == pytest.approx(50)
     assert focal_length(60, 128) == pytest.approx(FOCAL)
+
+
+def test_a_drive_is_no_move() -> None:
+    assert is_moves(" orbit: 5")
+    assert not is_moves(r"c:\poses\path.txt")
