@@ -20,6 +20,12 @@ from .words import in_words_of_the_graph
 _LONGEST = 3600.0
 
 
+def notes_on_silence(cue: str) -> list[str]:
+    """What a node says of a cue that fits no sound; nothing of an empty one."""
+    known = ", ".join(AMBIENCES)
+    return [f"There is no sound for {cue.strip()[:60]!r}; the sounds are {known}."] if cue.strip() else []
+
+
 class DynamiCrafterAmbience(io.ComfyNode):
     """Ambient sound, made by arithmetic."""
 
@@ -67,7 +73,5 @@ class DynamiCrafterAmbience(io.ComfyNode):
         notes: dict[str, Any] = {NOTES: []}
         if samples is None:
             samples = torch.zeros(2, max(1, round(seconds * RATE)))
-            if sound.strip():
-                known = ", ".join(AMBIENCES)
-                notes[NOTES].append(f"There is no sound for {sound.strip()[:60]!r}; the sounds are {known}.")
+            notes[NOTES] += notes_on_silence(sound)
         return io.NodeOutput({"waveform": samples.float()[None], "sample_rate": RATE}, ui=notes)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..dynamicrafter.director.ambience import AMBIENCES, RATE
 from ..dynamicrafter.director.cutting import JOINT_KINDS, Joint, beginning, cut, sharpest_of, tail_start
 from ..dynamicrafter.director.soundtrack import SoundSource, film_sound, source_for
+from .ambience import notes_on_silence
 from .choices import advanced, choice
 from .decode import played
 from .host.run import intermediate
@@ -30,6 +31,15 @@ class FilmPart:
     joint: Joint
     source: SoundSource | None
     """Its sound; None is silence."""
+
+
+def film_outputs() -> list[Any]:
+    """Outputs of the nodes that make a film."""
+    return [
+        io.Video.Output("video", tooltip="The film with its sound, for core Save Video."),
+        io.Image.Output("images", tooltip="The frames of the film, as a batch of images."),
+        io.Audio.Output("audio", tooltip="The sound of the film in stereo; silence if no clip has any."),
+    ]
 
 
 class DynamiCrafterFilmClip(io.ComfyNode):
@@ -100,10 +110,7 @@ class DynamiCrafterFilmClip(io.ComfyNode):
         start = tail_start(len(frames), continue_from)
         frames = frames[: start + sharpest_of(frames[start:]) + 1]
         source = source_for(sound)
-        notes: list[str] = []
-        if source is None and sound.strip():
-            known = ", ".join(AMBIENCES)
-            notes.append(f"There is no sound for {sound.strip()[:60]!r}; the sounds are {known}.")
+        notes = notes_on_silence(sound) if source is None else []
         last = beginning(frames[-1]).float() / 255
         return io.NodeOutput(
             (*film, FilmPart(frames, joint, source)), last[None], ui={NOTES: notes} if notes else None
@@ -143,13 +150,7 @@ class DynamiCrafterFilm(io.ComfyNode):
                     extra_dict=advanced(),
                 ),
             ],
-            outputs=[
-                io.Video.Output("video", tooltip="The film with its sound, for core Save Video."),
-                io.Image.Output("images", tooltip="The frames of the film, as a batch of images."),
-                io.Audio.Output(
-                    "audio", tooltip="The sound of the film in stereo; silence if no clip has any."
-                ),
-            ],
+            outputs=film_outputs(),
         )
 
     @classmethod

@@ -20,6 +20,7 @@ from ..dynamicrafter.model.variants import Mode, Variant
 from ..dynamicrafter.parameters import PARAMETERS, of_group
 from ..dynamicrafter.settings import Settings
 from .choices import INPUT_NAMES, OWN, advanced, choice, chosen_by, full_size, require
+from .film import film_outputs
 from .host.files import fingerprint, list_checkpoints
 from .loader import AUTO, BUILT_IN_TIP, checkpoint_extras, loaded_as, require_encoders, variant_for
 from .notes import NOTES
@@ -81,13 +82,7 @@ class DynamiCrafterStory(io.ComfyNode):
                 *checkpoint_extras(),
                 *[choice(name, optional=True, extra_dict=advanced()) for name in ("width", "height")],
             ],
-            outputs=[
-                io.Video.Output("video", tooltip="The film with its sound, for core Save Video."),
-                io.Image.Output("images", tooltip="The frames of the film, as a batch of images."),
-                io.Audio.Output(
-                    "audio", tooltip="The sound of the film in stereo; silence if no clip has any."
-                ),
-            ],
+            outputs=film_outputs(),
         )
 
     @classmethod
