@@ -72,6 +72,7 @@ def test_a_language_model_proposes_and_arguments_have_precedence(capsys: pytest.
         ("animate", 3.0, "rain", (), (24, "continue")),
         ("animate", 1.0, "a spaceship", (), (8, "pick")),
         ("loop", 3.0, "rain", ("--mute",), (25, "windows")),
+        ("interpolate", 1.0, "rain", ("--mute",), (8, "pick")),
     ],
 )
 def test_a_clip_has_the_duration_and_the_sound_of_the_plan(
@@ -100,6 +101,8 @@ def test_a_clip_has_the_duration_and_the_sound_of_the_plan(
         assert loudness(heard.samples) == pytest.approx(-16, abs=1)
     missing = f"the clip has no sound, because none fits {sound!r}"
     assert (missing in result["notes"]) == (sound == "a spaceship")
+    other = "the clip is not made as the plan's mode interpolate, which needs two images"
+    assert (other in result["notes"]) == (mode == "interpolate")
 
 
 def test_a_server_that_fails_is_replaced_by_suggestions_with_a_note(
