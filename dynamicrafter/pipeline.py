@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .control.hints import Control, check_control, controlled
 from .diffusion.denoiser import DenoiseWrapper, Evaluate
+from .diffusion.finite import finite_steps, require_finite
 from .diffusion.guidance import Branch
 from .diffusion.samplers import Callback, Step, draw_noise
 from .diffusion.start import SourceClip, latent_mask
-from .errors import DynamiCrafterError, Remedy, UsageError
+from .errors import Remedy, UsageError
 from .model.autoencoder import Autoencoder
 from .model.conditioning import (
     Conditioning,
@@ -131,7 +132,8 @@ def encode(
     """Conditions of a batch of clips, each with separate settings.
 
     Samples the posterior noise of all frames of a clip even if only one frame's is used, as the original script does,
-    so that the same seed continues with the same random numbers.
+    so that the same seed continues with the same random numbers. Raises DynamiCrafterError for the first encoder whose
+    output is not finite.
     """
     perceived = perceive(model, request_of(model, pictures, settings))
     if perceived.text.shape[0] > len(settings):
@@ -141,9 +143,18 @@ def encode(
             for tokens in (perceived.text, perceived.negative)
         )
         perceived = replace(perceived, text=text, negative=negative)
-    return condition(
+    made = condition(
         perceived, model.resampler, model.variant.resampler, draw_posterior(model, settings[0], generators)
     )
+    for part, values in (
+        ("text encoder", made.full.text),
+        ("text encoder", made.unconditional.text),
+        ("image encoder", perceived.vision),
+        ("resampler", made.full.image),
+        ("autoencoder", made.concat),
+    ):
+        require_finite(values, part, model.dtype)
+    return made
 
 
 def request_of(model: Model, pictures: KeyPictures, settings: Sequence[Settings]) -> Request:
@@ -253,12 +264,6 @@ def sample(
         noise = draw_noise(generators, (channels, sampled_frames(settings), height, width), model.device)
         return reschedule(noise, generators) if windowed else noise
 
-    def checked(step: Step) -> None:
-        # After each step, so that a lost clip does not run to its end.
-        require_finite(step.x, "denoising network", model.dtype)
-        if callback is not None:
-            callback(step)
-
     noise = draw()
     concat = conditioning.concat
     if settings.image_noise:
@@ -276,7 +281,7 @@ def sample(
         source=source,
         layers=weak_layers(settings, model.unet),
         filtered=filtered,
-        callback=checked,
+        callback=finite_steps(model.dtype, callback),
         denoise_wrappers=denoise_wrappers,
     )
 
@@ -511,12 +516,3 @@ def latent_shape(variant: Variant, settings: Settings) -> tuple[int, int, int]:
         settings.height // LATENT_FACTOR,
         settings.width // LATENT_FACTOR,
     )
-
-
-def require_finite(values: Tensor, network: str, dtype: torch.dtype) -> None:
-    """Raise DynamiCrafterError if the output of a ``network``, which computes in ``dtype``, is not finite."""
-    if torch.isfinite(values).all():
-        return
-    remedy = Remedy("lower_cfg" if dtype == torch.float32 else "widen_dtype")
-    name = str(dtype).removeprefix("torch.")
-    raise DynamiCrafterError(f"the {network}'s output is not finite in {name}", remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,13 +36,13 @@ from .camera.depth import read_depth
 from .camera.guide import render_guide
 from .control.hints import Control, ControlNet
 from .diffusion.samplers import Callback, Step
-from .errors import Remedy, UsageError
+from .errors import PictureError, Remedy, UsageError
 from .forecast import Stopwatch, work_of
 from .forms import to_json
 from .media.pictures import Picture, fit_picture, place_of_fitted, read_picture
 from .media.video import FrameStream, Sound, check_clip_path, write_clip
 from .model.configs import Compile, Memory, Residence, Weights
-from .motion.colour import Drift
+from .motion.colour import Clipping, Drift
 from .pipeline import Model, Stage, may_share_a_batch
 from .records import (
     KnownCamera,
@@ -216,8 +216,8 @@ def make(
 ) -> Iterator[Made]:
     """Generate all clips and write each to its target, with a record of how it was made, while its frames are decoded.
 
-    ``note`` is called with warnings, before the weights are loaded; ``callback`` after each step. Raises what loading,
-    rendering and writing raise.
+    ``note`` is called with warnings, before the weights are loaded and about a clip that is too saturated; ``callback``
+    after each step. Raises what loading, rendering and writing raise.
     """
     tell = note or _silent
     for text in notes_on(variant_of(files), shots[0].settings):
@@ -249,11 +249,13 @@ def make(
         started = time.monotonic()
         with closing(stream_batch(model, batch, shown, nets[path], stepped)) as clips:
             for shot, record in zip(batch, records, strict=True):
-                drift = Drift()
+                drift, clipping = Drift(), Clipping()
                 with threads_that_pay(model):
-                    frames = _measured(next(clips), drift)
+                    frames = _measured(next(clips), drift, clipping)
                     write_clip(frames, shot.target, shot.settings.fps, record, sound=shot.sound)
                 seconds = round(time.monotonic() - started, 3)
+                for text in _notes_on_saturation(shot, clipping):
+                    tell(text)
                 if shot is batch[-1]:
                     watch.remember(
                         [each.settings for each in batch],
@@ -268,12 +270,32 @@ def make(
                 yield Made(shot, seconds, drift)
 
 
-def _measured(frames: FrameStream, drift: Drift) -> FrameStream:
-    """``frames``, which ``drift`` measures as they pass."""
+_MOST_CLIPPED = 0.1
+"""Share of clipped values beyond the image's from which a clip is noted as too saturated."""
+
+
+def _notes_on_saturation(shot: Shot, clipping: Clipping) -> list[str]:
+    """A note if less guidance would give a finished clip weaker colours."""
+    if shot.settings.cfg <= 1 or clipping.share <= _MOST_CLIPPED:
+        return []
+    # The clip is there, whatever has become of its image since.
+    with suppress(PictureError):
+        beyond = clipping.beyond(read_picture(shot.pictures[0]).pixels)
+        if beyond > _MOST_CLIPPED:
+            return [
+                f"{shot.title}: {beyond:.0%} more of its values than of the image's are black or full; a lower cfg or "
+                f"a higher guidance_rescale gives weaker colours"
+            ]
+    return []
+
+
+def _measured(frames: FrameStream, *measures: Drift | Clipping) -> FrameStream:
+    """``frames``, which are measured as they pass."""
 
     def parts() -> Iterator[torch.Tensor]:
         for part in frames.parts:
-            drift.add(part)
+            for measure in measures:
+                measure.add(part)
             yield part
 
     return replace(frames, parts=parts())

@@ -49,11 +49,11 @@ ORDER = {
     "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
     "open_clip_modules encoders "
     "memory resampler unet controlnet compilation weakening autoencoder video_decoder",
-    "diffusion": "config guidance schedule sigmas denoiser projection start samplers windows",
+    "diffusion": "config guidance schedule sigmas denoiser projection start samplers finite windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load controlnet "
     "convert inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
-    "camera": "choices geometry depth paths pose_files splat guide",
+    "camera": "choices geometry depth estimation paths pose_files splat guide",
     "media": "lists provenance pictures video examples",
     "motion": "colour joints windowed continuation keyframes pieces extent",
     "animate_anyone": "config keypoints pose_files alignment drawing framing onnx_check detection pose_clips layout "

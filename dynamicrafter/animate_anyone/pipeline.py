@@ -13,15 +13,15 @@ from torch import Tensor
 
 from ..diffusion.config import DiffusionConfig
 from ..diffusion.denoiser import Evaluate, make_denoiser
+from ..diffusion.finite import finite_steps, require_finite
 from ..diffusion.guidance import Branch, make_guidance
-from ..diffusion.samplers import Callback, Sampler, Step, sample_ddim
+from ..diffusion.samplers import Callback, Sampler, sample_ddim
 from ..diffusion.schedule import Schedule, make_schedule, make_strided_plan
 from ..diffusion.windows import Blend, Window
 from ..model.autoencoder import Autoencoder
 from ..model.configs import Quantised
 from ..model.placement import Placement
 from ..model.protocols import PictureCodec
-from ..pipeline import require_finite
 from .attention import Features, Reference
 from .config import PersonConfig
 from .embedder import ImageEmbedder, embedder_pixels
@@ -103,12 +103,18 @@ def resized(picture: Image, width: int, height: int) -> Tensor:
 def features_of(model: PersonModel, picture: Image, width: int, height: int) -> tuple[Tensor, Features]:
     """The context ``[1, 1, d]`` and the reference network's features of an image that is stretched to the clip's size.
 
-    The latent is the mean of the autoencoder's distribution, not a sample.
+    The latent is the mean of the autoencoder's distribution, not a sample. Raises DynamiCrafterError for the first of
+    the networks whose output is not finite.
     """
     context = model.embedder(embedder_pixels(picture, model.config.embedder.image_size)).to(model.dtype)
     pixels = resized(picture, width, height)[None].to(model.device).float() / 255 * 2 - 1
     latents = model.config.vae.scale_factor * model.vae.encode(pixels.to(model.dtype)).mean
-    return context, model.reference(latents, context)
+    features = model.reference(latents, context)
+    require_finite(context, "image embedder", model.dtype)
+    require_finite(latents, "autoencoder", model.dtype)
+    for feature in features.values():
+        require_finite(feature, "reference network", model.dtype)
+    return context, features
 
 
 def condition_person(
@@ -189,12 +195,8 @@ def sample_person(
         make_guidance(cfg, None, guidance_rescale=0.0),
     )
 
-    def checked(step: Step) -> None:
-        require_finite(step.x, "denoising network", model.dtype)
-        if callback is not None:
-            callback(step)
-
-    return sampler(denoise, make_strided_plan(schedule, steps, eta), noise, draw, checked)
+    plan = make_strided_plan(schedule, steps, eta)
+    return sampler(denoise, plan, noise, draw, finite_steps(model.dtype, callback))
 
 
 def person_frames(model: PersonModel, latents: Tensor, interpolate: int = 1) -> Iterator[Tensor]:

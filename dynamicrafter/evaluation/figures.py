@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..motion.colour import Drift
+from ..motion.colour import Drift, clipped
 from .motion import find_course, find_motion
 
 Better = Literal["higher", "lower", "neither"]
@@ -110,7 +110,7 @@ def measure_clip(clip: Tensor, picture: Tensor | None = None, end: Tensor | None
     colourful = _saturation(start[None])
     if colourful > _GREY:
         figures[SATURATION.name] = _saturation(clip) / colourful
-    figures[CLIPPED.name] = max(0.0, _clipped(clip) - _clipped(start[None]))
+    figures[CLIPPED.name] = max(0.0, clipped(clip) - clipped(start))
     fine = _sharpness(clip[:1])
     if len(clip) > 1 and fine > 0:
         figures[SHARPNESS.name] = _sharpness(clip[-1:]) / fine
@@ -178,11 +178,6 @@ def flicker(clip: Tensor) -> float:
     if len(means) < 3:
         return 0.0
     return _levels(means[1:-1] - (means[:-2] + means[2:]) / 2)
-
-
-def _clipped(frames: Tensor) -> float:
-    """Share of the channel values of frames ``[t, 3, h, w]`` in [-1, 1] that are black or full, to half a level."""
-    return float((frames.abs() >= 1 - 0.5 / 127.5).float().mean())
 
 
 def _to_bytes(clip: Tensor) -> Tensor:

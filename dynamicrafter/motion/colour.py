@@ -5,6 +5,8 @@ Frames are float32 ``[n, 3, H, W]`` RGB around [-1, 1] unless said otherwise.
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import torch
 from torch import Tensor
 
@@ -76,6 +78,31 @@ def from_linear(light: Tensor) -> Tensor:
     return values * 2 - 1
 
 
+def clipped(frames: Tensor) -> float:
+    """Share of the channel values of frames in [-1, 1] that are black or full, to half a level."""
+    return float((frames.abs() >= 1 - 0.5 / 127.5).float().mean())
+
+
+class Clipping:
+    """The share of a clip's values that are black or full, which too high a cfg makes them."""
+
+    def __init__(self) -> None:
+        self._shares: list[float] = []
+
+    def add(self, frames: Tensor) -> None:
+        """Count in the next frames, uint8 ``[n, h, w, 3]``."""
+        self._shares += [clipped(frame) for frame in _some(frames)]
+
+    @property
+    def share(self) -> float:
+        """Of all frames so far; 0 to 1."""
+        return fmean(self._shares or [0.0])
+
+    def beyond(self, picture: Tensor) -> float:
+        """The share above that of an image, uint8 ``[h, w, 3]`` of any size."""
+        return self.share - clipped(_some(picture[None]))
+
+
 class Drift:
     """How far the mean colour of a clip's frames departs from that of its first one, in units of CIELAB (delta E 1976).
 
@@ -91,12 +118,16 @@ class Drift:
 
     def add(self, frames: Tensor) -> None:
         """Measure the next frames, uint8 ``[n, h, w, 3]``."""
-        some = frames[:, ::_STRIDE, ::_STRIDE].movedim(-1, 1).float() / 127.5 - 1
-        for mean in lab(some).mean((-2, -1)):
+        for mean in lab(_some(frames)).mean((-2, -1)):
             if self._first is None:
                 self._first = mean
             self.last = float((mean - self._first).square().sum().sqrt())
             self.largest = max(self.largest, self.last)
+
+
+def _some(frames: Tensor) -> Tensor:
+    """Every few pixels of frames, uint8 ``[n, h, w, 3]``, as ``[n, 3, h, w]`` in [-1, 1]."""
+    return frames[:, ::_STRIDE, ::_STRIDE].movedim(-1, 1).float() / 127.5 - 1
 
 
 _XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))

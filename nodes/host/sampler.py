@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...dynamicrafter.diffusion.finite import finite_steps
 from ...dynamicrafter.diffusion.guidance import Branch
 from ...dynamicrafter.diffusion.samplers import Callback, Step
 from ...dynamicrafter.diffusion.schedule import make_schedule
@@ -23,6 +24,7 @@ from ...dynamicrafter.motion.extent import frames_at_once
 from ...dynamicrafter.motion.windowed import needs_windows, over_windows, reschedule
 from ...dynamicrafter.sampling import run, steps_of, weak_layers
 from ...dynamicrafter.settings import Settings
+from ..words import in_words_of_the_graph
 from .memory import make_room, out_of_memory
 from .model import IMAGE_NOISE, KEYFRAMES, LOW_PASS, NETWORK_WRAPPER, posterior_noise
 from .run import (
@@ -252,8 +254,10 @@ def run_exactly(
             bar.update(step.index + 1)
             preview.show(_flat(step.x0))
 
+        checked = finite_steps(model.model.manual_cast_dtype or model.model.get_dtype(), stepped)
         try:
-            return _flat(sampled_by(_Evaluations(guider, model_options), _clip(noise), stepped))
+            with in_words_of_the_graph():
+                return _flat(sampled_by(_Evaluations(guider, model_options), _clip(noise), checked))
         finally:
             preview.stop()
 
@@ -271,10 +275,6 @@ def run_exactly(
         advice = "use a smaller size or fewer frames, or start ComfyUI with --novram"
         needed = model.model.memory_required((at_once, *first.shape[1:]))
         raise out_of_memory(what, needed, model.load_device, advice) from problem
-    if not torch.isfinite(sampled).all():
-        raise RuntimeError(
-            "the network's output is not finite; set weight_dtype to bfloat16 or float32 in the loader"
-        )
     return intermediate(sampled)
 
 

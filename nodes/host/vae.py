@@ -172,13 +172,29 @@ def decode_exactly(
 
     ``chunk`` frames are decoded at once (0: as many as fit). If memory runs out, the rest is decoded frame by frame
     and, if that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are the key images that
-    ToonCrafter's decoder uses. Raises RuntimeError with the memory needed and free if nothing fits.
+    ToonCrafter's decoder uses. Raises RuntimeError with the memory needed and free if nothing fits, and ValueError for
+    frames that are not finite, which would be black.
     """
     check_latent(latents)
     check_vae(vae)
+    if getattr(vae.first_stage_model, "decodes_whole_clips", False):
+        frames = _decode_clip(vae, vae.first_stage_model, latents, pictures, progress)
+    else:
+        frames = _decode_in_chunks(vae, latents, chunk, progress)
+    if not torch.isfinite(frames).all():
+        if not torch.isfinite(latents).all():
+            raise ValueError("the latents are not finite; sample them again with another weight_dtype or cfg")
+        dtype = str(vae.vae_dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the VAE's output is not finite in {dtype}; start ComfyUI with --bf16-vae or --fp32-vae, or use a VAE "
+            f"that is not damaged"
+        )
+    return frames
+
+
+def _decode_in_chunks(vae: Any, latents: Tensor, chunk: int, progress: PartOfProgress | None) -> Tensor:
+    """Frames of a decoder without temporal layers."""
     module = vae.first_stage_model
-    if getattr(module, "decodes_whole_clips", False):
-        return _decode_clip(vae, module, latents, pictures, progress)
 
     def whole(part: Tensor) -> Tensor:
         decoded = module.decode(part.to(vae.device, vae.vae_dtype)).float().cpu()

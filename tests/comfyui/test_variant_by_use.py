@@ -110,6 +110,13 @@ def test_an_error_of_the_package_is_told_in_words_of_the_graph(
     assert told["advice"][kind] == f"it is not so; {words}"
 
 
+def test_suggestions_for_an_export_are_those_for_its_model(told: dict[str, Any]) -> None:
+    seen = told["suggested"]
+    assert seen["offered"] == ["tiny (built in) (OpenVINO)", "random (built in) (OpenVINO)"]
+    assert seen["tiny (built in) (OpenVINO)"] == ["a red circle moves right"]
+    assert seen["random (built in) (OpenVINO)"].startswith("suggestions need the complete CLIP encoders; put")
+
+
 def test_only_errors_of_the_command_and_of_figures_have_no_words_in_a_graph(told: dict[str, Any]) -> None:
     left = {"check_model", "fetch", "name_backend", "name_i3d", "name_towers", "skip_learned"}
     left |= {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -87,6 +88,41 @@ def advice(kind: str) -> str:
         return str(problem)
 
 
+def suggested(folder: Path) -> dict[str, Any]:
+    """What Suggest offers and says when the built-in models have exports, which are known by their manifests."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    api, manifest, detect = (
+        importlib.import_module(f"pack.dynamicrafter.{name}")
+        for name in ("api", "backends.openvino.manifest", "weights.detect")
+    )
+    os.environ["DYNAMICRAFTER_HOME"] = str(folder)
+    for number, name in enumerate(("tiny", "random")):
+        files = api.find_model(name)
+        export = folder / "openvino" / str(number)
+        export.mkdir(parents=True)
+        for graph in manifest.DYNAMICRAFTER.files:
+            (export / graph).touch()
+        source = manifest.Source("weights", files.weights.name, "")
+        described = detect.variant_metadata(api.variant_of(files))
+        made = manifest.Manifest(name, (source,), described, "fp16", "", "", ())
+        manifest.write_manifest(export, made, manifest.DYNAMICRAFTER)
+    importlib.import_module("pack.nodes.host.files").register_folders()
+    node = importlib.import_module("pack.nodes.director").DynamiCrafterSuggest
+    (checkpoint,) = (one for one in node.define_schema().inputs if one.id == "checkpoint")
+    shown = Image.open(Path(sys.modules["pack"].__path__[0]) / "pictures" / "red_circle.png").convert("RGB")
+    image = torch.from_numpy(np.array(shown)).float()[None] / 255
+    said: dict[str, Any] = {"offered": [name for name in checkpoint.options if name.endswith("(OpenVINO)")]}
+    for name in said["offered"]:
+        try:
+            said[name] = node.execute(image, name, 1).args[0]
+        except ValueError as problem:
+            said[name] = str(problem)
+    return said
+
+
 if __name__ == "__main__":
     import comfy.options
 
@@ -123,6 +159,7 @@ if __name__ == "__main__":
                 ),
                 "advice": {kind: advice(kind) for kind in importlib.import_module("pack.nodes.words").WORDS},
                 "new parameter": new_parameter(values, known["512_v1"]),
+                "suggested": suggested(result.parent),
                 "encoders of pruned": encoders(result.parent, ("unet", "vae", "resampler")),
                 "encoders of full": encoders(result.parent, ("unet", "vae", "resampler", "text", "vision")),
             }

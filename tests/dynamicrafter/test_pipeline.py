@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from dynamicrafter.api import load
 from dynamicrafter.diffusion.config import SAMPLER_MEANINGS
 from dynamicrafter.diffusion.denoiser import Denoise, Estimate
+from dynamicrafter.diffusion.finite import finite_steps
 from dynamicrafter.diffusion.samplers import SAMPLERS, Step
 from dynamicrafter.diffusion.schedule import Plan
 from dynamicrafter.errors import Cancelled, DynamiCrafterError, UsageError
@@ -364,35 +365,52 @@ def test_progress_may_stop_the_work_at_once(model: Model, stage: str) -> None:
     assert told.count("decode") == (stage == "decode")
 
 
-def spoilt(model: Model, network: str, value: float) -> Model:
-    """The model with the last bias of one network changed."""
-    layer = model.unet.out[2] if network == "unet" else model.vae.get_submodule("decoder.conv_out")
-    layer.bias = torch.nn.Parameter(torch.full_like(layer.bias, value), requires_grad=False)
+LAST_LAYERS = {
+    "text encoder": "text.ln_final",
+    "image encoder": "vision.transformer.resblocks.1.mlp.c_proj",
+    "resampler": "resampler.norm_out",
+    "denoising network": "unet.out.2",
+    "autoencoder": "vae.decoder.conv_out",
+}
+
+
+def spoilt(model: Model, part: str, value: float) -> Model:
+    """The model with the bias of the last layer of one network changed."""
+    name, _, layer = LAST_LAYERS[part].partition(".")
+    found = cast(torch.nn.Module, getattr(model, name)).get_submodule(layer)
+    found.bias = torch.nn.Parameter(torch.full_like(cast(Tensor, found.bias), value), requires_grad=False)
     return model
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        ("unet", r"^the denoising network's output is not finite in float32; pass a lower cfg"),
-        ("vae", r"^the autoencoder's output is not finite in float32; pass a lower cfg"),
-    ],
-)
-def test_values_that_are_not_finite_are_an_error(weights_home: Path, network: str, message: str) -> None:
+@pytest.mark.parametrize("part", LAST_LAYERS)
+def test_values_that_are_not_finite_are_an_error_of_their_network(weights_home: Path, part: str) -> None:
     (file,) = weights_home.glob("random-*.safetensors")
-    model = spoilt(load(file, device="cpu"), network, torch.nan)
-    with pytest.raises(DynamiCrafterError, match=message):
-        if network == "vae":
-            decode(model, torch.zeros(1, 4, 2, 8, 8))
-        else:
-            generate(model, KeyPictures(picture(0)), [settings()])
+    model = spoilt(load(file, device="cpu"), part, torch.nan)
+    where = " at step 1 of 2, timestep 999" if part == "denoising network" else ""
+    said = f"^the {part}'s output is not finite in float32{where}; pass a lower cfg, or use a checkpoint"
+    with pytest.raises(DynamiCrafterError, match=said):
+        generate(model, KeyPictures(picture(0)), [settings()])
+
+
+def test_latents_that_grow_until_they_are_not_finite_are_told_with_their_step() -> None:
+    told: list[int] = []
+    check = finite_steps(torch.float16, lambda step: told.append(step.index))
+    for index, largest in enumerate((4.0, 31234.5)):
+        x = torch.tensor([0.0, -largest])
+        check(Step(index, 50, 999 - 20 * index, x, x))
+    x = torch.tensor([1.0, torch.inf])
+    said = "not finite in float16 at step 3 of 50, timestep 959, where the largest latent was 3.12e\\+04 a step before"
+    with pytest.raises(DynamiCrafterError, match=said):
+        check(Step(2, 50, 959, x, x))
+    assert told == [0, 1]
 
 
 def test_sixteen_bits_are_named_as_the_cause(weights_home: Path) -> None:
     (file,) = weights_home.glob("random-*.safetensors")
-    model = spoilt(load(file, device="cpu", dtype="bfloat16"), "unet", torch.inf)
+    model = spoilt(load(file, device="cpu", dtype="bfloat16"), "denoising network", torch.inf)
     with pytest.raises(
-        DynamiCrafterError, match='not finite in bfloat16; load the model with dtype="float32" or "bfloat16"'
+        DynamiCrafterError,
+        match='finite in bfloat16 at step 1 of 2, timestep 999; load the model with dtype="float32" or "b',
     ):
         generate(model, KeyPictures(picture(0)), [settings()])
 

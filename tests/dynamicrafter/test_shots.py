@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from cli_runs import paint
 
 from dynamicrafter.api import find_model, load, provide, render_each
 from dynamicrafter.errors import Cancelled, UsageError
 from dynamicrafter.evaluation import comparison
 from dynamicrafter.evaluation.comparison import ClipWay
-from dynamicrafter.media.video import read_frames
+from dynamicrafter.media.video import FrameStream, read_frames
 from dynamicrafter.model.configs import Memory, Residence
 from dynamicrafter.model.variants import SMALL, Variant
 from dynamicrafter.pipeline import KeyPictures, generate
@@ -83,6 +85,29 @@ def test_clips_are_made_and_told_without_a_command(
     clips = [read_frames(one.shot.target) for one in made]
     assert {clip.shape for clip in clips} == {(2, 64, 64, 3)}
     assert not torch.equal(clips[0], clips[2])
+
+
+@pytest.mark.parametrize("cfg", [1.0, 7.5])
+def test_a_clip_that_is_too_saturated_is_noted(
+    home: Path, tmp_path: Path, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch, cfg: float
+) -> None:
+    """Which less guidance would help, so not without any."""
+    burnt = torch.full((2, 64, 64, 3), 128, dtype=torch.uint8)
+    burnt[:, :16] = 255
+
+    def stream(model: object, batch: Sequence[Shot], *_: object) -> Iterator[FrameStream]:
+        yield FrameStream([burnt], 2, 64, 64)
+
+    monkeypatch.setattr("dynamicrafter.shots.stream_batch", stream)
+    paint(tmp_path / "grey.png", 64, 64)
+    one = Shot(replace(QUICK, cfg=cfg), (tmp_path / "grey.png",), "clip", str(tmp_path / "clip.webp"))
+    notes = list[str]()
+    list(make([one], find_model("random"), Means("cpu"), note=notes.append))
+    said = (
+        "clip: 25% more of its values than of the image's are black or full; a lower cfg or a higher "
+        "guidance_rescale gives weaker colours"
+    )
+    assert notes == ([said] if cfg > 1 else [])
 
 
 def test_whatever_progress_raises_stops_the_work(
