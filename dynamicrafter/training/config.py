@@ -229,6 +229,15 @@ class FinetuneConfig:
             "distribution of timesteps: uniform as released, or mostly high ones, which decide the motion"
         ),
     ] = "uniform"
+    time_noise: Annotated[
+        float,
+        Option(
+            "largest deviation of the noise on the latents of the condition image, which tends to be large at high "
+            "timesteps (TimeNoise), so that motion is not taken from the image; 0 for none",
+            low=0,
+            hint="100 is the authors' value for DynamiCrafter",
+        ),
+    ] = 0.0
     min_snr: Annotated[
         float | None,
         Option(

@@ -55,7 +55,7 @@ from .lora import (
     start_from,
     step_file,
 )
-from .losses import DenoisingLoss, drop_conditions
+from .losses import DenoisingLoss, drop_conditions, time_noise
 from .processes import join_processes, process_count, process_index, wait_for_all
 from .run_log import HELD_OUT, Report
 from .samples import SampleWriter
@@ -345,12 +345,17 @@ def item_draw(model: TorchModel, items: Sequence[ItemFiles], config: FinetuneCon
         loaded = [load_item(*group[int(pick)]) for pick in picks]
         dropped = drop_conditions(torch.rand(config.batch, generator=generator), config.drop)
         latents = torch.stack([item.latents for item in loaded])
+        noise = torch.randn(latents.shape, generator=generator)
+        t = draw_timesteps(config.batch, config.timesteps, generator)
+        concat = torch.stack([item.concat for item in loaded])
+        if config.time_noise:
+            concat = time_noise(concat, t, config.time_noise, generator)
         return {
             **masks_of(loaded),
             "latents": latents,
-            "noise": torch.randn(latents.shape, generator=generator),
-            "t": draw_timesteps(config.batch, config.timesteps, generator),
-            "concat": torch.stack([item.concat for item in loaded]),
+            "noise": noise,
+            "t": t,
+            "concat": concat,
             "text": torch.where(
                 dropped.text[:, None, None], empty, torch.stack([item.text for item in loaded])
             ),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..diffusion.schedule import TRAIN_STEPS, Schedule
-from ..model.conditioning import image_tokens
+from ..model.conditioning import image_tokens, with_image_noise
 from ..model.protocols import Context
 from ..model.resampler import Resampler
 from ..model.unet import VideoUNet
@@ -82,6 +82,22 @@ def uniform_timesteps(count: int, generator: torch.Generator) -> Tensor:
     """``[count]`` timesteps from a stratified sample of 0..999, in random order."""
     strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (strata * TRAIN_STEPS).long()[torch.randperm(count, generator=generator)]
+
+
+_TIME_NOISE_POWER = 5
+"""Of the timestep, in the mean of TimeNoise's distribution (the authors' configuration)."""
+
+
+def time_noise(concat: Tensor, t: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Image latents ``[b, c, f, h, w]`` with the noise of TimeNoise (arXiv 2406.15735) for timesteps ``t`` ``[b]``.
+
+    Its deviation is ``largest`` times the sigmoid of a normal number with deviation 1 and mean 2 (t / 1000)^5 - 1.
+    As in sampling with ``image_noise``, all frames with an image get the same noise, and those without one stay empty.
+    """
+    mean = 2 * (t / TRAIN_STEPS) ** _TIME_NOISE_POWER - 1
+    deviation = largest * torch.sigmoid(mean + torch.randn(t.shape, generator=generator))
+    noise = torch.randn(concat[:, :, :1].shape, generator=generator)
+    return with_image_noise(concat, deviation.view(-1, 1, 1, 1, 1) * noise)
 
 
 class DenoisingLoss(nn.Module):

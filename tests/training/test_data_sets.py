@@ -90,6 +90,17 @@ def test_several_folders_with_repeats(
     assert len(list((other / "cache" / "clips").glob("*.pt"))) == 2
 
 
+def test_time_noise_changes_the_image_latents_alone(small_model: Model, clip_folder: Callable) -> None:
+    folder = clip_folder(1)
+    items = encode_items(small_model, listed_clips(config(str(folder))), config(str(folder)))
+    plain, noisy = (
+        item_draw(small_model, items, config(str(folder), time_noise=largest))(seeded())
+        for largest in (0.0, 100.0)
+    )
+    assert [name for name in plain if not plain[name].equal(noisy[name])] == ["concat"]
+    assert float((noisy["concat"] - plain["concat"]).std()) > 10
+
+
 def test_several_folders_in_a_config() -> None:
     values = {"recipe": "finetune", "model": "m"}
     made = config_from({**values, "data": [{"folder": "a"}, {"folder": "b", "repeats": 2}]}, "it")

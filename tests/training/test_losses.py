@@ -16,6 +16,7 @@ from dynamicrafter.training.losses import (
     drop_conditions,
     min_snr_weight,
     per_sample,
+    time_noise,
     uniform_timesteps,
 )
 
@@ -97,3 +98,24 @@ def test_timesteps_cover_the_whole_range() -> None:
     assert t.tolist() != list(range(1000))
     few = uniform_timesteps(4, torch.Generator().manual_seed(0))
     assert sorted(value // 250 for value in few.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("t", "median"), [(0, 0.27), (999, 0.73)])
+def test_time_noise_is_larger_at_higher_timesteps(t: int, median: float) -> None:
+    """The medians are the sigmoids of -1 and 1."""
+    concat = torch.ones(2000, 1, 2, 16, 16)
+    made = time_noise(concat, torch.full((2000,), t), 100.0, torch.Generator().manual_seed(0)) - concat
+    assert made[:, :, 0].equal(made[:, :, 1])
+    deviations = made[:, :, 0].flatten(1).square().mean(1).sqrt()
+    assert float(deviations.median()) == pytest.approx(100 * median, rel=0.05)
+    assert float(deviations.std()) > 10
+
+
+def test_time_noise_leaves_frames_without_an_image_empty() -> None:
+    concat = torch.zeros(2, 4, 5, 4, 4)
+    concat[:, :, 0], concat[:, :, -1] = 1, 2
+    made = time_noise(concat, torch.tensor([0, 999]), 1.0, torch.Generator().manual_seed(0))
+    assert not made[:, :, 1:-1].any()
+    assert torch.allclose(made[:, :, -1] - 2, made[:, :, 0] - 1, atol=1e-6) and not made[:, :, 0].equal(
+        concat[:, :, 0]
+    )
