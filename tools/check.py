@@ -42,6 +42,7 @@ SLOW = (
     "tests/dynamicrafter/test_cli_streams.py",
     "tests/dynamicrafter/test_cli_weights.py",
     "tests/dynamicrafter/test_compilation.py",
+    "tests/dynamicrafter/test_depth_model.py",
     "tests/dynamicrafter/test_doctor.py",
     "tests/dynamicrafter/test_download.py",
     "tests/dynamicrafter/test_forecast.py",

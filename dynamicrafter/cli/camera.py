@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from argparse import Namespace
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..api import variant_of
+from ..atomic import replacing
 from ..camera.choices import GuideCamera
+from ..camera.estimation import estimate_depth
 from ..errors import UsageError
-from ..media.pictures import read_picture
+from ..media.pictures import Picture, read_picture
 from ..media.video import write_clip
 from ..model.variants import VIEWS_PROMPT, Mode
 from ..settings import Settings
@@ -34,11 +39,18 @@ def run(given: Namespace, written: list[str]) -> object:
     With a model that was not trained with guide clips, but to interpolate, the clip is an interpolation between the
     first and the last frame of the guide.
     """
-    with Streams() as streams:
-        return _run(given, written, streams)
+    with Streams() as streams, tempfile.TemporaryDirectory(prefix="dynamicrafter-") as folder:
+        return _run(given, written, streams, Path(folder))
 
 
-def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, Any]:
+def _run(given: Namespace, written: list[str], streams: Streams, folder: Path) -> dict[str, Any]:
+    """As :func:`run`; an estimated depth map is in ``folder`` until it is known where the output is written."""
+    model: str | None = given.depth_model
+    if model is not None and given.output == STANDARD:
+        raise UsageError(
+            "--depth-model writes a depth map next to the output, but this is standard output; name a file with "
+            "--output"
+        )
     files = model_files(given)
     means = means_of(given)
     check_means(means, files)
@@ -50,7 +62,9 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
     (source,) = streams.pictures([given.picture])
     picture = read_picture(source)
     settings = clip_settings(given, variant, mode, picture.size)
-    scene = FilmedScene(given.depth, camera_of(given))
+    camera = camera_of(given)
+    depth: Path = given.depth if model is None else _estimated(picture, model, camera, folder)
+    scene = FilmedScene(depth, camera)
     # Always, so that what is wrong with depth or path is said before the weights are loaded.
     guide = guide_of(scene, picture, settings)
     path = Path(source)
@@ -60,13 +74,16 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
                 "--dry-run tells what would be generated, but --guide-only generates nothing; omit one"
             )
         (target,) = targets_of(given, [given.output or f"{path.stem}-guide.mp4"], [path], streams)
-        made = _write_guide(guide, target, settings, given, streams)
+        told: dict[str, Any] = {}
+        if model is not None:
+            scene = _keep_depth(scene, target, given, told)
+        told["guide"] = _write_guide(guide, target, settings, given, streams)
         if given.output == STANDARD:
             streams.send()
-        return {"guide": made}
+        return told
     names = [given.output or f"{path.stem}-camera.mp4" for _ in given.seed]
     targets = targets_of(given, names, [path], streams)
-    told: dict[str, Any] = {}
+    told = {}
     if given.guide is not None:
         (target,) = clip_targets([given.guide], [path])
         if target in targets:
@@ -74,12 +91,33 @@ def _run(given: Namespace, written: list[str], streams: Streams) -> dict[str, An
         if not given.dry_run:
             told["guide"] = _write_guide(guide, target, settings, given, streams)
             written.append(target)
+    if model is not None and not given.dry_run:
+        scene = _keep_depth(scene, targets[0], given, told)
+        written.append(told["depth"])
     notes = [] if guided else [_INTERPOLATES.format(variant.name)]
     shots = [
         Shot(replace(settings, seed=seed), (path,), Path(target).name, target, scene=scene)
         for seed, target in zip(given.seed, targets, strict=True)
     ]
     return {**make_and_print(shots, files, means, given, written, streams, told=notes), **told}
+
+
+def _estimated(picture: Picture, model: str, camera: GuideCamera, folder: Path) -> Path:
+    """An NPY file in ``folder`` with the depth map of an image; raises as :func:`estimate_depth` does."""
+    path = folder / "depth.npy"
+    np.save(path, estimate_depth(picture.pixels, model, camera.depth_kind).numpy())
+    return path
+
+
+def _keep_depth(scene: FilmedScene, target: str, given: Namespace, told: dict[str, Any]) -> FilmedScene:
+    """``scene`` with a copy of its estimated depth map that is named after ``target``, and reported."""
+    kept = Path(target).with_name(f"{Path(target).stem}-depth.npy")
+    with replacing(kept) as part:
+        shutil.copyfile(scene.depth, part)
+    told["depth"] = str(kept)
+    if not given.json:
+        print(f"{kept}: depth map of {given.depth_model}")
+    return replace(scene, depth=kept)
 
 
 def camera_of(given: Namespace) -> GuideCamera:

@@ -67,7 +67,18 @@ PACKAGES = {
 }
 """The package's dependencies: names of the distributions and of their modules."""
 
-OPTIONAL = ("accelerate", "dreamsim", "lpips", "nncf", "openvino", "peft", "ray", "triton", "xformers")
+OPTIONAL = (
+    "accelerate",
+    "dreamsim",
+    "lpips",
+    "nncf",
+    "openvino",
+    "peft",
+    "ray",
+    "transformers",
+    "triton",
+    "xformers",
+)
 """Distributions that only some commands use, whose versions are reported if they are installed."""
 
 _USABLE = 0.75
