@@ -22,6 +22,8 @@ OURS = "DynamiCrafter"
 CORE_VERSION = "0.30.0"
 """The ComfyUI the graphs were made with."""
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+_DYNAMIC = "COMFY_DYNAMICCOMBO"
+"""What the types of choices begin with that bring inputs of their own with them."""
 NOTE = "MarkdownNote"
 NOTE_COLOURS = {"color": "#1d2630", "bgcolor": "#26323f"}
 """Dark enough for white text and links; in its light theme the editor lightens them, so that black text is legible."""
@@ -42,6 +44,7 @@ _WIDTHS = {
     "DynamiCrafterLooping": 360,
     "DynamiCrafterSamplePicture": 260,
     "LoadImage": 260,
+    "LoadVideo": 260,
     "SaveVideo": 400,
     "CLIPLoader": 360,
     "CLIPVisionLoader": 360,
@@ -55,15 +58,22 @@ _BELOW = {
     "SamplerCustomAdvanced": "",
 }
 """Nodes that stand below the node of this type that they follow (``""``: of any type), not beside it."""
-_PICTURES = {"DynamiCrafterSamplePicture": 200, "LoadImage": 200, "SaveVideo": 430, "PreviewImage": 260}
+_PICTURES = {
+    "DynamiCrafterSamplePicture": 200,
+    "LoadImage": 200,
+    "LoadVideo": 200,
+    "SaveVideo": 430,
+    "PreviewImage": 260,
+}
 """Height of what a node shows below its widgets; a spare one shows nothing yet."""
 _BUTTONS = {
     "DynamiCrafterAnimate": 24,
     "DynamiCrafterCheckpointLoader": 24,
     "DynamiCrafterKeyframes": 24,
     "DynamiCrafterStory": 24,
+    "TextGenerate": 72,
 }
-"""Height of the button that our script in the editor adds to a node."""
+"""Height of what the editor adds to a node: the button of our script, or core's widgets that a template leaves out."""
 _PREVIEWED = (
     "DynamiCrafterSampler",
     "KSampler",
@@ -137,12 +147,26 @@ def inputs_of(schema: Mapping[str, Any]) -> list[tuple[str, Any, Mapping[str, An
                 found += [(part, kind, {}, number < template["min"]) for number, part in enumerate(parts)]
             else:
                 found.append((name, kind, options[0] if options else {}, group == "required"))
+                if str(kind).startswith(_DYNAMIC):
+                    found += _inputs_of_choices(name, options[0]["options"])
     return found
+
+
+def _inputs_of_choices(
+    name: str, choices: list[Mapping[str, Any]]
+) -> list[tuple[str, Any, Mapping[str, Any], bool]]:
+    """The inputs that the choices of an input bring with them; none is required, as another may be chosen."""
+    return [
+        (f"{name}.{inner}", kind, options[0] if options else {}, False)
+        for choice in choices
+        for group in choice["inputs"].values()
+        for inner, (kind, *options) in group.items()
+    ]
 
 
 def is_widget(kind: Any, options: Mapping[str, Any]) -> bool:
     """Whether an input is a field of the node itself: a plain value or a choice."""
-    plain = isinstance(kind, list) or kind in WIDGET_TYPES or str(kind).startswith("COMFY_DYNAMICCOMBO")
+    plain = isinstance(kind, list) or kind in WIDGET_TYPES or str(kind).startswith(_DYNAMIC)
     return plain and not options.get("forceInput")
 
 
@@ -374,7 +398,7 @@ class Graph:
             texts += bool(options.get("multiline"))
             if options.get("control_after_generate"):
                 values.append("randomize")
-            if options.get("image_upload"):
+            if options.get("image_upload") or options.get("video_upload"):
                 values.append("image")
         outputs = [
             {"name": name, "type": kind, "links": []}

@@ -1,7 +1,8 @@
 """Make ``workflows/*.jpg``, the pictures on the cards of the Templates dialog: the clip that the graph makes.
 
 The dialog asks for ``.jpg`` whatever a file contains, and browsers go by the contents, so that an animated WebP of that
-name plays. A graph that needs a downloaded model shows the images that it begins with, each for a second.
+name plays. A graph that needs a downloaded model shows the images that it begins with, each for a second; if it needs
+it for nothing but poses, it takes those of the pack.
 
 Usage, in the top folder, after ``tools.make_templates``, with a ComfyUI running that has this pack as it is now:
 ``python -m tools.make_thumbnails http://127.0.0.1:8188``
@@ -48,6 +49,22 @@ def save_card(path: Path, frames: list[Image.Image], milliseconds: int) -> None:
         quality=75,
         method=6,
     )
+
+
+def with_poses(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A graph with poses of the pack instead of those that a downloaded model finds in a person's own video."""
+    changed = dict(prompt)
+    for name, node in prompt.items():
+        if node["class_type"] == "SDPoseKeypointExtractor":
+            changed[name] = _node("DynamiCrafterSamplePoses", poses="jumping_jacks")
+        if node["class_type"] == "LoadVideo":
+            changed["frames"] = _node("EmptyImage", width=64, height=64, batch_size=48, color=0)
+            changed[name] = _node("CreateVideo", images=["frames", 0], fps=24.0)
+    return changed
+
+
+def _node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
 
 
 def images_of(prompt: dict[str, Any]) -> list[Image.Image]:
@@ -106,7 +123,7 @@ def main(url: str) -> None:
     """Make all cards, and remove those of templates that are no more."""
     for path in sorted(FOLDER.glob("*.json")):
         prompt = json.loads((FOLDER / "api" / path.name).read_text(encoding="utf-8"))
-        clips = made_clips(url.rstrip("/"), prompt)
+        clips = made_clips(url.rstrip("/"), with_poses(prompt))
         if clips is None:
             save_card(path.with_suffix(".jpg"), images_of(prompt), STILL_MS)
         else:

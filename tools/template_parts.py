@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from dynamicrafter.weights.catalogue import find
@@ -29,6 +30,36 @@ def linked(name: str, directory: str = "checkpoints") -> str:
     release = find(name)
     told = f"; `variant` {release.variant}" if release.variant else ""
     return f"- [{release.saved_as}]({release.url}) ({release.size_gb:.1f} GB) in `models/{directory}`{told}"
+
+
+@dataclass(frozen=True)
+class CoreModel:
+    """A file that core nodes of a template load; the package has no use for it."""
+
+    repository: str
+    """``owner/name`` on Hugging Face."""
+    directory: str
+    """Its folder, there and in ``models``."""
+    name: str
+    size_gb: float
+    """Size in units of 1e9 bytes."""
+
+    @property
+    def offer(self) -> dict[str, str]:
+        """The metadata with which the editor offers its download."""
+        url = f"https://huggingface.co/{self.repository}/resolve/main/{self.directory}/{self.name}"
+        return {"name": self.name, "url": url, "directory": self.directory}
+
+    @property
+    def linked(self) -> str:
+        """A line of a note about it: link, size and folder."""
+        return f"- [{self.name}]({self.offer['url']}) ({self.size_gb:.1f} GB) in `models/{self.directory}`"
+
+
+SDPOSE = CoreModel("Comfy-Org/SDPose", "checkpoints", "sdpose_wholebody_fp16.safetensors", 1.92)
+"""Finds the poses of a person; the file of core's own subgraphs."""
+QWEN = CoreModel("Comfy-Org/Qwen3.5", "text_encoders", "qwen3.5_2b_bf16.safetensors", 4.55)
+"""The smallest language model that core's own subgraphs use; it sees images."""
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:
@@ -121,14 +152,14 @@ def picture(graph: Graph, name: str = SAMPLE, title: str = "") -> Output:
     return graph.add("DynamiCrafterSamplePicture", title=title, picture=name)["image"]
 
 
-def sample_poses(graph: Graph, name: str = "walking") -> Output:
+def sample_poses(graph: Graph, name: str = "walking", title: str = "", column: int = 0) -> Output:
     """Poses that ship with the pack."""
-    return graph.add("DynamiCrafterSamplePoses", poses=name, column=0)["poses"]
+    return graph.add("DynamiCrafterSamplePoses", title=title, poses=name, column=column)["poses"]
 
 
-def own_picture(graph: Graph, title: str = OWN_PICTURE, column: int = 0) -> None:
-    """An unconnected Load Image for the user's own image; it names no file, because none is certain to exist."""
-    graph.add("LoadImage", title=title, image="", column=column, spare=True)
+def own_picture(graph: Graph, title: str = OWN_PICTURE, column: int = 0) -> Node:
+    """A spare Load Image for the user's own image; it names no file, because none is certain to exist."""
+    return graph.add("LoadImage", title=title, image="", column=column, spare=True)
 
 
 def load(graph: Graph, checkpoint: str, **values: Any) -> Node:

@@ -14,11 +14,14 @@ from .template_parts import (
     DIALS,
     FPS,
     MORE,
+    OWN_IMAGES,
     OWN_PICTURE,
     POSES,
     POSES_TEXT,
     PROMPT,
+    QWEN,
     SAVE,
+    SDPOSE,
     TINY_PERSON,
     WHAT,
     condition,
@@ -52,6 +55,7 @@ scenes:
   sound: rain"""
 HARBOUR = "a sailing boat rocks on the waves of a harbour"
 DUSK = "time lapse, night falls over the hill"
+OWN_CLIP = "Your own clip"
 NARROW = 270
 """Width of nodes where five columns stand side by side."""
 
@@ -546,6 +550,85 @@ are sampled in windows, with the memory of one.
     return graph
 
 
+def person_from_video(_: str) -> Graph:
+    """The poses of a person in a video, found by core's SDPose, move a character."""
+    graph = Graph()
+    # It names no file, because none is certain to exist.
+    video = graph.add("LoadVideo", title=OWN_CLIP, file="", column=0)
+    character = picture(graph, "character")
+    own = own_picture(graph)
+    detector = graph.add("CheckpointLoaderSimple", ckpt_name=SDPOSE.name, models=[SDPOSE.offer], column=1)
+    part = graph.add("Video Slice", video=video["VIDEO"], duration=2.0, column=1)
+    frames = graph.add("GetVideoComponents", video=part["VIDEO"], column=1)
+    networks: dict[str, Any] = {"model": detector["MODEL"], "vae": detector["VAE"]}
+    found = graph.add("SDPoseKeypointExtractor", image=frames["images"], column=2, **networks)
+    reference = sample_poses(graph, title="Keypoints of the character", column=1)
+    graph.add(
+        "SDPoseKeypointExtractor",
+        title="Your own image's keypoints",
+        image=own["IMAGE"],
+        spare=True,
+        column=2,
+        **networks,
+    )
+    clip = graph.add(
+        "DynamiCrafterAnimatePerson",
+        image=character,
+        poses=found["keypoints"],
+        reference=reference,
+        checkpoint=TINY_PERSON,
+        hands=False,
+        face=False,
+        column=3,
+    )
+    whole = graph.add(
+        "CreateVideo", images=clip["images"], audio=frames["audio"], fps=frames["fps"], column=4
+    )
+    save_video(graph, whole["VIDEO"], "person_from_video")
+    graph.note(
+        WHAT,
+        f"""\
+## A character moves as a person in a video does
+
+1. Select a clip in **{OWN_CLIP}**: one person, seen whole. **Trim Video** takes its first 2 seconds; 0 takes all.
+2. Press **Run**: **SDPose Keypoint Extractor** finds the person's poses, the character takes them, and the sound is \
+kept. {SAVE}
+
+The person may stand elsewhere or be of another size: the poses get size and place of those at `reference`.
+""",
+    )
+    graph.note(
+        OWN_IMAGES,
+        f"""\
+SDPose needs one file, which does not ship with the pack; ComfyUI offers its download when the workflow opens:
+
+{SDPOSE.linked}
+
+The built-in model of persons needs no download, but knows only cartoon characters such as this one, without hands and \
+faces. For your own images:
+
+1. Run `dynamicrafter download animate_anyone` (10 GB), and put the files into a folder of their own in \
+`models/checkpoints`. Press R, and select the folder as `checkpoint` of **Animate a Person (DynamiCrafter)**. Enable \
+`hands` and `face`.
+2. Select your image in **{OWN_PICTURE}**, and connect that node instead of **DynamiCrafter Sample Picture**, and \
+**Your own image's keypoints** to `reference`.
+""",
+    )
+    graph.note(
+        POSES,
+        """\
+**Several people.** SDPose sees one person in a frame. For several, connect the boxes of core *Run Real-Time Detection \
+(RT-DETR)* to `bboxes`; the person with the highest score is used.
+
+**Drawn poses.** Images of OpenPose skeletons can be connected to `poses` as they are, without `reference`.
+
+**Gaps.** Points that are missing for a few frames are filled in. For other lengths, and for smoothing, use \
+**DynamiCrafter Pose Alignment** before `poses`.
+""",
+    )
+    return graph
+
+
 def long_clip(built_in: str) -> Graph:
     """Continuation over three clips, with a prompt for each."""
     graph = Graph()
@@ -756,6 +839,72 @@ the sea then sounds like the sea. No language model is needed.
     return graph
 
 
+def photo_to_film_by_language_model(_: str) -> Graph:
+    """A clip with sound of an image, as core's local language model plans it."""
+    graph = Graph()
+    release = find("1024")
+    image = picture(graph, "harbour")
+    own_picture(graph)
+    question = graph.add("DynamiCrafterDirectorPrompt", column=1)
+    sampling = {"temperature": 0.3, "top_k": 64, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.05}
+    choices: dict[str, Any] = {
+        f"sampling_mode.{name}": value for name, value in (*sampling.items(), ("seed", 0))
+    }
+    model = graph.add(
+        "CLIPLoader",
+        title="Load the language model",
+        clip_name=QWEN.name,
+        type="stable_diffusion",
+        models=[QWEN.offer],
+        column=1,
+    )
+    answer = graph.add(
+        "TextGenerate",
+        clip=model["CLIP"],
+        prompt=question["text"],
+        image=image,
+        max_length=512,
+        sampling_mode="on",
+        column=2,
+        **choices,
+    )
+    plan = graph.add("DynamiCrafterDirectorPlan", answer=answer["generated_text"], column=2)
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=image,
+        prompt=plan["prompt"],
+        motion=plan["motion"],
+        negative_prompt=plan["negative_prompt"],
+        checkpoint=release.saved_as,
+        clip=load_encoder(graph)["CLIP"],
+        variant=release.variant,
+        models=[offer("1024")],
+        column=3,
+    )
+    sound = graph.add("DynamiCrafterAmbience", sound=plan["sound"], images=clip["images"], column=4)
+    film = graph.add("CreateVideo", images=clip["images"], audio=sound["audio"], fps=FPS, column=4)
+    save_video(graph, film["VIDEO"], "film_by_language_model")
+    graph.note(
+        WHAT,
+        f"""\
+## From a photo to a film, planned by a local language model
+
+1. Press **Run**: the language model looks at the harbour and plans what moves, how much, and which sound fits. {SAVE}
+2. Enter an **idea** in **DynamiCrafter Director Prompt**, or select another **picture**.
+
+The language model is a third file, which ComfyUI offers to download when the workflow opens:
+
+{QWEN.linked}
+
+If **DynamiCrafter Director Plan** finds no plan in the answer, change `seed` of **Generate Text**, or use a larger \
+model, such as Qwen3.5 4B. Nothing leaves your computer.
+""",
+    )
+    released_note(graph, "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
 def story(built_in: str) -> Graph:
     """A film of three scenes with sound."""
     graph = Graph()
@@ -843,6 +992,8 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter model 512 interpolation - two images, 7 GB download": released_interpolation,
     "DynamiCrafter paint what moves - a mask of the motion": paint_what_moves,
     "DynamiCrafter photo to film - no prompt, with sound": photo_to_film,
+    "DynamiCrafter photo to film LLM - local language model, 12 GB download": photo_to_film_by_language_model,
+    "DynamiCrafter person SDPose - dance video to character, 2 GB download": person_from_video,
     "DynamiCrafter person - AnimateAnyone, a character moved by poses": person,
     "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
     "DynamiCrafter story - three scenes with sound": story,

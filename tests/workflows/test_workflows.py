@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from dynamicrafter.weights.catalogue import RELEASES
 from tools.graphs import MAX_HEIGHT, MAX_WIDTH, PREVIEW_ROOM
 from tools.make_thumbnails import SIDE
+from tools.template_parts import QWEN, SDPOSE
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 PICTURES = {"DynamiCrafterSamplePicture"}
@@ -35,13 +36,18 @@ RELEASED = {
     "DynamiCrafter model 1024 - image to video, 7 GB download",
     "DynamiCrafter model 512 - image to video, 7 GB download",
     "DynamiCrafter model 512 interpolation - two images, 7 GB download",
+    "DynamiCrafter photo to film LLM - local language model, 12 GB download",
 }
 """Templates that start with a released model."""
+OF_VIDEO = "DynamiCrafter person SDPose - dance video to character, 2 GB download"
+"""The template with a clip of one's own, and with core's own model of poses."""
+DOWNLOADING = RELEASED | {OF_VIDEO}
 PEOPLE = {path.stem for path in EDITOR if path.stem.startswith("DynamiCrafter person")}
 """Templates that move a character by poses, not by a prompt."""
 FOUND_BY = (
     *("dynamicrafter", "animate picture", "image to video", "interpolation", "loop", "ksampler", "1024"),
     *("long clip", "keyframes", "endless loop", "photo to film", "story", "person", "animateanyone"),
+    *("dance", "sdpose", "llm"),
 )
 """What people search for."""
 OURS = {
@@ -49,6 +55,8 @@ OURS = {
     "DynamiCrafterAnimate",
     "DynamiCrafterAnimatePerson",
     "DynamiCrafterCheckpointLoader",
+    "DynamiCrafterDirectorPlan",
+    "DynamiCrafterDirectorPrompt",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
     "DynamiCrafterKeyframes",
@@ -90,27 +98,30 @@ def texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def is_spare(node: dict[str, Any]) -> bool:
-    """Whether a node lies ready to be connected: a Load Image without a picture, which no other node looks at."""
-    linked = any(output["links"] for output in node["outputs"])
-    return node["type"] == "LoadImage" and not linked
+def in_use(graph: dict[str, Any]) -> set[int]:
+    """Numbers of the nodes whose outputs are saved or shown in the end; others lie ready to be connected."""
+    found = {node["id"] for node in graph["nodes"] if node["type"] in ("SaveVideo", "PreviewImage")}
+    while more := {link[1] for link in graph["links"] if link[3] in found} - found:
+        found |= more
+    return found
 
 
 def as_prompt(graph: dict[str, Any]) -> dict[str, Any]:
     """What the editor would send for a graph: class and inputs of each node by id."""
     origins = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    used = in_use(graph)
     prompt: dict[str, Any] = {}
     for node in graph["nodes"]:
-        if node["type"] in NOTES or is_spare(node):
+        if node["id"] not in used:
             continue
         values = list(node["widgets_values"])
         inputs: dict[str, Any] = {}
         for socket in node["inputs"]:
             if "widget" in socket:
                 inputs[socket["widget"]["name"]] = values.pop(0)
-                if socket["name"].endswith("seed"):
+                if socket["name"] in ("seed", "noise_seed"):
                     assert values.pop(0) in AFTER_SEED
-                if node["type"] == "LoadImage":
+                if node["type"] in ("LoadImage", "LoadVideo"):
                     assert values.pop(0) == "image", "the upload button"
             if socket["link"] is not None:
                 inputs[socket["name"]] = origins[socket["link"]]
@@ -300,9 +311,13 @@ def test_downloads_come_from_the_catalogue(path: Path) -> None:
     nodes = read(path)["nodes"]
     known = {release.url: release for release in RELEASES}
     offered = [(node, model) for node in nodes for model in node["properties"].get("models", [])]
-    assert bool(offered) == (path.stem in RELEASED)
+    assert bool(offered) == (path.stem in DOWNLOADING)
+    of_core = [model for _, model in offered if model in (SDPOSE.offer, QWEN.offer)]
     needed: set[str] = set()
     for node, model in offered:
+        if model in of_core:
+            assert model["name"] in node["widgets_values"]
+            continue
         release = known[model["url"]]
         assert model["directory"] == ("text_encoders" if release.kind == "towers" else "checkpoints")
         assert model["name"] == release.saved_as == Path(model["url"]).name
@@ -312,19 +327,21 @@ def test_downloads_come_from_the_catalogue(path: Path) -> None:
         if release.variant is not None:
             assert release.variant in node["widgets_values"], "the weights do not tell it"
             assert release.size_gb == min(one.size_gb for one in RELEASES if one.variant == release.variant)
-    assert {known[model["url"]].name for _, model in offered} == needed
+    assert {known[model["url"]].name for _, model in offered if model not in of_core} == needed
     notes = "\n".join(node["widgets_values"][0] for node in nodes if node["type"] in NOTES)
     assert all(f"[{model['name']}]({model['url']})" in notes for _, model in offered)
 
 
 @api
-def test_only_released_models_want_files(path: Path) -> None:
+def test_only_downloaded_models_want_files(path: Path) -> None:
     """All others run right after installation: the built-in model, pictures of the pack, an empty input folder."""
     prompt = read(path)
     wanted = {text for node in prompt.values() for text in texts(node["inputs"]) if text.endswith(WEIGHTS)}
     offered = read(WORKFLOWS / path.name)["nodes"]
     assert wanted == {model["name"] for node in offered for model in node["properties"].get("models", [])}
-    assert "LoadImage" not in {node["class_type"] for node in prompt.values()}
+    kinds = {node["class_type"] for node in prompt.values()}
+    assert "LoadImage" not in kinds
+    assert ("LoadVideo" in kinds) == (path.stem == OF_VIDEO)
     for node in prompt.values():
         if node["class_type"] == "DynamiCrafterSamplePicture":
             assert (WORKFLOWS.parent / "pictures" / f"{node['inputs']['picture']}.png").is_file()
@@ -363,7 +380,8 @@ def test_prompts_speak_of_what_the_picture_shows(path: Path) -> None:
     if path.stem in PEOPLE:
         assert (pictures, said) == ({"character"}, set())
         return
-    assert said or "DynamiCrafterSuggest" in {node["class_type"] for node in prompt.values()}
+    kinds = {node["class_type"] for node in prompt.values()}
+    assert said or kinds & {"DynamiCrafterSuggest", "DynamiCrafterDirectorPlan"}
     if path.stem in RELEASED:
         # A hill by day and by dusk is one subject.
         (subject,) = {picture.split()[0] for picture in pictures}
@@ -376,8 +394,10 @@ def test_prompts_speak_of_what_the_picture_shows(path: Path) -> None:
 @editor
 def test_a_place_for_ones_own_picture_lies_ready(path: Path) -> None:
     graph = read(path)
-    spare = [node for node in graph["nodes"] if node["type"] not in NOTES and is_spare(node)]
+    used = in_use(graph)
+    spare = [node for node in graph["nodes"] if node["type"] == "LoadImage" and node["id"] not in used]
     assert spare
+    spare += [node for node in graph["nodes"] if node["type"] == "LoadVideo"]
     notes = "\n".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] in NOTES)
     for node in spare:
         assert node["title"].startswith("Your own")
