@@ -37,7 +37,23 @@ function showLabels(widget, labelOf) {
   Object.defineProperty(widget.options, "getOptionLabel", { get, configurable: true, enumerable: true });
 }
 
-/** Show notes on a node instead of those of the run before. */
+/** The number of the run, and the notes of each node with the run that they are of. */
+let run = 0;
+const noted = new WeakMap();
+
+/**
+ * Add what was reported for a node to its notes of this run, which replace those of the run before. A node that
+ * consists of others, such as a story of several clips, gets the reports of all of them, one after the other.
+ */
+function addNotes(node, reported) {
+  const before = noted.get(node);
+  const known = before?.run === run ? before.notes : [];
+  const notes = [...new Set([...known, ...reported])];
+  noted.set(node, { run, notes });
+  if (before?.run !== run || notes.length > known.length) showNotes(node, notes);
+}
+
+/** Show notes on a node instead of those that are there. */
 function showNotes(node, notes) {
   const old = node.widgets?.findIndex((widget) => widget.name === NOTES) ?? -1;
   if (old >= 0) {
@@ -81,6 +97,7 @@ app.registerExtension({
   name: "dynamicrafter.editor",
 
   async setup() {
+    api.addEventListener("execution_start", () => run++);
     texts = await (await api.fetchApi("/i18n")).json();
   },
 
@@ -93,7 +110,7 @@ app.registerExtension({
     const executed = node.onExecuted;
     node.onExecuted = function (output) {
       executed?.apply(this, arguments);
-      if (output?.[NOTES]) showNotes(this, output[NOTES]);
+      if (output?.[NOTES]) addNotes(this, output[NOTES]);
       if (output?.animated?.[0]) {
         removePreview(this);
         setTimeout(() => makeRoom(this), 500);

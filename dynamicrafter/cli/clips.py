@@ -249,7 +249,8 @@ def files_of(model: str | None, given: Namespace) -> ModelFiles:
         text_encoder=given.text_encoder,
         image_encoder=given.image_encoder,
     )
-    return replace(files, loras=tuple(Lora(path, strength) for path, strength in given.lora or ()))
+    loras = getattr(given, "lora", None) or ()
+    return replace(files, loras=tuple(Lora(path, strength) for path, strength in loras))
 
 
 def means_of(given: Namespace) -> Means:

@@ -9,12 +9,14 @@ from argparse import Namespace
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..animate_anyone.clips import fps_of
 from ..animate_anyone.config import BUILT_IN_PERSON
 from ..animate_anyone.detection import load_finder
+from ..animate_anyone.pose_clips import Finder, remembering
 from ..animate_anyone.ways import person_way
 from ..api import notes_on, variant_of
 from ..errors import ClipError, DynamiCrafterError, UsageError
@@ -218,13 +220,18 @@ def _persons(given: Namespace, streams: Streams) -> tuple[str, _Side, _Side]:
     path = Path(source)
     (target,) = targets_of(given, [given.output or f"{path.stem}-{given.command}.mp4"], [path], streams)
 
+    @cache
+    def finder() -> Finder:
+        # For both sides, which mostly have the same poses.
+        return remembering(load_finder())
+
     def side(name: str, text: str) -> _Side:
         chosen = _chosen(name, text, given, "person")
         chosen.picture = source
         with _of_side(name, text):
             shot = replace(person.shot_of(chosen), target=target)
             person.check_kept(shot, target)
-            way = person_way(text, shot, person.person_means(chosen), load_finder() if shot.detect else None)
+            way = person_way(text, shot, person.person_means(chosen), finder() if shot.detect else None)
             fps = fps_of(shot, way.poses)
 
         def planned() -> tuple[dict[str, Any], Iterable[str]]:

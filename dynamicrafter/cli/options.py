@@ -80,7 +80,12 @@ def run_options(output: Any, default: str) -> None:
 
 
 def model_options(
-    parser: argparse.ArgumentParser, default: str, *, dtype: bool = True, device: bool = True
+    parser: argparse.ArgumentParser,
+    default: str,
+    *,
+    dtype: bool = True,
+    device: bool = True,
+    lora: bool = True,
 ) -> Any:
     """The model and where it runs; returns the group, for options that belong to it."""
     group = parser.add_argument_group("model")
@@ -89,7 +94,7 @@ def model_options(
         metavar="NAME|FILE",
         help=f"a name from 'dynamicrafter models', a weights file, or 'random' (noise) (default: {default})",
     )
-    _source_options(group)
+    _source_options(group, lora)
     if device:
         _device_option(group)
     if dtype:
@@ -97,15 +102,16 @@ def model_options(
     return group
 
 
-def _source_options(group: Any) -> None:
+def _source_options(group: Any, lora: bool = True) -> None:
     """What a model consists of besides its weights file."""
-    group.add_argument(
-        "--lora",
-        action="append",
-        type=to_lora,
-        metavar="FILE[:STRENGTH]",
-        help="LoRA to merge into the network, with its strength (default: 1, as trained); may be repeated",
-    )
+    if lora:
+        group.add_argument(
+            "--lora",
+            action="append",
+            type=to_lora,
+            metavar="FILE[:STRENGTH]",
+            help="LoRA to merge into the network, with its strength (default: 1, as trained); may be repeated",
+        )
     group.add_argument("--variant", metavar="NAME", help=VARIANT_HELP.format("FILE"))
     group.add_argument(
         "--text-encoder", type=to_path, metavar="FILE", help="CLIP text encoder, if the weights file has none"
@@ -232,12 +238,19 @@ def camera_options(parser: argparse.ArgumentParser) -> None:
     """The depth of an image, the camera's path, and what is done with the guide clip."""
     default = GuideCamera("orbit:0")
     scene = parser.add_argument_group("scene")
-    scene.add_argument(
+    depth = scene.add_mutually_exclusive_group(required=True)
+    depth.add_argument(
         "--depth",
         type=to_path,
-        required=True,
         metavar="FILE",
         help="depth map of the size of PICTURE: .png (grey, best with 16 bits), .exr or .npy",
+    )
+    depth.add_argument(
+        "--depth-model",
+        type=to_name,
+        metavar="NAME|FOLDER",
+        help="estimate the depth map with this model of transformers, a folder or a name in the cache of the Hugging "
+        "Face hub, and write it next to the output as .npy",
     )
     scene.add_argument(
         "--depth-kind",

@@ -390,7 +390,8 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder of clips of the kind to be generated, or one clip",
     )
-    model_options(statistics, TINY_HELP, dtype=False)
+    # The autoencoder, which makes the latents, has no LoRA.
+    model_options(statistics, TINY_HELP, dtype=False, lora=False)
     measure = "measure what a model generates, or existing clips"
     evaluate = commands.add_parser(
         "evaluate",

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..api import Lora
-from ..errors import UsageError
-from ..jobs.lines import Job, ModelChoice, local_variant, named_variant
+from ..errors import DynamiCrafterError, UsageError
+from ..jobs.lines import Job, ModelChoice, named_variant
 from ..jobs.pool import Show, Worker
 from ..jobs.servers import server_workers
 from ..jobs.workers import ProcessWorker, devices_for
@@ -28,6 +28,7 @@ from ..settings import make_settings
 from ..shots import Means
 from ..weights.download import weights_folder
 from .batch import check_places
+from .words import WORDS
 
 _SERVER_PLACES = 2
 """Clips in the queue of each server, so that it does not wait for the next one."""
@@ -45,8 +46,14 @@ def run(given: Namespace) -> dict[str, Any]:
     )
     if not 0 <= given.port <= 65_535:
         raise UsageError(f"the port must be 0 to 65535, but {given.port} was given")
-    models = _models(given)
+    refused: dict[str, DynamiCrafterError] = {}
+    models = _models(given, refused)
+    persons = {} if given.server else offered_persons(given.backend, refused)
     crew = _crew(given, models)
+    notes = [f"{name} is not offered, because {problem.said(WORDS)}" for name, problem in refused.items()]
+    if not given.json:
+        for text in notes:
+            print(f"note: {text}\n", end="", file=sys.stderr)
     shelf = Shelf(weights_folder() / "page" if given.results is None else given.results, limits.hours)
     addresses: list[str] = []
 
@@ -64,7 +71,7 @@ def run(given: Namespace) -> dict[str, Any]:
     try:
         with shelf.alone():
             serve_page(
-                Desk(models, crew, shelf, limits, {} if given.server else offered_persons(given.backend)),
+                Desk(models, crew, shelf, limits, persons, given.backend),
                 access,
                 Listening(given.host, given.port, given.proxy),
                 ready,
@@ -72,17 +79,17 @@ def run(given: Namespace) -> dict[str, Any]:
     except KeyboardInterrupt:
         if not addresses:
             raise
-    return {"address": addresses[0] if addresses else ""}
+    return {"address": addresses[0] if addresses else "", "notes": notes}
 
 
-def _models(given: Namespace) -> dict[str, OfferedModel]:
+def _models(given: Namespace, refused: dict[str, DynamiCrafterError]) -> dict[str, OfferedModel]:
     loras = tuple(Lora(path, strength) for path, strength in given.lora or ())
     asked = TINY.name if given.model is None else given.model
     first = ModelChoice(asked, given.variant, given.text_encoder, given.image_encoder, loras)
     if given.server:
         # What else the servers have is not known here.
         return {asked: OfferedModel(asked, first, named_variant(first))}
-    return offered_models(first, local_variant)
+    return offered_models(first, given.backend, refused)
 
 
 def _crew(given: Namespace, models: dict[str, OfferedModel]) -> Sequence[Callable[[Show], Worker]]:
@@ -101,6 +108,7 @@ def _crew(given: Namespace, models: dict[str, OfferedModel]) -> Sequence[Callabl
         backend=given.backend,
         compile=given.compile,
     )
+    # That the others can be run this way was found out when they were offered.
     devices = devices_for(jobs[:1], given.devices, means)
     threads = max(1, torch.get_num_threads() // len(devices))
     return [partial(_process, means, device, threads) for device in devices]

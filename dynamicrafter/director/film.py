@@ -215,16 +215,33 @@ def make_film(
     finished: Callable[[int, int], None] | None = None,
     callback: Callable[[Model, Step], None] | None = None,
 ) -> Film:
-    """Generate the clips of a film that are missing and join all of them.
+    """Generate the clips of a film that are missing and join all of them, by :func:`make_scenes` and
+    :func:`join_scenes`.
 
-    ``progress`` and ``callback`` are as in :func:`~dynamicrafter.shots.make`; ``finished`` is called with the number of
-    clips that are there and of all. Raises what they raise, and ClipError if the film cannot be written; what is
-    finished stays.
+    ``finished`` is called with the number of clips that are there and of all. Raises what they raise.
+    """
+    before = plan.finished()
+    make_scenes(plan, before, means, progress=progress, finished=finished, callback=callback)
+    return join_scenes(plan, before)
+
+
+def make_scenes(
+    plan: FilmPlan,
+    before: set[int],
+    means: Means,
+    *,
+    progress: ShotProgress | None = None,
+    finished: Callable[[int, int], None] | None = None,
+    callback: Callable[[Model, Step], None] | None = None,
+) -> None:
+    """Generate all clips of a film but the finished ones, whose places are ``before``.
+
+    ``progress`` and ``callback`` are as in :func:`~dynamicrafter.shots.make`; ``finished`` is as in :func:`make_film`.
+    Raises what they raise, and ClipError if an image cannot be written; what is finished stays.
     """
     with _writing(plan.folder):
         plan.folder.mkdir(exist_ok=True)
-    done = plan.finished()
-    before = set(done)
+    done = set(before)
     while left := [place for place in range(len(plan.pieces)) if place not in done]:
         files, ready = _next_round(plan, left, done)
         for place in ready:
@@ -238,7 +255,6 @@ def make_film(
                 plan.keep_start(place + 1)
             if finished is not None:
                 finished(len(done), len(plan.pieces))
-    return _joined(plan, before)
 
 
 @contextmanager
@@ -275,8 +291,11 @@ def _cutting(plan: FilmPlan, counts: Sequence[int]) -> Cutting:
     return cut([piece.joint for piece in plan.pieces], counts, fade)
 
 
-def _joined(plan: FilmPlan, before: set[int]) -> Film:
-    """Write the film of pieces that are all there."""
+def join_scenes(plan: FilmPlan, before: set[int]) -> Film:
+    """Write the film of clips that are all there; those at the places ``before`` were not generated now.
+
+    Raises ClipError if it cannot be written.
+    """
     cutting = _cutting(plan, [plan.end_of(place) + 1 for place in range(len(plan.pieces))])
     settings = plan.pieces[0].settings
     fps = settings.fps

@@ -74,13 +74,8 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 def check_sendable(job: Job) -> None:
     """Raise UsageError if a server cannot generate a job."""
-    model = job.model
-    if model.loras or model.text_encoder or model.image_encoder:
-        raise UsageError(
-            f"line {job.line} has LoRA files or encoders, which are not sent to a server; remove them, or generate "
-            f"it on this machine"
-        )
-    usual = make_settings(named_variant(model), job.settings.mode)
+    _check_alone(job.model, f"line {job.line}")
+    usual = make_settings(named_variant(job.model), job.settings.mode)
     # The sampler first, as the default of eta follows from it.
     for name, value in sorted(vars(job.settings).items(), key=lambda item: item[0] != "sampler"):
         if name not in (*_INPUTS, "mode") and value != getattr(usual, name):
@@ -90,11 +85,20 @@ def check_sendable(job: Job) -> None:
             )
 
 
+def _check_alone(model: ModelChoice, name: str) -> None:
+    """Raise UsageError for a model that consists of more files than its checkpoint; ``name`` is what has it."""
+    if model.loras or model.text_encoder or model.image_encoder:
+        raise UsageError(
+            f"{name} has LoRA files or encoders, which are not sent to a server; remove them, or generate it on this "
+            f"machine"
+        )
+
+
 def server_workers(urls: Sequence[str], depth: int, jobs: Sequence[Job]) -> list[Worker]:
     """Workers for at most ``depth`` clips at once in the queue of each server, of which one is generated.
 
     Raises UsageError for an address that is not a URL or is given twice, for one at which there is no ComfyUI with this
-    pack, and for one that lacks a model of ``jobs``.
+    pack, for one that lacks a model of ``jobs``, and for a model with files that are not sent.
     """
     if depth < 1:
         raise UsageError(f"the queue of a server must have at least 1 place, but {depth} were given")
@@ -104,6 +108,8 @@ def server_workers(urls: Sequence[str], depth: int, jobs: Sequence[Job]) -> list
         raise UsageError(f"the server {twice} is specified more than once; specify each server once")
     servers = [ComfyServer(place) for place in places]
     models = list(dict.fromkeys(job.model for job in jobs))
+    for model in models:
+        _check_alone(model, model.asked)
     for server in servers:
         server.check(models)
     # One place of each before the second one of any, so that few jobs spread over all servers.

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from ..animate_anyone.clips import PersonShot
 from ..animate_anyone.config import BUILT_IN_PERSON, PersonPreset
 from ..animate_anyone.pose_clips import PoseChoices
 from ..animate_anyone.weights import check_person, person_export_of
-from ..api import ModelFiles
+from ..api import ModelFiles, export_of
+from ..backends.choice import TORCH
 from ..director.ambience import AMBIENCES, RATE
 from ..director.film import Models, plan_film
 from ..director.loudness import levelled
@@ -33,12 +34,13 @@ from ..director.suggestions import Sight
 from ..errors import DynamiCrafterError, UsageError
 from ..evaluation.clip_score import find_towers, load_scorer
 from ..forms import shortened, to_json
-from ..jobs.lines import Job, ModelChoice
+from ..jobs.lines import Job, ModelChoice, local_variant
 from ..jobs.pool import Show, Take, Worker
 from ..media.pictures import as_picture, read_picture
 from ..media.video import Sound
 from ..model.variants import TINY, Mode, Variant
 from ..records import Record, know_pictures
+from ..sampling import check_layers
 from ..settings import Fit, Settings, clip_length, clip_metadata, make_settings, settings_to_json
 from ..weights.catalogue import PERSON, Release
 from ..weights.download import status_rows
@@ -153,9 +155,13 @@ class _Memory:
 
 
 def offered_models(
-    first: ModelChoice, variant_for: Callable[[ModelChoice], Variant]
+    first: ModelChoice, backend: str, refused: dict[str, DynamiCrafterError]
 ) -> dict[str, OfferedModel]:
-    """The models to choose from by name: ``first``, then those that are downloaded, then the built-in one."""
+    """The models to choose from by name: ``first``, then those that are downloaded, then the built-in one.
+
+    One that ``backend`` cannot run, or whose encoders are not here, is added to ``refused`` with the reason, which is
+    raised if it is ``first``.
+    """
     choices = [
         first,
         *(ModelChoice(release.name) for release, path in status_rows() if path and release.variant),
@@ -166,21 +172,30 @@ def offered_models(
         if name in found:
             continue
         try:
-            found[name] = OfferedModel(name, choice, variant_for(choice))
-        except DynamiCrafterError:
-            # One whose encoders are not downloaded, for example; the model that was asked for must be there.
+            variant = local_variant(choice)
+            export_of(choice.files(), backend)
+        except DynamiCrafterError as problem:
             if choice is first:
                 raise
+            refused[name] = problem
+        else:
+            found[name] = OfferedModel(name, choice, variant)
     return found
 
 
-def offered_persons(backend: str) -> dict[str, PersonPreset]:
-    """The models of persons to choose from by name: the released one if it is downloaded, then the built-in one."""
+def offered_persons(backend: str, refused: dict[str, DynamiCrafterError]) -> dict[str, PersonPreset]:
+    """The models of persons to choose from by name: the released one if it is downloaded, then the built-in one.
+
+    One that ``backend`` cannot run is added to ``refused`` with the reason.
+    """
+    here = [release.name for release, path in status_rows() if path and release.name == PERSON]
     found: dict[str, PersonPreset] = {}
-    for name in (PERSON, BUILT_IN_PERSON):
-        with suppress(DynamiCrafterError):
+    for name in (*here, BUILT_IN_PERSON):
+        try:
             person_export_of(name, backend)
             found[name] = check_person(name).preset
+        except DynamiCrafterError as problem:
+            refused[name] = problem
     return found
 
 
@@ -200,8 +215,10 @@ class Desk:
         shelf: Shelf,
         limits: Limits,
         persons: Mapping[str, PersonPreset] | None = None,
+        backend: str = TORCH,
     ) -> None:
         self.models, self.shelf, self.limits, self.persons = models, shelf, limits, persons or {}
+        self._backend = backend
         self._count = 0
         self._seeing = threading.Lock()
         self._sight: _Memory | None = None
@@ -258,9 +275,12 @@ class Desk:
                 place / "clip.mp4",
                 Models(main.choice.files(), self._between(main)),
                 {"seed": seed, "steps": wish.steps, "cfg": wish.cfg},
+                backend=self._backend,
             )
             clips = [piece.settings for piece in plan.pieces]
             check_film(clips, self.limits)
+            for settings in clips:
+                check_layers(settings, self._backend == TORCH)
             prompt = " / ".join(scene.prompt for scene in story.scenes)[:_PROMPT]
             about = _about(job, clips[0], prompt, "story", wish.model)
             told = {"clips": [settings_to_json(settings) for settings in clips]}

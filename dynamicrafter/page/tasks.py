@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ..animate_anyone.clips import PersonMeans, PersonShot, fps_of, make_person, plan_person, poses_of
-from ..director.film import FilmPlan, make_film
+from ..director.film import FilmPlan, join_scenes, make_scenes
 from ..jobs.pool import Show, Tell
 from ..jobs.studio import show_step
 from ..media.video import read_frames, read_metadata, takes_sound
@@ -29,7 +29,8 @@ class FilmTask:
         plan = self.plan
         titles = [plan.shot(piece).title for piece in plan.pieces]
         steps = dict(zip(titles, (piece.settings.steps for piece in plan.pieces), strict=True))
-        done = {titles[place]: steps[titles[place]] for place in plan.finished()}
+        before = plan.finished()
+        done = {titles[place]: steps[titles[place]] for place in before}
 
         def shown(title: str, work: Work, part: int, whole: int) -> None:
             if work == "sample" and whole:
@@ -40,12 +41,12 @@ class FilmTask:
             else:
                 tell(work, 0, 0)
 
+        make_scenes(plan, before, means, progress=shown, callback=partial(show_step, show))
         for kind in MEDIA_TYPES:
+            # The folder of the clips is the same for all.
             target = plan.target.with_suffix(f".{kind}")
             heard = plan.sources if takes_sound(target) else (None,) * len(plan.sources)
-            # The first one generates the clips, which have the same folder for all.
-            made = replace(plan, target=target, sources=heard)
-            make_film(made, means, progress=shown, callback=partial(show_step, show))
+            join_scenes(replace(plan, target=target, sources=heard), before)
 
 
 @dataclass(frozen=True)

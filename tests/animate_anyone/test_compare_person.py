@@ -15,9 +15,10 @@ from PIL import Image
 from dynamicrafter.animate_anyone.api import PersonSettings
 from dynamicrafter.animate_anyone.clips import PersonMeans, PersonShot
 from dynamicrafter.animate_anyone.drawing import draw
+from dynamicrafter.animate_anyone.keypoints import Person
 from dynamicrafter.animate_anyone.pose_clips import PoseChoices
 from dynamicrafter.animate_anyone.ways import PersonWay, person_way
-from dynamicrafter.cli import main
+from dynamicrafter.cli import comparing, main
 from dynamicrafter.cli.defaults import actions_of, parse_value
 from dynamicrafter.cli.parser import make_parser
 from dynamicrafter.errors import UsageError
@@ -164,6 +165,25 @@ def test_what_is_wrong_is_said_at_once(
     monkeypatch.setenv("DYNAMICRAFTER_HOME", str(folder / "empty"))
     side, message = WRONG[case]
     assert re.match(message, message_of(folder, capsys, side))
+
+
+def test_each_frame_is_looked_at_once_for_both_sides(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def find(frames: Iterator[torch.Tensor]) -> tuple[list[Person], int]:
+        levels = [int(frame[0, 0, 0]) for frame in frames]
+        looked.extend(levels)
+        return [SOMEBODY for _ in levels], len(levels)
+
+    monkeypatch.setattr(comparing, "load_finder", lambda: find)
+    levels = torch.tensor([10, 20, 30], dtype=torch.uint8)
+    write_clip(levels[:, None, None, None].expand(3, 16, 16, 3), folder / "filmed", 8, {})
+    code, told = compared(folder, capsys, ":smooth=3", ":every=2", "--detect", "--dry-run", poses="filmed")
+    assert (code, looked) == (0, [10, 20, 30])
+    (note,) = told["notes"]
+    assert "has several people in 2 frames" in note
 
 
 def test_the_video_does_not_replace_the_poses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,7 @@ from dynamicrafter.errors import Cancelled, ClipError, UsageError
 from dynamicrafter.forms import to_json
 from dynamicrafter.media.video import open_clip, read_frames, read_metadata, read_sound, write_clip
 from dynamicrafter.model.variants import TINY, VARIANTS
+from dynamicrafter.page.tasks import FilmTask
 from dynamicrafter.records import KnownFile, KnownModel, Record, know_pictures, read_record
 from dynamicrafter.settings import clip_length
 from dynamicrafter.shots import Made, Means
@@ -384,6 +385,21 @@ def test_only_what_has_changed_is_generated_again(painted: list[str]) -> None:
     painted.clear()
     make_film(planned(first, "film", steps=3), Means("cpu"))
     assert painted == ["01", "02", "03", "04-bridge", "04", "05"]
+
+
+def test_the_page_looks_for_finished_clips_once(painted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    find = FilmPlan.finished
+
+    def finished(self: FilmPlan) -> set[int]:
+        looked.append(self.target)
+        return find(self)
+
+    monkeypatch.setattr(FilmPlan, "finished", finished)
+    FilmTask("film", planned(FIVE, "clip.mp4")).run(Means("cpu"), lambda *_: None, None)
+    assert painted == ["01", "02", "03", "04-bridge", "04", "05"]
+    assert [path.name for path in looked] == ["clip.mp4"]
+    assert {len(read_frames(f"clip.{kind}")) for kind in ("mp4", "gif", "webp")} == {4 + 6 + 15 + 3 + 4}
 
 
 def test_a_run_that_was_stopped_resumes_at_its_scene(painted: list[str]) -> None:

@@ -229,7 +229,8 @@ def test_output_that_is_not_finite_stops_at_once(
     monkeypatch.setattr(VideoUNet, "forward", spoilt)
     words = "animate", pictures["wide"], *QUICK, "--steps", "50"
     sentence = complaint(run(*words), 1)
-    assert sentence.startswith("the denoising network's output is not finite in float32; use a lower --cfg")
+    said = "the denoising network's output is not finite in float32 at step 1 of 50, timestep "
+    assert sentence.startswith(said) and "; use a lower --cfg" in sentence
     assert len(calls) == 1  # one step, whose branches are one batch
     assert "load the model with --dtype float32" in complaint(run(*words, "--dtype", "fp16"), 1)
 

@@ -17,8 +17,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from dynamicrafter.api import find_model, provide, variant_of
+from dynamicrafter.backends.openvino.manifest import (
+    DYNAMICRAFTER,
+    Manifest,
+    Source,
+    exports_folder,
+    write_manifest,
+)
+from dynamicrafter.cli import main
+from dynamicrafter.cli.words import WORDS
 from dynamicrafter.errors import Cancelled, ClipError, DynamiCrafterError, UsageError
-from dynamicrafter.jobs.lines import Job, ModelChoice, local_variant
+from dynamicrafter.jobs.lines import Job, ModelChoice
 from dynamicrafter.jobs.pool import Lost, Show, Take, Task, Tell
 from dynamicrafter.model.variants import TINY
 from dynamicrafter.page.blocks import whole_number
@@ -32,6 +42,8 @@ from dynamicrafter.page.tasks import FilmTask, PersonTask
 from dynamicrafter.page.words import LANGUAGES, TEXTS, language_of, said
 from dynamicrafter.settings import Settings, make_settings
 from dynamicrafter.weights.catalogue import find
+from dynamicrafter.weights.detect import variant_metadata
+from dynamicrafter.weights.identity import remembered_hash
 
 ALICE, BOB = "a" * 32, "b" * 32
 JOB, OTHER = "1" * 32, "2" * 32
@@ -455,8 +467,8 @@ class Helper(Hand):
 @pytest.fixture
 def desk(shelf: Shelf) -> Iterator[tuple[Desk, Helper]]:
     helper = Helper()
-    models = offered_models(ModelChoice(), local_variant)
-    opened = Desk(models, [lambda _: helper], shelf, Limits(film=64), offered_persons("torch"))
+    models = offered_models(ModelChoice(), "torch", {})
+    opened = Desk(models, [lambda _: helper], shelf, Limits(film=64), offered_persons("torch", {}))
     yield opened, helper
     opened.close()
 
@@ -514,6 +526,55 @@ def test_a_story_names_nothing_but_uploads(desk: tuple[Desk, Helper], text: str,
     assert not list(opened.shelf.folder.glob(f"{ALICE}/*"))
 
 
+def test_only_what_the_backend_runs_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An export is known by its manifest; what runs it is tested elsewhere."""
+    monkeypatch.setenv("DYNAMICRAFTER_HOME", str(tmp_path))
+    words = ["serve", "--backend", "openvino", "--results", str(tmp_path / "results")]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "tiny has not been exported for OpenVINO; export it with 'dynamicrafter export tiny'" in told
+
+    files = provide(find_model("random"))
+    source = Source("weights", files.weights.name, remembered_hash(files.weights))
+    folder = exports_folder([source])
+    folder.mkdir(parents=True)
+    for name in DYNAMICRAFTER.files:
+        (folder / name).touch()
+    described = variant_metadata(variant_of(files))
+    write_manifest(
+        folder, Manifest("random", (source,), described, "fp16", "2026.0", "2.0", ()), DYNAMICRAFTER
+    )
+    refused: dict[str, DynamiCrafterError] = {}
+    assert list(offered_models(ModelChoice("random"), "openvino", refused)) == ["random"]
+    assert not offered_persons("openvino", refused)
+    assert {name: problem.said(WORDS) for name, problem in refused.items()} == {
+        name: f"{name} has not been exported for OpenVINO; export it with 'dynamicrafter export {name}'"
+        for name in ("tiny", "tiny_person")
+    }
+    assert list(offered_models(ModelChoice("random"), "torch", {})) == ["random", "tiny"]
+
+
+def test_a_film_is_planned_for_the_backend_that_makes_it(shelf: Shelf) -> None:
+    helper = Helper()
+    models = offered_models(ModelChoice(), "torch", {})
+    opened = Desk(models, [lambda _: helper], shelf, Limits(), backend="openvino")
+    wish = StoryWish("scenes:\n- {picture: red_circle.png, pag_scale: 3}", (CIRCLE,), "tiny")
+    try:
+        with pytest.raises(
+            UsageError, match="stg_scale and pag_scale change layers of the network, which is"
+        ):
+            opened.submit_story(EVA, wish)
+        film = opened.submit_story(EVA, replace(wish, text="a circle"))
+        wait_for(lambda: film.ended)
+        (task,) = helper.done
+        assert isinstance(task, FilmTask)
+        assert task.plan.backend == "openvino"
+    finally:
+        opened.close()
+
+
 def test_a_story_needs_images(desk: tuple[Desk, Helper]) -> None:
     with pytest.raises(UsageError, match="a story needs 1 to 32 images, but 0 were given; upload them"):
         desk[0].submit_story(EVA, StoryWish("a circle", (), "tiny"))
@@ -538,6 +599,17 @@ def test_a_person_is_queued(desk: tuple[Desk, Helper]) -> None:
     ):
         with pytest.raises(UsageError, match=told):
             opened.submit_person(EVA, replace(wish, **changes))
+
+
+def test_what_servers_are_not_sent_is_refused_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve", "--server", "http://127.0.0.1:9", "--results", str(tmp_path)]
+    assert main([*words, "--lora", str(tmp_path / "style.safetensors")]) == 2
+    told = (
+        "tiny has LoRA files or encoders, which are not sent to a server; remove them, or generate it on this"
+    )
+    assert told in capsys.readouterr().err
 
 
 def test_servers_do_no_tasks(lines: Any) -> None:
