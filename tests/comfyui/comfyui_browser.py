@@ -11,8 +11,16 @@ from chromium import READY_TIMEOUT
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-# The help of a first visit and the map of the graph would lie over what a test looks at.
-QUIET_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+# The help of a first visit and the map of the graph would lie over what a test looks at; the rest as it is installed,
+# since the server keeps what was set before.
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.ColorPalette": "dark",
+    "Comfy.Locale": "en",
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.Execution.PreviewMethod": "default",
+}
 CLICK_TIMEOUT = 10_000
 HELP_TIMEOUT = 30_000
 
@@ -47,7 +55,12 @@ AT_REST = """async () => {
   return view() === before;
 }"""
 CARDS = "[data-testid^='template-workflow-']"
-IN_FRONT = "name => app.extensionManager.workflow?.activeWorkflow?.filename === name"
+PATH_IN_FRONT = "() => app.extensionManager.workflow?.activeWorkflow?.path"
+# A template that is opened again gets a number after its name.
+IN_FRONT = """([name, before]) => {
+  const shown = app.extensionManager.workflow?.activeWorkflow;
+  return shown?.path !== before && shown?.filename.startsWith(name);
+}"""
 PREVIEWED = """type => {
   const node = app.graph.nodes.find(node => node.type === type);
   const images = node?.imgs ?? [];
@@ -82,7 +95,7 @@ class Editor:
     """ComfyUI's editor at `url` in a page of its own.
 
     Public attributes: `page` (Playwright's), `script_errors` (exceptions that no script caught),
-    `failed_requests` (`status url` of answers from 400 up).
+    `failed_requests` (`status url` of answers from 400 up), `settings` (those it was opened with).
     """
 
     def __init__(self, browser: "Browser", url: str, width: int = 1400, height: int = 900) -> None:
@@ -92,6 +105,7 @@ class Editor:
         self._help_type = self._help_text = ""
         self.script_errors: list[str] = []
         self.failed_requests: list[str] = []
+        self.settings: dict[str, Any] = {}
         self.page.on("pageerror", lambda error: self.script_errors.append(str(error)))
         self.page.on("response", self._note_response)
         self._requested = self._answered = 0
@@ -124,9 +138,8 @@ class Editor:
 
     def open(self, settings: dict[str, Any] | None = None) -> None:
         """Open the editor; return when its graph is ready. `settings` are its user settings by id."""
-        answer = self.page.request.post(
-            f"{self.url}/api/settings", data={**QUIET_SETTINGS, **(settings or {})}
-        )
+        self.settings = settings or {}
+        answer = self.page.request.post(f"{self.url}/api/settings", data={**SETTINGS, **self.settings})
         assert answer.ok, f"settings were refused: {answer.status} {answer.text()}"
         self.page.goto(self.url)
         self.page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
@@ -142,6 +155,7 @@ class Editor:
         """Load a template by the Templates dialog: the pack under Extensions, then the card of this name."""
         from playwright.sync_api import TimeoutError
 
+        before = self.page.evaluate(PATH_IN_FRONT)
         self.page.get_by_role("button", name="Templates", exact=True).click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
@@ -155,7 +169,7 @@ class Editor:
                 card.click(timeout=CLICK_TIMEOUT)
             dialog.wait_for(state="hidden")
         # The tabs have no id in older frontends (1.35.9 to 1.39.19), the workflow in front has this name in all.
-        self.page.wait_for_function(IN_FRONT, arg=name)
+        self.page.wait_for_function(IN_FRONT, arg=[name, before])
         # Whether its models are there is asked of the server after the graph is shown.
         self._wait_for_answers()
 
@@ -190,7 +204,7 @@ class Editor:
         return [name.removeprefix("template-workflow-") for name in names]
 
     def template_pictures(self, pack: str) -> dict[str, tuple[int, int]]:
-        """Width and height of the picture on each card of a pack, by name; the dialog stays open."""
+        """Width and height of the picture on each card of a pack, by name."""
         self.page.get_by_role("button", name="Templates", exact=True).click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(pack, exact=True).first.click()
@@ -203,6 +217,7 @@ class Editor:
             card.scroll_into_view_if_needed()
             size = self.page.wait_for_function(PICTURE_SIZE, arg=card.element_handle()).json_value()
             sizes[str(card.get_attribute("data-testid")).removeprefix("template-workflow-")] = tuple(size)
+        self._leave_with_names(dialog)
         return sizes
 
     def nodes(self) -> list[dict[str, Any]]:

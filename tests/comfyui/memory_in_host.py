@@ -187,8 +187,9 @@ class Findings:
         network = stored.model.model.diffusion_model
         adapters: dict[str, Tensor] = {}
         drawn = torch.Generator().manual_seed(5)
-        for name, weight in network.named_parameters():
-            if f"{name}_scale" not in dict(network.named_parameters()):
+        parameters = dict(network.named_parameters())
+        for name, weight in parameters.items():
+            if f"{name}_scale" not in parameters:
                 continue
             stem = f"diffusion_model.{name.removesuffix('.weight')}"
             rows, columns = weight.shape[0], weight[0].numel()

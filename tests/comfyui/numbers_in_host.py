@@ -1,7 +1,7 @@
 """Numbers of the pack's functions inside a real host, for test_pack_numbers.py; run as a script of its own.
 
 The host's modules have short names, parse the command line and warn, so they stay out of the test process.
-Usage: ``python numbers_in_host.py REPOSITORY WORKING_FOLDER GROUP``; writes ``GROUP.json`` into the working folder:
+Usage: ``python numbers_in_host.py REPOSITORY WORKING_FOLDER GROUP...``; writes ``found.json`` into the working folder:
 by name what was measured, or the traceback where that failed.
 """
 
@@ -23,7 +23,7 @@ import torch
 from probed_host import error, load_pack
 from torch import Tensor
 
-FEW_STEPS = (5, 10, 25, 50)
+EULER_STEPS = (5, 50)
 MODES = ("animate", "interpolate", "loop")
 EXTRAS: dict[str, dict[str, Any]] = {
     "heun": {"sampler": "heun"},
@@ -99,6 +99,7 @@ class Numbers:
     def borders(self) -> None:
         """What nodes say to objects of the host that no small file gives, and which frames a preview shows."""
         self.measure("foreign objects", self.foreign_objects)
+        self.measure("not finite", self.not_finite)
         self.measure("previews", self.previews)
 
     def exports(self) -> None:
@@ -191,7 +192,7 @@ class Numbers:
         module, schedule = self.schedule(*base)
         sampling = self.pack("nodes.host.sampling").RescaledSampling(schedule)
         same: dict[int, bool] = {}
-        for steps in (1, 2, 4, 8, 20, 40, 100, *FEW_STEPS):
+        for steps in (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100):
             sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
             visited = [int(t) for t in sampling.timestep(sigmas[:-1])]
             same[steps] = (
@@ -211,7 +212,7 @@ class Numbers:
         positive, _, _, latent = self.encode(parts, "animate", [picture], frames=2, prompt="a boat")
         abar = schedule.alphas_cumprod.double()
         found: dict[int, float] = {}
-        for steps in FEW_STEPS:
+        for steps in EULER_STEPS:
             chosen = module.timesteps("uniform_trailing", steps)
             ours = sampler.sample_exactly(
                 parts.model,
@@ -508,13 +509,35 @@ class Numbers:
             "no vae": lambda: vae.check_vae(None),
             "vae": lambda: vae.check_vae(SimpleNamespace(latent_channels=16, latent_dim=3)),
         }
-        said: dict[str, str] = {}
-        for name, call in calls.items():
-            try:
-                call()
-            except ValueError as problem:
-                said[name] = str(problem)
+        return {name: self.complaint(call) for name, call in calls.items()}
+
+    def not_finite(self) -> dict[str, str]:
+        """What a network and a VAE with a damaged weight, and latents that are lost already, are told as."""
+        _, parts = self.small()
+        picture = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
+        positive, negative, _, latent = self.encode(parts, "animate", [picture], frames=2, prompt="a boat")
+        sampler = self.pack("nodes.host.sampler")
+        decode = self.pack("nodes.host.vae").decode_frames
+        chosen = self.settings(parts.model.model.variant, steps=3, cfg=2.0, eta=0.0, seed=1)
+        branches = {"full": positive, "unconditional": negative}
+        parts.model.model.diffusion_model.out[2].bias.data.fill_(torch.inf)
+        lost = torch.full_like(latent["samples"], torch.nan)
+        calls: dict[str, Callable[[], Any]] = {
+            "network": lambda: sampler.sample_exactly(parts.model, branches, latent["samples"], chosen),
+            "latents": lambda: decode(parts.vae, lost, None, 0),
+        }
+        said = {name: self.complaint(call) for name, call in calls.items()}
+        parts.vae.first_stage_model.decoder.conv_out.bias.data.fill_(torch.nan)
+        said["vae"] = self.complaint(lambda: decode(parts.vae, latent["samples"], None, 0))
         return said
+
+    def complaint(self, call: Callable[[], Any]) -> str:
+        """The message of the ValueError that a call ends in."""
+        try:
+            call()
+        except ValueError as problem:
+            return str(problem)
+        return ""
 
     def previews(self) -> dict[str, list[Any]]:
         """Which frames of two estimates of three frames are shown at 20 per second, and when; a cancellation; and how
@@ -610,9 +633,9 @@ class Numbers:
 
 
 if __name__ == "__main__":
-    repository, working, group = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    repository, working, groups = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     sys.argv = [sys.argv[0], "--cpu"]
-    if group == "compilation":
+    if groups == ["compilation"]:
         # The attention of GPUs; the CPU's default asks for the free memory in each layer, which ends a graph.
         sys.argv.append("--use-pytorch-cross-attention")
     # Last, since both the host and the repository have modules called nodes.
@@ -621,5 +644,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with torch.inference_mode():
         numbers = Numbers(repository, working)
-        getattr(numbers, group)()
-    (working / f"{group}.json").write_text(json.dumps(numbers.results), encoding="utf-8")
+        for group in groups:
+            getattr(numbers, group)()
+    (working / "found.json").write_text(json.dumps(numbers.results), encoding="utf-8")

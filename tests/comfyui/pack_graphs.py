@@ -15,6 +15,10 @@ BUILT_IN = "random (built in)"
 PICTURE = "harbour.png"
 """A picture of the repository, as the client uploads it."""
 OTHER_PICTURE = "hill_day.png"
+CLIP_RATE = 25
+"""Frames per second of a person's own clip."""
+NEWER = {"SDPoseKeypointExtractor", "TextGenerate", "Video Slice"}
+"""Core nodes of templates that not every host has which the pack runs in."""
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -159,3 +163,22 @@ def video_of(client: Client, run: Run) -> tuple[list[tuple[int, int]], float]:
         rate = video.streams.video[0].average_rate
         assert rate is not None
         return sizes, float(rate)
+
+
+def write_clip(path: Path) -> Path:
+    """A clip of a second with a tone, shorter than what a template takes of one; grey, as nobody looks for a person."""
+    import av
+    import numpy as np
+
+    with av.open(path, "w") as file:
+        video, audio = file.add_stream("h264", rate=CLIP_RATE), file.add_stream("aac", rate=44100)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(CLIP_RATE):
+            grey = np.full((48, 64, 3), 128, np.uint8)
+            file.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        tone = 0.5 * np.sin(np.arange(44100, dtype=np.float32)[None] * 2 * np.pi * 440 / 44100)
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        for packets in (audio.encode(frame), video.encode(None), audio.encode(None)):
+            file.mux(packets)
+    return path

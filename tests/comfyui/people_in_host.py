@@ -80,6 +80,7 @@ class People:
         self.measure("dtypes", self.dtypes)
         self.measure("poses", self.posed)
         self.measure("sdpose", self.sdpose)
+        self.measure("extracted", self.extracted)
         self.measure("folders", self.folders)
         self.measure("sizes", self.sizes)
         self.measure("messages", self.messages)
@@ -150,7 +151,7 @@ class People:
         import comfy.samplers
 
         found: dict[str, float] = {}
-        for steps, frames in ((5, 4), (10, 4), (25, 4), (10, 11)):
+        for steps, frames in ((5, 4), (10, 11)):
             positive, negative, latent = conditioned = self.conditioned(frames=frames)
             ours = self.sampled(conditioned, steps=steps)["samples"]
             shape = latent["samples"].shape
@@ -254,6 +255,72 @@ class People:
         drawn = self.pack("nodes.poses").DynamiCrafterPoseDrawing.execute(frames).args[0][0]
         share = (drawn - torch.from_numpy(wanted).float() / 255).abs().amax(-1).gt(1e-3).float().mean()
         return {"differing": share.item(), "lit": float((wanted > 0).any(-1).mean())}
+
+    def extracted(self) -> dict[str, Any]:
+        """What core's extractor outputs of a known person, aligned to the person's first pose.
+
+        Of its networks only the last result is put in their place: points on its input of 768x1024 pixels, and scores.
+        The person is smaller and elsewhere, in a frame of another shape; one wrist is not found in one frame.
+        """
+        import importlib.util
+        import json
+        from types import SimpleNamespace
+        from unittest.mock import patch
+
+        if importlib.util.find_spec("comfy_extras.nodes_sdpose") is None:
+            return {"lacking": "comfy_extras.nodes_sdpose"}
+        import comfy.sample
+        import numpy as np
+        from comfy_extras import nodes_sdpose
+
+        path = self.pack("nodes.sample_picture").FOLDER / "walking.json"
+        walking = json.loads(path.read_text(encoding="utf-8"))[:6]
+        bodies = np.array([frame["people"][0]["pose_keypoints_2d"] for frame in walking]).reshape(6, 18, 3)
+        # COCO's 17 joints among OpenPose's 18, whose neck core puts between the shoulders.
+        coco = [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
+        bodies[:, 1] = bodies[:, [2, 5]].mean(axis=1)
+        width, height = 320, 240
+        points, scores = np.full((6, 133, 2), -1, np.float32), np.zeros((6, 133), np.float32)
+        points[:, :17] = (bodies[:, coco, :2] * 0.9 + [100, 20]) * [768 / width, 1024 / height]
+        scores[:, :17] = 0.8
+        # Of the face and the hands it is unsure.
+        points[:, 23:], scores[:, 23:] = points[:, :1], 0.1
+        points[2, 10], scores[2, 10] = -1, 0
+        ends = [0]
+
+        def head(_: Any) -> tuple[Any, Any]:
+            of_batch = slice(*ends[-2:])
+            return points[of_batch], scores[of_batch]
+
+        def sample(*_: Any, latent_image: Tensor, **__: Any) -> None:
+            ends.append(ends[-1] + len(latent_image))
+
+        head.heatmap_size = (192, 256)
+        model = SimpleNamespace(
+            model=SimpleNamespace(diffusion_model=SimpleNamespace(heatmap_head=head)), model_options={}
+        )
+        model.clone = lambda: model
+        vae = SimpleNamespace(encode=lambda images: images)
+        with patch.object(comfy.sample, "sample", sample):
+            frames = nodes_sdpose.SDPoseKeypointExtractor.execute(
+                model, vae, torch.zeros(6, height, width, 3), batch_size=4
+            ).args[0]
+        poses = self.pack("nodes.poses")
+        reference = {**walking[0], "people": [{"pose_keypoints_2d": bodies[0].reshape(-1).tolist()}]}
+        aligned = poses.DynamiCrafterPoseAlignment.execute(frames, reference=[reference]).args[0]
+        made = np.array([frame["people"][0]["pose_keypoints_2d"] for frame in aligned]).reshape(6, 18, 3)
+        drawn = poses.DynamiCrafterPoseDrawing.execute(aligned, hands=False, face=False).args[0]
+        return {
+            "form": {name: type(value).__name__ for name, value in frames[0].items()},
+            "person": {name: len(values) for name, values in frames[0]["people"][0].items()},
+            "absent": frames[2]["people"][0]["pose_keypoints_2d"][12:15],
+            "canvas": [aligned[0]["canvas_width"], aligned[0]["canvas_height"]],
+            "apart": float(np.delete(np.abs(made - bodies)[..., :2], 4, axis=1).max()),
+            "filled": float(np.abs(made - bodies)[2, 4, :2].max()),
+            "hands": float(max(aligned[0]["people"][0]["hand_left_keypoints_2d"], default=0)),
+            "size": list(drawn.shape),
+            "lit": float(drawn.amax(-1).gt(0).float().mean()),
+        }
 
     def folders(self) -> dict[str, Any]:
         """What is listed of a folder with the original's files, and of one file; built-in models only if they exist."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pack_graphs import (
     BUILT_IN,
+    CLIP_RATE,
+    NEWER,
     OTHER_PICTURE,
     PICTURE,
     REPOSITORY,
@@ -28,6 +30,7 @@ from pack_graphs import (
     upload_pictures,
     video_of,
     with_ksampler,
+    write_clip,
 )
 from PIL import Image
 
@@ -99,6 +102,14 @@ MARK = "(built in)"
 """What the names of built-in models end with."""
 MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name")
 """Inputs that name a file of weights."""
+ANSWER = """I would let it rock:
+{"subject": "the boat", "motion_prompt": "a boat rocks on the waves", "camera": "zoom in", "motion": 0.6,
+"mode": "animate", "negative_prompt": "people", "seconds": 2, "sound": "sea", "why": "Boats rock."}"""
+OF_DOWNLOADS = {
+    "SDPoseKeypointExtractor": node("DynamiCrafterSamplePoses", poses="jumping_jacks"),
+    "TextGenerate": node("PrimitiveStringMultiline", value=ANSWER),
+}
+"""What stands for core nodes whose models are downloaded: poses, and an answer."""
 
 
 @pytest.fixture
@@ -205,6 +216,9 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
     wanted = set[str]()
     instead: dict[str, list[Any]] = {}
     for name, entry in flow.items():
+        if entry["class_type"] in OF_DOWNLOADS:
+            changed[name] = OF_DOWNLOADS[entry["class_type"]]
+            continue
         inputs = changed[name]["inputs"]
         ours = entry["class_type"].startswith("DynamiCrafter")
         # The parts of a long clip begin at certain frames.
@@ -222,7 +236,7 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
                 "stand_in",
                 {"CLIPLoader": 1, "CLIPVisionLoader": 2, "VAELoader": 3}[entry["class_type"]],
             ]
-        elif files:
+        elif files and "checkpoint" in inputs:
             inputs.update(checkpoint=BUILT_IN, variant="auto")
     for name in instead:
         del changed[name]
@@ -255,7 +269,8 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
         if "story" in inputs:
             # Of three scenes, the second shares a frame with the first, and the third is faded in over half a second.
             frames = 16 + 15 + 16 - 4
-        rate = float(inputs.get("fps", rate))
+        fps = inputs.get("fps", rate)
+        rate = CLIP_RATE if isinstance(fps, list) else float(fps)
     videos = sum(entry["class_type"] == "SaveVideo" for entry in flow.values())
     return height, width, frames // videos, rate or own_rate
 
@@ -283,7 +298,7 @@ class TestShippedGraphs:
         assert len(FLOWS) >= 8
 
     @pytest.mark.parametrize("path", FLOWS, ids=[path.stem for path in FLOWS])
-    def test_it_makes_a_video(self, client: Client, pack_server: Server, path: Path) -> None:
+    def test_it_makes_a_video(self, client: Client, pack_server: Server, path: Path, tmp_path: Path) -> None:
         """With nothing in the input folder, unless the graph is for a model that is downloaded."""
         import av
 
@@ -291,10 +306,13 @@ class TestShippedGraphs:
         empty_folder(pack_server.base / "input")
         prompt, wanted = smaller(flow)
         if wanted:
-            for entry in flow.values():
-                if entry["class_type"] == "LoadImage":
-                    client.upload_image(REPOSITORY / "pictures" / "harbour.png", entry["inputs"]["image"])
+            kinds = {entry["class_type"] for entry in flow.values()}
+            if lacking := kinds & NEWER - set(client.object_info()):
+                pytest.skip(f"this host has no {', '.join(sorted(lacking))}")
             assert_only_weights_are_missing(client, flow, wanted)
+        for entry in prompt.values():
+            if entry["class_type"] == "LoadVideo":
+                entry["inputs"]["file"] = client.upload_image(write_clip(tmp_path / "own.mp4"))
         run = client.run(prompt)
         assert run.status == "success", run.error
         videos = [file for file in run.files() if file["filename"].endswith(".mp4")]
@@ -306,6 +324,8 @@ class TestShippedGraphs:
             with av.open(pack_server.base / "output" / file["subfolder"] / file["filename"]) as video:
                 pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
                 assert video.streams.video[0].average_rate == rate
+                if any("audio" in entry["inputs"] for entry in flow.values()):
+                    assert loudest(video) > 0.01
             if "DynamiCrafterStory" in kinds:
                 # A scene that another one continues ends with the sharpest of its last three frames.
                 assert frames - 2 <= len(pictures) <= frames
@@ -343,6 +363,14 @@ def empty_folder(folder: Path) -> None:
     for file in folder.iterdir():
         if file.is_file():
             file.unlink()
+
+
+def loudest(video: Any) -> float:
+    """Amplitude of the sound of an opened clip; it is read to its end."""
+    import numpy as np
+
+    video.seek(0)
+    return max(float(np.abs(frame.to_ndarray()).max()) for frame in video.decode(audio=0))
 
 
 def frames_of(client: Client, run: Run) -> list[Any]:

@@ -16,7 +16,7 @@ from dynamicrafter.errors import UsageError
 from dynamicrafter.forecast import evaluations, work_of
 from dynamicrafter.model.protocols import Context, Network
 from dynamicrafter.model.variants import SMALL, V512, V512_INTERP, Mode
-from dynamicrafter.motion.colour import ColourMatch, Drift, from_linear, gain_and_shift, to_linear
+from dynamicrafter.motion.colour import Clipping, ColourMatch, Drift, from_linear, gain_and_shift, to_linear
 from dynamicrafter.motion.continuation import Segment, continued, segment_starts
 from dynamicrafter.motion.joints import (
     FirstFrameLock,
@@ -514,6 +514,20 @@ def test_colours_at_both_keys_are_those_of_the_images() -> None:
     assert torch.allclose(made[0], first, atol=1e-5) and torch.allclose(made[-1], last, atol=1e-5)
     assert torch.equal(made[6:14], clip[6:14])
     assert torch.equal(matched_at_keys(clip, first, last, 0.0), clip)
+
+
+def test_clipping_is_what_the_image_has_not() -> None:
+    picture = torch.full((32, 32, 3), 128, dtype=torch.uint8)
+    picture[:8] = 255
+    burnt = picture.clone()
+    burnt[8:24, :, 0] = 0
+    clipping = Clipping()
+    assert clipping.share == 0
+    clipping.add(torch.stack([picture, picture]))
+    assert (clipping.share, clipping.beyond(picture)) == (0.25, 0)
+    clipping.add(torch.stack([burnt, burnt]))
+    assert clipping.beyond(picture) == pytest.approx(1 / 12)
+    assert clipping.beyond(burnt) < 0
 
 
 def test_drift_is_told_in_units_of_lab() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynamicrafter import api
-from dynamicrafter.cli import main
+from dynamicrafter.cli import main, statistics
 from dynamicrafter.diffusion.denoiser import Evaluate
 from dynamicrafter.diffusion.guidance import Branch, NoGuidance, TextGuidance, WeakGuidance, curve
 from dynamicrafter.diffusion.projection import project_guidance
@@ -24,7 +25,7 @@ from dynamicrafter.diffusion.start import AnalyticInit, SourceClip, latent_mask
 from dynamicrafter.errors import UsageError
 from dynamicrafter.evaluation.latents import latent_statistics
 from dynamicrafter.forecast import evaluations
-from dynamicrafter.media.video import read_frames
+from dynamicrafter.media.video import read_frames, write_clip
 from dynamicrafter.model.conditioning import low_pass, with_image_noise
 from dynamicrafter.model.protocols import Context
 from dynamicrafter.model.variants import SMALL, TINY, V256, V512, V1024, Mode
@@ -210,6 +211,29 @@ def test_statistics_are_those_of_all_values(tiny: TorchModel) -> None:
     spread = (latents - expected[:, None, None]).square().mean() + posterior.logvar.exp().mean() * scale**2
     assert means == pytest.approx(expected.tolist(), abs=1e-5)
     assert variance == pytest.approx(float(spread), rel=1e-4)
+
+
+def test_the_command_prints_statistics_as_the_option_takes_them(
+    tiny: TorchModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(statistics, "load", lambda *_, **__: tiny)
+    clip = write_clip(torch.full((5, 64, 64, 3), 90, dtype=torch.uint8), tmp_path / "clip.mp4", 8, {})
+    means, variance = latent_statistics(tiny, [read_frames(clip)])
+    assert main(["statistics", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["clips"], told["means"], told["variance"]) == (1, means, variance)
+    assert main(["statistics", str(tmp_path)]) == 0
+    first, option = capsys.readouterr().out.splitlines()
+    assert first == "1 clip(s) in the latents of tiny:"
+    assert option == f"--analytic-init={told['analytic_init']}"
+    given = make_settings(TINY, "animate", analytic_init=told["analytic_init"]).analytic_init
+    assert [float(part) for part in given.split(",")] == pytest.approx([*means, variance], rel=1e-3)
+    # Latents are those of the autoencoder.
+    assert main(["statistics", str(tmp_path), "--lora", "style.safetensors"]) == 2
+    assert "unrecognized arguments: --lora style.safetensors" in capsys.readouterr().err
 
 
 # Noise on the image, filters

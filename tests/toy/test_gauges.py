@@ -37,7 +37,7 @@ from dynamicrafter.toy.world import (
     with_motion,
 )
 
-COUNT, FRAMES = 24, 16
+COUNT, FRAMES = 12, 16
 
 
 @pytest.fixture(scope="module")
