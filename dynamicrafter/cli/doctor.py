@@ -235,6 +235,10 @@ def _described(name: str) -> dict[str, object]:
     }
 
 
+_LONG_ENOUGH = 0.5
+"""Seconds after which a product is not repeated: processors without float16 take long for it."""
+
+
 def _computes(name: str) -> dict[str, object]:
     """The speed of matrix products in each precision in GFLOP/s, and whether fp8 weights can be stored.
 
@@ -247,12 +251,14 @@ def _computes(name: str) -> dict[str, object]:
     for kind in ("float32", "bfloat16", "float16"):
         try:
             factor = torch.ones(side, side, device=name, dtype=getattr(torch, kind)) / side
-            best = math.inf
+            best, end = math.inf, time.perf_counter() + _LONG_ENOUGH
             for _ in range(3):
                 began = time.perf_counter()
                 # Reading a value back waits for the device.
                 (factor @ factor)[0, 0].item()
                 best = min(best, time.perf_counter() - began)
+                if time.perf_counter() > end:
+                    break
             rates[kind] = round(2 * side**3 / best / 1e9)
         except RuntimeError:
             rates[kind] = None
