@@ -78,20 +78,30 @@ def out_of_memory(what: str, needed: float, device: Any, advice: str) -> Runtime
     )
 
 
-def with_room(work: Callable[[], Result], needed: float, patcher: Any, what: str, advice: str) -> Result:
+def with_room(
+    work: Callable[[], Result],
+    needed: float,
+    patcher: Any,
+    what: str,
+    advice: str,
+    in_parts: Callable[[], Result] | None = None,
+) -> Result:
     """The result of ``work``; if it runs out of memory, other models are unloaded and it is retried once.
 
-    Raises the error of :func:`out_of_memory` if that is not enough either.
+    If that is not enough either, the result is that of ``in_parts``, which needs less memory. Raises the error of
+    :func:`out_of_memory` if all of them fail.
     """
+    *before, last = [work, work] if in_parts is None else [work, work, in_parts]
+    for way in before:
+        try:
+            return way()
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+        # Out of the handler, so that the traceback's frames do not hold the memory any more.
+        make_room(needed, patcher)
     try:
-        return work()
-    except Exception as problem:
-        if not is_out_of_memory(problem):
-            raise
-    # Out of the handler, so that the traceback's frames do not hold the memory any more.
-    make_room(needed, patcher)
-    try:
-        return work()
+        return last()
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise

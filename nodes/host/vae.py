@@ -16,6 +16,7 @@ from ...dynamicrafter.model.autoencoder import Autoencoder
 from ...dynamicrafter.model.configs import VaeConfig
 from ...dynamicrafter.model.operations import Operations
 from ...dynamicrafter.model.protocols import Posterior
+from ...dynamicrafter.model.tiles import TILES
 from ...dynamicrafter.model.video_decoder import VideoAutoencoder
 from .memory import make_room, out_of_memory, vae_decode_bytes, vae_encode_bytes, with_room
 from .model import HostAttention, load_weights, make_patcher
@@ -171,9 +172,9 @@ def decode_exactly(
     """Unscaled latents ``[t, 4, h, w]`` to frames ``[t, H, W, 3]`` around [0, 1], float32 on the CPU.
 
     ``chunk`` frames are decoded at once (0: as many as fit). If memory runs out, the rest is decoded frame by frame
-    and, if that does not fit either, in the host's tiles. ``pictures`` ``[2, 3, H, W]`` are the key images that
-    ToonCrafter's decoder uses. Raises RuntimeError with the memory needed and free if nothing fits, and ValueError for
-    frames that are not finite, which would be black.
+    and, if that does not fit either, in the host's tiles. ToonCrafter's decoder decodes all frames at once, if need be
+    in tiles of the image; it uses the key images ``pictures`` ``[2, 3, H, W]``. Raises RuntimeError with the memory
+    needed and free if nothing fits, and ValueError for frames that are not finite, which would be black.
     """
     check_latent(latents)
     check_vae(vae)
@@ -252,7 +253,7 @@ def _decode_clip(
     pictures: Tensor | None,
     progress: PartOfProgress | None,
 ) -> Tensor:
-    """All frames at once, because this decoder has temporal layers."""
+    """All frames at once, because this decoder has temporal layers; in blended tiles if memory runs out."""
     frames, _, height, width = latents.shape
     needed = vae_decode_bytes(module.config, frames, 64 * height * width, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
@@ -265,9 +266,16 @@ def _decode_clip(
         z = latents.to(vae.device, vae.vae_dtype) * module.config.scale_factor
         return module.decode_clip(z, frames, references).float().cpu()
 
+    def in_tiles() -> Tensor:
+        module.tiles = TILES
+        try:
+            return decoded()
+        finally:
+            module.tiles = None
+
     bar = Progress(1) if progress is None else progress.of(1)
     what = f"decoding {frames} frames of {width * 8}x{height * 8} at once, which this decoder requires,"
     advice = "use a smaller size or fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
-    made = with_room(decoded, needed, vae.patcher, what, advice)
+    made = with_room(decoded, needed, vae.patcher, what, advice, in_tiles)
     bar.update(1)
     return ((made + 1) / 2).movedim(1, -1)

@@ -398,6 +398,19 @@ class Findings:
                 else:
                     frames = self.host.decode(special, latents, pictures)
                     found[name] = {"error": error(frames, clip), "calls": calls}
+        # Of two tiles.
+        latents = torch.randn((2, 4, 8, 40), generator=torch.Generator().manual_seed(3))
+        pictures = torch.rand((2, 3, 64, 320), generator=torch.Generator().manual_seed(4)) * 2 - 1
+        clip = self.host.decode(special, latents, pictures)
+        patched, calls = self.failing(module, "decode_clip", lambda call, _: call < 3)
+        with patched:
+            frames = self.host.decode(special, latents, pictures)
+        again = self.host.decode(special, latents, pictures)
+        found["clip tiles"] = {
+            "error": error(frames, clip),
+            "again": error(again, clip),
+            "calls": calls,
+        }
         return found
 
     def oom_encode(self) -> dict[str, Any]:

@@ -267,6 +267,12 @@ class TestOutOfMemory:
     def test_a_clip_of_tooncrafter_is_tried_again(self, found: Callable[[str], Any]) -> None:
         assert found("oom decode")["clip once"] == {"error": 0, "calls": [6, 6]}
 
+    def test_a_clip_of_tooncrafter_is_decoded_in_tiles_at_last(self, found: Callable[[str], Any]) -> None:
+        result = found("oom decode")["clip tiles"]
+        assert result["calls"] == [2, 2, 2]
+        assert 0 < result["error"] < 0.1
+        assert result["again"] == 0
+
     def test_a_picture_is_encoded_at_the_second_try(self, found: Callable[[str], Any]) -> None:
         assert found("oom encode")["once"] == {"error": 0, "calls": [1, 1]}
 
