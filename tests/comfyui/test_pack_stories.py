@@ -172,6 +172,28 @@ def test_a_story_is_the_film_of_the_package_and_unchanged_scenes_are_kept(
     assert {"story.0.0.3", "story.0.0.5", "story.0.0.8"} & set(again.executed) == {"story.0.0.8"}
 
 
+def test_a_story_that_is_cancelled_keeps_its_finished_scenes(client: Client) -> None:
+    prompt = story("a boat\n\na storm", steps=12, seed=8)
+    prompt_id = client.queue(prompt)
+
+    def second(message: object) -> bool:
+        """Whether the second scene is being sampled."""
+        data = getattr(message, "data", {})
+        return (
+            getattr(message, "kind", "") == "progress"
+            and data["node"] == "story.0.0.5"
+            and data["value"] > 300
+        )
+
+    client.wait_for(second, prompt_id, timeout=120)
+    client.interrupt(prompt_id)
+    run = client.wait(prompt_id, timeout=60)
+    assert run.status == "interrupted"
+    again = client.run(prompt)
+    assert again.status == "success", again.error
+    assert "story.0.0.3" in run.executed and "story.0.0.3" not in again.executed
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
