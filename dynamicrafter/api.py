@@ -53,6 +53,7 @@ from .settings import (
     key_frames,
     make_settings,
     prompt_parts,
+    sampled_frames,
     spread_keys,
     unusual_fs,
 )
@@ -604,7 +605,7 @@ def read_hints(hints: HintsLike, settings: Settings, channels: int) -> Hints:
         pictures = [as_picture(hints)]
     # Before a long clip is fitted, and no more of it than is used.
     found = Hints(torch.empty(len(pictures), 0), frames)
-    found.check(settings)
+    found.check(sampled_frames(settings))
     if frames is None and len(pictures) > 1:
         pictures = pictures[: settings.frames]
     return replace(found, images=torch.stack([_fitted_hint(each, settings, channels) for each in pictures]))

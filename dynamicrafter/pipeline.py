@@ -388,7 +388,7 @@ def generate_each(
         )
     if control is not None:
         check_control(common, isinstance(model.unet, VideoUNet))
-        control.hints.check(common)
+        control.hints.check(sampled_frames(common))
     if pictures.clip is not None or pictures.mask is not None or common.denoise < 1:
         check_one_part(common)
 

@@ -15,6 +15,7 @@ from .conditioning import (
     DynamiCrafterLooping,
     DynamiCrafterViews,
 )
+from .control import DynamiCrafterHintFrames
 from .decode import DynamiCrafterVAEDecode
 from .director import (
     DynamiCrafterDirector,
@@ -54,6 +55,7 @@ class DynamiCrafterExtension(ComfyExtension):
             DynamiCrafterImageConditioning,
             DynamiCrafterInterpolation,
             DynamiCrafterLooping,
+            DynamiCrafterHintFrames,
             DynamiCrafterCameraGuide,
             DynamiCrafterViews,
             DynamiCrafterSampler,

@@ -46,7 +46,7 @@ class DynamiCrafterCameraGuide(io.ComfyNode):
                     "path",
                     default="orbit:20",
                     tooltip=f"Moves joined by plus signs, such as orbit:20+dolly:-0.2, from {', '.join(MOVES)}. Values "
-                    "that begin with 0, such as orbit:0,20,0, are spread over the clip.",
+                    "that begin with 0, such as orbit:0,20,0, are spread over the clip. The pad below draws it.",
                 ),
                 io.Int.Input(
                     "frames",

@@ -113,6 +113,19 @@ def chosen_by(**shown: Any) -> dict[str, Any]:
     return chosen
 
 
+def whole_numbers(name: str, text: str, low: int, advice: str) -> list[int]:
+    """The numbers of frames that an input lists; raises ValueError for anything else."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < low:
+        raise ValueError(
+            f"{name} must be whole numbers of frames from {low}, separated by commas, but {text!r} was given; {advice}"
+        )
+    return numbers
+
+
 def missing(shown: dict[str, Any], lazy: Sequence[str]) -> list[str]:
     """The connected inputs among ``lazy`` that have no value (yet), as ``check_lazy_status`` returns them.
 

@@ -24,7 +24,7 @@ from ..dynamicrafter.motion.pieces import (
 from ..dynamicrafter.parameters import TRAINED_FRAMES
 from ..dynamicrafter.pipeline import NO_SOURCE
 from ..dynamicrafter.settings import Settings, clip_length
-from .choices import advanced, choice, choices_of, missing, require, settings_of
+from .choices import advanced, choice, choices_of, missing, require, settings_of, whole_numbers
 from .decode import played
 from .encode import (
     condition,
@@ -90,16 +90,7 @@ def durations_input(**options: Any) -> Any:
 
 def gaps_in(durations: str) -> list[int]:
     """The numbers of :func:`durations_input`; raises ValueError for anything else."""
-    try:
-        gaps = [int(part) for part in durations.split(",")]
-    except ValueError:
-        gaps = []
-    if not gaps or min(gaps) < 1:
-        raise ValueError(
-            f"durations must be whole numbers of frames from 1, separated by commas, but {durations!r} was given; use "
-            f"one for each gap, or one for all"
-        )
-    return gaps
+    return whole_numbers("durations", durations, 1, "use one for each gap, or one for all")
 
 
 class DynamiCrafterGenerate(io.ComfyNode):

@@ -15,7 +15,7 @@ from ..model.controlnet import SKETCH_CHANNELS, ControlNetwork
 from ..model.placement import Placement
 from ..model.protocols import Context, Network, NetworkWrapper, Residuals
 from ..model.unet import VideoUNet
-from ..settings import Settings, key_frames, sampled_frames
+from ..settings import Settings, key_frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Hints:
     frames: tuple[int, ...] | None = None
     """The frame of each; None for one image for all frames, or for one for each."""
 
-    def check(self, settings: Settings) -> None:
-        """Raise UsageError unless they are of the frames that are sampled for a clip."""
-        length, count = sampled_frames(settings), len(self.images)
+    def check(self, length: int) -> None:
+        """Raise UsageError unless they are of the frames of a clip for which ``length`` frames are sampled."""
+        count = len(self.images)
         if self.frames is None:
             if 1 < count < length:
                 raise UsageError(
@@ -54,15 +54,18 @@ class Hints:
 
         A frame without one is shown blank, all zeros. Device and dtype are those of ``like``.
         """
+        places = self.places(frames)
+        here = [place is not None for place in places]
+        shown = self.images[[place or 0 for place in places]].to(like) / 255
+        shown[~torch.tensor(here)] = 0
+        return shown, here
+
+    def places(self, frames: Sequence[int]) -> list[int | None]:
+        """The place among the images of the hint of each of ``frames``; None where there is none."""
         if self.frames is None:
-            chosen = [0 if len(self.images) == 1 else frame for frame in frames]
-            return self.images[chosen].to(like) / 255, [True] * len(frames)
-        places = {frame: index for index, frame in enumerate(self.frames)}
-        shown = torch.zeros(len(frames), *self.images.shape[1:], dtype=like.dtype, device=like.device)
-        for place, frame in enumerate(frames):
-            if frame in places:
-                shown[place] = self.images[places[frame]].to(like) / 255
-        return shown, [frame in places for frame in frames]
+            return [0 if len(self.images) == 1 else frame for frame in frames]
+        known = {frame: place for place, frame in enumerate(self.frames)}
+        return [known.get(frame) for frame in frames]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ...dynamicrafter.control.hints import Hints
 from ...dynamicrafter.model.configs import UNetConfig
 from ...dynamicrafter.model.controlnet import SKETCH_CHANNELS
 from ...dynamicrafter.model.protocols import Residuals
+from ..words import in_words_of_the_graph
 
 _KEY = "dynamicrafter_hints"
 """Of our wrapper in the host's list."""
+_FRAMES, _GAPS = "dynamicrafter_hint_frames", "dynamicrafter_control_gaps"
+"""Of the extra arguments of a ControlNet, which the host's copies keep: :func:`with_hint_frames`."""
 _WANTED = (
     "use a ControlNet for Stable Diffusion 2.1 or ToonCrafter's sketch encoder, or remove the Apply ControlNet "
     "node"
@@ -26,10 +30,22 @@ _GREY = (0.299, 0.587, 0.114)
 """Weights of RGB in the hint of a sketch, as the command's."""
 
 
-def check_controls(control: Any, config: UNetConfig) -> None:
+def with_hint_frames(net: Any, frames: tuple[int, ...], gaps: str) -> Any:
+    """A copy of the host's ControlNet ``net`` whose hints are those of ``frames``, one for each.
+
+    ``gaps`` is what happens to the others, as the parameter ``control_gaps``. Only our networks heed it.
+    """
+    net = net.copy()
+    net.set_extra_arg(_FRAMES, frames)
+    net.set_extra_arg(_GAPS, gaps)
+    return net
+
+
+def check_controls(control: Any, config: UNetConfig, length: int) -> None:
     """Raise ValueError for a ControlNet, or another one before it, that does not fit a network of these sizes.
 
-    Called before the first step: the host would fail in the middle of it, at some matrix product.
+    Also for hints of chosen frames that are not one for each, or not of the ``length`` frames that are sampled. Called
+    before the first step: the host would fail in the middle of it, at some matrix product.
     """
     for net in _chain(control):
         model: Any = getattr(net, "control_model", None)
@@ -52,6 +68,9 @@ def check_controls(control: Any, config: UNetConfig) -> None:
                 f"this ControlNet is for a network of widths {_widths(found)}, but this model's are "
                 f"{_widths(wanted)}; {_WANTED}"
             )
+        if _FRAMES in net.extra_args:
+            with in_words_of_the_graph():
+                _hints_of(net).check(length)
 
 
 def _is_stable_diffusion(model: Any) -> bool:
@@ -127,16 +146,28 @@ class FrameControls:
         for net in self._nets:
             hints, before = net.cond_hint_original, net.previous_controlnet
             sketch = net.control_model.input_hint_block[0].in_channels == SKETCH_CHANNELS
+            places = _hints_of(net).places(shown)
+            touched = [place is not None or net.extra_args[_GAPS] == "blank" for place in places]
+            if not any(touched):
+                continue
             try:
-                own = hints[[frame % len(hints) for frame in shown]] if len(hints) > 1 else hints
+                # The host repeats a single hint once it has the clip's size.
+                own = (
+                    hints[:1]
+                    if set(places) == {0}
+                    else hints[[(place or 0) % len(hints) for place in places]]
+                )
+                own = _lines(own) if sketch else own
+                if None in places:
+                    own[torch.tensor([place is None for place in places])] = 0
                 # What is kept of the last evaluation is of its frames.
-                net.cond_hint_original, net.cond_hint = _lines(own) if sketch else own, None
+                net.cond_hint_original, net.cond_hint = own, None
                 net.previous_controlnet = None
                 seen = _with_image_tokens(cond, frames) if sketch else cond
                 made = net.get_control(x_noisy, t, seen, batched_number, transformer_options)
             finally:
                 net.cond_hint_original, net.previous_controlnet = hints, before
-            total = _sum(total, made)
+            total = _sum(total, made if all(touched) else _only(made, touched * batched_number))
         return total
 
     def __getattr__(self, name: str) -> Any:
@@ -148,6 +179,11 @@ def _chain(last: Any) -> Iterator[Any]:
     if last is not None:
         yield from _chain(last.previous_controlnet)
         yield last
+
+
+def _hints_of(net: Any) -> Hints:
+    """The hints of one ControlNet of the host, RGB ``[n, 3, H, W]`` from 0 to 1, and their frames, if chosen."""
+    return Hints(net.cond_hint_original, net.extra_args.get(_FRAMES))
 
 
 def _lines(hints: Tensor) -> Tensor:
@@ -163,6 +199,15 @@ def _with_image_tokens(cond: dict[str, Any], frames: int) -> dict[str, Any]:
     tokens = rearrange(cond["image_tokens"], "b f n c -> b (f n) c").repeat_interleave(frames, 0)
     text = cond["c_crossattn"]
     return {**cond, "c_crossattn": torch.cat([text, tokens.to(text)], dim=1)}
+
+
+def _only(made: dict[str, list[Any]] | None, touched: list[bool]) -> dict[str, list[Any]] | None:
+    """Outputs ``[n, c, h, w]`` in the host's form, for those of the n frames that are ``touched``; 0 for the others."""
+
+    def kept(each: Any) -> Any:
+        return None if each is None else each * torch.tensor(touched, device=each.device).view(-1, 1, 1, 1)
+
+    return made and {name: list(map(kept, outputs)) for name, outputs in made.items()}
 
 
 def _sum(one: dict[str, list[Any]] | None, other: dict[str, list[Any]] | None) -> dict[str, list[Any]] | None:

@@ -323,7 +323,7 @@ class HostModel(comfy.model_base.BaseModel):
             )
         noise, device = given["noise"], given["device"]
         check_latent(noise)
-        check_controls(given.get("control"), self.variant.unet)
+        check_controls(given.get("control"), self.variant.unet, len(noise))
         expected = (keyframes.frames, *keyframes.keys[0].mean.shape[1:])
         if tuple(noise.shape) != expected:
             raise ValueError(

@@ -57,7 +57,7 @@ class Controls(Numbers):
         for channels in FULL:
             self.measure(f"layout {channels}", self.layout, channels)
         self.prepare()
-        for name in ("all steps", "part", "sketch", "chained"):
+        for name in ("all steps", "part", "sketch", "chained", "blank", "none"):
             self.measure(name, self.like_the_command, name)
         self.measure("zeroed", self.zeroed)
         self.measure("shown", self.shown)
@@ -126,13 +126,23 @@ class Controls(Numbers):
         return self.encode(self.parts, "animate", [self.picture.pixels / 255], prompt="a boat", frames=FRAMES)
 
     def applied(
-        self, net: Any, conditioning: Any, strength: float, end: float = 1.0, start: float = 0.0
+        self,
+        net: Any,
+        conditioning: Any,
+        strength: float,
+        end: float = 1.0,
+        start: float = 0.0,
+        count: int | None = None,
     ) -> Any:
-        """Positive and negative of core's node."""
+        """Positive and negative of core's node, which is given the first ``count`` hints, all if None."""
         import nodes
 
         apply = nodes.ControlNetApplyAdvanced().apply_controlnet
-        return apply(*conditioning, net, self.hints / 255, strength, start, end)
+        return apply(*conditioning, net, self.hints[:count] / 255, strength, start, end)
+
+    def named(self, net: Any, frames: str, gaps: str = "blank") -> Any:
+        """A ControlNet after our node."""
+        return self.pack("nodes.control").DynamiCrafterHintFrames.execute(net, frames, gaps)[0]
 
     def sampled(self, positive: Any, negative: Any, latent: Any) -> Tensor:
         sampler = self.pack("nodes.sampler").DynamiCrafterSampler
@@ -143,8 +153,13 @@ class Controls(Numbers):
         """Error of latents of our sampler with core's nodes, and the effect, both relative."""
         api = self.pack("dynamicrafter.api")
         model = api.load(self.path, device="cpu")
-        channels = 1 if name == "sketch" else 3
-        more: dict[str, Any] = {"control_scale": 0.8}
+        channels = 3 if name in ("all steps", "part", "chained") else 1
+        more: dict[str, Any] = {"control_scale": 0.8, "hints": self.hints}
+        net = self.net(channels)
+        if name in ("blank", "none"):
+            # The first hints of the batch, as core's node gets them, in an order that is not that of the frames.
+            more |= {"control_gaps": name, "hints": dict(zip((2, 0), self.hints, strict=False))}
+            net = self.named(net, "2, 0", name)
         if name == "part":
             more |= {"control_start": 0.2, "control_end": 0.7}
         file = self.working / f"net{channels}.safetensors"
@@ -157,7 +172,6 @@ class Controls(Numbers):
             self.picture,
             "a boat",
             control=api.load_control(file, model),
-            hints=self.hints,
             callback=steps.append,
             **SETTINGS,
             **more,
@@ -171,7 +185,8 @@ class Controls(Numbers):
             both = self.applied(self.net(channels), both, 0.3)
         else:
             start, end = (0.2, 0.7) if name == "part" else (0.0, 1.0)
-            both = self.applied(self.net(channels), both, 0.8, end, start)
+            count = len(more["hints"])
+            both = self.applied(net, both, 0.8, end, start, count)
         ours = self.sampled(*both, latent)
         return {"error": error(ours, theirs), "effect": error(ours, plain)}
 
@@ -209,12 +224,25 @@ class Controls(Numbers):
             guider.sample(noise, torch.zeros_like(noise), euler, levels, disable_pbar=True, seed=1)
             found[str(count)] = seen[0]
         control = self.pack("nodes.host.control").FrameControls(both[0][0][1]["control"])
-        window = SimpleNamespace(index_list=[2, 3, 7, 0])
         # As it is when sampling has begun.
         control.pre_run(self.parts.model.model, lambda percent: 1000.0 * (1 - percent))
         cond = {"c_crossattn": torch.zeros(4, 77, 64)}
-        control.get_control(noise, torch.tensor([5.0] * 4), cond, 1, {"context_window": window})
+
+        def in_window(*frames: int) -> Any:
+            window = {"context_window": SimpleNamespace(index_list=list(frames))}
+            return control.get_control(noise, torch.tensor([5.0] * 4), cond, 1, window)
+
+        in_window(2, 3, 7, 0)
         found["window"] = seen[-1]
+        for gaps in ("blank", "none"):
+            # Hint 1 is of frame 9, hint 2 of frame 2, and so on.
+            named = self.named(both[0][0][1]["control"], "5,9,2,4,6,7,8,1", gaps)
+            control = self.pack("nodes.host.control").FrameControls(named)
+            control.pre_run(self.parts.model.model, lambda percent: 1000.0 * (1 - percent))
+            made = in_window(2, 3, 9, 0)["middle"][0]
+            found[gaps] = [seen[-1], [bool(each.abs().max() > 0) for each in made]]
+            before = len(seen)
+            found[f"{gaps} elsewhere"] = [in_window(0, 3, 10, 11) is None, len(seen) - before]
         self.hints = hints
         return found
 
@@ -233,7 +261,7 @@ class Controls(Numbers):
         chained.control_model = cldm(full, 3, device="meta")
         chained.set_previous_controlnet(other)
         calls: dict[str, Any] = {
-            name: lambda net=net: control.check_controls(net, full)
+            name: lambda net=net: control.check_controls(net, full, FRAMES)
             for name, net in {"family": other, "sizes": small, "lora": lora, "chained": chained}.items()
         }
         one = torch.zeros(1)
@@ -243,6 +271,15 @@ class Controls(Numbers):
         )
         positive, negative, _, latent = self.conditioned()
         calls["sampling"] = lambda: self.sampled(*self.applied(wrong, (positive, negative), 1.0), latent)
+
+        def with_hints(frames: str) -> Any:
+            net = self.named(self.net(1), frames)
+            return self.sampled(*self.applied(net, (positive, negative), 1.0, count=2), latent)
+
+        calls["few hints"] = lambda: with_hints("0,2,3")
+        calls["twice"] = lambda: with_hints("2,2")
+        calls["outside"] = lambda: with_hints("0,4")
+        calls["no frames"] = lambda: with_hints("0,last")
         calls["adapter"] = lambda: control.residuals_of({"input": [None, one]}, 12, torch.float32)
         calls["count"] = lambda: control.residuals_of({"output": [one] * 9}, 12, torch.float32)
         said: dict[str, str] = {}

@@ -56,6 +56,7 @@ NODES = {
     "DynamiCrafterFilm",
     "DynamiCrafterFilmClip",
     "DynamiCrafterGenerate",
+    "DynamiCrafterHintFrames",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
     "DynamiCrafterKeyframes",
@@ -150,7 +151,17 @@ class TestWhatTheHostSays:
             for entry in infos[name]["input"].get("required", {}).values():
                 kinds.add(entry[0] if isinstance(entry[0], str) else "COMBO")
         own = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-        host = {"MODEL", "CLIP", "CLIP_VISION", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO"}
+        host = {
+            "MODEL",
+            "CLIP",
+            "CLIP_VISION",
+            "VAE",
+            "CONDITIONING",
+            "CONTROL_NET",
+            "LATENT",
+            "IMAGE",
+            "VIDEO",
+        }
         # Core's nodes of poses call theirs so, too; the first is a socket for either.
         host |= {"IMAGE,POSE_KEYPOINT", "POSE_KEYPOINT"}
         # The host has nothing for a set of settings.

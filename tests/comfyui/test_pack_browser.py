@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from comfyui_browser import Editor
     from comfyui_server import Server
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Locator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((REPOSITORY / "workflows").glob("*.json"))
@@ -338,6 +338,87 @@ def test_a_long_list_of_files_keeps_its_filter(editor: Editor) -> None:
       return [short, Boolean(widget.options.getOptionLabel)];
     }"""
     assert shown_on(editor, "DynamiCrafterAnimate", f"({script})()") == [True, False]
+
+
+CAMERA = "DynamiCrafterCameraGuide"
+
+
+def camera_pad(editor: Editor, path: str) -> Locator:
+    """The pad on a new camera node, the only one, with a path."""
+    editor.page.evaluate("type => { app.graph.clear(); app.graph.add(LiteGraph.createNode(type)) }", CAMERA)
+    editor.set_widget(CAMERA, "path", path)
+    # Fit View would cut off its end.
+    editor.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset.splice(0, 2, 300, 100) }")
+    editor.page.evaluate("() => app.canvas.draw(true, true)")
+    return editor.page.get_by_test_id("dynamicrafter_path")
+
+
+def drawn(
+    editor: Editor, pad: Locator, box: int, *places: tuple[float, float]
+) -> dict[str, tuple[float, ...]]:
+    """Drag through places of the pad, box 0, or of the strip below it, 1, each from -1 to 1; the moves of the path."""
+    from dynamicrafter.camera.choices import read_moves
+
+    frame = pad.locator("rect").nth(box).bounding_box()
+    assert frame is not None
+    for number, (across, up) in enumerate(places):
+        x, y = frame["x"] + frame["width"] * (1 + across) / 2, frame["y"] + frame["height"] * (1 - up) / 2
+        editor.page.mouse.move(x, y, steps=8 if number else 1)
+        if number == 0:
+            editor.page.mouse.down()
+    editor.page.mouse.up()
+    return read_moves(editor.widget_text(CAMERA, "path"))
+
+
+def test_a_camera_path_is_drawn_on_its_node(editor: Editor) -> None:
+    """With the mouse and the keys; moves that cannot be drawn stay."""
+    pad = camera_pad(editor, "truck:0.1")
+    degree = {"abs": 0.5}
+    straight = drawn(editor, pad, 0, (0.4, 0.5))
+    ends = {"orbit": (0, pytest.approx(18, **degree)), "rise": (0, pytest.approx(22.5, **degree))}
+    assert straight == {"truck": (0, 0.1), **ends}
+    # Through a turn, and beyond the edge.
+    stroke = drawn(editor, pad, 0, (0.05, 0), (0.5, 0.8), (0.5, -0.5), (1.5, -0.5))
+    assert [len(stroke[name]) for name in ("orbit", "rise", "truck")] == [9, 9, 2]
+    assert (stroke["orbit"][-1], stroke["rise"][-1]) == (45, pytest.approx(-22.5, **degree))
+    assert max(stroke["rise"]) > 20
+    # Closer, and back a little.
+    dolly = drawn(editor, pad, 1, (-0.9, 0), (0, -1), (1, -0.5))["dolly"]
+    assert [*dolly[::4]] == [0, pytest.approx(-0.5, abs=0.05), pytest.approx(-0.25, abs=0.05)]
+    # One point is moved.
+    moved = drawn(editor, pad, 0, (1, -0.5), (0.8, -0.2))
+    assert moved["orbit"] == (*stroke["orbit"][:-1], pytest.approx(36, **degree))
+    assert moved["dolly"] == dolly
+    pad.press("ArrowRight")
+    assert f",{moved['orbit'][-1] + 1:g}+" in editor.widget_text(CAMERA, "path")
+    keep(editor, "camera_path")
+
+
+def test_a_stored_camera_path_is_shown_on_its_node(editor: Editor) -> None:
+    """Of a workflow, as the camera will take it; a text that is no path shows nothing and can be drawn over."""
+    import torch
+
+    from dynamicrafter.camera.geometry import Intrinsics
+    from dynamicrafter.camera.paths import poses_along
+
+    path = "orbit:0,10,25,-5,60+dolly:-0.2"
+    camera_pad(editor, path)
+    graph = editor.page.evaluate(
+        "() => { const graph = app.graph.serialize(); app.graph.clear(); return graph }"
+    )
+    assert graph["nodes"][0]["widgets_values"][0] == path
+    editor.page.evaluate("graph => app.loadGraphData(graph)", graph)
+    pad = editor.page.locator(f"[data-testid=dynamicrafter_path][aria-label='path {path}']")
+    points = pad.locator("polyline").first.get_attribute("points") or ""
+    # The pad reaches twice as far as usual, since the path does.
+    turned = [float(point.split(",")[0]) / 100 * 90 for point in points.split()]
+    place = Intrinsics(64, 64, 32, 32)
+    poses = poses_along(path.partition("+")[0], len(turned), 1, place, (64, 64), 0)
+    truth = torch.atan2(poses[:, 0, 3], 1 - poses[:, 2, 3]).rad2deg()
+    assert turned == pytest.approx(truth.tolist(), abs=1e-3)
+    pad = camera_pad(editor, "poses.txt")
+    assert {*(pad.locator("polyline").first.get_attribute("points") or "").split()} == {"0,0"}
+    assert drawn(editor, pad, 0, (-0.4, 0))["orbit"] == (0, pytest.approx(-18, abs=0.5))
 
 
 def test_the_search_for_animate_finds_the_one_node_start_first(editor: Editor) -> None:

@@ -45,9 +45,12 @@ def test_core_and_we_read_the_same_names_and_shapes(measured: Measured, channels
     assert measured(f"layout {channels}") is True
 
 
-@pytest.mark.parametrize("name", ["all steps", "part", "sketch", "chained"])
+@pytest.mark.parametrize("name", ["all steps", "part", "sketch", "chained", "blank", "none"])
 def test_a_clip_is_the_command_s(measured: Measured, name: str) -> None:
-    """With core's nodes and our sampler; two nets of one file add up to their strengths."""
+    """With core's nodes and our sampler; two nets of one file add up to their strengths.
+
+    The last two have sketches of two frames, with both ways of treating the others.
+    """
     result = measured(name)
     assert result["error"] < TOLERANCE
     assert result["effect"] > 0.01
@@ -67,6 +70,17 @@ def test_each_frame_is_shown_its_hint(measured: Measured) -> None:
     assert shown["window"] == [2, 3, 7, 0]
 
 
+def test_chosen_frames_are_shown_their_hints_and_the_others_a_blank_sheet_or_nothing(
+    measured: Measured,
+) -> None:
+    """Also in a window; one without any hint is not evaluated at all if the others are left alone."""
+    shown = measured("shown")
+    assert shown["blank"] == [[2, 0, 1, 0], [True] * 4]
+    assert shown["none"] == [[2, 0, 1, 0], [True, False, True, False]]
+    assert shown["blank elsewhere"] == [False, 1]
+    assert shown["none elsewhere"] == [True, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -83,6 +97,19 @@ def test_each_frame_is_shown_its_hint(measured: Measured) -> None:
         (
             "lora",
             "does not support ControlLora; use a ControlNet for Stable Diffusion 2.1 or Toon.* or remove",
+        ),
+        (
+            "few hints",
+            "each hint needs a frame of its own, but 2 hints were given for the frames 0, 2, 3; pass",
+        ),
+        ("twice", "each hint needs a frame of its own, but 2 hints were given for the frames 2, 2; pass one"),
+        (
+            "outside",
+            "the frames of hints must be from 0 to 3, but 4 was given; use a longer clip, or another",
+        ),
+        (
+            "no frames",
+            "hint_frames must be whole numbers of frames from 0, separated by commas, but '0,last' was given; use",
         ),
         ("adapter", "does not support T2I-Adapters; use a ControlNet"),
         ("count", "has 12 skip connections, but the ControlNet has outputs for 9; use a ControlNet"),

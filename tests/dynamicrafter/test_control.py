@@ -385,7 +385,7 @@ def test_every_hint_needs_a_frame_of_its_own() -> None:
         with pytest.raises(
             UsageError, match="each hint needs a frame of its own, but 2 hints were given for the"
         ):
-            hints(2, frames).check(settings())
+            hints(2, frames).check(3)
 
 
 def test_what_cannot_be_controlled_is_said(tiny: TorchModel, tiny_nets: dict[int, Path]) -> None:
