@@ -51,7 +51,7 @@ ORDER = {
     "memory resampler unet controlnet compilation weakening autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser projection start samplers finite windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load controlnet "
-    "convert inspect random_model lora catalogue download identity",
+    "convert mixture merge inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "camera": "choices geometry depth estimation paths pose_files splat guide",
     "media": "lists provenance pictures video examples",
