@@ -47,7 +47,7 @@ BOXES = {
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
     "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
-    "open_clip_modules encoders "
+    "switching open_clip_modules encoders "
     "memory resampler unet controlnet compilation weakening autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser projection start samplers finite windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load controlnet "

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
-from ..model.variants import Variant
+from ..model.variants import Variant, nameless
 from .convert import check_conversion, stock_of, target_entries, target_names
 from .detect import choose, detect, variant_metadata
 from .fill import copy_piece, single_thread
@@ -36,23 +35,24 @@ def dynamic_of(base: Tensor, tuned: Tensor, mixture: Mixture, name: str) -> Tens
     two dimensions stay as they are. The part depends on the seed and on ``name``, the tensor's, alone.
     """
     base = base.float()
-    return base - mixture.dynamic * _sparse(tuned.float() - base, mixture, f"dynamic {name}")
+    return base.sub(_sparse(tuned.float() - base, mixture, f"dynamic {name}"), alpha=mixture.dynamic)
 
 
 def consistent_of(base: Tensor, tuned: Tensor, mixture: Mixture, name: str) -> Tensor:
     """``tuned + consistent B(tuned - base)``, float32; as :func:`dynamic_of`, with another random part."""
     tuned = tuned.float()
-    return tuned + mixture.consistent * _sparse(tuned - base.float(), mixture, f"consistent {name}")
+    return tuned.add(_sparse(tuned - base.float(), mixture, f"consistent {name}"), alpha=mixture.consistent)
 
 
 def _sparse(change: Tensor, mixture: Mixture, name: str) -> Tensor:
+    """B of ``change``, in its memory."""
     if change.ndim < 2:
         return change
     digest = hashlib.sha256(f"{mixture.seed} {name}".encode()).digest()
     # On the CPU, whose numbers are the same on every machine.
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     kept = torch.rand(change.shape, generator=generator) < mixture.keep
-    return change * kept.to(change.device) / mixture.keep
+    return change.mul_(kept.to(change.device)).div_(mixture.keep)
 
 
 def merge(
@@ -73,9 +73,9 @@ def merge(
     and unused ones are left out. ``variant`` is that of ``base`` and is needed only if its weights are ambiguous; it is
     returned and stored in both files.
 
-    A tensor of each source is in memory at a time. Both files replace existing ones, and appear when both are complete.
-    ``progress`` is called with the bytes read and their total. Raises UsageError if a target does not end in
-    ``.safetensors``, is a source or the other target, and CheckpointError as loading does, for sources of different
+    About five times the largest tensor is in memory at a time. Both files replace existing ones, and appear when both
+    are complete. ``progress`` is called with the bytes read and their total. Raises UsageError if a target does not end
+    in ``.safetensors``, is a source or the other target, and CheckpointError as loading does, for sources of different
     variants or with different tensors, and if there is not enough disk space.
     """
     dynamic, consistent = Path(dynamic), Path(consistent)
@@ -118,7 +118,7 @@ def _alike(file: WeightsFile, base: WeightsFile, wanted: Variant) -> Variant:
     """The variant of ``file`` with the networks and noise process of that of ``base``; raises CheckpointError."""
     found = detect(file) or (choose((), None, file),)
     for variant in found:
-        if replace(variant, name=wanted.name, purpose=wanted.purpose) == wanted:
+        if nameless(variant) == nameless(wanted):
             return variant
     names = " or ".join(variant.name for variant in found)
     raise CheckpointError(
