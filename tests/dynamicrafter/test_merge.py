@@ -212,7 +212,11 @@ def test_the_command_writes_models_that_make_clips(
     assert (report.variants, list(report.dtypes)) == (("small",), ["bfloat16"])
     clip = run("animate", pictures["wide"], *QUICK, "--model", "d.safetensors", "-o", "clip.gif")
     assert clip.code == 0, clip.err
-    told = run("merge", *sources, *words[3:], "--json").json
+    numbers = ("--dynamic-weight", "0", "--consistent-weight", "0.5", "--keep", "1", "--seed", "7")
+    told = run("merge", *sources, *words[3:], *numbers, "--json").json
     assert told == {"variant": "small", "dynamic": "d.safetensors", "consistent": "c.safetensors"}
+    base, other = small()[UNET], tuned()[UNET]
+    assert torch.equal(load_file("d.safetensors")[UNET], base)
+    torch.testing.assert_close(load_file("c.safetensors")[UNET], other + 0.5 * (other - base))
     wrong = run(*words, "--dtype", "int8")
     assert "argument --dtype: must be fp32, bf16, fp16 or keep, not 'int8'" in complaint(wrong, 2)
