@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from .animate_anyone.api import PersonSettings, person
     from .animate_anyone.pose_clips import PoseChoices, read_poses
     from .animate_anyone.weights import load_person
-    from .api import Clip, animate, interpolate, keyframes, load, load_control, loop, render, save, views
+    from .api import (
+        Clip,
+        animate,
+        interpolate,
+        keyframes,
+        load,
+        load_control,
+        loop,
+        render,
+        save,
+        switch,
+        views,
+    )
     from .director.film import Film, story
     from .director.scenes import Story, StoryScene
     from .errors import CheckpointError, DynamiCrafterError, UsageError
@@ -49,6 +61,7 @@ __all__ = [
     "render",
     "save",
     "story",
+    "switch",
     "views",
 ]
 
@@ -62,6 +75,7 @@ _HOMES = {
     "loop": "api",
     "render": "api",
     "save": "api",
+    "switch": "api",
     "views": "api",
     "Film": "director.film",
     "story": "director.film",

@@ -43,7 +43,8 @@ from .model.configs import TEXT_TOKENS, Compile, Memory, Quantised, Weights
 from .model.controlnet import SKETCH_CHANNELS
 from .model.encoders import CLIPImageEncoder, CLIPTextEncoder, count_tokens
 from .model.placement import Placement
-from .model.variants import SMALL, TINY, VIEWS_PROMPT, Mode, Variant
+from .model.switching import NetworkPair, ResamplerPair
+from .model.variants import SMALL, TINY, VIEWS_PROMPT, Mode, Variant, nameless
 from .pipeline import KeyPictures, Model, Progress, TorchModel, generate_each
 from .process_memory import free_memory
 from .settings import (
@@ -559,6 +560,46 @@ def load(
         quantised=parts.quantised,
         placement=placement,
         preview=parts.preview,
+    )
+
+
+def switch(early: Model, late: Model, timestep: int = 500) -> Model:
+    """A model of two: ``early`` computes the steps above ``timestep``, which decide the motion, and ``late`` the rest.
+
+    Timesteps go from 999, noise, to 0; 500 is EDG's value (arXiv 2503.00948), for the models that
+    :func:`~dynamicrafter.weights.merge.merge` writes. Each has its own image tokens; encoders and autoencoder are those
+    of ``early``, and the other ones may be released with ``late``. STG, PAG and ControlNets, which need one network,
+    are refused. Raises UsageError for models of different variants, devices or dtypes, for ones that are not on their
+    device all the time, and for a timestep outside 0 to 999.
+    """
+    if not 0 <= timestep < TRAIN_STEPS:
+        raise UsageError(
+            f"the timestep to switch at must be 0 to {TRAIN_STEPS - 1}, but {timestep} was given"
+        )
+    if early.placement is not None or late.placement is not None:
+        raise UsageError(
+            "two models can be switched only if both stay on the device; load both with memory high"
+        )
+    for what, ours, theirs in (
+        ("networks", nameless(early.variant), nameless(late.variant)),
+        ("device", early.device, late.device),
+        ("dtype", early.dtype, late.dtype),
+    ):
+        if ours != theirs:
+            raise UsageError(
+                f"the two models must have the same {what}, but they are {early.variant.name} on {early.device} in "
+                f"{early.dtype} and {late.variant.name} on {late.device} in {late.dtype}; load them alike"
+            )
+    return Model(
+        variant=early.variant,
+        unet=NetworkPair(early.unet, late.unet, timestep),
+        vae=early.vae,
+        resampler=ResamplerPair(early.resampler, late.resampler, early.variant.resampler.frames),
+        text=early.text,
+        vision=early.vision,
+        device=early.device,
+        dtype=early.dtype,
+        quantised=early.quantised,
     )
 
 

@@ -99,8 +99,8 @@ def check_layers(settings: Settings, in_torch: bool) -> None:
     """Raise UsageError if the settings change layers of a network that is not PyTorch's."""
     if (settings.stg_scale or settings.pag_scale) and not in_torch:
         raise UsageError(
-            "stg_scale and pag_scale change layers of the network, which is not in PyTorch here; use 0 for both, or "
-            "the backend torch"
+            "stg_scale and pag_scale change layers of the network, which must be a single one in PyTorch; use 0 for "
+            "both, or one model with the backend torch"
         )
 
 

@@ -47,11 +47,11 @@ BOXES = {
 # Arrows inside a room, where its modules have an order worth keeping: from each to those listed before it.
 ORDER = {
     "model": "configs variants operations quantised placement protocols tiles preview conditioning layers attention "
-    "open_clip_modules encoders "
+    "switching open_clip_modules encoders "
     "memory resampler unet controlnet compilation weakening autoencoder video_decoder",
     "diffusion": "config guidance schedule sigmas denoiser projection start samplers finite windows",
     "weights": "formats networks footprint layout architectures accounting detect preview fill tensors load controlnet "
-    "convert inspect random_model lora catalogue download identity",
+    "convert mixture merge inspect random_model lora catalogue download identity",
     "backends": "choice openvino",
     "camera": "choices geometry depth estimation paths pose_files splat guide",
     "media": "lists provenance pictures video examples",

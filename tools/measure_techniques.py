@@ -1,7 +1,8 @@
 """Measure on the built-in model what the techniques of docs/techniques do, and the latent statistics of its world.
 
 Usage, in the top folder: ``python -m tools.measure_techniques [NAME ...]``, with the names of rows or ``statistics``.
-Each row is 32 held-out clips, eight images with four directions each, and is printed as a row of a Markdown table.
+``NAME=FILE`` is a row of another model of ``tiny``'s variant, and ``NAME=FILE,FILE`` of two that are switched. Each row
+is 32 held-out clips, eight images with four directions each, and is printed as a row of a Markdown table.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any
 
 import torch
 
-from dynamicrafter.api import load
+from dynamicrafter.api import load, switch
 from dynamicrafter.evaluation.figures import psnr
 from dynamicrafter.evaluation.latents import latent_statistics
 from dynamicrafter.model.variants import TINY
+from dynamicrafter.pipeline import Model
 from dynamicrafter.settings import make_settings
 from dynamicrafter.toy.behaviour import generate_clips
 from dynamicrafter.toy.gauges import directions, track, travelled
@@ -49,6 +51,10 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load("tiny", device="cpu")
     names = sys.argv[1:] or ["statistics", *ROWS]
+    models: dict[str, Model] = {}
+    for name, _, files in (name.partition("=") for name in names if "=" in name):
+        each = [load(file, device="cpu") for file in files.split(",")]
+        models[name] = each[0] if len(each) == 1 else switch(*each)
     if "statistics" in names:
         scenes = sample_scenes(256, torch.Generator().manual_seed(0))
         clips = ((make_clips(scenes, 16).movedim(2, -1) + 1) * 127.5).round().byte()
@@ -59,10 +65,10 @@ def main() -> None:
     wanted = [direction for direction in DIRECTIONS for _ in range(PICTURES)]
     truth = make_clips(scenes, 16)
     print(HEAD, flush=True)
-    for name in [name for name in names if name in ROWS]:
+    for name in [*filter(ROWS.__contains__, names), *models]:
         began = time.process_time()
-        settings = make_settings(TINY, "animate", **ROWS[name])
-        clips = generate_clips(model, scenes, captions(scenes), settings, 1)
+        settings = make_settings(TINY, "animate", **ROWS.get(name, {}))
+        clips = generate_clips(models.get(name, model), scenes, captions(scenes), settings, 1)
         found = track(clips, scenes)
         right = sum(a == b for a, b in zip(directions(found), wanted, strict=True))
         each = [

@@ -15,6 +15,7 @@ from ..model.configs import COMPILE, MEMORY, WEIGHTS
 from ..model.variants import VARIANTS, VIEWS_PROMPT
 from ..page.limits import Limits
 from ..parameters import PARAMETERS, Group, Parameter, of_group
+from ..weights.mixture import Mixture
 from .readers import (
     number_of,
     to_computed,
@@ -23,6 +24,7 @@ from .readers import (
     to_name,
     to_names,
     to_path,
+    to_plain,
     to_positive,
     to_seeds,
     to_shard,
@@ -213,6 +215,58 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         "openvino finds it by the model's name)",
     )
     _source_options(parser.add_argument_group("model"))
+
+
+def merge_options(parser: argparse.ArgumentParser) -> None:
+    """What ``merge`` merges, how, and what it writes."""
+    known = "a name from 'dynamicrafter models' or a weights file"
+    parser.add_argument("base", type=to_name, metavar="BASE", help=f"the model before fine-tuning: {known}")
+    parser.add_argument("tuned", type=to_name, metavar="TUNED", help="the same model fine-tuned, likewise")
+    for name, when in (("dynamic", "the noisy steps"), ("consistent", "the other steps")):
+        parser.add_argument(
+            f"--{name}",
+            type=to_path,
+            required=True,
+            metavar="FILE",
+            help=f"file to write, .safetensors: the model for {when}",
+        )
+    mixture = Mixture()
+    parser.add_argument(
+        "--dynamic-weight",
+        type=float,
+        default=mixture.dynamic,
+        metavar="W",
+        help="how far the dynamic model goes from BASE, away from TUNED, where 1 is their difference (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--consistent-weight",
+        type=float,
+        default=mixture.consistent,
+        metavar="W",
+        help="how far the consistent model goes beyond TUNED (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=mixture.keep,
+        metavar="SHARE",
+        help="share of the changes that is kept, above 0 and up to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=mixture.seed,
+        help="decides which changes are kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        type=to_plain,
+        default="keep",
+        metavar="KIND",
+        help="precision to store: fp32, bf16, fp16, or keep (default: keep that of BASE)",
+    )
+    parser.add_argument("--variant", metavar="NAME", help=VARIANT_HELP.format("BASE"))
 
 
 def clip_options(

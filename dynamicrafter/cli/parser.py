@@ -22,6 +22,7 @@ from .options import (
     export_options,
     folder_options,
     general_options,
+    merge_options,
     model_options,
     person_options,
     pictures,
@@ -314,6 +315,15 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     convert.add_argument("--prune", action="store_true", help="remove the CLIP encoders")
     convert.add_argument("--variant", metavar="NAME", help=VARIANT_HELP.format("IN"))
+
+    merged = _add_command(
+        commands,
+        "merge",
+        "merge a model and the same one fine-tuned into a pair for more motion (EDG)",
+        "merge 512 cil_512 --dynamic dynamic.safetensors --consistent consistent.safetensors",
+        "merge model.ckpt timenoise.ckpt --dynamic d.safetensors --consistent c.safetensors --dtype fp16 --seed 7",
+    )
+    merge_options(merged)
 
     export = _add_command(
         commands,

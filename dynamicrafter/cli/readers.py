@@ -66,6 +66,11 @@ def to_stored(text: str) -> str:
     return _precision(text, _STORED, "keep")
 
 
+def to_plain(text: str) -> str:
+    """A precision of 16 bits or more to store weights in, or ``keep``."""
+    return _precision(text, _COMPUTED, "keep")
+
+
 def _precision(text: str, known: dict[str, str], other: str) -> str:
     """PyTorch's name of a precision, from that or from its short name; or ``other``."""
     name = known.get(text, text)

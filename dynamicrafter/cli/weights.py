@@ -1,4 +1,4 @@
-"""The commands about weights: models, download, inspect, convert."""
+"""The commands about weights: models, download, inspect, convert, merge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..animate_anyone.weights import convert_person, holds_person
-from ..api import BUILT_IN, RANDOM, find_model
+from ..api import BUILT_IN, RANDOM, find_model, provide
 from ..errors import UsageError
 from ..model.configs import QUANTISED
 from ..model.variants import TINY, VARIANTS
@@ -18,12 +18,20 @@ from ..weights.catalogue import Release, find, with_requirements
 from ..weights.convert import convert
 from ..weights.download import download, status_rows, weights_folder
 from ..weights.inspect import Inspection, inspect
+from ..weights.merge import merge
+from ..weights.mixture import Mixture
 from .progress import Bars
 
 
 def run(command: str, given: Namespace) -> object:
     """Run one of the commands and return what ``--json`` prints."""
-    commands = {"models": _models, "download": _download, "inspect": _inspect, "convert": _convert}
+    commands = {
+        "models": _models,
+        "download": _download,
+        "inspect": _inspect,
+        "convert": _convert,
+        "merge": _merge,
+    }
     return commands[command](given)
 
 
@@ -154,3 +162,25 @@ def _convert(given: Namespace) -> dict[str, Any]:
     if not given.json:
         print(f"{given.target}: {name}, {size / 1e9:.2f} GB")
     return {"path": str(given.target), "variant": name, "bytes": size}
+
+
+def _merge(given: Namespace) -> dict[str, Any]:
+    base = provide(find_model(given.base, variant=given.variant))
+    mixture = Mixture(given.dynamic_weight, given.consistent_weight, given.keep, given.seed)
+    dtype = None if given.dtype == "keep" else getattr(torch, given.dtype)
+    with Bars(given.dynamic.name, hidden=given.quiet or given.json) as bars:
+        variant = merge(
+            base.weights,
+            provide(find_model(given.tuned)).weights,
+            given.dynamic,
+            given.consistent,
+            mixture=mixture,
+            dtype=dtype,
+            variant=base.variant,
+            progress=lambda done, total: bars.transfer("merging", done, total),
+        )
+    files = {"dynamic": given.dynamic, "consistent": given.consistent}
+    if not given.json:
+        for path in files.values():
+            print(f"{path}: {variant.name}, {path.stat().st_size / 1e9:.2f} GB")
+    return {"variant": variant.name, **{name: str(path) for name, path in files.items()}}

@@ -104,8 +104,8 @@ def check_control(settings: Settings, in_torch: bool) -> None:
 def _require_torch(in_torch: bool) -> None:
     if not in_torch:
         raise UsageError(
-            "a ControlNet adds to features inside the network, which is not in PyTorch here; omit it, or use the "
-            "backend torch"
+            "a ControlNet adds to features inside the network, which must be a single one in PyTorch; omit it, or use "
+            "one model with the backend torch"
         )
 
 

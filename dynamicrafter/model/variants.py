@@ -56,6 +56,11 @@ class Variant:
     vision: VisionConfig = VisionConfig()
 
 
+def nameless(variant: Variant) -> Variant:
+    """What decides how a variant is computed: a release and its retrained successor differ in the rest alone."""
+    return replace(variant, name="", purpose="")
+
+
 V512 = Variant(
     name="512_v1",
     purpose="picture to clip, 512x320",

@@ -51,8 +51,8 @@ def convert(
     file = open_weights(source)
     check_conversion(target, file.files)
     chosen = choose(detect(file), variant, file)
-    stock = _stock(file, chosen, prune)
-    names = _names(stock, keep_unused=not prune)
+    stock = stock_of(file, chosen, prune)
+    names = target_names(stock, keep_unused=not prune)
     wanted = stock.quantised if dtype is None else dtype if isinstance(dtype, str) else None
     layers: dict[str, Quantised | None] = {}
     if wanted != stock.quantised:
@@ -74,7 +74,7 @@ def check_conversion(target: Path, sources: Sequence[Path]) -> None:
         raise UsageError(f"{target} is also the input file; choose another output name")
 
 
-def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
+def stock_of(file: WeightsFile, variant: Variant, prune: bool = False) -> Stock:
     """The file's contents, checked to be complete; an encoder may be absent but not incomplete."""
     components: tuple[Component, ...] = CORE
     if not prune:
@@ -85,7 +85,7 @@ def _stock(file: WeightsFile, variant: Variant, prune: bool) -> Stock:
     return stock
 
 
-def _names(stock: Stock, keep_unused: bool) -> dict[str, str]:
+def target_names(stock: Stock, keep_unused: bool) -> dict[str, str]:
     """Names of the tensors to write, in the source and in the target."""
     names: dict[str, str] = {}
     for component, places in stock.placed.items():

@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from ..bounded_json import parse_json
 from ..errors import CheckpointError, Remedy, UsageError
 from ..forms import Form, program_version, to_json
 from ..model.configs import UNetConfig
-from ..model.variants import VARIANTS, Variant
+from ..model.variants import VARIANTS, Variant, nameless
 from .architectures import recognise
 from .formats.entries import Entry, WeightsFile, read_tensor
 from .layout import locate
@@ -99,7 +98,7 @@ def choose(fits: Sequence[Variant], asked: str | None, file: WeightsFile) -> Var
     fits = tuple(variant for variant in fits if variant.modes != ("views",)) or fits
     different: dict[Variant, Variant] = {}
     for variant in fits:
-        different.setdefault(replace(variant, name="", purpose=""), variant)
+        different.setdefault(nameless(variant), variant)
     if len(different) == 1:
         return fits[0]
     options = ", ".join(f"{variant.name} ({variant.purpose})" for variant in different.values())

@@ -52,6 +52,35 @@ class TestSamplers:
         # Of pure noise between nothing and far off: the scale of latents, 1 / 0.18215 for unit variance.
         assert 1 < found.std() < 30
 
+    def test_one_ksampler_goes_on_where_another_with_its_own_model_stops(self, ready: Client) -> None:
+        def turns(**late: Any) -> Prompt:
+            usual = with_ksampler(conditioned(frames=2), steps=4)["sampler"]["inputs"]
+            seed = {"noise_seed": usual.pop("seed"), "add_noise": "enable"}
+            usual.pop("denoise")
+            first = {
+                **usual,
+                **seed,
+                "start_at_step": 0,
+                "end_at_step": 2,
+                "return_with_leftover_noise": "enable",
+            }
+            rest = {
+                "add_noise": "disable",
+                "latent_image": ["early", 0],
+                "return_with_leftover_noise": "disable",
+            }
+            second = {**first, **rest, "start_at_step": 2, "end_at_step": 10000, **late}
+            return {
+                **conditioned(frames=2),
+                "early": node("KSamplerAdvanced", **first),
+                "patched": node("PerturbedAttentionGuidance", model=["loader", 0], scale=3.0),
+                "sampler": node("KSamplerAdvanced", **second),
+            }
+
+        whole = latents(ready, with_ksampler(conditioned(frames=2), steps=4))
+        assert difference(latents(ready, turns()), whole) < 1e-5
+        assert difference(latents(ready, turns(model=["patched", 0])), whole) > 1e-4
+
     def test_another_seed_gives_another_clip(self, ready: Client) -> None:
         clips = [latents(ready, with_ksampler(conditioned(frames=2), seed=seed)) for seed in (1, 2)]
         assert difference(*clips) > 0.1

@@ -58,7 +58,7 @@ def test_all_public_names_are_there() -> None:
         *("animate", "batch", "interpolate", "load", "loop", "make_settings", "render", "save"),
         *("PersonSettings", "PoseChoices", "keyframes", "load_person", "person", "read_poses"),
         *("Film", "Story", "StoryScene", "story"),
-        *("load_control", "views"),
+        *("load_control", "switch", "views"),
     }
     assert names == set(dynamicrafter.__all__) <= set(dir(dynamicrafter))
     assert all(getattr(dynamicrafter, name).__doc__ for name in names)

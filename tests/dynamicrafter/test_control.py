@@ -408,12 +408,12 @@ def test_what_cannot_be_controlled_is_said(tiny: TorchModel, tiny_nets: dict[int
         return x[:, :4]
 
     with pytest.raises(
-        UsageError, match="a ControlNet adds to features inside the network, which is not in Py"
+        UsageError, match="a ControlNet adds to features inside the network, which must be a single one in Py"
     ):
         controlled(control(), settings())(elsewhere)
     other = replace(tiny, unet=elsewhere)  # pyright: ignore[reportArgumentType]
     chosen = make_settings(TINY, "animate", steps=1, frames=2)
-    with pytest.raises(UsageError, match="which is not in PyTorch here; omit it, or use the backend torch"):
+    with pytest.raises(UsageError, match="must be a single one in PyTorch; omit it, or use one model"):
         generate(other, KeyPictures(torch.zeros(1, 3, 64, 64)), [chosen], control=Control(net, hints(1)))
 
 

@@ -318,10 +318,10 @@ def test_a_weak_branch_is_the_full_one_in_the_weakened_network() -> None:
 def test_weak_networks_need_pytorch() -> None:
     assert weak_layers(settings(), object()) == {}
     with pytest.raises(
-        UsageError, match="stg_scale and pag_scale .* not in PyTorch here; use 0 for both, or the backend"
+        UsageError, match="stg_scale and pag_scale .* must be a single one in PyTorch; use 0 for both, or one"
     ):
         weak_layers(settings(stg_scale=1.0), object())
-    with pytest.raises(UsageError, match="stg_scale and pag_scale .* not in PyTorch here"):
+    with pytest.raises(UsageError, match="stg_scale and pag_scale .* must be a single one in PyTorch"):
         check_settings([settings(pag_scale=1.0)], Means(backend="openvino"))
 
 
