@@ -5,8 +5,8 @@ Usage, in the top folder: ``python -m tools.measure_corrections ROWS.jsonl [--pr
 Each prompt of the toy world is generated with one fault, drawn by its number: fs, cfg, steps, the seed, or a prompt of
 another motion. Draws are repeated until the clip does not do as told, as judged by the gauges of the toy world, which
 know the true clip. The policy is told the prompt and how far things should move; neither the fault nor the model's
-defaults nor the gauges' verdict. ``--develop`` uses other prompts and leaves out the two kinds of fault that were held
-out when the policy was made. A row is written when its prompt is finished; a repeated command continues.
+defaults nor the gauges' verdict. ``--develop`` uses other prompts, for work on the policy. A row is written when its
+prompt is finished; a repeated command continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dynamicrafter.api import load
-from dynamicrafter.director.correcting import Aim, aim_of, correct
+from dynamicrafter.director.correcting import Aim, aim_of, correct, measure_subjects
 from dynamicrafter.evaluation.figures import measure_clip, psnr
 from dynamicrafter.model.variants import TINY
 from dynamicrafter.pipeline import KeyPictures, Model, generate
@@ -43,8 +43,6 @@ from dynamicrafter.toy.gauges import (
 from dynamicrafter.toy.world import DIRECTIONS, Scenes, captions, make_clips, sample_scenes, with_motion
 
 KINDS = ("fs", "cfg", "prompt", "steps", "seed")
-HELD_OUT = ("steps", "seed")
-"""Not looked at when the policy was made."""
 MOTIONS = (*DIRECTIONS, "grow", "shrink", "still")
 FIRST_FRAME = 34.0
 """PSNR in dB to the image below which a clip does not begin with it; first frames of the toy world reach 34.4 to 48."""
@@ -52,7 +50,7 @@ DISTANCE = (0.6, 1.6)
 """Least and greatest distance of a subject, as shares of the true one."""
 SCENES, SEEDS = 8, 8
 """Scenes that are tried until a fault spoils one, and seeds that are tried for each."""
-FIRST, DEVELOPED = 200, 1_000
+FIRST, DEVELOPED = 3_000, 1_000
 """Numbers of the first prompt that is measured, and of the first with which the policy was made."""
 
 
@@ -126,11 +124,11 @@ def as_told(frames: Tensor, scene: Scenes) -> bool:
     return right and same_subject(clip, scene) == (1.0, 1.0)
 
 
-def spoilt(model: Model, number: int, kinds: tuple[str, ...]) -> tuple[str, Case]:
+def spoilt(model: Model, number: int) -> tuple[str, Case]:
     """The kind and the case of a prompt, whose clip does not do as told."""
     dice = random.Random(number)
     while True:
-        kind = dice.choice(kinds)
+        kind = dice.choice(KINDS)
         for _ in range(SCENES):
             case = draw(kind, dice)
             if not as_told(true_frames(case.scene), case.scene):
@@ -145,13 +143,14 @@ def spoilt(model: Model, number: int, kinds: tuple[str, ...]) -> tuple[str, Case
                     return kind, replace(case, settings=chosen, fault=fault)
 
 
-def measured(model: Model, number: int, kinds: tuple[str, ...]) -> dict[str, Any]:
+def measured(model: Model, number: int) -> dict[str, Any]:
     """The row of a prompt."""
-    kind, case = spoilt(model, number, kinds)
+    kind, case = spoilt(model, number)
     picture = shown(case.scene)[0]
 
     def measure(frames: Tensor, _: Settings) -> Mapping[str, float]:
-        return measure_clip(frames.movedim(-1, 1).float() / 127.5 - 1, picture)
+        clip = frames.movedim(-1, 1).float() / 127.5 - 1
+        return measure_clip(clip, picture) | measure_subjects(clip, case.aim)
 
     attempts = list(
         correct(
@@ -196,7 +195,6 @@ def main() -> None:
     parser.add_argument("--develop", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    kinds = tuple(kind for kind in KINDS if not (given.develop and kind in HELD_OUT))
     first = DEVELOPED if given.develop else FIRST
     rows = [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows.exists() else []
     done = {row["number"] for row in rows}
@@ -204,12 +202,12 @@ def main() -> None:
     for number in range(first, first + given.prompts):
         if number in done:
             continue
-        rows.append(measured(model, number, kinds))
+        rows.append(measured(model, number))
         with given.rows.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(number, rows[-1]["kind"], rows[-1]["fault"], rows[-1]["after"], flush=True)
     print("| fault | prompts | first | 1 round | 2 rounds | 3 rounds |\n|---|---|---|---|---|---|")
-    for kind in (*kinds, "all"):
+    for kind in (*KINDS, "all"):
         some = [row for row in rows if kind in ("all", row["kind"])]
         shares = [sum(row["after"][count] for row in some) for count in range(4)]
         print(f"| {kind} | {len(some)} | {' | '.join(map(str, shares))} |")

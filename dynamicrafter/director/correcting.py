@@ -33,6 +33,7 @@ from ..evaluation.figures import (
     WAY,
 )
 from ..evaluation.learned import PROMPT_CLIP
+from ..evaluation.subjects import find_courses, named_colours
 from ..model.variants import Variant
 from ..settings import Settings
 from .plan import shortened_prompt
@@ -43,7 +44,7 @@ Lever = Literal["prompt", "motion", "cfg", "image_cfg", "steps", "seed"]
 LEVERS: tuple[Lever, ...] = get_args(Lever)
 Fault = Literal[
     "direction", "size", "restless", "still", "wild", "unfaithful", "unsteady", "saturated", "blurred", "drifting",
-    "off prompt", "seam",
+    "off prompt", "seam", "hasty",
 ]  # fmt: skip
 
 MOST_ROUNDS = 3
@@ -56,6 +57,8 @@ _ENOUGH = 0.1
 """Size up to which something that falls short is left alone."""
 _STEPS = 25
 """Steps beyond which the released models' clips hardly change."""
+_FEW_STEPS = 8
+"""Steps below which details are lost that no metric of this package may show."""
 MOST_GUIDANCE = 10.0
 """Largest guidance scale that is tried."""
 
@@ -73,6 +76,7 @@ _WEIGHTS: Mapping[Fault, float] = {
     "drifting": 10,
     "off prompt": 10,
     "seam": 10,
+    "hasty": 20,
 }
 _FLOWS: Mapping[Direction, str] = {
     "left": FLOW_LEFT.name,
@@ -80,8 +84,16 @@ _FLOWS: Mapping[Direction, str] = {
     "up": FLOW_UP.name,
     "down": FLOW_DOWN.name,
 }
+_VECTORS: Mapping[Direction, tuple[int, int]] = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+}
 _STILL_WAY, _LIVELY_WAY = 0.09, 0.34
 """Way of the built-in model's shapes as a share of the width, at both ends of its motion."""
+_KEPT = 0.7
+"""Cosine from which a course counts as one of four directions: up to 45 degrees off."""
 _APART = 2.5
 """Factor by which the way of a plan may be exceeded or missed: how far things move is hardly known beforehand."""
 
@@ -94,6 +106,8 @@ class Aim:
     """What should happen, in the person's words; the clip may have been generated with others."""
     directions: frozenset[Direction] = frozenset()
     """Where things should move; empty if that is not said."""
+    subjects: tuple[tuple[str, Direction], ...] = ()
+    """Colours of several subjects, each with where it should move; empty unless all of it is said."""
     growth: Literal[-1, 0, 1] = 0
     """Whether something should grow (1) or shrink (-1), as by a camera that zooms in or out."""
     still: bool = False
@@ -130,7 +144,34 @@ def aim_of(prompt: str, way: tuple[float, float] | None = None) -> Aim:
     grows, shrinks = (re.search(said, words) is not None for said in (_GROWS, _SHRINKS))
     still = re.search(_RESTS, words) is not None and not (directions or grows or shrinks)
     growth: Literal[-1, 0, 1] = 0 if grows == shrinks else 1 if grows else -1
-    return Aim(prompt, directions, growth, still, None if still else way)
+    return Aim(prompt, directions, _subjects_of(words), growth, still, None if still else way)
+
+
+def _subjects_of(words: str) -> tuple[tuple[str, Direction], ...]:
+    """The subjects of a prompt that names several by different colours, each with one direction."""
+    found: list[tuple[str, Direction]] = []
+    for clause in re.split(r"\band\b|\bwhile\b|[,;]", words):
+        directions: list[Direction] = [name for name, said in _SAID.items() if re.search(said, clause)]
+        if len(colours := named_colours(clause)) == len(directions) == 1:
+            found.append((colours[0], directions[0]))
+    return tuple(found) if len(found) == len(dict(found)) > 1 else ()
+
+
+def measure_subjects(clip: Tensor, aim: Aim) -> dict[str, float]:
+    """How well each of an aim's subjects keeps its direction in a clip ``[t, 3, h, w]`` in [-1, 1], by a metric's name.
+
+    The cosine between the direction and the subject's course, -1 to 1; 0 if it does not move.
+    """
+    courses = find_courses(clip, [colour for colour, _ in aim.subjects])
+    return {
+        _course_name(colour): sum(a * b for a, b in zip(courses[colour], _VECTORS[direction], strict=True))
+        / max(math.hypot(*courses[colour]), 1e-6)
+        for colour, direction in aim.subjects
+    }
+
+
+def _course_name(colour: str) -> str:
+    return f"direction of what is {colour}, cosine"
 
 
 def way_of(motion: float) -> tuple[float, float]:
@@ -150,7 +191,8 @@ def shortfalls(figures: Mapping[str, float], aim: Aim, settings: Settings) -> di
         shares = [figures[_FLOWS[one]] for one in aim.directions]
         wrong = (0.7 - sum(shares)) / 0.5
         missing = (0.3 / len(shares) - min(shares)) * len(shares) / 0.3
-        found["direction"] = _limited(max(wrong, missing)) * (1 - unsteady)
+        kept = min((figures.get(_course_name(colour), 1.0) for colour, _ in aim.subjects), default=1.0)
+        found["direction"] = _limited(max(wrong, missing, (_KEPT - kept) / _KEPT)) * (1 - unsteady)
     if aim.growth and ENLARGED.name in figures:
         grown = aim.growth * math.log(figures[ENLARGED.name])
         found["size"] = _limited((math.log(1.1) - grown) / math.log(1.2)) * (1 - unsteady)
@@ -172,6 +214,7 @@ def shortfalls(figures: Mapping[str, float], aim: Aim, settings: Settings) -> di
     found["drifting"] = _limited((figures.get(DELTA_E.name, 0.0) - 15) / 20)
     if PROMPT_CLIP.name in figures:
         found["off prompt"] = _limited((20 - figures[PROMPT_CLIP.name]) / 10)
+    found["hasty"] = max(0.0, 1 - settings.steps / _FEW_STEPS)
     if settings.mode == "loop":
         found["seam"] = _limited((figures.get(CLOSURE.name, 0.0) - 2) / 4)
     return found
@@ -276,7 +319,10 @@ def best_of(attempts: Sequence[Attempt]) -> Attempt:
 
 
 def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> Change | None:
-    """The first lever for what falls short most that has not been tried on the best attempt; None if there is none."""
+    """The first lever for what falls short most that has not been tried on the best attempt; None if there is none.
+
+    The seed is tried again for an aim with several subjects.
+    """
     best = best_of(attempts)
     since = attempts[attempts.index(best) + 1 :]
     failed = {one.change.lever for one in since if one.change is not None}
@@ -289,6 +335,11 @@ def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> 
             change = rule(aim, variant, best, fault)
             if change is None or change.lever in aim.fixed:
                 continue
+            if change.lever == "seed" and aim.subjects:
+                # That one seed lost a subject says nothing about the next one.
+                while change.settings in tried:
+                    change = replace(change, settings=_next_seed(change.settings))
+                return change
             if change.lever not in failed and change.settings not in tried:
                 return change
     return None
@@ -358,7 +409,11 @@ def _steps(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | 
 
 
 def _seed(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | None:
-    return _changed("seed", best, fault, seed=(best.settings.seed + 1) % 2**63)
+    return _changed("seed", best, fault, seed=_next_seed(best.settings).seed)
+
+
+def _next_seed(settings: Settings) -> Settings:
+    return replace(settings, seed=(settings.seed + 1) % 2**63)
 
 
 def _changed(lever: Lever, best: Attempt, fault: Fault, **value: Any) -> Change:
@@ -378,6 +433,7 @@ _RULES: Mapping[Fault, tuple[Rule, ...]] = {
     "drifting": (_less_guidance, _image_scale, _seed),
     "off prompt": (_prompt, _more_guidance, _seed),
     "seam": (_seed,),
+    "hasty": (_steps,),
 }
 """What is tried against each fault, in this order."""
 
@@ -394,4 +450,5 @@ _WHY: Mapping[Fault, str] = {
     "drifting": "its colours drift",
     "off prompt": "it does not show what the prompt says",
     "seam": "it does not end as it begins",
+    "hasty": "it has few steps",
 }

@@ -27,6 +27,7 @@ from dynamicrafter.director.correcting import (
     aim_of,
     best_of,
     correct,
+    measure_subjects,
     score_of,
     shortfalls,
     way_of,
@@ -101,6 +102,7 @@ def levers(found: Sequence[Attempt]) -> list[Lever]:
         ({"fs": 500}, ["motion", "motion"]),
         ({"cfg": 30.0}, ["cfg"]),
         ({"seed": 13}, ["seed"]),
+        ({"steps": 2}, ["steps"]),
     ],
 )
 def test_each_fault_is_corrected_by_its_lever(spoilt: dict[str, Any], expected: list[Lever]) -> None:
@@ -137,6 +139,14 @@ def test_the_best_is_kept_and_it_ends_without_gain() -> None:
     assert [one.best for one in found] == [True, False, False]
     assert best_of(found).settings == settings()
     assert len(set(asked)) == 3
+
+
+def test_another_seed_is_tried_twice_if_a_subject_is_lost() -> None:
+    aim = aim_of("red car drives right and blue car drives left")
+    lost = {**GOOD, FLOW_LEFT.name: 0.4, FLOW_RIGHT.name: 0.6, "direction of what is blue, cosine": 0.0}
+    found = list(correct(lambda _: FRAMES, lambda *_: lost, settings(prompt=aim.prompt, seed=5), aim, TINY))
+    assert [one.settings.seed for one in found] == [5, 6, 7]
+    assert levers(found) == ["seed", "seed"]
 
 
 def test_rounds_are_counted_and_limited() -> None:
@@ -188,6 +198,44 @@ def test_the_aim_is_what_the_words_say(prompt: str, directions: set[str], growth
     aim = aim_of(prompt, way_of(0.5))
     assert (aim.directions, aim.growth, aim.still) == (directions, growth, still)
     assert (aim.way is None) == still
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subjects"),
+    [
+        ("a red circle moves up and a blue square sinks", (("red", "up"), ("blue", "down"))),
+        (
+            "the violet boat drifts left while a gray one drives right",
+            (("purple", "left"), ("grey", "right")),
+        ),
+        ("a red circle moves up", ()),
+        ("a red circle moves up and a red square sinks", ()),
+        ("a red circle moves up and a square sinks", ()),
+        ("a red and white boat moves left, a blue one moves right", (("white", "left"), ("blue", "right"))),
+    ],
+)
+def test_subjects_are_told_apart_by_their_colours(prompt: str, subjects: tuple[tuple[str, str], ...]) -> None:
+    assert aim_of(prompt).subjects == subjects
+
+
+def test_subjects_that_swap_their_directions_fall_short() -> None:
+    """Which the flow of the whole clip does not show."""
+    clip = torch.zeros(5, 3, 32, 48)
+    for frame in range(5):
+        clip[frame, :, 4:12, 4 + 4 * frame : 12 + 4 * frame] = torch.tensor([0.8, -0.9, -0.9])[:, None, None]
+        clip[frame, :, 22:30, 36 - 4 * frame : 44 - 4 * frame] = torch.tensor([-0.8, -0.6, 0.9])[
+            :, None, None
+        ]
+    flow = {WAY.name: 0.3, FLOW_LEFT.name: 0.5, FLOW_RIGHT.name: 0.5}
+    for prompt, wrong in (
+        ("red car drives right and blue car drives left", 0.0),
+        ("red car drives left and blue car drives right", 1.0),
+        ("red car drives right, blue car rises", 1.0),
+    ):
+        aim = aim_of(prompt)
+        figures = {**flow, FLOW_UP.name: 0.5, **measure_subjects(clip, aim)}
+        assert shortfalls(figures, aim, settings())["direction"] == wrong
+    assert measure_subjects(clip, AIM) == {}
 
 
 @pytest.mark.parametrize(
