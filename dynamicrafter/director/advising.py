@@ -19,7 +19,17 @@ from ..media.pictures import Picture
 from ..model.variants import Variant
 from ..settings import Settings, motion_to_fs
 from .chat import Message, ask
-from .correcting import LEVERS, MOST_GUIDANCE, Advise, Aim, Attempt, Change, advise_by_rules, best_of
+from .correcting import (
+    LEVERS,
+    MOST_GUIDANCE,
+    Advise,
+    Aim,
+    Attempt,
+    Change,
+    advise_by_rules,
+    best_of,
+    next_seed,
+)
 from .plan import PROMPT_WORDS, PlanError, motion_prompt_of, objects_in
 from .profiles import Profile
 from .proposing import check_pictures_allowed, data_url
@@ -137,7 +147,10 @@ def read_advice(answer: str, aim: Aim, variant: Variant, attempts: Sequence[Atte
         changed = _changed(lever, advice, variant, chosen)
     except UsageError as problem:
         raise PlanError(str(problem)) from problem
-    if any(changed == one.settings for one in attempts):
+    tried = [one.settings for one in attempts]
+    while lever == "seed" and changed in tried:
+        changed = next_seed(changed)
+    if changed in tried:
         raise PlanError(f"this value of {lever} was tried before")
     why = advice.get("why")
     return Change(lever, changed, one_line(why, _WHY) if isinstance(why, str) else "")
@@ -152,7 +165,7 @@ def _changed(lever: str, advice: Mapping[str, Any], variant: Variant, chosen: Se
             raise PlanError("the new prompt is missing")
         return replace(chosen, prompt=words)
     if lever == "seed":
-        return replace(chosen, seed=(chosen.seed + 1) % 2**63)
+        return next_seed(chosen)
     number = advice.get("number")
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
         raise PlanError("the new value is not a number")

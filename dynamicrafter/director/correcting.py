@@ -1,6 +1,7 @@
 """Corrects a clip that is not as it should be: measured, changed in one setting, generated again, the best one kept.
 
-What falls short is told by the weight-free metrics, as sizes of 0 to 1, and the score is 100 minus their weighted sum.
+What falls short is told by the weight-free metrics and the number of steps, as sizes of 0 to 1, and the score is 100
+minus their weighted sum.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Aim:
     directions: frozenset[Direction] = frozenset()
     """Where things should move; empty if that is not said."""
     subjects: tuple[tuple[str, Direction], ...] = ()
-    """Colours of several subjects, each with where it should move; empty unless all of it is said."""
+    """Colours of several subjects, each with where it should move; empty unless that is said of all that moves."""
     growth: Literal[-1, 0, 1] = 0
     """Whether something should grow (1) or shrink (-1), as by a camera that zooms in or out."""
     still: bool = False
@@ -130,6 +131,7 @@ _SAID: Mapping[Direction, str] = {
     r"|\btilts up\b",
 }
 """What moves in the frame; a camera that pans right moves everything to the left."""
+_CAMERA = r"\b(?:camera|pans|tilts|zooms)\b"
 _GROWS = r"\b(?:grows?|growing|gets? bigger|gets? larger|expands?|comes closer|approach(?:es)?|zooms? in)\b"
 _SHRINKS = r"\b(?:shrinks?|shrinking|gets? smaller|recedes?|zooms? out)\b"
 _RESTS = r"\b(?:stands? still|stays? still|keeps? still|does not move|do not move|motionless)\b"
@@ -150,23 +152,31 @@ def aim_of(prompt: str, way: tuple[float, float] | None = None) -> Aim:
 def _subjects_of(words: str) -> tuple[tuple[str, Direction], ...]:
     """The subjects of a prompt that names several by different colours, each with one direction."""
     found: list[tuple[str, Direction]] = []
-    for clause in re.split(r"\band\b|\bwhile\b|[,;]", words):
+    for clause in re.split(r"\band\b|\bwhile\b|\bthen\b|[,;]", words):
         directions: list[Direction] = [name for name, said in _SAID.items() if re.search(said, clause)]
-        if len(colours := named_colours(clause)) == len(directions) == 1:
-            found.append((colours[0], directions[0]))
+        if not directions:
+            continue
+        colours = named_colours(clause)
+        if len(colours) != 1 or len(directions) != 1 or re.search(_CAMERA, clause):
+            return ()
+        found.append((colours[0], directions[0]))
     return tuple(found) if len(found) == len(dict(found)) > 1 else ()
 
 
 def measure_subjects(clip: Tensor, aim: Aim) -> dict[str, float]:
     """How well each of an aim's subjects keeps its direction in a clip ``[t, 3, h, w]`` in [-1, 1], by a metric's name.
 
-    The cosine between the direction and the subject's course, -1 to 1; 0 if it does not move.
+    The cosine between the direction and the subject's course, -1 to 1; 0 if it does not move or is lost. Subjects whose
+    colour the first frame does not show are omitted.
     """
+    if not aim.subjects:
+        return {}
     courses = find_courses(clip, [colour for colour, _ in aim.subjects])
     return {
         _course_name(colour): sum(a * b for a, b in zip(courses[colour], _VECTORS[direction], strict=True))
         / max(math.hypot(*courses[colour]), 1e-6)
         for colour, direction in aim.subjects
+        if colour in courses
     }
 
 
@@ -214,7 +224,8 @@ def shortfalls(figures: Mapping[str, float], aim: Aim, settings: Settings) -> di
     found["drifting"] = _limited((figures.get(DELTA_E.name, 0.0) - 15) / 20)
     if PROMPT_CLIP.name in figures:
         found["off prompt"] = _limited((20 - figures[PROMPT_CLIP.name]) / 10)
-    found["hasty"] = max(0.0, 1 - settings.steps / _FEW_STEPS)
+    if "steps" not in aim.fixed:
+        found["hasty"] = max(0.0, 1 - settings.steps / _FEW_STEPS)
     if settings.mode == "loop":
         found["seam"] = _limited((figures.get(CLOSURE.name, 0.0) - 2) / 4)
     return found
@@ -278,10 +289,10 @@ def correct(
 ) -> Iterator[Attempt]:
     """Generate a clip and up to ``rounds`` corrections of it, of which the last :attr:`Attempt.best` is the result.
 
-    ``make`` generates frames, uint8 ``[t, h, w, 3]``; ``measure`` returns their metrics by name. ``advise`` is
-    :func:`advise_by_rules` if it is None. Ends early if nothing is left to correct, or after two rounds in a row
-    without gain. What ``make``, ``measure`` and ``advise`` raise ends it as well; attempts are yielded as they are
-    finished. Raises UsageError for more rounds than :data:`MOST_ROUNDS`.
+    ``make`` generates frames, uint8 ``[t, h, w, 3]``; ``measure`` returns their metrics by name, to which those
+    of the aim's subjects are added. ``advise`` is :func:`advise_by_rules` if it is None. Ends early if nothing is left
+    to correct, or after two rounds in a row without gain. What ``make``, ``measure`` and ``advise`` raise ends it as
+    well; attempts are yielded as they are finished. Raises UsageError for more rounds than :data:`MOST_ROUNDS`.
     """
     check_rounds(rounds)
     attempts: list[Attempt] = []
@@ -294,7 +305,10 @@ def correct(
                 return
         chosen = settings if change is None else change.settings
         frames = make(chosen)
-        figures = measure(frames, chosen)
+        figures = {
+            **measure(frames, chosen),
+            **measure_subjects(frames.movedim(-1, 1).float() / 127.5 - 1, aim),
+        }
         short = shortfalls(figures, aim, chosen)
         score = score_of(short)
         best = not attempts or score >= best_of(attempts).score + _GAIN
@@ -321,11 +335,12 @@ def best_of(attempts: Sequence[Attempt]) -> Attempt:
 def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> Change | None:
     """The first lever for what falls short most that has not been tried on the best attempt; None if there is none.
 
-    The seed is tried again for an aim with several subjects.
+    The seed is tried a second time if one of several subjects does not move where it should.
     """
     best = best_of(attempts)
     since = attempts[attempts.index(best) + 1 :]
     failed = {one.change.lever for one in since if one.change is not None}
+    seeds = [one for one in since if one.change is not None and one.change.lever == "seed"]
     tried = [one.settings for one in attempts]
     by_weight = sorted(best.short.items(), key=lambda one: -_WEIGHTS[one[0]] * one[1])
     for fault, size in by_weight:
@@ -335,11 +350,9 @@ def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> 
             change = rule(aim, variant, best, fault)
             if change is None or change.lever in aim.fixed:
                 continue
-            if change.lever == "seed" and aim.subjects:
-                # That one seed lost a subject says nothing about the next one.
-                while change.settings in tried:
-                    change = replace(change, settings=_next_seed(change.settings))
-                return change
+            if rule is _seed and fault == "direction" and aim.subjects and len(seeds) == 1:
+                # That one seed lost a subject says little about the next one.
+                return replace(change, settings=next_seed(seeds[0].settings))
             if change.lever not in failed and change.settings not in tried:
                 return change
     return None
@@ -409,10 +422,11 @@ def _steps(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | 
 
 
 def _seed(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | None:
-    return _changed("seed", best, fault, seed=_next_seed(best.settings).seed)
+    return _changed("seed", best, fault, seed=next_seed(best.settings).seed)
 
 
-def _next_seed(settings: Settings) -> Settings:
+def next_seed(settings: Settings) -> Settings:
+    """The settings with the seed after theirs."""
     return replace(settings, seed=(settings.seed + 1) % 2**63)
 
 

@@ -17,7 +17,7 @@ from ..motion.colour import Drift
 from ..records import know_model
 from ..settings import Settings
 from ..shots import Made, Means, Shot, ShotProgress, load_with, means_for, record_of, render_batch
-from .correcting import MOST_ROUNDS, Advise, Aim, Attempt, correct, measure_subjects
+from .correcting import MOST_ROUNDS, Advise, Aim, Attempt, correct
 
 
 def make_corrected(
@@ -58,7 +58,7 @@ def make_corrected(
 
         def measure(frames: Tensor, settings: Settings, picture: Tensor = picture) -> Mapping[str, float]:
             clip = frames.movedim(-1, 1).float() / 127.5 - 1
-            figures = measure_clip(clip, picture) | measure_subjects(clip, aim)
+            figures = measure_clip(clip, picture)
             figures.update(measure_learned(clip, learned or Learned(), aim.prompt, picture))
             return figures
 

@@ -10,21 +10,23 @@ from torch import Tensor
 
 from ..motion.colour import lab
 
-NAMED_COLOURS: Mapping[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.10, 0.10),
-    "orange": (0.95, 0.55, 0.10),
-    "yellow": (0.95, 0.90, 0.15),
-    "green": (0.15, 0.65, 0.20),
-    "cyan": (0.10, 0.80, 0.85),
-    "blue": (0.15, 0.25, 0.85),
-    "purple": (0.55, 0.15, 0.75),
-    "pink": (0.95, 0.60, 0.75),
-    "brown": (0.45, 0.27, 0.12),
-    "white": (0.97, 0.97, 0.97),
-    "grey": (0.50, 0.50, 0.50),
-    "black": (0.05, 0.05, 0.05),
+Rgb = tuple[float, float, float]
+
+NAMED_COLOURS: Mapping[str, tuple[Rgb, ...]] = {
+    "red": ((0.85, 0.10, 0.10), (0.50, 0.08, 0.08)),
+    "orange": ((0.95, 0.55, 0.10),),
+    "yellow": ((0.95, 0.90, 0.15),),
+    "green": ((0.15, 0.65, 0.20), (0.08, 0.30, 0.10), (0.60, 0.85, 0.55)),
+    "cyan": ((0.10, 0.80, 0.85),),
+    "blue": ((0.15, 0.25, 0.85), (0.05, 0.10, 0.40), (0.50, 0.75, 0.95)),
+    "purple": ((0.55, 0.15, 0.75), (0.28, 0.08, 0.38)),
+    "pink": ((0.95, 0.60, 0.75),),
+    "brown": ((0.45, 0.27, 0.12),),
+    "white": ((0.97, 0.97, 0.97),),
+    "grey": ((0.50, 0.50, 0.50),),
+    "black": ((0.05, 0.05, 0.05),),
 }
-"""RGB in [0, 1] of the basic colour terms and of cyan; a pixel has the nearest one in CIELAB."""
+"""Shades, RGB in [0, 1], of the basic colour terms and of cyan; a pixel has the colour of the nearest in CIELAB."""
 _SPELLINGS = {"gray": "grey", "violet": "purple"}
 _FEWEST = 0.002
 """Share of the pixels that must change their colour for a motion to be seen, as in :mod:`.motion`."""
@@ -40,21 +42,39 @@ def find_courses(clip: Tensor, colours: Iterable[str]) -> dict[str, tuple[float,
     """Where what has each of ``colours`` gets to in a clip ``[t, 3, h, w]`` in [-1, 1]: right and down.
 
     The vector from the middle of the pixels that have the colour in the first frame alone to the middle of those that
-    have it in the last one alone, as shares of the width; (0, 0) if fewer than 0.2 % of the pixels lose or gain it.
-    What has the colour in both, such as a background, does not count. A subject that overlaps its first place seems to
-    get farther than it does.
+    have it in the last one alone, as shares of the width. What has the colour in both, such as a background, does not
+    count. A subject that overlaps its first place seems to get farther than it does, and one that leaves at a side is
+    followed as far as it is seen. (0, 0) for one that does not move or vanishes inside of the frame; a colour that less
+    than 0.2 % of the first frame has is omitted.
     """
-    names = list(NAMED_COLOURS)
-    palette = lab(2 * torch.tensor([NAMED_COLOURS[name] for name in names])[:, :, None, None] - 1).flatten(1)
-    ends = lab(clip[[0, -1]].float().cpu()).flatten(2).mT
-    nearest = torch.cdist(ends, palette[None]).argmin(-1).view(2, *clip.shape[-2:])
+    shades = [(name, shade) for name, all_of_it in NAMED_COLOURS.items() for shade in all_of_it]
+    palette = lab(2 * torch.tensor([shade for _, shade in shades])[:, :, None, None] - 1).flatten(1)
+    # Frame by frame, which bounds the memory.
+    nearest = torch.stack(
+        [
+            torch.cdist(lab(frame[None].float().cpu()).flatten(2).mT, palette[None])[0].argmin(-1)
+            for frame in clip
+        ]
+    ).view(len(clip), *clip.shape[-2:])
     found: dict[str, tuple[float, float]] = {}
     for colour in colours:
-        first, last = nearest == names.index(colour)
-        lost, gained = first & ~last, last & ~first
-        if min(float(part.float().mean()) for part in (lost, gained)) < _FEWEST:
-            found[colour] = (0.0, 0.0)
-            continue
-        down, right = (gained.nonzero().float().mean(0) - lost.nonzero().float().mean(0)) / clip.shape[-1]
-        found[colour] = (float(right), float(down))
+        own = torch.tensor([index for index, (name, _) in enumerate(shades) if name == colour])
+        masks = torch.isin(nearest, own)
+        if float(masks[0].float().mean()) >= _FEWEST:
+            found[colour] = _course_of(masks)
     return found
+
+
+def _course_of(masks: Tensor) -> tuple[float, float]:
+    """The course of what ``masks`` ``[t, h, w]`` show."""
+    gained = masks & ~masks[0]
+    seen = (gained.float().mean((-2, -1)) >= _FEWEST).nonzero().flatten()
+    last = int(seen[-1]) if len(seen) else 0
+    lost = masks[0] & ~masks[last]
+    at_a_side = gained[last].clone()
+    at_a_side[1:-1, 1:-1] = False
+    vanished = last < len(masks) - 1 and not bool(at_a_side.any())
+    if last == 0 or vanished or float(lost.float().mean()) < _FEWEST:
+        return 0.0, 0.0
+    down, right = (gained[last].nonzero().float().mean(0) - lost.nonzero().float().mean(0)) / masks.shape[-1]
+    return float(right), float(down)

@@ -143,10 +143,18 @@ def test_the_best_is_kept_and_it_ends_without_gain() -> None:
 
 def test_another_seed_is_tried_twice_if_a_subject_is_lost() -> None:
     aim = aim_of("red car drives right and blue car drives left")
-    lost = {**GOOD, FLOW_LEFT.name: 0.4, FLOW_RIGHT.name: 0.6, "direction of what is blue, cosine": 0.0}
-    found = list(correct(lambda _: FRAMES, lambda *_: lost, settings(prompt=aim.prompt, seed=5), aim, TINY))
+    clip = torch.zeros(5, 16, 16, 3, dtype=torch.uint8)
+    clip[0, :4, :4] = torch.tensor([30, 60, 220], dtype=torch.uint8)
+    flow = {**GOOD, FLOW_LEFT.name: 0.4, FLOW_RIGHT.name: 0.6}
+    found = list(correct(lambda _: clip, lambda *_: flow, settings(prompt=aim.prompt, seed=5), aim, TINY))
     assert [one.settings.seed for one in found] == [5, 6, 7]
     assert levers(found) == ["seed", "seed"]
+
+
+def test_few_steps_that_a_person_chose_cost_nothing() -> None:
+    chosen = settings(steps=2)
+    assert shortfalls(GOOD, AIM, chosen)["hasty"] == 0.75
+    assert "hasty" not in shortfalls(GOOD, replace(AIM, fixed=frozenset[Lever]({"steps"})), chosen)
 
 
 def test_rounds_are_counted_and_limited() -> None:
@@ -212,6 +220,9 @@ def test_the_aim_is_what_the_words_say(prompt: str, directions: set[str], growth
         ("a red circle moves up and a red square sinks", ()),
         ("a red circle moves up and a square sinks", ()),
         ("a red and white boat moves left, a blue one moves right", (("white", "left"), ("blue", "right"))),
+        ("a red car drives left, a blue car drives right and a dog runs up", ()),
+        ("the camera pans right past a red barn and a blue bird rises", ()),
+        ("an orange car drives right and a red car drives right, then drives up", ()),
     ],
 )
 def test_subjects_are_told_apart_by_their_colours(prompt: str, subjects: tuple[tuple[str, str], ...]) -> None:
@@ -290,6 +301,15 @@ FIRST = [Attempt(settings(fs=20), FRAMES, GOOD, {"still": 0.5}, 85, None, True)]
 def test_advice_is_one_change_within_limits(fields: dict[str, Any], name: str, value: object) -> None:
     change = read_advice(f"Sure: ```{advice(**fields)}```", AIM, TINY, FIRST)
     assert change is not None and change.settings == replace(FIRST[0].settings, **{name: value})
+
+
+def test_advice_of_another_seed_never_repeats_one() -> None:
+    again = [
+        *FIRST,
+        replace(FIRST[0], settings=replace(FIRST[0].settings, seed=FIRST[0].settings.seed + 1), best=False),
+    ]
+    change = read_advice(advice(change="seed"), AIM, TINY, again)
+    assert change is not None and change.settings.seed == FIRST[0].settings.seed + 2
 
 
 def test_a_prompt_is_one_line_for_the_whole_clip() -> None:

@@ -11,11 +11,15 @@ from dynamicrafter.evaluation.subjects import NAMED_COLOURS, find_courses, named
 
 def drawn(colour: str, ways: tuple[int, int], background: str = "grey") -> Tensor:
     """Three frames ``[3, 3, 40, 60]`` of a square of 8 pixels that moves right and down by ``ways`` in all."""
-    shades = {name: torch.tensor(rgb)[:, None, None] * 2 - 1 for name, rgb in NAMED_COLOURS.items()}
-    clip = shades[background].expand(3, 3, 40, 60).clone()
+    return painted(NAMED_COLOURS[colour][0], ways, background)
+
+
+def painted(rgb: tuple[float, float, float], ways: tuple[int, int], background: str = "grey") -> Tensor:
+    """The same with a colour in [0, 1]; nothing is painted beyond the frame."""
+    clip = (torch.tensor(NAMED_COLOURS[background][0])[:, None, None] * 2 - 1).expand(3, 3, 40, 60).clone()
     for frame in range(3):
         x, y = (16 + way * frame // 2 for way in ways)
-        clip[frame, :, y : y + 8, x : x + 8] = shades[colour]
+        clip[frame, :, y : y + 8, x : x + 8] = torch.tensor(rgb)[:, None, None] * 2 - 1
     return clip
 
 
@@ -24,8 +28,33 @@ def drawn(colour: str, ways: tuple[int, int], background: str = "grey") -> Tenso
 def test_the_course_is_that_of_the_colour(colour: str, ways: tuple[int, int]) -> None:
     other = "white" if colour == "black" else "black"
     found = find_courses(drawn(colour, ways), [colour, other])
-    assert found[colour] == pytest.approx((ways[0] / 60, ways[1] / 60))
-    assert found[other] == (0.0, 0.0)
+    # The other one is nowhere, so nothing can be said of it.
+    assert found == {colour: pytest.approx((ways[0] / 60, ways[1] / 60))}
+
+
+@pytest.mark.parametrize(
+    ("colour", "rgb"),
+    [
+        ("red", (0.55, 0.10, 0.10)),
+        ("red", (0.40, 0.05, 0.05)),
+        ("blue", (0.05, 0.10, 0.35)),
+        ("blue", (0.50, 0.75, 0.95)),
+        ("green", (0.10, 0.35, 0.12)),
+    ],
+)
+def test_dark_and_light_shades_have_the_colours_name(colour: str, rgb: tuple[float, float, float]) -> None:
+    assert find_courses(painted(rgb, (30, 0)), [colour]) == {colour: pytest.approx((0.5, 0.0))}
+
+
+def test_a_subject_that_leaves_is_followed_to_the_side() -> None:
+    (right, down), *_ = find_courses(drawn("red", (80, 0)), ["red"]).values()
+    assert right > 0.5 and down == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_subject_that_vanishes_is_lost() -> None:
+    clip = drawn("red", (24, 0))
+    clip[2] = clip[0, :, 0, 0][:, None, None]
+    assert find_courses(clip, ["red"]) == {"red": (0.0, 0.0)}
 
 
 def test_a_subject_that_stays_over_its_first_place_keeps_its_direction() -> None:
@@ -42,7 +71,7 @@ def test_a_background_of_the_same_colour_does_not_count() -> None:
 
 def test_a_still_subject_has_no_course() -> None:
     clip = drawn("blue", (0, 0))
-    assert find_courses(clip, ["blue", "red"]) == {"blue": (0.0, 0.0), "red": (0.0, 0.0)}
+    assert find_courses(clip, ["blue", "red"]) == {"blue": (0.0, 0.0)}
     assert find_courses(clip, []) == {}
 
 
