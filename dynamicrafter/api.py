@@ -568,9 +568,9 @@ def switch(early: Model, late: Model, timestep: int = 500) -> Model:
 
     Timesteps go from 999, noise, to 0; 500 is EDG's value (arXiv 2503.00948), for the models that
     :func:`~dynamicrafter.weights.merge.merge` writes. Each has its own image tokens; encoders and autoencoder are those
-    of ``early``, and the other ones may be released with ``late``. STG, PAG and ControlNets, which need one network,
-    are refused. Raises UsageError for models of different variants, devices or dtypes, for ones that are not on their
-    device all the time, and for a timestep outside 0 to 999.
+    of ``early``, and those of ``late`` are not used. STG, PAG and ControlNets, which need one network, are refused.
+    Raises UsageError for models of different variants, devices or dtypes, for ones that are not on their device all the
+    time or are two models already, and for a timestep outside 0 to 999.
     """
     if not 0 <= timestep < TRAIN_STEPS:
         raise UsageError(
@@ -580,6 +580,8 @@ def switch(early: Model, late: Model, timestep: int = 500) -> Model:
         raise UsageError(
             "two models can be switched only if both stay on the device; load both with memory high"
         )
+    if isinstance(early.unet, NetworkPair) or isinstance(late.unet, NetworkPair):
+        raise UsageError("one of the two models is itself switched between two; switch between single models")
     for what, ours, theirs in (
         ("networks", nameless(early.variant), nameless(late.variant)),
         ("device", early.device, late.device),

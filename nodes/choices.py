@@ -114,14 +114,14 @@ def chosen_by(**shown: Any) -> dict[str, Any]:
 
 
 def whole_numbers(name: str, text: str, low: int, advice: str) -> list[int]:
-    """The numbers of frames that an input lists; raises ValueError for anything else."""
+    """The numbers that an input lists; raises ValueError for anything else."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < low:
         raise ValueError(
-            f"{name} must be whole numbers of frames from {low}, separated by commas, but {text!r} was given; {advice}"
+            f"{name} must be whole numbers from {low}, separated by commas, but {text!r} was given; {advice}"
         )
     return numbers
 

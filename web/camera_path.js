@@ -111,8 +111,11 @@ function dragOf(moves, from) {
     const along = onPad ? last.along + Math.hypot(here.x - last.x, here.y - last.y) : (here.x / WIDE + 1) / 2;
     if (along > last.along) trail.push({ ...here, along });
     drawn ||= Math.hypot(here.x - from.x, here.y - from.y) > DOT;
+    const onDot = nearest > 0 && distances[nearest] < DOT;
+    // A click, which also gives the pad the focus, does not replace a curve.
+    if (!onDot && !drawn && own.length > 2) return moves;
     const stroke = () => (drawn ? evenly(trail, onPad ? trail.at(-1).along : 1) : [trail[0], here]);
-    const places = nearest > 0 && distances[nearest] < DOT ? own.with(nearest, here) : stroke();
+    const places = onDot ? own.with(nearest, here) : stroke();
     const across = (name) => places.map(({ x }) => rounded(name, (x / WIDE) * spans[name]));
     const up = (name) => places.map(({ y }) => rounded(name, ((around - y) / high) * spans[name]));
     return { ...moves, ...(onPad ? { orbit: across("orbit"), rise: up("rise") } : { dolly: up("dolly") }) };

@@ -321,7 +321,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
         "merge",
         "merge a model and the same one fine-tuned into a pair for more motion (EDG)",
         "merge 512 cil_512 --dynamic dynamic.safetensors --consistent consistent.safetensors",
-        "merge model.ckpt timenoise.ckpt --dynamic d.safetensors --consistent c.safetensors --dtype fp16 --seed 7",
+        "merge model.ckpt tuned.ckpt --variant 512 --dynamic d.safetensors --consistent c.safetensors --dtype fp16",
     )
     merge_options(merged)
 

@@ -165,8 +165,8 @@ def _convert(given: Namespace) -> dict[str, Any]:
 
 
 def _merge(given: Namespace) -> dict[str, Any]:
-    base = provide(find_model(given.base, variant=given.variant))
     mixture = Mixture(given.dynamic_weight, given.consistent_weight, given.keep, given.seed)
+    base = provide(find_model(given.base, variant=given.variant))
     dtype = None if given.dtype == "keep" else getattr(torch, given.dtype)
     with Bars(given.dynamic.name, hidden=given.quiet or given.json) as bars:
         variant = merge(

@@ -7,12 +7,15 @@ trained against image leakage (CIL, arXiv 2406.15735).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
+from errno import EISDIR
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..atomic import check_writable
 from ..errors import CheckpointError, UsageError
 from ..model.variants import Variant, nameless
 from .convert import check_conversion, stock_of, target_entries, target_names
@@ -82,6 +85,8 @@ def merge(
     one, other = open_weights(base), open_weights(tuned)
     for target in (dynamic, consistent):
         check_conversion(target, (*one.files, *other.files))
+    for target in (dynamic, consistent):
+        _check_target(target)
     if dynamic.resolve() == consistent.resolve():
         raise UsageError(f"both models would be written to {dynamic}; choose another name for one of them")
     chosen = choose(detect(one), variant, one)
@@ -112,6 +117,18 @@ def merge(
     with single_thread():
         write_safetensors(dynamic, entries, first(), metadata)
     return chosen
+
+
+def _check_target(target: Path) -> None:
+    """Raise CheckpointError unless a file can be written or replaced there, before the long work."""
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        check_writable(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} cannot be written ({error.strerror}); choose another name or folder"
+        ) from error
 
 
 def _alike(file: WeightsFile, base: WeightsFile, wanted: Variant) -> Variant:

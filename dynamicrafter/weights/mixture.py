@@ -1,4 +1,4 @@
-"""The numbers by which two models are merged, without PyTorch, so that they are checked before it is loaded."""
+"""The numbers by which two models are merged, without PyTorch, so that the help shows their defaults at once."""
 
 from __future__ import annotations
 

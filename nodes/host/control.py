@@ -33,8 +33,11 @@ _GREY = (0.299, 0.587, 0.114)
 def with_hint_frames(net: Any, frames: tuple[int, ...], gaps: str) -> Any:
     """A copy of the host's ControlNet ``net`` whose hints are those of ``frames``, one for each.
 
-    ``gaps`` is what happens to the others, as the parameter ``control_gaps``. Only our networks heed it.
+    ``gaps`` is what happens to the others, as the parameter ``control_gaps``. Only our networks heed it. Raises
+    ValueError for a ControlNet of another family, whose network may fail on arguments that it does not know.
     """
+    if not _is_stable_diffusion(getattr(net, "control_model", None)):
+        raise ValueError(f"this model does not support {type(net).__name__}; {_WANTED}")
     net = net.copy()
     net.set_extra_arg(_FRAMES, frames)
     net.set_extra_arg(_GAPS, gaps)

@@ -84,17 +84,17 @@ def with_room(
     patcher: Any,
     what: str,
     advice: str,
-    in_parts: Callable[[], Result] | None = None,
+    in_parts: tuple[float, Callable[[], Result]] | None = None,
 ) -> Result:
     """The result of ``work``; if it runs out of memory, other models are unloaded and it is retried once.
 
-    If that is not enough either, the result is that of ``in_parts``, which needs less memory. Raises the error of
-    :func:`out_of_memory` if all of them fail.
+    If that is not enough either, the result is that of ``in_parts``, which follows the bytes that it needs. Raises the
+    error of :func:`out_of_memory` for the last of them if all fail.
     """
-    *before, last = [work, work] if in_parts is None else [work, work, in_parts]
-    for way in before:
+    least, last = in_parts or (needed, work)
+    for _ in range(1 if in_parts is None else 2):
         try:
-            return way()
+            return work()
         except Exception as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -105,4 +105,4 @@ def with_room(
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
-        raise out_of_memory(what, needed, patcher.load_device, advice) from problem
+        raise out_of_memory(what, least, patcher.load_device, advice) from problem

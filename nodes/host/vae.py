@@ -274,8 +274,10 @@ def _decode_clip(
             module.tiles = None
 
     bar = Progress(1) if progress is None else progress.of(1)
-    what = f"decoding {frames} frames of {width * 8}x{height * 8} at once, which this decoder requires,"
+    tile = 64 * min(height, TILES.size) * min(width, TILES.size)
+    least = vae_decode_bytes(module.config, frames, tile, vae.vae_dtype)
+    what = f"decoding {frames} frames of {width * 8}x{height * 8}, even in tiles of all frames,"
     advice = "use a smaller size or fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
-    made = with_room(decoded, needed, vae.patcher, what, advice, in_tiles)
+    made = with_room(decoded, needed, vae.patcher, what, advice, (least, in_tiles))
     bar.update(1)
     return ((made + 1) / 2).movedim(1, -1)

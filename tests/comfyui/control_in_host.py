@@ -276,6 +276,9 @@ class Controls(Numbers):
             net = self.named(self.net(1), frames)
             return self.sampled(*self.applied(net, (positive, negative), 1.0, count=2), latent)
 
+        # As those of SD 3, whose forward knows no other arguments.
+        foreign = comfy.controlnet.ControlNetSD35(torch.nn.Identity())
+        calls["foreign"] = lambda: control.with_hint_frames(foreign, (0,), "none")
         calls["few hints"] = lambda: with_hints("0,2,3")
         calls["twice"] = lambda: with_hints("2,2")
         calls["outside"] = lambda: with_hints("0,4")

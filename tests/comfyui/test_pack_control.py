@@ -109,8 +109,9 @@ def test_chosen_frames_are_shown_their_hints_and_the_others_a_blank_sheet_or_not
         ),
         (
             "no frames",
-            "hint_frames must be whole numbers of frames from 0, separated by commas, but '0,last' was given; use",
+            "hint_frames must be whole numbers from 0, separated by commas, but '0,last' was given; use",
         ),
+        ("foreign", "does not support ControlNetSD35; use a ControlNet for Stable Diffusion 2.1"),
         ("adapter", "does not support T2I-Adapters; use a ControlNet"),
         ("count", "has 12 skip connections, but the ControlNet has outputs for 9; use a ControlNet"),
     ],

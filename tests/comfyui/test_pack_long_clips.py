@@ -91,8 +91,8 @@ def test_keyframes_are_as_far_apart_as_told(ready: Client, durations: str, frame
     ("prompt", "message"),
     [
         (keyframes("3,2,4"), "3 images have 2 gaps, but there are 3 durations; use one for each gap"),
-        (keyframes("soon"), "durations must be whole numbers of frames from 1, .* but 'soon' was given"),
-        (keyframes("0,2"), "durations must be whole numbers of frames from 1"),
+        (keyframes("soon"), "durations must be whole numbers from 1, .* but 'soon' was given"),
+        (keyframes("0,2"), "durations must be whole numbers from 1"),
         (
             keyframes("3", "a\nb\nc"),
             "3 images have 2 gaps, which need 2 prompts separated by |, but 3 were given",

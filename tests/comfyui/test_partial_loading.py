@@ -283,7 +283,7 @@ class TestOutOfMemory:
             (
                 "oom decode",
                 "clip never",
-                "decoding 6 frames of 64x64 at once, which this decoder requires, needs about",
+                "decoding 6 frames of 64x64, even in tiles of all frames, needs about",
             ),
             ("oom encode", "never", "encoding an image of 64x64 needs about"),
         ],

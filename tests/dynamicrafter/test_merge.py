@@ -194,11 +194,27 @@ def test_neither_model_is_written_if_one_cannot_be(sources: tuple[Path, Path], t
     refuse(sources[0], nan, tmp_path, f"{UNET} in .*nan.safetensors has NaN or infinite values")
 
 
-def test_the_second_model_decides_on_both(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "c.safetensors").mkdir()
-    with pytest.raises(CheckpointError, match="c.safetensors cannot be written"):
-        merge(*sources, tmp_path / "d.safetensors", tmp_path / "c.safetensors")
-    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+@pytest.mark.parametrize("blocked", ["c.safetensors", "d.safetensors"])
+def test_targets_that_cannot_be_written_are_found_before_the_work(
+    sources: tuple[Path, Path], tmp_path: Path, blocked: str
+) -> None:
+    (tmp_path / blocked).mkdir()
+    done: list[int] = []
+    with pytest.raises(
+        CheckpointError, match=rf"{blocked} cannot be written \(Is a directory\); choose another name"
+    ):
+        merge(
+            *sources,
+            tmp_path / "d.safetensors",
+            tmp_path / "c.safetensors",
+            progress=lambda now, _: done.append(now),
+        )
+    with pytest.raises(
+        CheckpointError, match=r"c.safetensors cannot be written \(No such file or directory\)"
+    ):
+        merge(*sources, tmp_path / "e.safetensors", tmp_path / "away" / "c.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == [blocked]
+    assert done == []
 
 
 def test_the_command_writes_models_that_make_clips(

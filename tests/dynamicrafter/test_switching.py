@@ -88,6 +88,10 @@ def test_two_models_that_are_not_alike_are_refused(early: TorchModel) -> None:
         UsageError, match=r"same dtype, but they are .* in torch.float32 and .* in torch.float16; load"
     ):
         switch(early, replace(early, dtype=torch.float16))
+    with pytest.raises(
+        UsageError, match="one of the two models is itself switched .*; switch between single models"
+    ):
+        switch(early, switch(early, early))
     with pytest.raises(UsageError, match="only if both stay on the device; load both with memory high"):
         switch(early, load("tiny", device="cpu", memory="low"))
 
