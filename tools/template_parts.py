@@ -53,13 +53,17 @@ class CoreModel:
     @property
     def linked(self) -> str:
         """A line of a note about it: link, size and folder."""
-        return f"- [{self.name}]({self.offer['url']}) ({self.size_gb:.1f} GB) in `models/{self.directory}`"
+        size = f"{self.size_gb:.1f} GB" if self.size_gb >= 0.1 else f"{1000 * self.size_gb:.0f} MB"
+        return f"- [{self.name}]({self.offer['url']}) ({size}) in `models/{self.directory}`"
 
 
 SDPOSE = CoreModel("Comfy-Org/SDPose", "checkpoints", "sdpose_wholebody_fp16.safetensors", 1.92)
 """Finds the poses of a person; the file of core's own subgraphs."""
 QWEN = CoreModel("Comfy-Org/Qwen3.5", "text_encoders", "qwen3.5_2b_bf16.safetensors", 4.55)
 """The smallest language model that core's own subgraphs use; it sees images."""
+FILM = CoreModel("Comfy-Org/frame_interpolation", "frame_interpolation", "film_net_fp16.safetensors", 0.069)
+"""Interpolates frames. Size: the 34.4 million values of core's network in float16."""
+CORE_MODELS = (SDPOSE, QWEN, FILM)
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:
@@ -204,9 +208,9 @@ def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Nod
     )
 
 
-def save(graph: Graph, images: Output, name: str, width: int | None = None) -> None:
+def save(graph: Graph, images: Output, name: str, width: int | None = None, fps: float = FPS) -> None:
     """Frames to a clip in the output folder."""
-    video = graph.add("CreateVideo", images=images, fps=FPS, width=width)
+    video = graph.add("CreateVideo", images=images, fps=fps, width=width)
     save_video(graph, video["VIDEO"], name, width)
 
 

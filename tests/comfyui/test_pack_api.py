@@ -101,7 +101,7 @@ LINKED = {"image", "model", "vae", "clip_vision", "latent", "positive", "negativ
 FLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
 MARK = "(built in)"
 """What the names of built-in models end with."""
-MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name")
+MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name", "model_name")
 """Inputs that name a file of weights."""
 ANSWER = """I would let it rock:
 {"subject": "the boat", "motion_prompt": "a boat rocks on the waves", "camera": "zoom in", "motion": 0.6,
@@ -111,6 +111,8 @@ OF_DOWNLOADS = {
     "TextGenerate": node("PrimitiveStringMultiline", value=ANSWER),
 }
 """What stands for core nodes whose models are downloaded: poses, and an answer."""
+AFTERWARDS = {"FrameInterpolate": "images"}
+"""Core nodes that change a finished clip by a downloaded model, and their input with its frames, left as they are."""
 
 
 @pytest.fixture
@@ -229,6 +231,10 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
     for name, entry in flow.items():
         if entry["class_type"] in OF_DOWNLOADS:
             changed[name] = OF_DOWNLOADS[entry["class_type"]]
+            continue
+        if entry["class_type"] in AFTERWARDS:
+            frames_of = entry["inputs"][AFTERWARDS[entry["class_type"]]]
+            changed[name] = node("ImageFromBatch", image=frames_of, batch_index=0, length=5)
             continue
         inputs = changed[name]["inputs"]
         ours = entry["class_type"].startswith("DynamiCrafter")
