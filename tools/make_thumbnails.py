@@ -34,7 +34,7 @@ FRAME_MS, STILL_MS = 125, 1000
 """Duration of a frame of a clip, and of an image."""
 PATIENCE = 900.0
 """Seconds that a clip may take."""
-AFTERWARDS = {"FrameInterpolate": "images"}
+AFTERWARDS = {"FrameInterpolate": "images", "ImageUpscaleWithModel": "image"}
 """Nodes that change a finished clip by a downloaded model, and their input with its frames."""
 MISSING_FILE = "value_not_in_list"
 """What ComfyUI says when a graph names weights that are in none of its folders."""

@@ -39,15 +39,18 @@ class CoreModel:
     repository: str
     """``owner/name`` on Hugging Face."""
     directory: str
-    """Its folder, there and in ``models``."""
+    """Its folder in ``models``, and there unless ``at_root``."""
     name: str
     size_gb: float
     """Size in units of 1e9 bytes."""
+    at_root: bool = False
+    """Whether it is at the root of its repository, and in its folder only in ``models``."""
 
     @property
     def offer(self) -> dict[str, str]:
         """The metadata with which the editor offers its download."""
-        url = f"https://huggingface.co/{self.repository}/resolve/main/{self.directory}/{self.name}"
+        path = self.name if self.at_root else f"{self.directory}/{self.name}"
+        url = f"https://huggingface.co/{self.repository}/resolve/main/{path}"
         return {"name": self.name, "url": url, "directory": self.directory}
 
     @property
@@ -63,7 +66,11 @@ QWEN = CoreModel("Comfy-Org/Qwen3.5", "text_encoders", "qwen3.5_2b_bf16.safetens
 """The smallest language model that core's own subgraphs use; it sees images."""
 FILM = CoreModel("Comfy-Org/frame_interpolation", "frame_interpolation", "film_net_fp16.safetensors", 0.069)
 """Interpolates frames. Size: the 34.4 million values of core's network in float16."""
-CORE_MODELS = (SDPOSE, QWEN, FILM)
+REAL_ESRGAN = CoreModel(
+    "Comfy-Org/Real-ESRGAN_repackaged", "upscale_models", "RealESRGAN_x4plus.safetensors", 0.067, at_root=True
+)
+"""Upscales images four times. Size: the 16.7 million values of its network in float32."""
+CORE_MODELS = (SDPOSE, QWEN, FILM, REAL_ESRGAN)
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:

@@ -111,7 +111,7 @@ OF_DOWNLOADS = {
     "TextGenerate": node("PrimitiveStringMultiline", value=ANSWER),
 }
 """What stands for core nodes whose models are downloaded: poses, and an answer."""
-AFTERWARDS = {"FrameInterpolate": "images"}
+AFTERWARDS = {"FrameInterpolate": "images", "ImageUpscaleWithModel": "image"}
 """Core nodes that change a finished clip by a downloaded model, and their input with its frames, left as they are."""
 
 

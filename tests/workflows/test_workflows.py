@@ -44,13 +44,14 @@ OF_VIDEO = "DynamiCrafter person SDPose - dance video to character, 2 GB downloa
 DOWNLOADING = RELEASED | {
     OF_VIDEO,
     "DynamiCrafter frame interpolation - smoother video, 70 MB download",
+    "DynamiCrafter upscale - video four times as large, 70 MB download",
 }
 PEOPLE = {path.stem for path in EDITOR if path.stem.startswith("DynamiCrafter person")}
 """Templates that move a character by poses, not by a prompt."""
 FOUND_BY = (
     *("dynamicrafter", "animate picture", "image to video", "interpolation", "loop", "ksampler", "1024"),
     *("long clip", "keyframes", "endless loop", "photo to film", "story", "person", "animateanyone"),
-    *("dance", "sdpose", "llm", "frame interpolation"),
+    *("dance", "sdpose", "llm", "frame interpolation", "upscale"),
 )
 """What people search for."""
 OURS = {
