@@ -70,7 +70,11 @@ REAL_ESRGAN = CoreModel(
     "Comfy-Org/Real-ESRGAN_repackaged", "upscale_models", "RealESRGAN_x4plus.safetensors", 0.067, at_root=True
 )
 """Upscales images four times. Size: the 16.7 million values of its network in float32."""
-CORE_MODELS = (SDPOSE, QWEN, FILM, REAL_ESRGAN)
+DEPTH_ANYTHING = CoreModel(
+    "Comfy-Org/Depth-Anything-3", "geometry_estimation", "depth_anything_3_mono_large.safetensors", 1.34
+)
+"""Finds the distances of an image. Size: the 334 million values of core's network in float32."""
+CORE_MODELS = (SDPOSE, QWEN, FILM, REAL_ESRGAN, DEPTH_ANYTHING)
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:

@@ -11,6 +11,7 @@ from dynamicrafter.weights.catalogue import find
 
 from .graphs import OUTSIDE, Graph
 from .template_parts import (
+    DEPTH_ANYTHING,
     DIALS,
     FILM,
     FPS,
@@ -942,6 +943,70 @@ change are not generated again while the seed stays: set it to *fixed*. `between
     return graph
 
 
+def camera_move(_: str) -> Graph:
+    """A camera around an image with the depth that core's Depth Anything 3 finds, by the interpolation model."""
+    graph = Graph()
+    release = find("512_interp")
+    image = picture(graph, "hill_day")
+    own_picture(graph)
+    model = graph.add(
+        "LoadDA3Model", model_name=DEPTH_ANYTHING.name, models=[DEPTH_ANYTHING.offer], column=1, width=340
+    )
+    found = graph.add(
+        "DA3Inference", da3_model=model["DA3_MODEL"], image=image, mode="mono", column=1, width=340
+    )
+    choices: dict[str, Any] = {"output.normalization": "v2_style", "output.apply_sky_clip": False}
+    shown = graph.add(
+        "DA3Render", da3_geometry=found["da3_geometry"], output="depth", column=1, width=340, **choices
+    )
+    # The renderer is linear in the distance with near bright, which is none of the guide's kinds.
+    depth = graph.add("ImageInvert", title="Far is bright", image=shown["IMAGE"], column=1, width=340)
+    # The size of the model, so that the last frame is cropped as the image is.
+    guide = graph.add(
+        "DynamiCrafterCameraGuide",
+        image=image,
+        depth=depth["IMAGE"],
+        path="orbit:10",
+        frames=16,
+        depth_kind="depth",
+        height=320,
+        column=2,
+    )
+    guide.values["width"] = 512
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=image,
+        last_image=guide["last_frame"],
+        prompt="the camera moves around a hill",
+        checkpoint=release.saved_as,
+        clip=load_encoder(graph)["CLIP"],
+        variant=release.variant,
+        models=[offer("512_interp")],
+        column=3,
+    )
+    save_video(graph, clip["video"], "camera_move")
+    graph.add("PreviewImage", title="Guide clip", images=guide["guide"], column=2)
+    graph.note(
+        WHAT,
+        f"""\
+## A camera move around an image
+
+1. Press **Run**: the camera moves around the hill, from the image to the last frame of the **guide clip**. {SAVE}
+2. Draw a **path** on **DynamiCrafter Camera Guide**. If near things move too much, increase `near`.
+
+Black parts of the guide are not filled, so choose small moves; a ViewCrafter model with **DynamiCrafter Views** fills \
+them. For portrait images, swap `width` and `height` of the guide.
+
+Depth Anything 3 is a third file, which ComfyUI offers to download when the workflow opens:
+
+{DEPTH_ANYTHING.linked}
+""",
+    )
+    released_note(graph, "512_interp")
+    graph.note(MORE, DIALS)
+    return graph
+
+
 def frame_interpolation(built_in: str) -> Graph:
     """A clip with twice the frame rate, by core's frame interpolation."""
     graph = Graph()
@@ -1058,6 +1123,7 @@ BLUEPRINTS: dict[str, tuple[str, Graph]] = {
 TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter animate picture - image to video in one node": animate_picture,
     "DynamiCrafter batch - one video for each image": batch_of_pictures,
+    "DynamiCrafter camera move - depth and orbit of a photo, 8 GB download": camera_move,
     "DynamiCrafter dual CFG guidance - prompt and image, core nodes": dual_cfg,
     "DynamiCrafter endless loop - any length by windows": endless_loop,
     "DynamiCrafter frame interpolation - smoother video, 70 MB download": frame_interpolation,

@@ -107,10 +107,11 @@ ANSWER = """I would let it rock:
 {"subject": "the boat", "motion_prompt": "a boat rocks on the waves", "camera": "zoom in", "motion": 0.6,
 "mode": "animate", "negative_prompt": "people", "seconds": 2, "sound": "sea", "why": "Boats rock."}"""
 OF_DOWNLOADS = {
+    "DA3Render": node("DynamiCrafterSamplePicture", picture="hill_dusk"),
     "SDPoseKeypointExtractor": node("DynamiCrafterSamplePoses", poses="jumping_jacks"),
     "TextGenerate": node("PrimitiveStringMultiline", value=ANSWER),
 }
-"""What stands for core nodes whose models are downloaded: poses, and an answer."""
+"""What stands for core nodes whose models are downloaded: a picture as depth, poses, and an answer."""
 AFTERWARDS = {"FrameInterpolate": "images", "ImageUpscaleWithModel": "image"}
 """Core nodes that change a finished clip by a downloaded model, and their input with its frames, left as they are."""
 
@@ -276,7 +277,7 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
         if "checkpoint" in inputs:
             preset = own_preset(inputs["checkpoint"])
             height, width, own_rate = preset.height, preset.width, preset.fps
-        if "frames" in inputs:
+        if "frames" in inputs and "path" not in inputs:
             loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
             frames += inputs["frames"] - loop
         if "durations" in inputs:

@@ -33,6 +33,7 @@ API = sorted(WORKFLOWS.glob("api/*.json"))
 NOTES = ("MarkdownNote", "Note")
 START = "DynamiCrafter animate picture - image to video in one node"
 RELEASED = {
+    "DynamiCrafter camera move - depth and orbit of a photo, 8 GB download",
     "DynamiCrafter model 1024 - image to video, 7 GB download",
     "DynamiCrafter model 512 - image to video, 7 GB download",
     "DynamiCrafter model 512 interpolation - two images, 7 GB download",
@@ -51,13 +52,14 @@ PEOPLE = {path.stem for path in EDITOR if path.stem.startswith("DynamiCrafter pe
 FOUND_BY = (
     *("dynamicrafter", "animate picture", "image to video", "interpolation", "loop", "ksampler", "1024"),
     *("long clip", "keyframes", "endless loop", "photo to film", "story", "person", "animateanyone"),
-    *("dance", "sdpose", "llm", "frame interpolation", "upscale"),
+    *("dance", "sdpose", "llm", "frame interpolation", "upscale", "camera", "depth"),
 )
 """What people search for."""
 OURS = {
     "DynamiCrafterAmbience",
     "DynamiCrafterAnimate",
     "DynamiCrafterAnimatePerson",
+    "DynamiCrafterCameraGuide",
     "DynamiCrafterCheckpointLoader",
     "DynamiCrafterDirectorPlan",
     "DynamiCrafterDirectorPrompt",
