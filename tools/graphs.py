@@ -68,12 +68,13 @@ _PICTURES = {
 """Height of what a node shows below its widgets; a spare one shows nothing yet."""
 _BUTTONS = {
     "DynamiCrafterAnimate": 24,
+    "DynamiCrafterCameraGuide": 190,
     "DynamiCrafterCheckpointLoader": 24,
     "DynamiCrafterKeyframes": 24,
     "DynamiCrafterStory": 24,
     "TextGenerate": 72,
 }
-"""Height of what the editor adds to a node: the button of our script, or core's widgets that a template leaves out."""
+"""Height of what the editor adds to a node: a button or pad of ours, or core's widgets that a template leaves out."""
 _PREVIEWED = (
     "DynamiCrafterSampler",
     "KSampler",
@@ -155,13 +156,17 @@ def inputs_of(schema: Mapping[str, Any]) -> list[tuple[str, Any, Mapping[str, An
 def _inputs_of_choices(
     name: str, choices: list[Mapping[str, Any]]
 ) -> list[tuple[str, Any, Mapping[str, Any], bool]]:
-    """The inputs that the choices of an input bring with them; none is required, as another may be chosen."""
-    return [
-        (f"{name}.{inner}", kind, options[0] if options else {}, False)
+    """The inputs that the choices of an input bring with them; none is required, as another may be chosen.
+
+    An input that several choices bring is there once.
+    """
+    brought = {
+        f"{name}.{inner}": (kind, options[0] if options else {})
         for choice in choices
         for group in choice["inputs"].values()
         for inner, (kind, *options) in group.items()
-    ]
+    }
+    return [(inner, kind, options, False) for inner, (kind, options) in brought.items()]
 
 
 def is_widget(kind: Any, options: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 The dialog asks for ``.jpg`` whatever a file contains, and browsers go by the contents, so that an animated WebP of that
 name plays. A graph that needs a downloaded model shows the images that it begins with, each for a second; if it needs
-it for nothing but poses, it takes those of the pack.
+it for nothing but poses, it takes those of the pack, and if only for a finished clip, it shows the clip before that.
 
 Usage, in the top folder, after ``tools.make_templates``, with a ComfyUI running that has this pack as it is now:
 ``python -m tools.make_thumbnails http://127.0.0.1:8188``
@@ -22,6 +22,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from .template_parts import FPS
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "workflows"
 SIDE = 320
@@ -32,6 +34,8 @@ FRAME_MS, STILL_MS = 125, 1000
 """Duration of a frame of a clip, and of an image."""
 PATIENCE = 900.0
 """Seconds that a clip may take."""
+AFTERWARDS = {"FrameInterpolate": "images", "ImageUpscaleWithModel": "image"}
+"""Nodes that change a finished clip by a downloaded model, and their input with its frames."""
 MISSING_FILE = "value_not_in_list"
 """What ComfyUI says when a graph names weights that are in none of its folders."""
 
@@ -51,10 +55,18 @@ def save_card(path: Path, frames: list[Image.Image], milliseconds: int) -> None:
     )
 
 
-def with_poses(prompt: dict[str, Any]) -> dict[str, Any]:
-    """A graph with poses of the pack instead of those that a downloaded model finds in a person's own video."""
+def without_core_models(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A graph without the downloaded models of core nodes.
+
+    It has poses of the pack instead of those found in a person's own video, and frames as they were made.
+    """
     changed = dict(prompt)
     for name, node in prompt.items():
+        if node["class_type"] == "CreateVideo":
+            before = prompt[node["inputs"]["images"][0]]
+            if before["class_type"] in AFTERWARDS:
+                frames = before["inputs"][AFTERWARDS[before["class_type"]]]
+                changed[name] = _node("CreateVideo", images=frames, fps=FPS)
         if node["class_type"] == "SDPoseKeypointExtractor":
             changed[name] = _node("DynamiCrafterSamplePoses", poses="jumping_jacks")
         if node["class_type"] == "LoadVideo":
@@ -123,7 +135,7 @@ def main(url: str) -> None:
     """Make all cards, and remove those of templates that are no more."""
     for path in sorted(FOLDER.glob("*.json")):
         prompt = json.loads((FOLDER / "api" / path.name).read_text(encoding="utf-8"))
-        clips = made_clips(url.rstrip("/"), with_poses(prompt))
+        clips = made_clips(url.rstrip("/"), without_core_models(prompt))
         if clips is None:
             save_card(path.with_suffix(".jpg"), images_of(prompt), STILL_MS)
         else:

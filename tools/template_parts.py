@@ -39,27 +39,42 @@ class CoreModel:
     repository: str
     """``owner/name`` on Hugging Face."""
     directory: str
-    """Its folder, there and in ``models``."""
+    """Its folder in ``models``, and there unless ``at_root``."""
     name: str
     size_gb: float
     """Size in units of 1e9 bytes."""
+    at_root: bool = False
+    """Whether it is at the root of its repository, and in its folder only in ``models``."""
 
     @property
     def offer(self) -> dict[str, str]:
         """The metadata with which the editor offers its download."""
-        url = f"https://huggingface.co/{self.repository}/resolve/main/{self.directory}/{self.name}"
+        path = self.name if self.at_root else f"{self.directory}/{self.name}"
+        url = f"https://huggingface.co/{self.repository}/resolve/main/{path}"
         return {"name": self.name, "url": url, "directory": self.directory}
 
     @property
     def linked(self) -> str:
         """A line of a note about it: link, size and folder."""
-        return f"- [{self.name}]({self.offer['url']}) ({self.size_gb:.1f} GB) in `models/{self.directory}`"
+        size = f"{self.size_gb:.1f} GB" if self.size_gb >= 0.1 else f"{1000 * self.size_gb:.0f} MB"
+        return f"- [{self.name}]({self.offer['url']}) ({size}) in `models/{self.directory}`"
 
 
 SDPOSE = CoreModel("Comfy-Org/SDPose", "checkpoints", "sdpose_wholebody_fp16.safetensors", 1.92)
 """Finds the poses of a person; the file of core's own subgraphs."""
 QWEN = CoreModel("Comfy-Org/Qwen3.5", "text_encoders", "qwen3.5_2b_bf16.safetensors", 4.55)
 """The smallest language model that core's own subgraphs use; it sees images."""
+FILM = CoreModel("Comfy-Org/frame_interpolation", "frame_interpolation", "film_net_fp16.safetensors", 0.069)
+"""Interpolates frames. Size: the 34.4 million values of core's network in float16."""
+REAL_ESRGAN = CoreModel(
+    "Comfy-Org/Real-ESRGAN_repackaged", "upscale_models", "RealESRGAN_x4plus.safetensors", 0.067, at_root=True
+)
+"""Upscales images four times. Size: the 16.7 million values of its network in float32."""
+DEPTH_ANYTHING = CoreModel(
+    "Comfy-Org/Depth-Anything-3", "geometry_estimation", "depth_anything_3_mono_large.safetensors", 1.34
+)
+"""Finds the distances of an image. Size: the 334 million values of core's network in float32."""
+CORE_MODELS = (SDPOSE, QWEN, FILM, REAL_ESRGAN, DEPTH_ANYTHING)
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:
@@ -204,9 +219,9 @@ def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Nod
     )
 
 
-def save(graph: Graph, images: Output, name: str, width: int | None = None) -> None:
+def save(graph: Graph, images: Output, name: str, width: int | None = None, fps: float = FPS) -> None:
     """Frames to a clip in the output folder."""
-    video = graph.add("CreateVideo", images=images, fps=FPS, width=width)
+    video = graph.add("CreateVideo", images=images, fps=fps, width=width)
     save_video(graph, video["VIDEO"], name, width)
 
 

@@ -11,7 +11,9 @@ from dynamicrafter.weights.catalogue import find
 
 from .graphs import OUTSIDE, Graph
 from .template_parts import (
+    DEPTH_ANYTHING,
     DIALS,
+    FILM,
     FPS,
     MORE,
     OWN_IMAGES,
@@ -20,6 +22,7 @@ from .template_parts import (
     POSES_TEXT,
     PROMPT,
     QWEN,
+    REAL_ESRGAN,
     SAVE,
     SDPOSE,
     TINY_PERSON,
@@ -940,6 +943,150 @@ change are not generated again while the seed stays: set it to *fixed*. `between
     return graph
 
 
+def camera_move(_: str) -> Graph:
+    """A camera around an image with the depth that core's Depth Anything 3 finds, by the interpolation model."""
+    graph = Graph()
+    release = find("512_interp")
+    image = picture(graph, "hill_day")
+    own_picture(graph)
+    model = graph.add(
+        "LoadDA3Model", model_name=DEPTH_ANYTHING.name, models=[DEPTH_ANYTHING.offer], column=1, width=340
+    )
+    found = graph.add(
+        "DA3Inference", da3_model=model["DA3_MODEL"], image=image, mode="mono", column=1, width=340
+    )
+    choices: dict[str, Any] = {"output.normalization": "v2_style", "output.apply_sky_clip": False}
+    shown = graph.add(
+        "DA3Render", da3_geometry=found["da3_geometry"], output="depth", column=1, width=340, **choices
+    )
+    # The renderer is linear in the distance with near bright, which is none of the guide's kinds.
+    depth = graph.add("ImageInvert", title="Far is bright", image=shown["IMAGE"], column=1, width=340)
+    # The size of the model, so that the last frame is cropped as the image is.
+    guide = graph.add(
+        "DynamiCrafterCameraGuide",
+        image=image,
+        depth=depth["IMAGE"],
+        path="orbit:10",
+        frames=16,
+        depth_kind="depth",
+        height=320,
+        column=2,
+    )
+    guide.values["width"] = 512
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=image,
+        last_image=guide["last_frame"],
+        prompt="the camera moves around a hill",
+        checkpoint=release.saved_as,
+        clip=load_encoder(graph)["CLIP"],
+        variant=release.variant,
+        models=[offer("512_interp")],
+        column=3,
+    )
+    save_video(graph, clip["video"], "camera_move")
+    graph.add("PreviewImage", title="Guide clip", images=guide["guide"], column=2)
+    graph.note(
+        WHAT,
+        f"""\
+## A camera move around an image
+
+1. Press **Run**: the camera moves around the hill, from the image to the last frame of the **guide clip**. {SAVE}
+2. Draw a **path** on **DynamiCrafter Camera Guide**. If near things move too much, increase `near`.
+
+Black parts of the guide are not filled, so choose small moves; a ViewCrafter model with **DynamiCrafter Views** fills \
+them. For portrait images, swap `width` and `height` of the guide.
+
+Depth Anything 3 is a third file, which ComfyUI offers to download when the workflow opens:
+
+{DEPTH_ANYTHING.linked}
+""",
+    )
+    released_note(graph, "512_interp")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def frame_interpolation(built_in: str) -> Graph:
+    """A clip with twice the frame rate, by core's frame interpolation."""
+    graph = Graph()
+    clip = graph.add("DynamiCrafterAnimate", image=picture(graph), prompt=PROMPT, checkpoint=built_in)
+    own_picture(graph)
+    model = graph.add(
+        "FrameInterpolationModelLoader", model_name=FILM.name, models=[FILM.offer], column=2, width=330
+    )
+    more = graph.add(
+        "FrameInterpolate",
+        interp_model=model["INTERP_MODEL"],
+        images=clip["images"],
+        multiplier=2,
+        column=2,
+        width=330,
+    )
+    save(graph, more["IMAGE"], "smooth", fps=2 * FPS)
+    graph.note(
+        WHAT,
+        f"""\
+## A higher frame rate
+
+1. Press **Run**: the circle moves to the right in 31 frames, 16 per second, instead of 16 frames, 8 per second. {SAVE}
+2. Change **multiplier** of **Run Frame Interpolation Model**, and set `fps` of **Create Video** to 8 times as much. \
+For slow motion, leave `fps` at 8.
+
+The frames in between are made by FILM, a file that ComfyUI offers to download when the workflow opens:
+
+{FILM.linked}
+
+For a clip between two images, use the template *DynamiCrafter interpolation*.
+""",
+    )
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def upscale(built_in: str) -> Graph:
+    """A clip four times as wide and high, by core's upscaling with a model."""
+    graph = Graph()
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        image=picture(graph, "blue_square"),
+        prompt="a blue square moves up",
+        checkpoint=built_in,
+    )
+    own_picture(graph)
+    model = graph.add(
+        "UpscaleModelLoader", model_name=REAL_ESRGAN.name, models=[REAL_ESRGAN.offer], column=2, width=330
+    )
+    larger = graph.add(
+        "ImageUpscaleWithModel",
+        upscale_model=model["UPSCALE_MODEL"],
+        image=clip["images"],
+        column=2,
+        width=330,
+    )
+    save(graph, larger["IMAGE"], "upscaled")
+    graph.note(
+        WHAT,
+        f"""\
+## A larger clip
+
+1. Press **Run**: the square moves up, at 256x256 pixels instead of 64x64. {SAVE}
+2. Select another upscale model in **Load Upscale Model**.
+
+The frames are enlarged by Real-ESRGAN, a file that ComfyUI offers to download when the workflow opens:
+
+{REAL_ESRGAN.linked}
+
+Clips of 1024x576 become 4096x2304, with 1.8 GB for 16 frames in main memory. For twice the size, put core **Upscale \
+Image By** with 0.5 after it.
+""",
+    )
+    own_images_note(graph, "Animate (DynamiCrafter)", "1024")
+    graph.note(MORE, DIALS)
+    return graph
+
+
 def blueprint(release: str, kind: str, *pictures: str) -> Graph:
     """A chain from images to a clip with a released model; ``pictures`` are the inputs of its conditioning node."""
     graph = Graph()
@@ -976,8 +1123,10 @@ BLUEPRINTS: dict[str, tuple[str, Graph]] = {
 TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter animate picture - image to video in one node": animate_picture,
     "DynamiCrafter batch - one video for each image": batch_of_pictures,
+    "DynamiCrafter camera move - depth and orbit of a photo, 8 GB download": camera_move,
     "DynamiCrafter dual CFG guidance - prompt and image, core nodes": dual_cfg,
     "DynamiCrafter endless loop - any length by windows": endless_loop,
+    "DynamiCrafter frame interpolation - smoother video, 70 MB download": frame_interpolation,
     "DynamiCrafter image CFG guidance - prompt and image, own sampler": two_scale_guidance,
     "DynamiCrafter image to video - separate nodes": separate_nodes,
     "DynamiCrafter interpolation - video between two images": interpolation,
@@ -997,5 +1146,6 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter person - AnimateAnyone, a character moved by poses": person,
     "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
     "DynamiCrafter story - three scenes with sound": story,
+    "DynamiCrafter upscale - video four times as large, 70 MB download": upscale,
 }
 """Every template by the name of its files; the one to start with is the first in alphabetical order."""

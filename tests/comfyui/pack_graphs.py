@@ -17,7 +17,7 @@ PICTURE = "harbour.png"
 OTHER_PICTURE = "hill_day.png"
 CLIP_RATE = 25
 """Frames per second of a person's own clip."""
-NEWER = {"SDPoseKeypointExtractor", "TextGenerate", "Video Slice"}
+NEWER = {"DA3Inference", "FrameInterpolate", "SDPoseKeypointExtractor", "TextGenerate", "Video Slice"}
 """Core nodes of templates that not every host has which the pack runs in."""
 
 Prompt = dict[str, dict[str, Any]]

@@ -101,16 +101,19 @@ LINKED = {"image", "model", "vae", "clip_vision", "latent", "positive", "negativ
 FLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
 MARK = "(built in)"
 """What the names of built-in models end with."""
-MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name")
+MODEL_FILES = ("checkpoint", "ckpt_name", "clip_name", "vae_name", "lora_name", "model_name")
 """Inputs that name a file of weights."""
 ANSWER = """I would let it rock:
 {"subject": "the boat", "motion_prompt": "a boat rocks on the waves", "camera": "zoom in", "motion": 0.6,
 "mode": "animate", "negative_prompt": "people", "seconds": 2, "sound": "sea", "why": "Boats rock."}"""
 OF_DOWNLOADS = {
+    "DA3Render": node("DynamiCrafterSamplePicture", picture="hill_dusk"),
     "SDPoseKeypointExtractor": node("DynamiCrafterSamplePoses", poses="jumping_jacks"),
     "TextGenerate": node("PrimitiveStringMultiline", value=ANSWER),
 }
-"""What stands for core nodes whose models are downloaded: poses, and an answer."""
+"""What stands for core nodes whose models are downloaded: a picture as depth, poses, and an answer."""
+AFTERWARDS = {"FrameInterpolate": "images", "ImageUpscaleWithModel": "image"}
+"""Core nodes that change a finished clip by a downloaded model, and their input with its frames, left as they are."""
 
 
 @pytest.fixture
@@ -230,6 +233,10 @@ def smaller(flow: Prompt) -> tuple[Prompt, set[str]]:
         if entry["class_type"] in OF_DOWNLOADS:
             changed[name] = OF_DOWNLOADS[entry["class_type"]]
             continue
+        if entry["class_type"] in AFTERWARDS:
+            frames_of = entry["inputs"][AFTERWARDS[entry["class_type"]]]
+            changed[name] = node("ImageFromBatch", image=frames_of, batch_index=0, length=5)
+            continue
         inputs = changed[name]["inputs"]
         ours = entry["class_type"].startswith("DynamiCrafter")
         # The parts of a long clip begin at certain frames.
@@ -270,7 +277,7 @@ def expected_clip(flow: Prompt) -> tuple[int, int, int, float]:
         if "checkpoint" in inputs:
             preset = own_preset(inputs["checkpoint"])
             height, width, own_rate = preset.height, preset.width, preset.fps
-        if "frames" in inputs:
+        if "frames" in inputs and "path" not in inputs:
             loop = entry["class_type"] == "DynamiCrafterLooping" or bool(inputs.get("loop"))
             frames += inputs["frames"] - loop
         if "durations" in inputs:

@@ -11,13 +11,13 @@ from pack_graphs import NEWER
 
 from tools.graphs import CORE_VERSION, inputs_of, is_widget
 from tools.make_templates import FOLDER, SUBGRAPHS, rendered, rendered_blueprints
-from tools.template_parts import QWEN, SDPOSE, CoreModel
+from tools.template_parts import CORE_MODELS, CoreModel
 
 if TYPE_CHECKING:
     from comfyui_host import Host
 
 API = sorted(FOLDER.glob("api/*.json"))
-FILE_CHOICES = {"image", "file", "clip_name", "checkpoint", "ckpt_name"}
+FILE_CHOICES = {"image", "file", "clip_name", "checkpoint", "ckpt_name", "model_name"}
 """Lists of files, which every machine has its own of."""
 
 
@@ -53,7 +53,7 @@ def test_the_graph_fits_the_host(path: Path, schemas: dict[str, Any]) -> None:
                 assert options["min"] <= value <= options.get("max", value)
 
 
-@pytest.mark.parametrize("model", [SDPOSE, QWEN], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", CORE_MODELS, ids=lambda model: model.name)
 def test_files_for_core_nodes_are_those_of_cores_own_subgraphs(comfyui_host: Host, model: CoreModel) -> None:
     blueprints = sorted((comfyui_host.folder / "blueprints").glob("*.json"))
     if not blueprints:

@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from dynamicrafter.weights.catalogue import RELEASES
 from tools.graphs import MAX_HEIGHT, MAX_WIDTH, PREVIEW_ROOM
 from tools.make_thumbnails import SIDE
-from tools.template_parts import QWEN, SDPOSE
+from tools.template_parts import CORE_MODELS
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 PICTURES = {"DynamiCrafterSamplePicture"}
@@ -33,6 +33,7 @@ API = sorted(WORKFLOWS.glob("api/*.json"))
 NOTES = ("MarkdownNote", "Note")
 START = "DynamiCrafter animate picture - image to video in one node"
 RELEASED = {
+    "DynamiCrafter camera move - depth and orbit of a photo, 8 GB download",
     "DynamiCrafter model 1024 - image to video, 7 GB download",
     "DynamiCrafter model 512 - image to video, 7 GB download",
     "DynamiCrafter model 512 interpolation - two images, 7 GB download",
@@ -41,19 +42,24 @@ RELEASED = {
 """Templates that start with a released model."""
 OF_VIDEO = "DynamiCrafter person SDPose - dance video to character, 2 GB download"
 """The template with a clip of one's own, and with core's own model of poses."""
-DOWNLOADING = RELEASED | {OF_VIDEO}
+DOWNLOADING = RELEASED | {
+    OF_VIDEO,
+    "DynamiCrafter frame interpolation - smoother video, 70 MB download",
+    "DynamiCrafter upscale - video four times as large, 70 MB download",
+}
 PEOPLE = {path.stem for path in EDITOR if path.stem.startswith("DynamiCrafter person")}
 """Templates that move a character by poses, not by a prompt."""
 FOUND_BY = (
     *("dynamicrafter", "animate picture", "image to video", "interpolation", "loop", "ksampler", "1024"),
     *("long clip", "keyframes", "endless loop", "photo to film", "story", "person", "animateanyone"),
-    *("dance", "sdpose", "llm"),
+    *("dance", "sdpose", "llm", "frame interpolation", "upscale", "camera", "depth"),
 )
 """What people search for."""
 OURS = {
     "DynamiCrafterAmbience",
     "DynamiCrafterAnimate",
     "DynamiCrafterAnimatePerson",
+    "DynamiCrafterCameraGuide",
     "DynamiCrafterCheckpointLoader",
     "DynamiCrafterDirectorPlan",
     "DynamiCrafterDirectorPrompt",
@@ -312,7 +318,7 @@ def test_downloads_come_from_the_catalogue(path: Path) -> None:
     known = {release.url: release for release in RELEASES}
     offered = [(node, model) for node in nodes for model in node["properties"].get("models", [])]
     assert bool(offered) == (path.stem in DOWNLOADING)
-    of_core = [model for _, model in offered if model in (SDPOSE.offer, QWEN.offer)]
+    of_core = [model for _, model in offered if model in [one.offer for one in CORE_MODELS]]
     needed: set[str] = set()
     for node, model in offered:
         if model in of_core:
@@ -355,6 +361,8 @@ def test_numbers_are_left_to_the_model(path: Path) -> None:
         for name, value in node["inputs"].items():
             if name == "eta" and path.stem in PEOPLE:
                 assert value == 0  # No model of persons has another.
+            elif node["class_type"] == "FrameInterpolate":
+                continue  # Its multiplier is one of frames.
             elif name in ("steps", "cfg", "cfg_conds", "cfg_cond2_negative", "multiplier", "eta", "fs"):
                 left = 0 if name in ("steps", "fs") else -1
                 assert value == left or prompt[value[0]]["class_type"] == "DynamiCrafterPreset", name
