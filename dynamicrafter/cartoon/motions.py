@@ -38,6 +38,9 @@ class Pose:
     """Of the feet above the ground."""
 
 
+_MIRRORED = 0.3
+"""Share of the arbitrary movements in which the left side moves as the right one."""
+
 _Motion = Callable[[float, np.random.Generator], Pose]
 """Maps the phase, in turns, and the person's manner to a pose; the manner is drawn anew from equal generators."""
 
@@ -104,7 +107,8 @@ def _squat(phase: float, manner: np.random.Generator) -> Pose:
 def _free(phase: float, manner: np.random.Generator) -> Pose:
     """Between two arbitrary poses and back."""
     share = 0.5 - 0.5 * math.cos(math.tau * phase)
-    first, second = _any_pose(manner), _any_pose(manner)
+    mirrored = manner.random() < _MIRRORED
+    first, second = (_any_pose(manner, mirrored) for _ in range(2))
     return replace(
         first,
         limbs=first.limbs + share * (second.limbs - first.limbs),
@@ -113,17 +117,19 @@ def _free(phase: float, manner: np.random.Generator) -> Pose:
     )
 
 
-def _any_pose(manner: np.random.Generator) -> Pose:
+def _any_pose(manner: np.random.Generator, mirrored: bool) -> Pose:
     limbs = _standing()
     for side in (RIGHT, LEFT):
-        limbs[UPPER_ARM, side, 0] = manner.uniform(0.1, 2.6)
+        limbs[UPPER_ARM, side, 0] = manner.uniform(0.05, 2.9)
         limbs[FOREARM, side, 0] = limbs[UPPER_ARM, side, 0] + manner.uniform(-0.9, 1.3)
         limbs[:2, side, 1] = manner.uniform(-0.4, 0.9)
-        limbs[THIGH, side, 0] = manner.uniform(0.0, 0.5)
+        limbs[THIGH, side, 0] = manner.uniform(0.0, 0.6)
         limbs[THIGH, side, 1] = manner.uniform(-0.4, 0.9)
         limbs[SHIN, side, 0] = limbs[THIGH, side, 0] * manner.uniform(0.2, 1.0)
         limbs[SHIN, side, 1] = limbs[THIGH, side, 1] - manner.uniform(0.0, 1.0)
-    return Pose(limbs, lean=manner.uniform(-0.3, 0.3), bow=manner.uniform(0.0, 0.3))
+    if mirrored:
+        limbs[:, LEFT] = limbs[:, RIGHT]
+    return Pose(limbs, lean=manner.uniform(-0.4, 0.4), bow=manner.uniform(0.0, 0.3))
 
 
 def _jacks(phase: float, manner: np.random.Generator) -> Pose:

@@ -24,6 +24,8 @@ VIEWS = 4
 """Images of each character in a pool of single images."""
 CLIP_FRAMES = 8
 """Frames of each clip in a pool of clips; the one before them is the reference."""
+_STILLS = (*PERFORMED, *("free",) * 4)
+"""What the characters of single images perform in training: half of their poses are arbitrary ones."""
 _DROP = 0.1
 """Share of the references that are withheld."""
 _FAR = 40
@@ -52,7 +54,8 @@ def make_pool(
     """A pool of ``count`` characters, each in :data:`VIEWS` images or in a reference and a clip."""
     latents: list[Tensor] = []
     poses: list[Tensor] = []
-    motions = tuple(PERFORMED if split == "train" else HELD_OUT_MOTIONS)
+    performed = tuple(PERFORMED) if clips else _STILLS
+    motions = performed if split == "train" else tuple(HELD_OUT_MOTIONS)
     for number in range(count):
         # A seed for each, so that a longer pool begins like a shorter one
         random = np.random.default_rng((seed, number))

@@ -54,12 +54,12 @@ TINY_PERSON = PersonConfig(
 """Reference attention alone carries the looks: the embedder is not trained, and the attention to it is zero."""
 
 PERSON_VAE = replace(TINY_VAE, steps=1300, learning_rate=2.5e-3, seed=11, log_every=25, save_every=25)
-PERSON_PICTURES = replace(REFINED, steps=6000, learning_rate=2.5e-3, seed=12, log_every=25, save_every=50)
+PERSON_PICTURES = replace(REFINED, steps=9000, learning_rate=2.5e-3, seed=12, log_every=25, save_every=50)
 PERSON_MOTION = replace(PERSON_PICTURES, steps=350, learning_rate=1.5e-3, seed=13)
 PERSON_DECODER = replace(TINY_DECODER, steps=120, seed=14, log_every=25, save_every=50)
 _VAE_BATCH, _PICTURES_BATCH, _MOTION_BATCH = 6, 4, 3
 """Batch size per step and process: crops, characters, clips."""
-_CHARACTERS, _CLIPS, _GAUGED = 1000, 250, 8
+_CHARACTERS, _CLIPS, _GAUGED = 4000, 250, 8
 """Numbers of characters in the pools."""
 
 
@@ -118,7 +118,7 @@ def _train_vae(folder: Path, hear: Hear) -> None:
 
 
 def _train_pictures(folder: Path, hear: Hear) -> None:
-    pool = kept_characters(folder, "pictures", lambda: make_pool(_trained_vae(folder), _CHARACTERS, 21))
+    pool = kept_characters(folder, "pictures", lambda: make_pool(_trained_vae(folder), _CHARACTERS, 24))
     loss = person_loss(TINY_PERSON, PERSON_PICTURES.seed, pool.poses[:16, 0], motion=False)
     _train_pair(folder, hear, "pictures", loss, pool, PERSON_PICTURES)
 
