@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..motion.colour import lab
 
-Rgb = tuple[float, float, float]
+_Rgb = tuple[float, float, float]
 
-NAMED_COLOURS: Mapping[str, tuple[Rgb, ...]] = {
+NAMED_COLOURS: Mapping[str, tuple[_Rgb, ...]] = {
     "red": ((0.85, 0.10, 0.10), (0.50, 0.08, 0.08)),
     "orange": ((0.95, 0.55, 0.10),),
     "yellow": ((0.95, 0.90, 0.15),),

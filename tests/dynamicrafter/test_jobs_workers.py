@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +33,13 @@ def jobs_of(folder: Path, picture: Path, *lines: dict[str, object]) -> list[Job]
 
 def children() -> list[psutil.Process]:
     """Our workers, without what the standard library starts for its own sake."""
-    found = psutil.Process().children()
-    return [one for one in found if "--multiprocessing-fork" in one.cmdline()]
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        # One that has just ended is no worker any more.
+        with suppress(psutil.NoSuchProcess):
+            if "--multiprocessing-fork" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_a_single_worker_needs_no_process() -> None:

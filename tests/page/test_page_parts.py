@@ -563,7 +563,8 @@ def test_a_film_is_planned_for_the_backend_that_makes_it(shelf: Shelf) -> None:
     wish = StoryWish("scenes:\n- {picture: red_circle.png, pag_scale: 3}", (CIRCLE,), "tiny")
     try:
         with pytest.raises(
-            UsageError, match="stg_scale and pag_scale change layers of the network, which is"
+            UsageError,
+            match="stg_scale and pag_scale change layers of the network, which must be a single one",
         ):
             opened.submit_story(EVA, wish)
         film = opened.submit_story(EVA, replace(wish, text="a circle"))
