@@ -69,7 +69,9 @@ def plan(chosen: argparse.Namespace, results: Results) -> list[Figure]:
         if v not in (SMALL, TINY) and (not chosen.variants or v.name in chosen.variants)
     ]
     variants = [small(v) for v in every] if chosen.quick else every
-    ways = [WAYS[name] for name in ("baseline", "float32", "bf16 baseline", "bf16", "fp16")]
+    # Many CPUs emulate float16, hundreds of times slower than float32.
+    halves = ["fp16"] if device.type != "cpu" else []
+    ways = [WAYS[name] for name in ("baseline", "float32", "bf16 baseline", "bf16", *halves)]
     half = WAYS["bf16"].dtype
     frames, runs = chosen.frames or (4 if chosen.quick else 16), chosen.runs
     smallest = min(variants, key=pixels)
