@@ -163,14 +163,15 @@ def _subjects_of(words: str) -> tuple[tuple[str, Direction], ...]:
     return tuple(found) if len(found) == len(dict(found)) > 1 else ()
 
 
-def measure_subjects(clip: Tensor, aim: Aim) -> dict[str, float]:
-    """How well each of an aim's subjects keeps its direction in a clip ``[t, 3, h, w]`` in [-1, 1], by a metric's name.
+def measure_subjects(frames: Tensor, aim: Aim) -> dict[str, float]:
+    """How well each of an aim's subjects keeps its direction in a clip, uint8 ``[t, h, w, 3]``, by a metric's name.
 
     The cosine between the direction and the subject's course, -1 to 1; 0 if it does not move or is lost. Subjects whose
     colour the first frame does not show are omitted.
     """
     if not aim.subjects:
         return {}
+    clip = frames.movedim(-1, 1).float() / 127.5 - 1
     courses = find_courses(clip, [colour for colour, _ in aim.subjects])
     return {
         _course_name(colour): sum(a * b for a, b in zip(courses[colour], _VECTORS[direction], strict=True))
@@ -307,7 +308,7 @@ def correct(
         frames = make(chosen)
         figures = {
             **measure(frames, chosen),
-            **measure_subjects(frames.movedim(-1, 1).float() / 127.5 - 1, aim),
+            **measure_subjects(frames, aim),
         }
         short = shortfalls(figures, aim, chosen)
         score = score_of(short)

@@ -35,6 +35,7 @@ from pack_graphs import (
 from PIL import Image
 
 from tools.graphs import inputs_of, is_widget
+from tools.make_thumbnails import AFTERWARDS
 
 if TYPE_CHECKING:
     from comfyui_client import Client, Run
@@ -112,8 +113,6 @@ OF_DOWNLOADS = {
     "TextGenerate": node("PrimitiveStringMultiline", value=ANSWER),
 }
 """What stands for core nodes whose models are downloaded: a picture as depth, poses, and an answer."""
-AFTERWARDS = {"FrameInterpolate": "images", "ImageUpscaleWithModel": "image"}
-"""Core nodes that change a finished clip by a downloaded model, and their input with its frames, left as they are."""
 
 
 @pytest.fixture

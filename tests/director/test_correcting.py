@@ -237,6 +237,7 @@ def test_subjects_that_swap_their_directions_fall_short() -> None:
         clip[frame, :, 22:30, 36 - 4 * frame : 44 - 4 * frame] = torch.tensor([-0.8, -0.6, 0.9])[
             :, None, None
         ]
+    frames = ((clip + 1) * 127.5).round().byte().movedim(1, -1)
     flow = {WAY.name: 0.3, FLOW_LEFT.name: 0.5, FLOW_RIGHT.name: 0.5}
     for prompt, wrong in (
         ("red car drives right and blue car drives left", 0.0),
@@ -244,9 +245,9 @@ def test_subjects_that_swap_their_directions_fall_short() -> None:
         ("red car drives right, blue car rises", 1.0),
     ):
         aim = aim_of(prompt)
-        figures = {**flow, FLOW_UP.name: 0.5, **measure_subjects(clip, aim)}
+        figures = {**flow, FLOW_UP.name: 0.5, **measure_subjects(frames, aim)}
         assert shortfalls(figures, aim, settings())["direction"] == wrong
-    assert measure_subjects(clip, AIM) == {}
+    assert measure_subjects(frames, AIM) == {}
 
 
 @pytest.mark.parametrize(
