@@ -21,9 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session", autouse=True)
 def own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The weights folder and the defaults of whoever runs the tests are not theirs."""
+    # A file of its own, as the null device of some containers is a plain file that keeps what is written to it.
+    no_defaults = tmp_path_factory.mktemp("settings") / "config.toml"
+    no_defaults.touch()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DYNAMICRAFTER_HOME", str(tmp_path_factory.mktemp("weights")))
-        environment.setenv("DYNAMICRAFTER_CONFIG", os.devnull)
+        environment.setenv("DYNAMICRAFTER_CONFIG", str(no_defaults))
         yield
 
 
