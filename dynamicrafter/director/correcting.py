@@ -62,6 +62,8 @@ _FEW_STEPS = 8
 """Steps below which details are lost that no metric of this package may show."""
 MOST_GUIDANCE = 10.0
 """Largest guidance scale that is tried."""
+_STRONG_GUIDANCE = 3.0
+"""Smallest scale of what counts as more guidance."""
 
 _WEIGHTS: Mapping[Fault, float] = {
     "direction": 40,
@@ -336,12 +338,13 @@ def best_of(attempts: Sequence[Attempt]) -> Attempt:
 def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> Change | None:
     """The first lever for what falls short most that has not been tried on the best attempt; None if there is none.
 
-    The seed is tried a second time if one of several subjects does not move where it should.
+    If one of several subjects does not move where it should, the seed is tried twice, with the guidance of the attempt
+    before unless that made the clip worse.
     """
     best = best_of(attempts)
     since = attempts[attempts.index(best) + 1 :]
     failed = {one.change.lever for one in since if one.change is not None}
-    seeds = [one for one in since if one.change is not None and one.change.lever == "seed"]
+    seeds = sum(one.change is not None and one.change.lever == "seed" for one in since)
     tried = [one.settings for one in attempts]
     by_weight = sorted(best.short.items(), key=lambda one: -_WEIGHTS[one[0]] * one[1])
     for fault, size in by_weight:
@@ -351,9 +354,11 @@ def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> 
             change = rule(aim, variant, best, fault)
             if change is None or change.lever in aim.fixed:
                 continue
-            if rule is _seed and fault == "direction" and aim.subjects and len(seeds) == 1:
+            if rule is _seed and fault == "direction" and aim.subjects and seeds < 2:
                 # That one seed lost a subject says little about the next one.
-                return replace(change, settings=next_seed(seeds[0].settings))
+                last = attempts[-1]
+                basis = best if last.score <= best.score - _GAIN else last
+                return replace(change, settings=replace(basis.settings, seed=next_seed(last.settings).seed))
             if change.lever not in failed and change.settings not in tried:
                 return change
     return None
@@ -404,8 +409,13 @@ def _some_guidance(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> C
 
 
 def _more_guidance(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | None:
-    cfg = min(2 * best.settings.cfg, MOST_GUIDANCE)
+    cfg = min(max(2 * best.settings.cfg, _STRONG_GUIDANCE), MOST_GUIDANCE)
     return None if cfg <= best.settings.cfg else _changed("cfg", best, fault, cfg=cfg)
+
+
+def _subjects_guidance(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | None:
+    """More guidance for a prompt of several subjects, of which a network follows one and loses the other without it."""
+    return _more_guidance(aim, variant, best, fault) if aim.subjects else None
 
 
 def _image_scale(aim: Aim, variant: Variant, best: Attempt, fault: Fault) -> Change | None:
@@ -436,7 +446,7 @@ def _changed(lever: Lever, best: Attempt, fault: Fault, **value: Any) -> Change:
 
 
 _RULES: Mapping[Fault, tuple[Rule, ...]] = {
-    "direction": (_prompt, _some_guidance, _seed, _said_again, _steps, _more_guidance),
+    "direction": (_prompt, _some_guidance, _subjects_guidance, _seed, _said_again, _steps, _more_guidance),
     "size": (_prompt, _some_guidance, _seed, _steps, _more_guidance),
     "restless": (_prompt, _some_guidance, _less_guidance, _seed, _motion),
     "still": (_prompt, _motion, _some_guidance, _seed),

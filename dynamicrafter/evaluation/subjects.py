@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -27,6 +28,8 @@ NAMED_COLOURS: Mapping[str, tuple[_Rgb, ...]] = {
     "black": ((0.05, 0.05, 0.05),),
 }
 """Shades, RGB in [0, 1], of the basic colour terms and of cyan; a pixel has the colour of the nearest in CIELAB."""
+_SAME = 25.0
+"""Distance in CIELAB from a subject's own colour within which a pixel is the subject's."""
 _SPELLINGS = {"gray": "grey", "violet": "purple"}
 _FEWEST = 0.002
 """Share of the pixels that must change their colour for a motion to be seen, as in :mod:`.motion`."""
@@ -41,28 +44,36 @@ def named_colours(text: str) -> list[str]:
 def find_courses(clip: Tensor, colours: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Where what has each of ``colours`` gets to in a clip ``[t, 3, h, w]`` in [-1, 1]: right and down.
 
-    The vector from the middle of the pixels that have the colour in the first frame alone to the middle of those that
-    have it in the last one alone, as shares of the width. What has the colour in both, such as a background, does not
-    count. A subject that overlaps its first place seems to get farther than it does, and one that leaves at a side is
+    The subject's own colour is that of the pixels in the first frame that are nearest to a shade of the named one. The
+    vector is from the middle of the pixels that have it in the first frame alone to the middle of those that have it in
+    the last one alone, as shares of the width. What has it in both, such as a background, does not count. A subject that
+    overlaps its first place seems to get farther than it does, and one that leaves at a side is
     followed as far as it is seen. (0, 0) for one that does not move or vanishes inside of the frame; a colour that less
     than 0.2 % of the first frame has is omitted.
     """
     shades = [(name, shade) for name, all_of_it in NAMED_COLOURS.items() for shade in all_of_it]
-    palette = lab(2 * torch.tensor([shade for _, shade in shades])[:, :, None, None] - 1).flatten(1)
-    # Frame by frame, which bounds the memory.
-    nearest = torch.stack(
-        [
-            torch.cdist(lab(frame[None].float().cpu()).flatten(2).mT, palette[None])[0].argmin(-1)
-            for frame in clip
-        ]
-    ).view(len(clip), *clip.shape[-2:])
+    palette = _lab_rows(2 * torch.tensor([shade for _, shade in shades]).T[:, None] - 1)
+    first = _lab_rows(clip[0])
+    away = torch.cdist(first, palette)
+    nearest = away.argmin(-1)
+    fewest = math.ceil(_FEWEST * len(first))
     found: dict[str, tuple[float, float]] = {}
     for colour in colours:
         own = torch.tensor([index for index, (name, _) in enumerate(shades) if name == colour])
-        masks = torch.isin(nearest, own)
-        if float(masks[0].float().mean()) >= _FEWEST:
-            found[colour] = _course_of(masks)
+        # Infinite for pixels of other colours.
+        unlike = away[:, own].amin(-1).masked_fill(~torch.isin(nearest, own), math.inf)
+        alike = unlike.topk(fewest, largest=False)
+        if alike.values.isfinite().all():
+            shade = first[alike.indices].median(0, keepdim=True).values
+            # Frame by frame, which bounds the memory.
+            masks = [torch.cdist(_lab_rows(frame), shade)[:, 0] < _SAME for frame in clip]
+            found[colour] = _course_of(torch.stack(masks).view(len(clip), *clip.shape[-2:]))
     return found
+
+
+def _lab_rows(frame: Tensor) -> Tensor:
+    """The pixels of ``[3, h, w]`` in [-1, 1] in CIELAB, ``[h * w, 3]``."""
+    return lab(frame[None].float().cpu()).flatten(2)[0].T
 
 
 def _course_of(masks: Tensor) -> tuple[float, float]:

@@ -141,14 +141,32 @@ def test_the_best_is_kept_and_it_ends_without_gain() -> None:
     assert len(set(asked)) == 3
 
 
-def test_another_seed_is_tried_twice_if_a_subject_is_lost() -> None:
-    aim = aim_of("red car drives right and blue car drives left")
+def lost(*fixed: Lever, spoilt_from: float = math.inf) -> list[Attempt]:
+    """Corrections of a clip that loses both of its subjects, unsteady from a guidance scale on."""
+    aim = replace(aim_of("red car drives right and blue car drives left"), fixed=frozenset(fixed))
     clip = torch.zeros(5, 16, 16, 3, dtype=torch.uint8)
     clip[0, :4, :4] = torch.tensor([30, 60, 220], dtype=torch.uint8)
     flow = {**GOOD, FLOW_LEFT.name: 0.4, FLOW_RIGHT.name: 0.6}
-    found = list(correct(lambda _: clip, lambda *_: flow, settings(prompt=aim.prompt, seed=5), aim, TINY))
-    assert [one.settings.seed for one in found] == [5, 6, 7]
-    assert levers(found) == ["seed", "seed"]
+
+    def measure(_: Tensor, chosen: Settings) -> Mapping[str, float]:
+        return {**flow, FLICKER.name: 9.0 if chosen.cfg >= spoilt_from else 0.0}
+
+    chosen = settings(prompt=aim.prompt, seed=5, cfg=1.0)
+    return list(correct(lambda _: clip, measure, chosen, aim, TINY))
+
+
+def test_more_guidance_and_then_another_seed_are_to_bring_a_lost_subject_back() -> None:
+    found = lost()
+    assert levers(found) == ["cfg", "seed"]
+    assert [(one.settings.cfg, one.settings.seed) for one in found] == [(1, 5), (3, 5), (3, 6)]
+
+
+def test_guidance_that_made_the_clip_worse_is_given_up() -> None:
+    assert [(one.settings.cfg, one.settings.seed) for one in lost(spoilt_from=2)] == [(1, 5), (3, 5), (1, 6)]
+
+
+def test_another_seed_is_tried_twice_if_a_subject_is_lost() -> None:
+    assert [(one.settings.cfg, one.settings.seed) for one in lost("cfg")] == [(1, 5), (1, 6), (1, 7)]
 
 
 def test_few_steps_that_a_person_chose_cost_nothing() -> None:

@@ -69,6 +69,16 @@ def test_a_background_of_the_same_colour_does_not_count() -> None:
     assert find_courses(clip, ["green"])["green"] == pytest.approx((30 / 60, 0.0), abs=1e-6)
 
 
+def test_a_background_near_the_colour_does_not_count() -> None:
+    """It flickers between the named colour and its neighbour."""
+    clip = drawn("green", (30, 0))
+    empty = clip == clip[:, :, :1, :1]
+    for frame, tint in enumerate((0.36, 0.30, 0.36)):
+        olive = torch.tensor((tint, 0.40, 0.20))[:, None, None] * 2 - 1
+        clip[frame] = torch.where(empty[frame].all(0), olive, clip[frame])
+    assert find_courses(clip, ["green"])["green"] == pytest.approx((30 / 60, 0.0), abs=1e-6)
+
+
 def test_a_still_subject_has_no_course() -> None:
     clip = drawn("blue", (0, 0))
     assert find_courses(clip, ["blue", "red"]) == {"blue": (0.0, 0.0)}
