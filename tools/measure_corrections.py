@@ -2,11 +2,12 @@
 
 Usage, in the top folder: ``python -m tools.measure_corrections ROWS.jsonl [--prompts 64] [--develop]``.
 
-Each prompt of the toy world is generated with one fault, drawn by its number: fs, cfg, steps, the seed, or a prompt of
-another motion. Draws are repeated until the fault spoils the clip: it does not do as told, and without the fault it does
-(for the seed: with most other seeds), as judged by the gauges of the toy world, which know the true clip. The policy is told the prompt and how far things should move; neither the fault nor the model's
-defaults nor the gauges' verdict. ``--develop`` uses other prompts, for work on the policy. A row is written when its
-prompt is finished; a repeated command continues.
+Each prompt of the toy world is generated with one fault, drawn by its number: fs, cfg, steps, the seed, or a prompt
+of another motion. Draws are repeated until the fault spoils the clip: it does not do as told, and without the fault
+it does (for the seed: with most other seeds), as judged by the gauges of the toy world, which know the true clip. The
+policy is told the prompt and how far things should move; neither the fault nor the model's defaults nor the gauges'
+verdict. ``--develop`` uses other prompts, for work on the policy. A row is written when its prompt is finished; a
+repeated command continues.
 """
 
 from __future__ import annotations

@@ -44,12 +44,12 @@ def named_colours(text: str) -> list[str]:
 def find_courses(clip: Tensor, colours: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Where what has each of ``colours`` gets to in a clip ``[t, 3, h, w]`` in [-1, 1]: right and down.
 
-    The subject's own colour is that of the pixels in the first frame that are nearest to a shade of the named one. The
-    vector is from the middle of the pixels that have it in the first frame alone to the middle of those that have it in
-    the last one alone, as shares of the width. What has it in both, such as a background, does not count. A subject that
-    overlaps its first place seems to get farther than it does, and one that leaves at a side is
-    followed as far as it is seen. (0, 0) for one that does not move or vanishes inside of the frame; a colour that less
-    than 0.2 % of the first frame has is omitted.
+    The subject's own colour is that of the pixels in the first frame that are nearest to a shade of the named one.
+    The vector is from the middle of the pixels that have it in the first frame alone to the middle of those that have
+    it in the last one alone, as shares of the width. What has it in both, such as a background, does not count. A
+    subject that overlaps its first place seems to get farther than it does, and one that leaves at a side is followed
+    as far as it is seen. (0, 0) for one that does not move or vanishes inside of the frame; a colour that less than
+    0.2 % of the first frame has is omitted.
     """
     shades = [(name, shade) for name, all_of_it in NAMED_COLOURS.items() for shade in all_of_it]
     palette = _lab_rows(2 * torch.tensor([shade for _, shade in shades]).T[:, None] - 1)
