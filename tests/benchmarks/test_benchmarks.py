@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dynamicrafter.model.compilation import compile_blocks
 from dynamicrafter.model.operations import fused_attention
 from dynamicrafter.model.variants import SMALL, V512
+from dynamicrafter.pipeline import KeyPictures, Model, generate
+from dynamicrafter.settings import make_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -397,3 +400,23 @@ def test_a_repeated_frame_a_jump_and_a_drift_of_a_story_are_seen() -> None:
     found = measure.joints_of(frames, [4, 8])
     assert found["smallest"] == 0
     assert found["largest"] > 5
+
+
+def test_a_cache_of_features_reuses_what_it_says(small_model: Model) -> None:
+    caches = benchmark("feature_cache")
+    chosen = make_settings(SMALL, "animate", steps=4, eta=0.0, size=(64, 64), frames=2, cfg=1.0)
+    picture = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+
+    def latents_of(cache: Any) -> Tensor:
+        seen: list[Tensor] = []
+        with caches.reusing(small_model.unet, cache):
+            generate(small_model, KeyPictures(picture), [chosen], callback=lambda step: seen.append(step.x))
+        assert cache.evaluations == 4 and cache.seconds > 0
+        return seen[-1]
+
+    plain, deep, first = caches.Cache(), caches.Cache(every=3), caches.Cache(change=1e9)
+    never = caches.Cache(change=1e-9)
+    exact = latents_of(plain)
+    assert torch.equal(latents_of(never), exact)
+    assert not torch.equal(latents_of(deep), exact) and not torch.equal(latents_of(first), exact)
+    assert [cache.whole for cache in (plain, never, deep, first)] == [4, 4, 2, 1]
