@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .control.hints import Control, check_control, controlled
 from .diffusion.denoiser import DenoiseWrapper, Evaluate
-from .diffusion.finite import finite_steps, require_finite
+from .diffusion.finite import finite_steps, overflows, require_finite
 from .diffusion.guidance import Branch
 from .diffusion.samplers import Callback, Step, draw_noise
 from .diffusion.start import SourceClip, latent_mask
@@ -35,6 +35,7 @@ from .model.placement import Placement
 from .model.preview import PreviewColours
 from .model.protocols import (
     Context,
+    FrameDecoder,
     ImageEncoder,
     Network,
     NetworkWrapper,
@@ -332,12 +333,32 @@ def _decode_clip(
     latents = rearrange(latents, "c t h w -> t c h w").to(model.device, model.dtype)
     if shown is not None:
         shown = shown.to(model.device, model.dtype)
-    for part in model.vae.frames(latents, shown):
-        frames = part.float().cpu()
-        require_finite(frames, "autoencoder", model.dtype)
+    for frames in finite_frames(model.vae, latents, shown, model.placement):
         done += len(frames)
         if callback is not None:
             callback(done, total)
+        yield frames
+
+
+def finite_frames(
+    vae: FrameDecoder, latents: Tensor, shown: Tensor | None, placement: Placement | None
+) -> Iterator[Tensor]:
+    """Frames ``[n, 3, H, W]``, float32 on the CPU, of latents and images as a decoder takes them.
+
+    From the first ones that overflow float16, an autoencoder of PyTorch decodes in float32 instead, so that a sampled
+    clip is not lost; ``placement`` then releases the device. Raises DynamiCrafterError for frames that are not finite.
+    """
+    done = 0
+    for part in vae.frames(latents, shown):
+        frames = part.float().cpu()
+        if isinstance(vae, Autoencoder) and overflows(frames, latents.dtype):
+            if placement is not None:
+                placement.leave()
+            wide, images = vae.in_float32(latents.device), None if shown is None else shown.float()
+            yield from finite_frames(wide, latents[done:].float(), images, None)
+            return
+        require_finite(frames, "autoencoder", latents.dtype)
+        done += len(frames)
         yield frames
 
 

@@ -75,6 +75,24 @@ DEPTH_ANYTHING = CoreModel(
 )
 """Finds the distances of an image. Size: the 334 million values of core's network in float32."""
 CORE_MODELS = (SDPOSE, QWEN, FILM, REAL_ESRGAN, DEPTH_ANYTHING)
+"""Files of core's own subgraphs."""
+CANNY_CONTROL = CoreModel(
+    "thibaud/controlnet-sd21", "controlnet", "control_v11p_sd21_canny.safetensors", 0.728, at_root=True
+)
+"""Follows edges. Size: that of the repository's Git LFS pointer."""
+SKETCH_ENCODER = CoreModel("Doubiiu/ToonCrafter", "controlnet", "sketch_encoder.ckpt", 1.46, at_root=True)
+"""Follows drawings. Address and size: those of its authors' pages."""
+CONTROL_MODELS = (CANNY_CONTROL, SKETCH_ENCODER)
+"""ControlNets for released models; core's own subgraphs have none of Stable Diffusion 2.1."""
+"""Files of core's own subgraphs."""
+CANNY_CONTROL = CoreModel(
+    "thibaud/controlnet-sd21", "controlnet", "control_v11p_sd21_canny.safetensors", 0.728, at_root=True
+)
+"""Follows edges. Size: of the repository's Git LFS pointer."""
+SKETCH_ENCODER = CoreModel("Doubiiu/ToonCrafter", "controlnet", "sketch_encoder.ckpt", 1.46, at_root=True)
+"""Follows drawings; address and size of its authors' page."""
+CONTROL_MODELS = (CANNY_CONTROL, SKETCH_ENCODER)
+"""ControlNets that core's node loads for our models; core's subgraphs have none for Stable Diffusion 2.1."""
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:
@@ -177,27 +195,43 @@ def own_picture(graph: Graph, title: str = OWN_PICTURE, column: int = 0) -> Node
     return graph.add("LoadImage", title=title, image="", column=column, spare=True)
 
 
-def load(graph: Graph, checkpoint: str, **values: Any) -> Node:
+def load(graph: Graph, checkpoint: str) -> Node:
     """Our loader."""
-    return graph.add("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, column=1, **values)
+    return graph.add("DynamiCrafterCheckpointLoader", checkpoint=checkpoint, column=1)
 
 
-def load_released(graph: Graph, name: str) -> tuple[Node, Node]:
+def load_released(graph: Graph, name: str, column: int = 1, width: int | None = None) -> tuple[Node, Node]:
     """Our loader with a released file, and core's loader of its text encoder."""
     release = find(name)
-    loader = load(graph, release.saved_as, variant=release.variant, models=[offer(name)])
-    return loader, load_encoder(graph)
+    loader = graph.add(
+        "DynamiCrafterCheckpointLoader",
+        checkpoint=release.saved_as,
+        variant=release.variant,
+        models=[offer(name)],
+        column=column,
+        width=width,
+    )
+    return loader, load_encoder(graph, column, width)
 
 
-def load_encoder(graph: Graph) -> Node:
+def load_encoder(graph: Graph, column: int = 1, width: int | None = None) -> Node:
     """Core's loader of the text encoder; its value is the file that the editor offers to download."""
     return graph.add(
         "CLIPLoader",
         clip_name=find("towers").saved_as,
         type="stable_diffusion",
         models=[offer("towers", "text_encoders")],
-        column=1,
+        column=column,
+        width=width,
     )
+
+
+def load_control(graph: Graph, model: CoreModel, column: int, width: int | None = None) -> Output:
+    """Core's loader of a ControlNet."""
+    loader = graph.add(
+        "ControlNetLoader", control_net_name=model.name, models=[model.offer], column=column, width=width
+    )
+    return loader["CONTROL_NET"]
 
 
 def condition(graph: Graph, loader: Node, kind: str = "ImageConditioning", **values: Any) -> Node:
@@ -207,14 +241,32 @@ def condition(graph: Graph, loader: Node, kind: str = "ImageConditioning", **val
     return graph.add(f"DynamiCrafter{kind}", model=loader["model"], vae=loader["vae"], **values)
 
 
-def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Node:
-    """Our sampler, connected to a conditioning node."""
+def sample(
+    graph: Graph, loader: Node, conditioning: Node, control: Node | None = None, **values: Any
+) -> Node:
+    """Our sampler, connected to a conditioning node, whose prompts may come by way of core's Apply ControlNet."""
+    prompts = control or conditioning
     return graph.add(
         "DynamiCrafterSampler",
         model=loader["model"],
+        positive=prompts["positive"],
+        negative=prompts["negative"],
+        latent=conditioning["latent"],
+        **values,
+    )
+
+
+def apply_control(
+    graph: Graph, conditioning: Node, net: Output, hints: Output, strength: float, **values: Any
+) -> Node:
+    """Core's Apply ControlNet, connected to a conditioning node."""
+    return graph.add(
+        "ControlNetApplyAdvanced",
         positive=conditioning["positive"],
         negative=conditioning["negative"],
-        latent=conditioning["latent"],
+        control_net=net,
+        image=hints,
+        strength=strength,
         **values,
     )
 
@@ -222,16 +274,16 @@ def sample(graph: Graph, loader: Node, conditioning: Node, **values: Any) -> Nod
 def save(graph: Graph, images: Output, name: str, width: int | None = None, fps: float = FPS) -> None:
     """Frames to a clip in the output folder."""
     video = graph.add("CreateVideo", images=images, fps=fps, width=width)
-    save_video(graph, video["VIDEO"], name, width)
+    save_video(graph, video["VIDEO"], name, width=width)
 
 
-def save_video(graph: Graph, video: Output, name: str, width: int | None = None) -> None:
+def save_video(graph: Graph, video: Output, name: str, **place: int | None) -> None:
     """A clip in the output folder."""
     prefix = f"DynamiCrafter/{name}"
-    graph.add("SaveVideo", video=video, filename_prefix=prefix, format="auto", codec="auto", width=width)
+    graph.add("SaveVideo", video=video, filename_prefix=prefix, format="auto", codec="auto", **place)
 
 
-def decode(graph: Graph, loader: Node, latent: Output, name: str) -> None:
+def decode(graph: Graph, loader: Node, latent: Output, name: str, **place: int | None) -> None:
     """Latents to a clip in the output folder, by our decode node."""
-    frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=latent)
-    save_video(graph, frames["video"], name)
+    frames = graph.add("DynamiCrafterVAEDecode", vae=loader["vae"], latent=latent, **place)
+    save_video(graph, frames["video"], name, **place)

@@ -11,6 +11,7 @@ from dynamicrafter.weights.catalogue import find
 
 from .graphs import OUTSIDE, Graph
 from .template_parts import (
+    CANNY_CONTROL,
     DEPTH_ANYTHING,
     DIALS,
     FILM,
@@ -25,11 +26,14 @@ from .template_parts import (
     REAL_ESRGAN,
     SAVE,
     SDPOSE,
+    SKETCH_ENCODER,
     TINY_PERSON,
     WHAT,
+    apply_control,
     condition,
     decode,
     load,
+    load_control,
     load_encoder,
     load_released,
     offer,
@@ -1007,6 +1011,113 @@ Depth Anything 3 is a third file, which ComfyUI offers to download when the work
     return graph
 
 
+def edges_of_a_clip(built_in: str) -> Graph:
+    """The edges of a clip, which the frames of another one follow by a ControlNet of Stable Diffusion 2.1."""
+    graph = Graph()
+    image = picture(graph, "yellow_cross")
+    own_picture(graph)
+    prompt = "a yellow cross moves right"
+    clip = graph.add(
+        "DynamiCrafterAnimate",
+        title="A clip to follow",
+        image=image,
+        prompt=prompt,
+        checkpoint=built_in,
+        column=1,
+        width=NARROW,
+    )
+    own = graph.add("LoadVideo", title=OWN_CLIP, file="", column=0, spare=True)
+    graph.add("GetVideoComponents", title="Its frames", video=own["VIDEO"], column=0, width=260, spare=True)
+    # Of the model's size, as the edges are then as thin as those that the ControlNet knows.
+    scaled = graph.add(
+        "ImageScale",
+        title="To the size of the model",
+        image=clip["images"],
+        upscale_method="bicubic",
+        height=320,
+        crop="center",
+        width=NARROW,
+    )
+    scaled.values["width"] = 512
+    # The shapes are hardly brighter or darker than what is behind them.
+    thresholds: dict[str, Any] = {"low_threshold": 0.05, "high_threshold": 0.1}
+    edges = graph.add("Canny", image=scaled["IMAGE"], column=2, width=NARROW, **thresholds)
+    loader, encoder = load_released(graph, "512", 2, NARROW)
+    net = load_control(graph, CANNY_CONTROL, 3, NARROW)
+    conditioning = condition(
+        graph, loader, clip=encoder["CLIP"], image=image, prompt=prompt, column=3, width=NARROW
+    )
+    applied = apply_control(graph, conditioning, net, edges["IMAGE"], strength=1.0, column=4, width=NARROW)
+    sampled = sample(graph, loader, conditioning, applied, column=4, width=NARROW)
+    decode(graph, loader, sampled["latent"], "controlled", column=5, width=320)
+    graph.note(
+        WHAT,
+        f"""\
+## A clip that follows another one
+
+1. Press **Run**: the 512 model makes a clip with the edges of one that the built-in model makes. {SAVE}
+2. Select a clip in **{OWN_CLIP}**, connect **Its frames** and an image like the first of them instead, and set both \
+thresholds of **Detect Edges (Canny)** higher.
+3. Frame j follows frame j; a lower `strength` of **Apply ControlNet** follows less. All ControlNets for Stable \
+Diffusion 2.1 work, with hints of their kinds. They know only single images, so results vary.
+
+This one is a third file, which ComfyUI offers to download when the workflow opens:
+
+{CANNY_CONTROL.linked}
+""",
+    )
+    released_note(graph, "512")
+    graph.note(MORE, DIALS)
+    return graph
+
+
+def sketch(_: str) -> Graph:
+    """A drawing of a frame between two images, which ToonCrafter's sketch encoder follows."""
+    graph = Graph()
+    ends = picture(graph, "red_circle_left", "First and last image")
+    drawn = picture(graph, "red_circle_right", "What to draw")
+    own_picture(graph)
+    own_picture(graph, "Your own drawing", column=1)
+    lines = graph.add("Canny", image=drawn, low_threshold=0.05, high_threshold=0.1, column=1)
+    drawing = graph.add("ImageInvert", title="Dark lines on light paper", image=lines["IMAGE"], column=1)
+    loader, encoder = load_released(graph, "tooncrafter", 1)
+    conditioning = condition(
+        graph,
+        loader,
+        "Interpolation",
+        clip=encoder["CLIP"],
+        first_image=ends,
+        last_image=ends,
+        prompt="a red circle moves right and back",
+    )
+    net = load_control(graph, SKETCH_ENCODER, 2)
+    named = graph.add("DynamiCrafterHintFrames", control_net=net, hint_frames="8", column=2)
+    applied = apply_control(
+        graph, conditioning, named["control_net"], drawing["IMAGE"], strength=0.6, column=3
+    )
+    sampled = sample(graph, loader, conditioning, applied, column=3)
+    decode(graph, loader, sampled["latent"], "sketched", column=4)
+    graph.note(
+        WHAT,
+        f"""\
+## Drawings of chosen frames
+
+1. Press **Run**: the circle starts and ends at the left; at frame 8, it is where the drawing has it. {SAVE}
+2. Select a drawing, dark lines on light paper, in **Your own drawing**; connect it to `image` of **Apply \
+ControlNet**, and your images to **Interpolation**. Name the drawing's frame in **DynamiCrafter Hint Frames**.
+
+For several drawings, connect **Batch Images**, and name a frame for each, such as `5,10`.
+
+ToonCrafter's sketch encoder is a third file, which ComfyUI offers to download when the workflow opens:
+
+{SKETCH_ENCODER.linked}
+""",
+    )
+    released_note(graph, "tooncrafter")
+    graph.note(MORE, DIALS)
+    return graph
+
+
 def frame_interpolation(built_in: str) -> Graph:
     """A clip with twice the frame rate, by core's frame interpolation."""
     graph = Graph()
@@ -1124,6 +1235,7 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter animate picture - image to video in one node": animate_picture,
     "DynamiCrafter batch - one video for each image": batch_of_pictures,
     "DynamiCrafter camera move - depth and orbit of a photo, 8 GB download": camera_move,
+    "DynamiCrafter ControlNet - edges of a clip to follow, 8 GB download": edges_of_a_clip,
     "DynamiCrafter dual CFG guidance - prompt and image, core nodes": dual_cfg,
     "DynamiCrafter endless loop - any length by windows": endless_loop,
     "DynamiCrafter frame interpolation - smoother video, 70 MB download": frame_interpolation,
@@ -1145,6 +1257,7 @@ TEMPLATES: dict[str, Callable[[str], Graph]] = {
     "DynamiCrafter person SDPose - dance video to character, 2 GB download": person_from_video,
     "DynamiCrafter person - AnimateAnyone, a character moved by poses": person,
     "DynamiCrafter person parts - AnimateAnyone with separate nodes": person_parts,
+    "DynamiCrafter sketch - drawings of chosen frames, 9 GB download": sketch,
     "DynamiCrafter story - three scenes with sound": story,
     "DynamiCrafter upscale - video four times as large, 70 MB download": upscale,
 }

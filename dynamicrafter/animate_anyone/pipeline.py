@@ -22,6 +22,7 @@ from ..model.autoencoder import Autoencoder
 from ..model.configs import Quantised
 from ..model.placement import Placement
 from ..model.protocols import PictureCodec
+from ..pipeline import finite_frames
 from .attention import Features, Reference
 from .config import PersonConfig
 from .embedder import ImageEmbedder, embedder_pixels
@@ -200,16 +201,14 @@ def sample_person(
 
 
 def person_frames(model: PersonModel, latents: Tensor, interpolate: int = 1) -> Iterator[Tensor]:
-    """Frames ``[3, H, W]`` in [0, 1] of latents ``[1, 4, f, h, w]``, decoded one by one while they are read.
+    """Frames ``[3, H, W]`` in [0, 1] on the CPU of latents ``[1, 4, f, h, w]``, decoded one by one while they are read.
 
     Between each two, ``interpolate - 1`` more are decoded, as :func:`interpolated`. Raises DynamiCrafterError for a
     frame that is not finite.
     """
-    for latent in _with_between(latents, interpolate):
-        (frame,) = model.vae.frames(latent.to(model.device, model.dtype))
-        pixels = frame[0].float()
-        require_finite(pixels, "autoencoder", model.dtype)
-        yield (pixels / 2 + 0.5).clamp(0, 1)
+    frames = torch.cat(list(_with_between(latents, interpolate))).to(model.device, model.dtype)
+    for pixels in finite_frames(model.vae, frames, None, model.placement):
+        yield (pixels[0] / 2 + 0.5).clamp(0, 1)
 
 
 def interpolated(latents: Tensor, factor: int) -> Tensor:

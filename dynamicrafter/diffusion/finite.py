@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -10,11 +11,27 @@ from torch import Tensor
 from ..errors import DynamiCrafterError, Remedy
 from .samplers import Callback, Step
 
+_log = logging.getLogger(__name__)
+
 
 def require_finite(values: Tensor, part: str, dtype: torch.dtype) -> None:
     """Raise DynamiCrafterError if the output of a ``part`` of a model, which computes in ``dtype``, is not finite."""
     if not torch.isfinite(values).all():
         raise _not_finite(part, dtype)
+
+
+def overflows(frames: Tensor, dtype: torch.dtype) -> bool:
+    """Whether what an autoencoder decoded in ``dtype`` is not finite, but may be in float32: whether it was in float16.
+
+    The log then says that it is decoded again, and how to avoid it.
+    """
+    if dtype != torch.float16 or bool(torch.isfinite(frames).all()):
+        return False
+    _log.warning(
+        "the autoencoder's output is not finite in float16, so it decodes in float32, which takes more time and "
+        "memory; bfloat16 has the range of float32 and avoids it"
+    )
+    return True
 
 
 def finite_steps(dtype: torch.dtype, callback: Callback | None = None) -> Callback:

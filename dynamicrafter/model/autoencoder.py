@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -219,6 +220,14 @@ class Autoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents ``[n, 4, h, w]`` to images ``[n, 3, 8 h, 8 w]`` around [-1, 1], unclamped."""
         return self.decoder(self.post_quant_conv(latents / self.config.scale_factor), tiles=self.tiles)
+
+    def in_float32(self, device: torch.device) -> Autoencoder:
+        """A copy on ``device`` that computes in float32, with PyTorch's layers."""
+        wide = type(self)(self.config, Operations(dtype=torch.float32, device="meta"))
+        tensors = {name: tensor.to(device, torch.float32) for name, tensor in self.state_dict().items()}
+        wide.requires_grad_(False).load_state_dict(tensors, assign=True)
+        wide.tiles = self.tiles
+        return wide.train(False)
 
     def frames(self, latents: Tensor, pictures: Tensor | None = None) -> Iterator[Tensor]:
         """Frames of a clip one by one, as :class:`~.protocols.FrameDecoder`; ``pictures`` are ignored."""

@@ -12,6 +12,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ...dynamicrafter.diffusion.finite import overflows
 from ...dynamicrafter.model.autoencoder import Autoencoder
 from ...dynamicrafter.model.configs import VaeConfig
 from ...dynamicrafter.model.operations import Operations
@@ -173,36 +174,48 @@ def decode_exactly(
 
     ``chunk`` frames are decoded at once (0: as many as fit). If memory runs out, the rest is decoded frame by frame
     and, if that does not fit either, in the host's tiles. ToonCrafter's decoder decodes all frames at once, if need be
-    in tiles of the image; it uses the key images ``pictures`` ``[2, 3, H, W]``. Raises RuntimeError with the memory
-    needed and free if nothing fits, and ValueError for frames that are not finite, which would be black.
+    in tiles of the image; it uses the key images ``pictures`` ``[2, 3, H, W]``. If frames overflow float16, our VAEs
+    decode all of them in float32. Raises RuntimeError with the memory needed and free if nothing fits, and ValueError
+    for frames that are not finite, which would be black.
     """
     check_latent(latents)
     check_vae(vae)
-    if getattr(vae.first_stage_model, "decodes_whole_clips", False):
-        frames = _decode_clip(vae, vae.first_stage_model, latents, pictures, progress)
-    else:
-        frames = _decode_in_chunks(vae, latents, chunk, progress)
+    if not torch.isfinite(latents).all():
+        raise ValueError("the latents are not finite; sample them again with another weight_dtype or cfg")
+    module = vae.first_stage_model
+
+    def decoded(dtype: torch.dtype) -> Tensor:
+        if getattr(module, "decodes_whole_clips", False):
+            return _decode_clip(vae, module, latents, pictures, dtype, progress)
+        return _decode_in_chunks(vae, latents, chunk, dtype, progress)
+
+    dtype: torch.dtype = vae.vae_dtype
+    frames = decoded(dtype)
+    if hasattr(module, "posterior") and overflows(frames, dtype):
+        # Its layers cast their weights to what they are given.
+        dtype = torch.float32
+        frames = decoded(dtype)
     if not torch.isfinite(frames).all():
-        if not torch.isfinite(latents).all():
-            raise ValueError("the latents are not finite; sample them again with another weight_dtype or cfg")
-        dtype = str(vae.vae_dtype).removeprefix("torch.")
+        name = str(dtype).removeprefix("torch.")
         raise ValueError(
-            f"the VAE's output is not finite in {dtype}; start ComfyUI with --bf16-vae or --fp32-vae, or use a VAE "
+            f"the VAE's output is not finite in {name}; start ComfyUI with --bf16-vae or --fp32-vae, or use a VAE "
             f"that is not damaged"
         )
     return frames
 
 
-def _decode_in_chunks(vae: Any, latents: Tensor, chunk: int, progress: PartOfProgress | None) -> Tensor:
+def _decode_in_chunks(
+    vae: Any, latents: Tensor, chunk: int, dtype: torch.dtype, progress: PartOfProgress | None
+) -> Tensor:
     """Frames of a decoder without temporal layers."""
     module = vae.first_stage_model
 
     def whole(part: Tensor) -> Tensor:
-        decoded = module.decode(part.to(vae.device, vae.vae_dtype)).float().cpu()
+        decoded = module.decode(part.to(vae.device, dtype)).float().cpu()
         return ((decoded + 1) / 2).movedim(1, -1)
 
     total = latents.shape[0]
-    needed = vae.memory_used_decode((1, *latents.shape[1:]), vae.vae_dtype)
+    needed = vae.memory_used_decode((1, *latents.shape[1:]), dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed * max(1, chunk))
     size = chunk or max(1, min(_LARGEST_CHUNK, int(_free_bytes(vae) / max(1, needed))))
     # The host's own VAEs decode in tiles when they run out of memory; for ours this is the last resort.
@@ -251,19 +264,20 @@ def _decode_clip(
     module: HostVideoAutoencoder,
     latents: Tensor,
     pictures: Tensor | None,
+    dtype: torch.dtype,
     progress: PartOfProgress | None,
 ) -> Tensor:
     """All frames at once, because this decoder has temporal layers; in blended tiles if memory runs out."""
     frames, _, height, width = latents.shape
-    needed = vae_decode_bytes(module.config, frames, 64 * height * width, vae.vae_dtype)
+    needed = vae_decode_bytes(module.config, frames, 64 * height * width, dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
 
     def decoded() -> Tensor:
         references = None
         if pictures is not None:
-            first, last = (p[None].to(vae.device, vae.vae_dtype) for p in (pictures[0], pictures[-1]))
+            first, last = (p[None].to(vae.device, dtype) for p in (pictures[0], pictures[-1]))
             references = module.references(first, last)
-        z = latents.to(vae.device, vae.vae_dtype) * module.config.scale_factor
+        z = latents.to(vae.device, dtype) * module.config.scale_factor
         return module.decode_clip(z, frames, references).float().cpu()
 
     def in_tiles() -> Tensor:
@@ -275,7 +289,7 @@ def _decode_clip(
 
     bar = Progress(1) if progress is None else progress.of(1)
     tile = 64 * min(height, TILES.size) * min(width, TILES.size)
-    least = vae_decode_bytes(module.config, frames, tile, vae.vae_dtype)
+    least = vae_decode_bytes(module.config, frames, tile, dtype)
     what = f"decoding {frames} frames of {width * 8}x{height * 8}, even in tiles of all frames,"
     advice = "use a smaller size or fewer frames, or start ComfyUI with --fp16-vae or --cpu-vae"
     made = with_room(decoded, needed, vae.patcher, what, advice, (least, in_tiles))

@@ -100,6 +100,7 @@ class Numbers:
         """What nodes say to objects of the host that no small file gives, and which frames a preview shows."""
         self.measure("foreign objects", self.foreign_objects)
         self.measure("not finite", self.not_finite)
+        self.measure("overflow", self.overflow)
         self.measure("previews", self.previews)
 
     def exports(self) -> None:
@@ -530,6 +531,21 @@ class Numbers:
         parts.vae.first_stage_model.decoder.conv_out.bias.data.fill_(torch.nan)
         said["vae"] = self.complaint(lambda: decode(parts.vae, latent["samples"], None, 0))
         return said
+
+    def overflow(self) -> dict[str, float]:
+        """What decodes of an overflowing VAE in float16 and in float32 differ by, and their largest value."""
+        _, parts = self.small()
+        vae = parts.vae
+        decoder = vae.first_stage_model.half().decoder
+        decoder.norm_out.weight.data.mul_(2.0**15)
+        decoder.conv_out.weight.data.mul_(2.0**-15)
+        decode = self.pack("nodes.host.vae").decode_exactly
+        latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        vae.vae_dtype = torch.float32
+        wide = decode(vae, latents, None)
+        vae.vae_dtype = torch.float16
+        found = decode(vae, latents, None)
+        return {"apart": float((found - wide).abs().max()), "largest": float(found.abs().max())}
 
     def complaint(self, call: Callable[[], Any]) -> str:
         """The message of the ValueError that a call ends in."""

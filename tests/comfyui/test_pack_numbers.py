@@ -112,6 +112,10 @@ class TestBorders:
             "the VAE's output is not finite in float32; start ComfyUI with --bf16-vae"
         )
 
+    def test_frames_that_overflow_float16_are_decoded_again_in_float32(self, measured: Measured) -> None:
+        found = measured("borders", "overflow")
+        assert found["apart"] == 0 and 0 < found["largest"] < 100
+
     def test_a_preview_plays_the_clip_at_its_speed(self, measured: Measured) -> None:
         """On a busy machine frames are left out, never shown late or twice; a new estimate goes on where it was."""
         found = measured("borders", "previews")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from comfyui_host import Host
 
 API = sorted(FOLDER.glob("api/*.json"))
-FILE_CHOICES = {"image", "file", "clip_name", "checkpoint", "ckpt_name", "model_name"}
+FILE_CHOICES = {"image", "file", "clip_name", "checkpoint", "ckpt_name", "control_net_name", "model_name"}
 """Lists of files, which every machine has its own of."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,8 @@ from dynamicrafter.diffusion.finite import finite_steps
 from dynamicrafter.diffusion.samplers import SAMPLERS, Step
 from dynamicrafter.diffusion.schedule import Plan
 from dynamicrafter.errors import Cancelled, DynamiCrafterError, UsageError
+from dynamicrafter.model.autoencoder import Autoencoder
+from dynamicrafter.model.placement import Placement
 from dynamicrafter.model.protocols import Context, Network, NetworkWrapper, Posterior
 from dynamicrafter.model.variants import SMALL, Mode
 from dynamicrafter.pipeline import (
@@ -413,6 +416,49 @@ def test_sixteen_bits_are_named_as_the_cause(weights_home: Path) -> None:
         match='finite in bfloat16 at step 1 of 2, timestep 999; load the model with dtype="float32" or "b',
     ):
         generate(model, KeyPictures(picture(0)), [settings()])
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_frames_that_overflow_float16_are_decoded_again_in_float32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """So that a sampled clip is not lost, also by a decoder of all frames at once; the log says it once."""
+    variant = replace(SMALL, name="wide", vae=replace(SMALL.vae, video_decoder=whole))
+    write_random_checkpoint(tmp_path / "wide.safetensors", variant)
+    model = load(tmp_path / "wide.safetensors", device="cpu", dtype="float16")
+    vae = cast(Autoencoder, model.vae)
+    latents = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0)).half()
+    pictures = KeyPictures(picture(0, 32, 32).half(), picture(1, 32, 32).half())
+    narrow = decode(model, latents, pictures)
+    wide = decode(replace(model, vae=vae.in_float32(model.device), dtype=torch.float32), latents, pictures)
+    assert 0 < (narrow - wide).abs().max() < 0.02
+    finite, frames_of = 0 if whole else 1, vae.frames
+
+    def overflowing(z: Tensor, shown: Tensor | None = None) -> Iterator[Tensor]:
+        for index, part in enumerate(frames_of(z, shown)):
+            yield part if index < finite else torch.full_like(part, torch.inf)
+
+    monkeypatch.setattr(vae, "frames", overflowing)
+    weights = [id(parameter) for parameter in vae.parameters()]
+    placed = replace(model, placement=Placement([vae], model.device))
+    with caplog.at_level(logging.WARNING, "dynamicrafter"):
+        frames = decode(placed, latents, pictures)
+    assert torch.equal(frames, torch.cat([narrow[:, :, :finite], wide[:, :, finite:]], dim=2))
+    (said,) = caplog.messages
+    assert said.startswith(
+        "the autoencoder's output is not finite in float16, so it decodes in float32, which"
+    )
+    # What was on the device has left it.
+    assert [id(parameter) for parameter in vae.parameters()] == weights
+
+
+def test_a_damaged_decoder_is_told_after_float32_was_tried(weights_home: Path) -> None:
+    (file,) = weights_home.glob("random-*.safetensors")
+    model = spoilt(load(file, device="cpu", dtype="float16"), "autoencoder", torch.nan)
+    with pytest.raises(
+        DynamiCrafterError, match="^the autoencoder's output is not finite in float32; pass a lo"
+    ):
+        decode(model, torch.zeros(1, 4, 1, 8, 8))
 
 
 def test_a_video_decoder_gets_the_key_pictures(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from dynamicrafter.pipeline import TorchModel
 from dynamicrafter.settings import make_settings
 from dynamicrafter.weights import footprint as footprints
 from dynamicrafter.weights.footprint import ClipSize, footprint, free_bytes, pick_residence
+from dynamicrafter.weights.random_model import write_random_checkpoint
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "comfyui"))
 from pretended_device import CUDA, PretendedCuda, PretendedTensor
@@ -153,6 +154,32 @@ def test_memory_grows_with_neither_steps_nor_jobs(
             assert cuda.now == held, "nothing stays"
             peaks.append(cuda.peak)
     assert len(set(peaks)) == 1 and peaks[0] > held
+
+
+def test_a_long_clip_needs_no_more_than_16_frames(tmp_path: Path) -> None:
+    """But for its latents with windows, and for the frame that a clip goes on from; all frames at once need more."""
+    # Sizes with which the denoising network needs the most, not the words of the text encoder.
+    light = replace(
+        SMALL,
+        name="light",
+        unet=replace(SMALL.unet, context_dim=16),
+        vae=replace(SMALL.vae, channels=8, channel_mult=(1, 1, 1, 1)),
+        resampler=replace(SMALL.resampler, output_dim=16),
+        text=replace(SMALL.text, width=16),
+    )
+    write_random_checkpoint(tmp_path / "light.safetensors", light)
+    picture = paint(tmp_path / "it.png", 64, 64)
+    peaks: list[int] = []
+    with CountedCuda() as cuda, torch.inference_mode():
+        model = load(tmp_path / "light.safetensors", device="cuda", dtype="float32", memory="low")
+        for method, frames in (("native", 16), ("windows", 28), ("continue", 17), ("native", 28)):
+            cuda.peak = cuda.now
+            settings = make_settings(SMALL, "animate", frames=frames, steps=1, cfg=1.0, length_method=method)
+            (made,) = render(model, settings, [picture], None, [1])
+            assert len(made.frames) == frames and cuda.now == 0
+            peaks.append(cuda.peak)
+    whole, *parts, native = peaks
+    assert all(whole <= peak < 1.02 * whole for peak in parts) and native > 1.2 * whole
 
 
 @pytest.mark.parametrize("kind", [None, "int8"])

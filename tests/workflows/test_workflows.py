@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from dynamicrafter.weights.catalogue import RELEASES
 from tools.graphs import MAX_HEIGHT, MAX_WIDTH, PREVIEW_ROOM
 from tools.make_thumbnails import SIDE
-from tools.template_parts import CORE_MODELS
+from tools.template_parts import CONTROL_MODELS, CORE_MODELS
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 PICTURES = {"DynamiCrafterSamplePicture"}
@@ -34,10 +34,12 @@ NOTES = ("MarkdownNote", "Note")
 START = "DynamiCrafter animate picture - image to video in one node"
 RELEASED = {
     "DynamiCrafter camera move - depth and orbit of a photo, 8 GB download",
+    "DynamiCrafter ControlNet - edges of a clip to follow, 8 GB download",
     "DynamiCrafter model 1024 - image to video, 7 GB download",
     "DynamiCrafter model 512 - image to video, 7 GB download",
     "DynamiCrafter model 512 interpolation - two images, 7 GB download",
     "DynamiCrafter photo to film LLM - local language model, 12 GB download",
+    "DynamiCrafter sketch - drawings of chosen frames, 9 GB download",
 }
 """Templates that start with a released model."""
 OF_VIDEO = "DynamiCrafter person SDPose - dance video to character, 2 GB download"
@@ -53,6 +55,7 @@ FOUND_BY = (
     *("dynamicrafter", "animate picture", "image to video", "interpolation", "loop", "ksampler", "1024"),
     *("long clip", "keyframes", "endless loop", "photo to film", "story", "person", "animateanyone"),
     *("dance", "sdpose", "llm", "frame interpolation", "upscale", "camera", "depth"),
+    *("controlnet", "edges of a clip", "sketch"),
 )
 """What people search for."""
 OURS = {
@@ -63,6 +66,7 @@ OURS = {
     "DynamiCrafterCheckpointLoader",
     "DynamiCrafterDirectorPlan",
     "DynamiCrafterDirectorPrompt",
+    "DynamiCrafterHintFrames",
     "DynamiCrafterImageConditioning",
     "DynamiCrafterInterpolation",
     "DynamiCrafterKeyframes",
@@ -318,7 +322,9 @@ def test_downloads_come_from_the_catalogue(path: Path) -> None:
     known = {release.url: release for release in RELEASES}
     offered = [(node, model) for node in nodes for model in node["properties"].get("models", [])]
     assert bool(offered) == (path.stem in DOWNLOADING)
-    of_core = [model for _, model in offered if model in [one.offer for one in CORE_MODELS]]
+    of_core = [
+        model for _, model in offered if model in [one.offer for one in (*CORE_MODELS, *CONTROL_MODELS)]
+    ]
     needed: set[str] = set()
     for node, model in offered:
         if model in of_core:
