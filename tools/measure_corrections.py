@@ -51,7 +51,7 @@ DISTANCE = (0.6, 1.6)
 """Least and greatest distance of a subject, as shares of the true one."""
 SCENES, SEEDS = 8, 8
 """Scenes that are tried until a fault spoils one, and seeds that are tried for each."""
-FIRST, DEVELOPED = 6_000, 1_000
+FIRST, DEVELOPED = 7_000, 1_000
 """Numbers of the first prompt that is measured, and of the first with which the policy was made."""
 
 

@@ -28,7 +28,7 @@ NAMED_COLOURS: Mapping[str, tuple[_Rgb, ...]] = {
     "black": ((0.05, 0.05, 0.05),),
 }
 """Shades, RGB in [0, 1], of the basic colour terms and of cyan; a pixel has the colour of the nearest in CIELAB."""
-_SAME = 25.0
+_SAME = 28.0
 """Distance in CIELAB from a subject's own colour within which a pixel is the subject's."""
 _SPELLINGS = {"gray": "grey", "violet": "purple"}
 _FEWEST = 0.002
