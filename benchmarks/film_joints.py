@@ -2,9 +2,9 @@
 
 Run with ``python benchmarks/film_joints.py``.
 
-A circle goes right and left, so that it stays in the picture. Colours are measured where matching does not set them: of
-the circle, of everything else, and of patches in the corners, as distances of the last scene's mean from that of the
-first one in CIELAB (delta E 1976).
+A circle goes right and left, so that it stays in the picture. Colours are those of the circle, which matching does not
+set, of everything else, whose mean it sets, and of patches in the corners, which it sets as far as their neighbourhoods
+drift alike. Drift is the distance of the last scene's mean from that of the first one in CIELAB (delta E 1976).
 """
 
 from __future__ import annotations

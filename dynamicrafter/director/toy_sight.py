@@ -91,7 +91,8 @@ def suggest_toy(picture: Tensor, count: int = 5) -> list[Suggestion]:
                 mode="animate",
                 negative_prompt="",
                 seconds=2.0,
-                sound="",
+                # As of objects in the bank of phrases: shapes make no sound of their own.
+                sound="room",
                 why=f"it shows a {subject}, which the built-in model knows",
             ),
             1 / len(motions),

@@ -49,6 +49,8 @@ _TRIES, _PAUSE = 3, 1.0
 """How often a question is asked while there is no connection, and the seconds in between."""
 _POLL = 0.3
 """Seconds between two questions whether a clip is finished."""
+_REMEMBERED = 1_000
+"""How many uploaded images are remembered."""
 _MISSED = 20
 """How many times a clip is not finished before its place in the queue is looked for."""
 
@@ -268,6 +270,9 @@ class ComfyServer:
                 if not isinstance(stored, str) or not isinstance(folder, str):
                     raise _Trouble("does not say where it stored an image")
                 self._uploads[key] = "/".join(filter(None, (folder, stored))) + " [temp]"
+                if len(self._uploads) > _REMEMBERED:
+                    # The oldest one: the images of a page's clips are never sent again.
+                    del self._uploads[next(iter(self._uploads))]
             return self._uploads[key]
 
     def _wait(self, prompt_id: str, tell: Tell) -> list[Any]:

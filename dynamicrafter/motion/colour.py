@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _LEAST_GAIN, _MOST_GAIN = 0.7, 1.4
 """Limits of the change of contrast: beyond them, frame and image do not show the same."""
@@ -16,6 +17,8 @@ _UNMOVED = 0.1
 """Largest difference of a channel, of the range of 2, at which a pixel counts as unmoved."""
 _FEWEST = 0.01
 """Share of unmoved pixels below which a frame says nothing about its drift."""
+_CELLS = 8
+"""Neighbourhoods along the shorter side."""
 _STRIDE = 4
 """Every fourth pixel along both axes is measured; means hardly differ from those of all."""
 
@@ -36,32 +39,46 @@ def gain_and_shift(frame: Tensor, reference: Tensor, strength: float = 1.0) -> t
 class ColourMatch:
     """Matches the colours of a clip, whose frames come in order, to the image that it begins with.
 
-    Mean and contrast of each channel are estimated once, from the first frame. After that, the mean drift of the pixels
-    that have not moved since the first frame is subtracted.
+    Mean and contrast of each channel are estimated once, from the first frame. After that, the drift of what has not
+    moved is subtracted: its mean difference from the image, and by how much each neighbourhood differs from that mean.
     """
 
     def __init__(self, reference: Tensor, strength: float) -> None:
         """``reference`` is ``[3, H, W]``, ``strength`` from 0 to 1."""
         self._reference = reference
         self._strength = strength
-        self._first: Tensor | None = None
+        self._matching: tuple[Tensor, Tensor] | None = None
         self._drift = torch.zeros(3, 1, 1)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """The next frames ``[n, 3, H, W]`` of the clip, matched."""
-        if self._first is None:
-            self._gain, self._shift = gain_and_shift(frames[0], self._reference, self._strength)
-            self._first = self._gain * frames[0] + self._shift
-        return torch.stack([self._matched(frame, self._first) for frame in frames])
+        if self._matching is None:
+            self._matching = gain_and_shift(frames[0], self._reference)
+        gain, shift = self._matching
+        matched = torch.stack([self._without_drift(gain * frame + shift) for frame in frames])
+        return frames + self._strength * (matched - frames)
 
-    def _matched(self, frame: Tensor, first: Tensor) -> Tensor:
-        frame = self._gain * frame + self._shift
-        change = frame - first
+    def _without_drift(self, frame: Tensor) -> Tensor:
+        change = frame - self._reference
         # Compared with the drift so far, so that slow drift is followed beyond what counts as unmoved.
         unmoved = (change - self._drift).abs().amax(0) < _UNMOVED
         if unmoved.float().mean() >= _FEWEST:
             self._drift = change[:, unmoved].mean(1)[:, None, None]
-        return frame - self._strength * self._drift
+        return frame - self._drift - _local(change - self._drift)
+
+
+def _local(change: Tensor) -> Tensor:
+    """The small changes ``[3, H, W]`` of each neighbourhood, for those of its pixels that do not move.
+
+    Pixels are weighted by Tukey's biweight (Beaton and Tukey 1974), so that a change in one place, however slow, is
+    never followed: at most 0.29 of :data:`_UNMOVED` is taken for drift, and less the larger it is. What moves takes no
+    part in the drift of the places that it passes, which would add up on it from clip to clip.
+    """
+    weight = (1 - (change.abs().amax(0) / _UNMOVED).square()).clamp(min=0).square()
+    height, width = change.shape[1:]
+    cell = min(height, width) / _CELLS
+    cells = functional.adaptive_avg_pool2d(weight * change, (round(height / cell), round(width / cell)))
+    return weight * functional.interpolate(cells[None], (height, width), mode="bilinear")[0]
 
 
 def to_linear(frames: Tensor) -> Tensor:

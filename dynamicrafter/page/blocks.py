@@ -103,6 +103,8 @@ class Page:
             self._api()
         # The line of the page is the queue; this one only passes on what happens there.
         blocks.queue(default_concurrency_limit=None, max_size=10 * self._desk.limits.queue)
+        # Gradio keeps a copy of all components, 0.4 MB, for each page that was opened: 10,000 of them by default.
+        blocks.state_session_capacity = 2 * self._desk.limits.queue
         return blocks
 
     # --- tabs ---

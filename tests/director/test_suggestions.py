@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dynamicrafter.director.ambience import ambience_for
 from dynamicrafter.director.suggestions import BANK, SceneKind, read_bank, suggest
 from dynamicrafter.director.toy_sight import see_subject, suggest_toy
 from dynamicrafter.errors import UsageError
@@ -115,6 +116,7 @@ def test_the_example_is_suggested_what_the_built_in_model_can_do() -> None:
     found = suggest_toy(normalise(read_picture(PICTURES / "red_circle.png")))
     assert [one.plan.prompt for one in found][:2] == ["a red circle moves right", "a red circle moves up"]
     assert not any("turns" in one.plan.prompt for one in found)
+    assert all(ambience_for(one.plan.sound) for one in found)
 
 
 def test_a_picture_without_shapes_has_no_toy_suggestions() -> None:

@@ -164,6 +164,17 @@ def test_a_job_is_sent_as_a_graph_and_comes_back_as_a_clip(
     assert [path for path, _ in server.asked].count("/upload") == 1
 
 
+def test_only_the_latest_images_are_remembered(
+    server: Pretended, read: Callable[..., list[Job]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_REMEMBERED", 1)
+    images = [str(tmp_path / f"{name}.png") for name in "aba"]
+    for path in images:
+        Path(path).write_bytes(png())
+    ran(read(*({"pictures": [path], "seed": seed} for seed, path in enumerate(images))), tmp_path, server.url)
+    assert [path for path, _ in server.asked].count("/upload") == 3
+
+
 def test_a_released_model_is_found_by_the_name_of_its_file(
     server: Pretended, read: Callable[..., list[Job]], tmp_path: Path
 ) -> None:

@@ -465,6 +465,23 @@ def test_the_subject_does_not_count_as_drift() -> None:
     assert torch.allclose(matched, frames, atol=1e-5)
 
 
+def test_drift_of_neighbourhoods_is_taken_away_and_what_changes_there_stays() -> None:
+    image = noise(3, 64, 96) * 0.3
+    # One corner drifts, and something appears in the opposite one.
+    frames = image.expand(12, -1, -1, -1).clone()
+    frames[:, 0, :24, :24] += torch.linspace(0, 0.02, 12)[:, None, None]
+    frames[:, :, 40:, 72:] += torch.linspace(0, 0.3, 12)[:, None, None, None]
+    matched = ColourMatch(image, 1.0)(frames)
+    assert (matched - image)[:, 0, :20, :20].mean((1, 2)).abs().max() < 0.02 / 4
+    # However slowly it appears, little of it is taken for drift, and nothing once it is there.
+    assert (matched - frames)[:, :, 40:, 72:].abs().max() < 0.035
+    assert (matched - frames)[6:, :, 40:, 72:].abs().max() < 0.01
+    # What passes a place does not take on the drift of that place.
+    frames[11, :, 8:12, 8:12] += 0.5
+    passed = ColourMatch(image, 1.0)(frames)[11] - frames[11]
+    assert passed[:, 8:12, 8:12].abs().max() < 0.01
+
+
 def test_gain_and_shift_are_those_of_mean_and_deviation() -> None:
     frame, reference = noise(3, 16, 16), noise(3, 16, 16, seed=1) * 0.9 + 0.1
     gain, shift = gain_and_shift(frame, reference)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -31,9 +32,10 @@ from dynamicrafter.errors import Cancelled, ClipError, DynamiCrafterError, Usage
 from dynamicrafter.jobs.lines import Job, ModelChoice
 from dynamicrafter.jobs.pool import Lost, Show, Take, Task, Tell
 from dynamicrafter.model.variants import TINY
-from dynamicrafter.page.blocks import whole_number
+from dynamicrafter.page.blocks import Page, whole_number
 from dynamicrafter.page.desk import Desk, PersonWish, StoryWish, Visitor, offered_models, offered_persons
 from dynamicrafter.page.door import COOKIE, FILES, HEALTH, OWNER, VISITOR, Access, Door, read_logins
+from dynamicrafter.page.examples import PageExample, PageExamples
 from dynamicrafter.page.limits import Limits, check_limits
 from dynamicrafter.page.line import Line, Ticket
 from dynamicrafter.page.panels import history_panel, models_panel, moving_preview, progress_panel
@@ -339,6 +341,16 @@ def test_limits_of_a_visitor_and_of_all(lines: Any) -> None:
     with pytest.raises(UsageError, match="the queue is full with 3 clips; try again later"):
         line.join(ticket(4, "a third"))
     stop.set()
+
+
+def test_the_pages_that_gradio_remembers_follow_the_limit(desk: tuple[Desk, Helper]) -> None:
+    gr = MagicMock()
+    examples = PageExamples(
+        (PageExample(Path("a"), Path("b"), "a circle"),) * 2, Path("c"), {"walking": Path("d")}
+    )
+    Page(gr, desk[0], examples, "").build()
+    blocks = gr.Blocks.return_value.__enter__.return_value
+    assert blocks.state_session_capacity == 2 * desk[0].limits.queue
 
 
 def test_clips_of_a_day_are_counted(lines: Any) -> None:

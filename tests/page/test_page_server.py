@@ -26,9 +26,10 @@ pytest.importorskip("gradio_client", reason="the extra serve is not installed")
 import httpx
 import psutil
 
-from dynamicrafter.media.video import read_frames, read_metadata
+from dynamicrafter.media.video import read_frames, read_metadata, read_sound
 from dynamicrafter.page.door import COOKIE
 from dynamicrafter.page.words import TEXTS
+from tools.measure_page_memory import rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,6 +45,7 @@ PLAYING = """panel => {
   return video && video.readyState >= 2 && video.videoWidth;
 }"""
 PHONE = {"width": 375, "height": 812}
+TABS = 30
 
 
 @dataclass
@@ -178,6 +180,16 @@ def test_a_clip_by_the_client_of_gradio(served: Served, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "clip.mp4")) as video:
         assert len(video.streams.audio) == 1
     client.close()
+
+
+def test_memory_is_measured_over_jobs(served: Served, tmp_path: Path) -> None:
+    process = psutil.Process(served.process.pid)
+    before, last = rows(served.url, process, served.results, 2, 1, tmp_path)
+    assert (before.jobs, last.jobs) == (1, 2)
+    # Three kinds of files, and what is listed of a clip.
+    assert last.files - before.files == 4
+    assert last.kept > before.kept
+    assert min(last.server, last.worker) > 100
 
 
 def test_others_read_nothing_of_a_visitor(visitors: Callable[[], Person]) -> None:
@@ -348,6 +360,14 @@ class Visit:
         for name, number in numbers.items():
             self.page.locator(f"#{name}_{mode} input, #{name}_{mode} textarea").first.fill(str(number))
 
+    def tab_to(self, name: str) -> None:
+        """Press Tab until the button of this name has the focus."""
+        for _ in range(TABS):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("document.activeElement.id") == name:
+                return
+        raise AssertionError(f"{name} is not reached within {TABS} presses of Tab")
+
     def generate(self, mode: str, panel: str = "") -> int:
         """Have a clip generated; returns the width of the video that then plays."""
         self.click(f"#generate_{mode}")
@@ -375,7 +395,7 @@ def visit(shared_visit: Visit) -> Iterator[Visit]:
     assert shared_visit.wrong == []
 
 
-def test_a_photo_becomes_a_clip_in_three_clicks(served: Served, visit: Visit) -> None:
+def test_a_photo_becomes_a_clip_with_sound_in_three_clicks(served: Served, visit: Visit) -> None:
     page = visit.page
     with page.expect_file_chooser() as choosing:
         page.locator("#image_animate button:has-text('Click to Upload'), #image_animate .wrap").first.click()
@@ -394,6 +414,9 @@ def test_a_photo_becomes_a_clip_in_three_clicks(served: Served, visit: Visit) ->
     with page.expect_download() as loading:
         visit.click("#panel_animate a:has-text('GIF')")
     assert read_frames(_with_suffix(loading.value.path(), ".gif")).shape[0] == 16
+    with page.expect_download() as loading:
+        visit.click("#panel_animate a:has-text('MP4')")
+    assert read_sound(_with_suffix(loading.value.path(), ".mp4"), 0, 10) is not None
     page.locator("#again_animate").wait_for(state="visible")
     visit.open_tab("My clips")
     assert page.locator("#clips video").first.wait_for() is None
@@ -471,8 +494,11 @@ def test_two_settings_are_compared_and_a_clip_is_cancelled(visit: Visit) -> None
     visit.click("#example_animate_1")
     visit.page.wait_for_function("() => document.querySelector('#image_animate img')")
     visit.choose("animate", steps=60)
-    visit.click("#generate_animate")
+    # By the keyboard alone, from the field that was filled last.
+    visit.tab_to("generate_animate")
+    visit.page.keyboard.press("Enter")
     visit.page.locator("#panel_animate progress").wait_for()
-    visit.click("#cancel_animate")
+    visit.tab_to("cancel_animate")
+    visit.page.keyboard.press("Enter")
     visit.page.get_by_text("Cancelled.").wait_for()
     assert visit.page.locator("#generate_animate").is_enabled()
