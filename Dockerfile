@@ -13,7 +13,7 @@ RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep ^torch== const
 COPY dynamicrafter dynamicrafter
 RUN pip install --no-cache-dir --constraint constraints.txt ".[serve]"
 
-USER studio
+USER 1000
 WORKDIR /home/studio
 ENV DYNAMICRAFTER_HOME=/models
 VOLUME ["/models", "/results"]
