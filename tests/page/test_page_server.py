@@ -498,6 +498,8 @@ def test_two_settings_are_compared_and_a_clip_is_cancelled(visit: Visit) -> None
     visit.tab_to("generate_animate")
     visit.page.keyboard.press("Enter")
     visit.page.locator("#panel_animate progress").wait_for()
+    # Tab skips what is not enabled yet, and the way round the page may take longer than the clip.
+    visit.page.locator("#cancel_animate:enabled").wait_for()
     visit.tab_to("cancel_animate")
     visit.page.keyboard.press("Enter")
     visit.page.get_by_text("Cancelled.").wait_for()
