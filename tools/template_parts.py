@@ -84,15 +84,6 @@ SKETCH_ENCODER = CoreModel("Doubiiu/ToonCrafter", "controlnet", "sketch_encoder.
 """Follows drawings. Address and size: those of its authors' pages."""
 CONTROL_MODELS = (CANNY_CONTROL, SKETCH_ENCODER)
 """ControlNets for released models; core's own subgraphs have none of Stable Diffusion 2.1."""
-"""Files of core's own subgraphs."""
-CANNY_CONTROL = CoreModel(
-    "thibaud/controlnet-sd21", "controlnet", "control_v11p_sd21_canny.safetensors", 0.728, at_root=True
-)
-"""Follows edges. Size: of the repository's Git LFS pointer."""
-SKETCH_ENCODER = CoreModel("Doubiiu/ToonCrafter", "controlnet", "sketch_encoder.ckpt", 1.46, at_root=True)
-"""Follows drawings; address and size of its authors' page."""
-CONTROL_MODELS = (CANNY_CONTROL, SKETCH_ENCODER)
-"""ControlNets that core's node loads for our models; core's subgraphs have none for Stable Diffusion 2.1."""
 
 
 def own_images_note(graph: Graph, node: str, *names: str) -> None:
