@@ -2,18 +2,21 @@
 
 Run with ``python benchmarks/film_joints.py``.
 
-A circle goes right and left, so that it stays in the picture. Colours are those of the circle, which matching does not
-set, of everything else, whose mean it sets, and of patches in the corners, which it sets as far as their neighbourhoods
-drift alike. Drift is the distance of the last scene's mean from that of the first one in CIELAB (delta E 1976).
+A circle goes right and left, so that it stays in the picture. Colours are those of the circle, of everything else and
+of patches in the corners: none of their means is set, but matching takes away what clusters of colours and
+neighbourhoods drift. Drift is the distance of the last scene's mean from that of the first one in CIELAB (delta E
+1976), and for the circle also the angle between their hues, in degrees.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -48,12 +51,15 @@ def drift_of(frames: Tensor, starts: list[int]) -> dict[str, float]:
             [colour[:, y, x].mean((1, 2)) for colour in colours] for y in (near, far) for x in (near, far)
         ],
     }
-    return {name: sum(_distance(each, starts) for each in many) / len(many) for name, many in patches.items()}
+    ends = {name: [_first_and_last(each, starts) for each in many] for name, many in patches.items()}
+    drift = {name: fmean(float((last - first).norm()) for first, last in many) for name, many in ends.items()}
+    first, last = (torch.atan2(mean[2], mean[1]) for mean in ends["circle"][0])
+    return {**drift, "hue": abs(math.degrees(last - first))}
 
 
-def _distance(colours: list[Tensor], starts: list[int]) -> float:
-    first, last = torch.stack(colours[: starts[1]]).mean(0), torch.stack(colours[starts[-1] :]).mean(0)
-    return float((last - first).norm())
+def _first_and_last(colours: list[Tensor], starts: list[int]) -> tuple[Tensor, Tensor]:
+    """The mean colours of the first and of the last scene."""
+    return torch.stack(colours[: starts[1]]).mean(0), torch.stack(colours[starts[-1] :]).mean(0)
 
 
 def joints_of(frames: Tensor, starts: list[int]) -> dict[str, float]:

@@ -17,8 +17,18 @@ _UNMOVED = 0.1
 """Largest difference of a channel, of the range of 2, at which a pixel counts as unmoved."""
 _FEWEST = 0.01
 """Share of unmoved pixels below which a frame says nothing about its drift."""
+_PARTS = 16
+"""Parts along the shorter side, whose means have the contrast: a blurred frame does not have less of it."""
 _CELLS = 8
-"""Neighbourhoods along the shorter side."""
+"""Neighbourhoods along the shorter side, each of which drifts in its own way."""
+_CLUSTERS, _ROUNDS = 16, 8
+"""Clusters of an image's colours, and iterations that find their centres."""
+_CLUSTERED = 2**14
+"""Pixels, evenly spread, that are looked at to find the centres."""
+_SPREAD = 0.3
+"""Distance from the centre of a cluster, of the range of 2, beyond which a colour is none of it."""
+_RARE = 0.002
+"""Share of the pixels below which a cluster says nothing about its drift."""
 _STRIDE = 4
 """Every fourth pixel along both axes is measured; means hardly differ from those of all."""
 
@@ -26,11 +36,12 @@ _STRIDE = 4
 def gain_and_shift(frame: Tensor, reference: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
     """``gain`` and ``shift`` ``[3, 1, 1]`` with which ``gain * frame + shift`` has the reference's mean and contrast.
 
-    Both are ``[3, H, W]`` and show the same; ``strength`` is from 0 (gain 1, shift 0) to 1.
+    Both are ``[3, H, W]`` and show the same; ``strength`` is from 0 (gain 1, shift 0) to 1. Contrast is the deviation
+    of the means of small parts.
     """
+    parts = [_means_of_cells(picture, _PARTS).flatten(1) for picture in (frame, reference)]
     means, deviations = (
-        [statistic(picture.flatten(1), dim=1)[:, None, None] for picture in (frame, reference)]
-        for statistic in (torch.mean, torch.std)
+        [statistic(values, dim=1)[:, None, None] for values in parts] for statistic in (torch.mean, torch.std)
     )
     gain = (deviations[1] / deviations[0].clamp(min=1e-4)).clamp(_LEAST_GAIN, _MOST_GAIN)
     return 1 + strength * (gain - 1), strength * (means[1] - gain * means[0])
@@ -39,14 +50,16 @@ def gain_and_shift(frame: Tensor, reference: Tensor, strength: float = 1.0) -> t
 class ColourMatch:
     """Matches the colours of a clip, whose frames come in order, to the image that it begins with.
 
-    Mean and contrast of each channel are estimated once, from the first frame. After that, the drift of what has not
-    moved is subtracted: its mean difference from the image, and by how much each neighbourhood differs from that mean.
+    Mean and contrast of each channel are estimated once, from the first frame. After that, drift is subtracted: of what
+    has not moved, its mean difference from the image, and by how much each neighbourhood differs from that mean; of
+    what moves, by how much its colours differ from those colours in the image.
     """
 
     def __init__(self, reference: Tensor, strength: float) -> None:
         """``reference`` is ``[3, H, W]``, ``strength`` from 0 to 1."""
         self._reference = reference
         self._strength = strength
+        self._palette = _Palette(reference)
         self._matching: tuple[Tensor, Tensor] | None = None
         self._drift = torch.zeros(3, 1, 1)
 
@@ -64,21 +77,76 @@ class ColourMatch:
         unmoved = (change - self._drift).abs().amax(0) < _UNMOVED
         if unmoved.float().mean() >= _FEWEST:
             self._drift = change[:, unmoved].mean(1)[:, None, None]
-        return frame - self._drift - _local(change - self._drift)
+        rest = change - self._drift
+        weight = _biweight(rest.abs().amax(0), _UNMOVED)
+        steady = frame - self._drift - _local(rest, weight)
+        return steady - (1 - weight) * self._palette.drift_of(steady)
 
 
-def _local(change: Tensor) -> Tensor:
-    """The small changes ``[3, H, W]`` of each neighbourhood, for those of its pixels that do not move.
+def _biweight(size: Tensor, limit: float) -> Tensor:
+    """Tukey's biweight (Beaton and Tukey 1974): 1 for a size of 0, 0 from ``limit`` on.
 
-    Pixels are weighted by Tukey's biweight (Beaton and Tukey 1974), so that a change in one place, however slow, is
-    never followed: at most 0.29 of :data:`_UNMOVED` is taken for drift, and less the larger it is. What moves takes no
-    part in the drift of the places that it passes, which would add up on it from clip to clip.
+    With it, a change in one place or of one colour is never followed, however slow it is: at most 0.29 of the limit is
+    taken for drift, and less the larger it is.
     """
-    weight = (1 - (change.abs().amax(0) / _UNMOVED).square()).clamp(min=0).square()
-    height, width = change.shape[1:]
-    cell = min(height, width) / _CELLS
-    cells = functional.adaptive_avg_pool2d(weight * change, (round(height / cell), round(width / cell)))
-    return weight * functional.interpolate(cells[None], (height, width), mode="bilinear")[0]
+    return (1 - (size / limit).square()).clamp(min=0).square()
+
+
+def _local(change: Tensor, weight: Tensor) -> Tensor:
+    """The small changes ``[3, H, W]`` of each neighbourhood, for its pixels by their ``weight`` ``[H, W]``, 0 to 1.
+
+    What moves takes no part in the drift of the places that it passes, which would add up on it from clip to clip.
+    """
+    cells = _means_of_cells(weight * change, _CELLS)
+    return weight * functional.interpolate(cells[None], change.shape[1:], mode="bilinear")[0]
+
+
+def _means_of_cells(values: Tensor, along: int) -> Tensor:
+    """The means of cells of ``[3, H, W]``, of which so many fit along the shorter side."""
+    height, width = values.shape[1:]
+    cell = min(height, width) / along
+    return functional.adaptive_avg_pool2d(values, (round(height / cell), round(width / cell)))
+
+
+class _Palette:
+    """The colours of an image in clusters (k-means, Lloyd 1982), found again in other frames wherever they are."""
+
+    def __init__(self, image: Tensor) -> None:
+        """``image`` is ``[3, H, W]``."""
+        colours = image.flatten(1).T
+        some = colours[:: max(1, len(colours) // _CLUSTERED)]
+        # Each begins with the colour that is farthest from the others, so that small subjects have their own.
+        centres = some.mean(0, keepdim=True)
+        for _ in range(_CLUSTERS - 1):
+            apart = torch.cdist(some, centres).amin(1)
+            centres = torch.cat([centres, some[apart.argmax()][None]])
+        for _ in range(_ROUNDS):
+            distance, owner = torch.cdist(some, centres).min(1)
+            means, counts = self._means(some, owner, _biweight(distance, _SPREAD))
+            centres = torch.where(counts[:, None] > 0, means, centres)
+        self._centres = centres
+        self._colours, self._common = self._seen(colours)[:2]
+
+    def drift_of(self, frame: Tensor) -> Tensor:
+        """The small differences ``[3, H, W]`` of a frame's colours from those of the image, cluster by cluster."""
+        colours, common, owner, weight = self._seen(frame.flatten(1).T)
+        drift = colours - self._colours
+        drift = drift * _biweight(drift.abs().amax(1, keepdim=True), _UNMOVED)
+        drift = drift * (common & self._common)[:, None]
+        return (weight[:, None] * drift[owner]).T.view_as(frame)
+
+    def _seen(self, colours: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of ``[n, 3]``: each cluster's mean and whether it is common; each pixel's cluster and its weight in it."""
+        distance, owner = torch.cdist(colours, self._centres).min(1)
+        # Outlines are left out: the sharper they are, the more of a cluster is of its full colour.
+        means, counts = self._means(colours, owner, _biweight(distance, _UNMOVED))
+        return means, counts > _RARE * len(colours), owner, _biweight(distance, _SPREAD)
+
+    @staticmethod
+    def _means(colours: Tensor, owner: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        counts = torch.zeros(_CLUSTERS).index_add_(0, owner, weight)
+        sums = torch.zeros(_CLUSTERS, 3).index_add_(0, owner, weight[:, None] * colours)
+        return sums / counts.clamp(min=1e-6)[:, None], counts
 
 
 def to_linear(frames: Tensor) -> Tensor:

@@ -390,11 +390,15 @@ def test_a_repeated_frame_a_jump_and_a_drift_of_a_story_are_seen() -> None:
     frames[:, 28:36, 28:36, 0] = 220
     assert measure.joints_of(frames, [4, 8]) == {"smallest": 1, "largest": 1}
     still = measure.drift_of(torch.cat([frames[:4], frames[:4]]), [0, 4])
-    assert still == {"circle": 0, "background": 0, "corners": 0}
+    assert still == {"circle": 0, "background": 0, "corners": 0, "hue": 0}
     drift = measure.drift_of(frames, [0, 4, 8])
-    assert drift["circle"] == 0
+    assert drift["circle"] == drift["hue"] == 0
     assert drift["background"] == pytest.approx(drift["corners"], abs=0.01)
     assert 1 < drift["corners"] < 10
+    turned = frames.clone()
+    turned[8:, 28:36, 28:36, 1] += 30
+    # From red to orange: little CMS says 18 degrees.
+    assert measure.drift_of(turned, [0, 4, 8])["hue"] == pytest.approx(18, abs=1)
     frames[4:] = frames[3:-1].clone()
     frames[8:] += 9
     found = measure.joints_of(frames, [4, 8])

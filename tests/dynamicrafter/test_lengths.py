@@ -482,6 +482,23 @@ def test_drift_of_neighbourhoods_is_taken_away_and_what_changes_there_stays() ->
     assert passed[:, 8:12, 8:12].abs().max() < 0.01
 
 
+@pytest.mark.parametrize(("change", "kept"), [(0.02, 0.2), (0.4, 1.0)])
+def test_a_subject_that_moves_keeps_its_colour_unless_it_takes_on_another(change: float, kept: float) -> None:
+    background = noise(3, 48, 96) * 0.05
+    subject = torch.tensor([0.6, -0.5, -0.4])[:, None, None] + noise(3, 12, 12, seed=1) * 0.01
+    frames = background.expand(12, -1, -1, -1).clone()
+    drift = torch.linspace(0, change, 12)[:, None] * torch.tensor([-1.0, 1.0, 0.0])
+    for index in range(12):
+        frames[index, :, 20:32, 5 * index : 5 * index + 12] = subject + drift[index][:, None, None]
+    # A second one, unlike anything in the image, comes in.
+    frames[6:, 2, 4:12, 80:] = 0.9
+    matched = ColourMatch(frames[0], 1.0)(frames)
+    left = matched[11, :, 20:32, 55:67] - subject
+    assert left.mean((1, 2)).abs().max() <= kept * change + 0.002
+    assert left.mean((1, 2)).abs().max() >= (kept == 1) * (change - 0.005)
+    assert (matched - frames)[6:, :, 4:12, 80:].abs().max() < 0.01
+
+
 def test_gain_and_shift_are_those_of_mean_and_deviation() -> None:
     frame, reference = noise(3, 16, 16), noise(3, 16, 16, seed=1) * 0.9 + 0.1
     gain, shift = gain_and_shift(frame, reference)
