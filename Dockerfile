@@ -8,8 +8,9 @@ RUN useradd --create-home --uid 1000 studio \
 
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE CHANGELOG.md requirements.txt constraints.txt ./
-# First, because it changes least and is the largest.
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep ^torch== constraints.txt)"
+# First, because it changes least and is the largest; both from one place, as they only work with each other's builds.
+RUN grep --extended-regexp '^torch(vision)?==' constraints.txt >torch.txt \
+    && pip install --no-cache-dir --index-url "$TORCH_INDEX" --requirement torch.txt
 COPY dynamicrafter dynamicrafter
 RUN pip install --no-cache-dir --constraint constraints.txt ".[serve]"
 

@@ -1,4 +1,4 @@
-"""Style and types as CI checks them, and the tests that are quick enough for the inner loop.
+"""Style, types and the forge's files as CI checks them, and the tests that are quick enough for the inner loop.
 
 Usage, in the top folder, in an environment with the dev extra: ``python -m tools.check``, or ``python -m tools.check
 quick`` with the quick tests as well. It is no Makefile because Windows has no make.
@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
 
 STYLE_AND_TYPES = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("pyright", "--pythonpath", sys.executable),
+    ("check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"),
+    ("check_jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS),
 )
 """Modules and their arguments."""
 
@@ -74,7 +77,7 @@ SLOW = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for until something fails, and return the exit code of that, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m tools.check", description="Check style and types.")
+    parser = argparse.ArgumentParser(prog="python -m tools.check", description="Check style, types, workflows and the compose file.")
     parser.add_argument("quick", nargs="?", choices=["quick"], help="run the quick tests as well")
     commands = list(STYLE_AND_TYPES)
     if parser.parse_args(arguments).quick:
