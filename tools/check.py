@@ -77,7 +77,9 @@ SLOW = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for until something fails, and return the exit code of that, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m tools.check", description="Check style, types and the forge's files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.check", description="Check style, types and the forge's files."
+    )
     parser.add_argument("quick", nargs="?", choices=["quick"], help="run the quick tests as well")
     commands = list(STYLE_AND_TYPES)
     if parser.parse_args(arguments).quick:
