@@ -54,7 +54,12 @@ def drift_of(frames: Tensor, starts: list[int]) -> dict[str, float]:
     ends = {name: [_first_and_last(each, starts) for each in many] for name, many in patches.items()}
     drift = {name: fmean(float((last - first).norm()) for first, last in many) for name, many in ends.items()}
     first, last = (torch.atan2(mean[2], mean[1]) for mean in ends["circle"][0])
-    return {**drift, "hue": abs(math.degrees(last - first))}
+    return {**drift, "hue": angle_between(float(first), float(last))}
+
+
+def angle_between(first: float, second: float) -> float:
+    """Degrees between two directions in radians, 0 to 180."""
+    return abs(math.remainder(math.degrees(second - first), 360))
 
 
 def _first_and_last(colours: list[Tensor], starts: list[int]) -> tuple[Tensor, Tensor]:

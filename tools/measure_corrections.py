@@ -57,7 +57,7 @@ FIRST, DEVELOPED = 7_000, 1_000
 
 @dataclass(frozen=True)
 class Case:
-    """A scene, what is to happen in it, and the settings that spoil it."""
+    """A scene, what is to happen in it, the settings that spoil it, and the same without the fault."""
 
     scene: Scenes
     settings: Settings

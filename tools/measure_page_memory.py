@@ -136,7 +136,8 @@ def _finish(client: Client, name: str, given: dict[str, Any]) -> None:
         time.sleep(0.2)
         state = client.predict(state["job"], api_name="/state")
     if state["state"] != "done":
-        raise RuntimeError(f"{name} is {state['state']} after {JOB_SECONDS} s at most: {state['error']}")
+        why = state["error"] or f"it is not finished after {JOB_SECONDS} s"
+        raise RuntimeError(f"a job of {name} is {state['state']}: {why}")
 
 
 def main() -> None:

@@ -136,8 +136,8 @@ def stream_person(
 ) -> FrameStream:
     """:func:`person` as it goes: the frames are sampled when the first is read, and decoded while they are read.
 
-    ``callback`` is called after each step, with latents of one frame for each pose. The device has no more of a clip
-    than a window of its latents and a frame, whatever its length.
+    ``callback`` is called after each step, with latents of one frame for each pose. While it samples, the device
+    has no more of a clip than a window of its latents; while frames are read, all latents and a frame.
     """
     chosen = settings or person_settings(model.config.preset)
     if not 1 <= len(poses) <= MOST_FRAMES:

@@ -1,4 +1,4 @@
-"""Corrects a clip that is not as it should be: measured, changed in one setting, generated again, the best one kept.
+"""Corrects a clip that is not as it should be: measured, changed in a setting, generated again, the best one kept.
 
 What falls short is told by the weight-free metrics and the number of steps, as sizes of 0 to 1, and the score is 100
 minus their weighted sum.
@@ -245,7 +245,7 @@ def _limited(value: float) -> float:
 
 @dataclass(frozen=True)
 class Change:
-    """One setting changed."""
+    """A setting changed."""
 
     lever: Lever
     settings: Settings
@@ -271,7 +271,7 @@ class Attempt:
     score: float
     """0 to 100, :func:`score_of`."""
     change: Change | None
-    """From the best attempt before; None for the first."""
+    """From the best attempt before, or as its ``why`` says; None for the first."""
     best: bool
     """Whether it is better than all before."""
 
@@ -338,8 +338,8 @@ def best_of(attempts: Sequence[Attempt]) -> Attempt:
 def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> Change | None:
     """The first lever for what falls short most that has not been tried on the best attempt; None if there is none.
 
-    If one of several subjects does not move where it should, the seed is tried twice, with the guidance of the attempt
-    before unless that made the clip worse.
+    If one of several subjects does not move where it should, the seed is tried twice, with all settings of the attempt
+    before unless those made the clip worse.
     """
     best = best_of(attempts)
     since = attempts[attempts.index(best) + 1 :]
@@ -358,7 +358,9 @@ def advise_by_rules(aim: Aim, variant: Variant, attempts: Sequence[Attempt]) -> 
                 # That one seed lost a subject says little about the next one.
                 last = attempts[-1]
                 basis = best if last.score <= best.score - _GAIN else last
-                return replace(change, settings=replace(basis.settings, seed=next_seed(last.settings).seed))
+                chosen = replace(basis.settings, seed=next_seed(last.settings).seed)
+                kept = "" if basis is best else ", with what was changed before"
+                return Change(change.lever, chosen, change.why + kept)
             if change.lever not in failed and change.settings not in tried:
                 return change
     return None

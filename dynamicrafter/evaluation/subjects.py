@@ -46,10 +46,11 @@ def find_courses(clip: Tensor, colours: Iterable[str]) -> dict[str, tuple[float,
 
     The subject's own colour is that of the pixels in the first frame that are nearest to a shade of the named one.
     The vector is from the middle of the pixels that have it in the first frame alone to the middle of those that have
-    it in the last one alone, as shares of the width. What has it in both, such as a background, does not count. A
+    it in the last one alone, as shares of the width. A pixel that is like several of the subjects is of the one that it
+    is most like. What has the colour in both frames, such as a background, does not count. A
     subject that overlaps its first place seems to get farther than it does, and one that leaves at a side is followed
     as far as it is seen. (0, 0) for one that does not move or vanishes inside of the frame; a colour that less than
-    0.2 % of the first frame has is omitted.
+    0.2 % of the first frame has is omitted. ``colours`` are keys of :data:`NAMED_COLOURS`.
     """
     shades = [(name, shade) for name, all_of_it in NAMED_COLOURS.items() for shade in all_of_it]
     palette = _lab_rows(2 * torch.tensor([shade for _, shade in shades]).T[:, None] - 1)
@@ -57,18 +58,23 @@ def find_courses(clip: Tensor, colours: Iterable[str]) -> dict[str, tuple[float,
     away = torch.cdist(first, palette)
     nearest = away.argmin(-1)
     fewest = math.ceil(_FEWEST * len(first))
-    found: dict[str, tuple[float, float]] = {}
+    own: dict[str, Tensor] = {}
     for colour in colours:
-        own = torch.tensor([index for index, (name, _) in enumerate(shades) if name == colour])
+        named = [index for index, (name, _) in enumerate(shades) if name == colour]
         # Infinite for pixels of other colours.
-        unlike = away[:, own].amin(-1).masked_fill(~torch.isin(nearest, own), math.inf)
+        unlike = away[:, named].amin(-1).masked_fill(~torch.isin(nearest, torch.tensor(named)), math.inf)
         alike = unlike.topk(fewest, largest=False)
         if alike.values.isfinite().all():
-            shade = first[alike.indices].median(0, keepdim=True).values
-            # Frame by frame, which bounds the memory.
-            masks = [torch.cdist(_lab_rows(frame), shade)[:, 0] < _SAME for frame in clip]
-            found[colour] = _course_of(torch.stack(masks).view(len(clip), *clip.shape[-2:]))
-    return found
+            own[colour] = first[alike.indices].median(0).values
+    if not own:
+        return {}
+    owners: list[Tensor] = []
+    # Frame by frame, which bounds the memory.
+    for frame in clip:
+        distance, owner = torch.cdist(_lab_rows(frame), torch.stack(list(own.values()))).min(-1)
+        owners.append(owner.masked_fill(distance >= _SAME, -1))
+    seen = torch.stack(owners).view(len(clip), *clip.shape[-2:])
+    return {colour: _course_of(seen == index) for index, colour in enumerate(own)}
 
 
 def _lab_rows(frame: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Frames are float32 ``[n, 3, H, W]`` RGB around [-1, 1] unless said otherwise.
 
 from __future__ import annotations
 
+import math
 from statistics import fmean
 
 import torch
@@ -19,12 +20,14 @@ _FEWEST = 0.01
 """Share of unmoved pixels below which a frame says nothing about its drift."""
 _PARTS = 16
 """Parts along the shorter side, whose means have the contrast: a blurred frame does not have less of it."""
+_FLAT = 0.05
+"""Least contrast, of the range of 2, that counts: the ratio of less says nothing."""
 _CELLS = 8
 """Neighbourhoods along the shorter side, each of which drifts in its own way."""
 _CLUSTERS, _ROUNDS = 16, 8
 """Clusters of an image's colours, and iterations that find their centres."""
 _CLUSTERED = 2**14
-"""Pixels, evenly spread, that are looked at to find the centres."""
+"""About so many pixels, evenly spread, are looked at to find the centres."""
 _SPREAD = 0.3
 """Distance from the centre of a cluster, of the range of 2, beyond which a colour is none of it."""
 _RARE = 0.002
@@ -43,7 +46,8 @@ def gain_and_shift(frame: Tensor, reference: Tensor, strength: float = 1.0) -> t
     means, deviations = (
         [statistic(values, dim=1)[:, None, None] for values in parts] for statistic in (torch.mean, torch.std)
     )
-    gain = (deviations[1] / deviations[0].clamp(min=1e-4)).clamp(_LEAST_GAIN, _MOST_GAIN)
+    contrasts = [deviation.clamp(min=_FLAT) for deviation in deviations]
+    gain = (contrasts[1] / contrasts[0]).clamp(_LEAST_GAIN, _MOST_GAIN)
     return 1 + strength * (gain - 1), strength * (means[1] - gain * means[0])
 
 
@@ -113,8 +117,9 @@ class _Palette:
 
     def __init__(self, image: Tensor) -> None:
         """``image`` is ``[3, H, W]``."""
-        colours = image.flatten(1).T
-        some = colours[:: max(1, len(colours) // _CLUSTERED)]
+        height, width = image.shape[1:]
+        step = max(1, round(math.sqrt(height * width / _CLUSTERED)))
+        some = image[:, ::step, ::step].flatten(1).T
         # Each begins with the colour that is farthest from the others, so that small subjects have their own.
         centres = some.mean(0, keepdim=True)
         for _ in range(_CLUSTERS - 1):
@@ -125,7 +130,7 @@ class _Palette:
             means, counts = self._means(some, owner, _biweight(distance, _SPREAD))
             centres = torch.where(counts[:, None] > 0, means, centres)
         self._centres = centres
-        self._colours, self._common = self._seen(colours)[:2]
+        self._colours, self._common = self._seen(image.flatten(1).T)[:2]
 
     def drift_of(self, frame: Tensor) -> Tensor:
         """The small differences ``[3, H, W]`` of a frame's colours from those of the image, cluster by cluster."""

@@ -153,7 +153,7 @@ class Page:
         )
         for number, button in enumerate(buttons):
             button.click(
-                _taken(number),
+                partial(self._taken, number),
                 [plans],
                 [prompt, motion, sound],
                 api_visibility="private",
@@ -523,6 +523,10 @@ class Page:
         shown = [gr.update(value=plan.prompt, visible=True) for plan in plans]
         return [chosen, *shown, *(gr.update(visible=False) for _ in range(_BUTTONS - len(plans)))]
 
+    def _taken(self, number: int, plans: Sequence[Any]) -> Sequence[Any]:
+        """The prompt, motion and sound of a suggestion; those that are there if Gradio has forgotten the page."""
+        return plans[number] if number < len(plans) else [self._gr.skip()] * 3
+
     def _history(self, request: Any) -> str:
         results = self._desk.shelf.history(_visitor(request).identifier)
         return history_panel(results[:_LISTED], self._root, _texts(request))
@@ -703,11 +707,6 @@ def whole_number(name: str, given: object) -> int | None:
     if number is not None and not number.is_integer():
         raise UsageError(f"{name} must be a whole number, but {str(given)[:40]!r} was given; correct it")
     return None if number is None else int(number)
-
-
-def _taken(number: int) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """The prompt, motion and sound of a suggestion."""
-    return lambda plans: plans[number]
 
 
 def _ambience(cue: str) -> str:

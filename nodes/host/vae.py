@@ -221,7 +221,8 @@ def _decode_in_chunks(
     # The host's own VAEs decode in tiles when they run out of memory; for ours this is the last resort.
     ways = [(size, vae.decode), (1, vae.decode)]
     if hasattr(module, "posterior"):
-        ways = [(size, whole), (1, whole), (1, vae.decode)]
+        # The host's tiles are computed in its own precision.
+        ways = [(size, whole), (1, whole), *([(1, vae.decode)] if dtype == vae.vae_dtype else [])]
     bar = Progress(total) if progress is None else progress.of(total)
     frames: list[Tensor] = []
     done = 0

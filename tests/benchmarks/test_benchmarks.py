@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -399,6 +400,8 @@ def test_a_repeated_frame_a_jump_and_a_drift_of_a_story_are_seen() -> None:
     turned[8:, 28:36, 28:36, 1] += 30
     # From red to orange: little CMS says 18 degrees.
     assert measure.drift_of(turned, [0, 4, 8])["hue"] == pytest.approx(18, abs=1)
+    # Hues on both sides of 180 degrees are close.
+    assert measure.angle_between(math.radians(179), math.radians(-179)) == pytest.approx(2)
     frames[4:] = frames[3:-1].clone()
     frames[8:] += 9
     found = measure.joints_of(frames, [4, 8])

@@ -159,6 +159,10 @@ def test_more_guidance_and_then_another_seed_are_to_bring_a_lost_subject_back() 
     found = lost()
     assert levers(found) == ["cfg", "seed"]
     assert [(one.settings.cfg, one.settings.seed) for one in found] == [(1, 5), (3, 5), (3, 6)]
+    assert [one.change.why.endswith(", with what was changed before") for one in found if one.change] == [
+        False,
+        True,
+    ]
 
 
 def test_guidance_that_made_the_clip_worse_is_given_up() -> None:

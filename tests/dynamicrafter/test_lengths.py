@@ -499,6 +499,21 @@ def test_a_subject_that_moves_keeps_its_colour_unless_it_takes_on_another(change
     assert (matched - frames)[6:, :, 4:12, 80:].abs().max() < 0.01
 
 
+def test_fine_detail_has_no_contrast_that_could_be_matched() -> None:
+    checked = 0.3 * (1 - 2.0 * (torch.arange(64)[:, None] + torch.arange(64) & 1)).expand(3, -1, -1)
+    gain, shift = gain_and_shift(checked + torch.linspace(-0.01, 0.01, 64), checked)
+    assert torch.allclose(gain, torch.ones(3, 1, 1), atol=0.01) and shift.abs().max() < 1e-3
+
+
+def test_a_narrow_subject_of_a_tall_image_has_a_colour_of_its_own() -> None:
+    image = noise(3, 1024, 576) * 0.02
+    image[:, 400:500, 10:30] = torch.tensor([0.6, -0.5, -0.4])[:, None, None]
+    moved = image.roll(60, 2)
+    moved[:, 400:500, 70:90] += 0.02
+    matched = ColourMatch(image, 1.0)(torch.stack([image, moved]))
+    assert (matched[1] - image.roll(60, 2))[:, 410:490, 75:85].abs().max() < 0.004
+
+
 def test_gain_and_shift_are_those_of_mean_and_deviation() -> None:
     frame, reference = noise(3, 16, 16), noise(3, 16, 16, seed=1) * 0.9 + 0.1
     gain, shift = gain_and_shift(frame, reference)

@@ -46,6 +46,15 @@ def test_dark_and_light_shades_have_the_colours_name(colour: str, rgb: tuple[flo
     assert find_courses(painted(rgb, (30, 0)), [colour]) == {colour: pytest.approx((0.5, 0.0))}
 
 
+def test_subjects_of_neighbouring_colours_are_told_apart() -> None:
+    clip = painted(NAMED_COLOURS["blue"][0], (30, 0))
+    purple = torch.tensor(NAMED_COLOURS["purple"][0])[:, None, None] * 2 - 1
+    for frame in range(3):
+        clip[frame, :, 30:38, 40 - 15 * frame : 48 - 15 * frame] = purple
+    found = find_courses(clip, ["blue", "purple"])
+    assert found == {"blue": pytest.approx((0.5, 0.0)), "purple": pytest.approx((-0.5, 0.0))}
+
+
 def test_a_subject_that_leaves_is_followed_to_the_side() -> None:
     (right, down), *_ = find_courses(drawn("red", (80, 0)), ["red"]).values()
     assert right > 0.5 and down == pytest.approx(0.0, abs=1e-6)

@@ -343,14 +343,30 @@ def test_limits_of_a_visitor_and_of_all(lines: Any) -> None:
     stop.set()
 
 
-def test_the_pages_that_gradio_remembers_follow_the_limit(desk: tuple[Desk, Helper]) -> None:
+@pytest.fixture
+def gradio(desk: tuple[Desk, Helper]) -> MagicMock:
+    """Gradio after a page was built with it."""
     gr = MagicMock()
     examples = PageExamples(
         (PageExample(Path("a"), Path("b"), "a circle"),) * 2, Path("c"), {"walking": Path("d")}
     )
     Page(gr, desk[0], examples, "").build()
-    blocks = gr.Blocks.return_value.__enter__.return_value
+    return gr
+
+
+def test_the_pages_that_gradio_remembers_follow_the_limit(
+    gradio: MagicMock, desk: tuple[Desk, Helper]
+) -> None:
+    blocks = gradio.Blocks.return_value.__enter__.return_value
     assert blocks.state_session_capacity == 2 * desk[0].limits.queue
+
+
+def test_a_suggestion_of_a_page_that_was_forgotten_changes_nothing(gradio: MagicMock) -> None:
+    clicked = [call.args[0] for call in gradio.Button.return_value.click.call_args_list]
+    take = next(one for one in clicked if getattr(one, "args", ()) == (1,))
+    plans = [("a circle", 0.5, "sea"), ("a square", 0.7, "")]
+    assert take(plans) == plans[1]
+    assert take(plans[:1]) == [gradio.skip.return_value] * 3
 
 
 def test_clips_of_a_day_are_counted(lines: Any) -> None:
