@@ -54,7 +54,7 @@ TINY_PERSON = PersonConfig(
 """Reference attention alone carries the looks: the embedder is not trained, and the attention to it is zero."""
 
 PERSON_VAE = replace(TINY_VAE, steps=1300, learning_rate=2.5e-3, seed=11, log_every=25, save_every=25)
-PERSON_PICTURES = replace(REFINED, steps=9000, learning_rate=2.5e-3, seed=12, log_every=25, save_every=50)
+PERSON_PICTURES = replace(REFINED, steps=12500, learning_rate=2.5e-3, seed=12, log_every=25, save_every=50)
 PERSON_MOTION = replace(PERSON_PICTURES, steps=350, learning_rate=1.5e-3, seed=13)
 PERSON_DECODER = replace(TINY_DECODER, steps=120, seed=14, log_every=25, save_every=50)
 _VAE_BATCH, _PICTURES_BATCH, _MOTION_BATCH = 6, 4, 3
