@@ -3,9 +3,9 @@
 Run with ``python benchmarks/film_joints.py``.
 
 A circle goes right and left, so that it stays in the picture. Colours are those of the circle, of everything else and
-of patches in the corners: none of their means is set, but matching takes away what clusters of colours and
-neighbourhoods drift. Drift is the distance of the last scene's mean from that of the first one in CIELAB (delta E
-1976), and for the circle also the angle between their hues, in degrees.
+of patches in the corners; matching takes away what the frame, its neighbourhoods and clusters of its colours drift.
+Drift is the distance of the last scene's mean from that of the first one in CIELAB (delta E 1976), and for the circle
+also the angle between their hues, in degrees.
 """
 
 from __future__ import annotations

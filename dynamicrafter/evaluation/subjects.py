@@ -47,10 +47,10 @@ def find_courses(clip: Tensor, colours: Iterable[str]) -> dict[str, tuple[float,
     The subject's own colour is that of the pixels in the first frame that are nearest to a shade of the named one.
     The vector is from the middle of the pixels that have it in the first frame alone to the middle of those that have
     it in the last one alone, as shares of the width. A pixel that is like several of the subjects is of the one that it
-    is most like. What has the colour in both frames, such as a background, does not count. A
-    subject that overlaps its first place seems to get farther than it does, and one that leaves at a side is followed
-    as far as it is seen. (0, 0) for one that does not move or vanishes inside of the frame; a colour that less than
-    0.2 % of the first frame has is omitted. ``colours`` are keys of :data:`NAMED_COLOURS`.
+    is most like. What has the colour in both frames, such as a background, does not count. A subject that overlaps its
+    first place seems to get farther than it does, and one that leaves at a side is followed as far as it is seen.
+    (0, 0) for one that does not move or vanishes inside of the frame; a colour that less than 0.2 % of the first frame
+    has is omitted. ``colours`` are keys of :data:`NAMED_COLOURS`.
     """
     shades = [(name, shade) for name, all_of_it in NAMED_COLOURS.items() for shade in all_of_it]
     palette = _lab_rows(2 * torch.tensor([shade for _, shade in shades]).T[:, None] - 1)
